@@ -1,0 +1,226 @@
+//! The committer: the one thread that decides the order.
+//!
+//! It drains the ring into a group, gives each frame its sequence and ordering,
+//! marks its groups, has the journal write and sync them at once, publishes them
+//! and acknowledges. The next group gathers in the ring while the disk works. It
+//! never reads a file.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use systole_storage::frame::{SamplesFrame, Stamp};
+use systole_storage::journal::{AppendError, JournalWriter};
+use systole_storage::series::SeriesName;
+use systole_storage::{Sequence, Store};
+
+use super::{CommitError, Committed, Intake, Submission};
+use crate::flusher::{FlushReply, Job};
+use crate::stats::Counters;
+
+/// Frames written at once: as many as the kernel takes slices in one call.
+const GROUP_FRAMES_MAX: usize = 1024;
+/// Bytes written at once, so that no acknowledgement waits for much more than
+/// a disk needs for these.
+const GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long the committer sleeps without being woken.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// What a committer is made of.
+pub(crate) struct CommitterParts {
+    pub(crate) store: Arc<Store>,
+    pub(crate) writer: JournalWriter,
+    pub(crate) intake: Arc<Intake>,
+    pub(crate) counters: Arc<Counters>,
+    /// To the flush thread. Unbounded, but a buffer is frozen only when no other
+    /// is waiting, or when an operator asks.
+    pub(crate) flushes: mpsc::Sender<Job>,
+    pub(crate) flush_bytes: usize,
+    pub(crate) flush_interval: Duration,
+    pub(crate) last: Sequence,
+    pub(crate) ordering: u64,
+}
+
+/// The state of the committer's thread.
+pub(crate) struct Committer {
+    parts: CommitterParts,
+    /// The last sequence that is durable.
+    synced: Sequence,
+    /// When the active buffer got its first frame.
+    filling_since: Option<Instant>,
+    group: Vec<Submission>,
+    frames: Vec<Vec<u8>>,
+}
+
+impl Committer {
+    pub(crate) fn new(parts: CommitterParts) -> Committer {
+        let synced = parts.last;
+        let replayed = parts.store.snapshot().active.sample_count() > 0;
+        Committer {
+            parts,
+            synced,
+            filling_since: replayed.then(Instant::now),
+            group: Vec::new(),
+            frames: Vec::new(),
+        }
+    }
+
+    /// Runs until the intake stops and the ring is empty.
+    pub(crate) fn run(mut self) {
+        loop {
+            self.gather();
+            if !self.group.is_empty() {
+                self.commit();
+            } else if self.parts.intake.stopping() {
+                break;
+            } else {
+                std::thread::park_timeout(IDLE);
+            }
+            self.flush_if_due();
+            self.trim_journal();
+        }
+        tracing::info!(sequence = self.synced.0, "committer stopped");
+    }
+
+    fn gather(&mut self) {
+        let mut bytes = 0;
+        while self.group.len() < GROUP_FRAMES_MAX && bytes < GROUP_BYTES_MAX {
+            let Some(submission) = self.parts.intake.ring.pop() else {
+                break;
+            };
+            bytes += submission.draft.frame_bytes();
+            self.group.push(submission);
+        }
+    }
+
+    fn commit(&mut self) {
+        let mut group = std::mem::take(&mut self.group);
+        let answers = self.seal(&mut group);
+        let started = Instant::now();
+        let slices: Vec<&[u8]> = self.frames.iter().map(Vec::as_slice).collect();
+        let appended = self.parts.writer.append(&slices);
+        self.parts.counters.fsync_seconds.observe(started.elapsed());
+        match appended {
+            Ok(()) => self.acknowledge(answers),
+            Err(error) => self.refuse(answers, &error),
+        }
+    }
+
+    /// Decides sequence, ordering and marks of the group's frames.
+    fn seal(&mut self, group: &mut Vec<Submission>) -> Vec<Answer> {
+        let committed_at = now_micros();
+        self.frames.clear();
+        let mut answers = Vec::with_capacity(group.len());
+        for mut submission in group.drain(..) {
+            self.parts.last = self.parts.last.next();
+            self.parts.ordering = self.parts.ordering.saturating_add(1).max(committed_at.unsigned_abs());
+            let stamp = Stamp {
+                sequence: self.parts.last,
+                synced: self.synced,
+                ordering: self.parts.ordering,
+                committed_at,
+            };
+            let series = self.parts.store.series();
+            let marked = submission.draft.mark_groups(|org, group| {
+                let name = SeriesName {
+                    org,
+                    user: group.user,
+                    metric: group.metric,
+                    source: group.source,
+                    device: group.device,
+                };
+                series.widen(&name, group.earliest, group.latest)
+            });
+            debug_assert!(marked.is_ok(), "drafts come from the encoder");
+            let Submission { draft, samples, submitted, ack, _permit } = submission;
+            self.frames.push(draft.seal(stamp));
+            answers.push(Answer { sequence: stamp.sequence, samples, submitted, ack, _permit });
+        }
+        answers
+    }
+
+    fn acknowledge(&mut self, answers: Vec<Answer>) {
+        let counters = &self.parts.counters;
+        let bytes: usize = self.frames.iter().map(Vec::len).sum();
+        let frames: Vec<SamplesFrame> = self
+            .frames
+            .drain(..)
+            .map(|bytes| SamplesFrame::parse(bytes.into()).expect("sealed by this thread a moment ago"))
+            .collect();
+        self.parts.store.publish(&frames);
+        self.synced = self.parts.last;
+        counters.sequence.store(self.synced.0, Ordering::Relaxed);
+        counters.commit_groups.fetch_add(1, Ordering::Relaxed);
+        counters.journal_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        counters.journal_segments.store(self.parts.writer.sealed().len() as u64 + 1, Ordering::Relaxed);
+        counters.batches_committed.fetch_add(answers.len() as u64, Ordering::Relaxed);
+        for answer in answers {
+            counters.samples_accepted.fetch_add(u64::from(answer.samples), Ordering::Relaxed);
+            counters.commit_seconds.observe(answer.submitted.elapsed());
+            // The sender may have gone; its samples are kept all the same.
+            let _ = answer.ack.send(Ok(Committed { sequence: answer.sequence }));
+        }
+        self.filling_since.get_or_insert_with(Instant::now);
+        let buffered: usize = self.parts.store.snapshot().buffers().map(|buffer| buffer.byte_len()).sum();
+        self.parts.intake.buffer_bytes.store(buffered as u64, Ordering::Relaxed);
+    }
+
+    fn refuse(&mut self, answers: Vec<Answer>, error: &AppendError) {
+        self.frames.clear();
+        let refusal = match error {
+            AppendError::Full(source) => {
+                tracing::warn!(error = %source, batches = answers.len(), "no room for the journal, batches refused");
+                CommitError::DiskFull
+            }
+            AppendError::Poisoned { reason } => {
+                self.parts.intake.set_poison(reason);
+                CommitError::Poisoned { reason: reason.clone() }
+            }
+        };
+        for answer in answers {
+            let _ = answer.ack.send(Err(refusal.clone()));
+        }
+    }
+
+    /// Freezes the active buffer when it is large or old enough, or when somebody
+    /// asked; one that waits for the flush thread already is enough otherwise.
+    fn flush_if_due(&mut self) {
+        let requests: Vec<FlushReply> = std::mem::take(&mut *self.parts.intake.flush_requests.lock());
+        let snapshot = self.parts.store.snapshot();
+        let large = snapshot.active.byte_len() >= self.parts.flush_bytes;
+        let old = self.filling_since.is_some_and(|since| since.elapsed() >= self.parts.flush_interval);
+        let due = snapshot.frozen.is_empty() && (large || old);
+        if requests.is_empty() && !due {
+            return;
+        }
+        let buffer = self.parts.store.freeze();
+        self.filling_since = None;
+        // The flush thread ends only after this one.
+        let _ = self.parts.flushes.send(Job { buffer, replies: requests });
+    }
+
+    fn trim_journal(&mut self) {
+        let flushed = Sequence(self.parts.counters.flushed_sequence.load(Ordering::Acquire));
+        if self.parts.writer.sealed().first().is_none_or(|oldest| oldest.last > flushed) {
+            return;
+        }
+        if let Err(error) = self.parts.writer.remove_through(flushed) {
+            tracing::warn!(%error, "could not remove a flushed journal segment");
+        }
+    }
+}
+
+/// A submission whose frame went to the journal.
+struct Answer {
+    sequence: Sequence,
+    samples: u32,
+    submitted: Instant,
+    ack: tokio::sync::oneshot::Sender<Result<Committed, CommitError>>,
+    _permit: crate::budget::Permit,
+}
+
+fn now_micros() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,189 @@
+//! Submissions: encoded frames on their way to being durable and visible.
+//!
+//! Constraints: the ring holds a fixed number of frames and is full rather than
+//! longer ([`SubmitError::Full`] answers it, 429 outside); a submission keeps its
+//! share of the byte budget until it is acknowledged.
+//!
+//! ```text
+//! request threads --push--> ring --drain--> committer --> journal (one sync)
+//!       ^                                      |--> buffer, series map
+//!       '---------------- Ack -----------------'
+//! ```
+
+mod committer;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::thread::Thread;
+use std::time::Instant;
+
+use crossbeam_queue::ArrayQueue;
+use parking_lot::Mutex;
+use systole_storage::{Draft, Sequence};
+use tokio::sync::oneshot;
+
+use crate::budget::Permit;
+use crate::flusher::FlushReply;
+
+pub(crate) use committer::{Committer, CommitterParts};
+
+/// Why a batch was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// Ring or buffer are full; trying again a little later helps.
+    #[error("the server is taking in all it can")]
+    Full,
+    /// The disk is full, so that the buffer cannot be flushed.
+    #[error("the disk is full")]
+    DiskFull,
+    /// The server is shutting down.
+    #[error("the server is stopping")]
+    Stopping,
+    /// The journal is closed after a failed write or sync.
+    #[error("the journal is closed until a restart: {reason}")]
+    Poisoned {
+        /// The first failure.
+        reason: String,
+    },
+}
+
+/// Why a batch that was taken is not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommitError {
+    /// The disk is full; nothing of the batch was kept.
+    #[error("the disk is full")]
+    DiskFull,
+    /// The journal failed. Whether the batch is durable is not known until a
+    /// restart; sending it again is harmless.
+    #[error("the journal is closed until a restart: {reason}")]
+    Poisoned {
+        /// The first failure.
+        reason: String,
+    },
+    /// The server stopped before the batch was committed.
+    #[error("the server stopped before the batch was committed")]
+    Stopping,
+}
+
+/// A batch is durable and visible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// Its place in the commit order.
+    pub sequence: Sequence,
+}
+
+/// Resolves when a batch is durable and visible, or cannot become so. Dropping
+/// it does not take the batch back.
+#[derive(Debug)]
+pub struct Ack(oneshot::Receiver<Result<Committed, CommitError>>);
+
+impl Future for Ack {
+    type Output = Result<Committed, CommitError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // A dropped sender: the committer went away with the batch in the ring.
+        Pin::new(&mut self.0).poll(context).map(|answer| answer.unwrap_or(Err(CommitError::Stopping)))
+    }
+}
+
+/// A frame in the ring with everything its acknowledgement needs.
+#[derive(Debug)]
+pub(crate) struct Submission {
+    pub(crate) draft: Draft,
+    pub(crate) samples: u32,
+    pub(crate) submitted: Instant,
+    pub(crate) ack: oneshot::Sender<Result<Committed, CommitError>>,
+    /// Given back when the submission is dropped, after its acknowledgement.
+    _permit: Permit,
+}
+
+/// What request threads and the committer share.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    /// Filled by request threads, drained by the committer; full is an answer.
+    pub(crate) ring: ArrayQueue<Submission>,
+    /// The committer's, to be woken after a push; set before the first one.
+    committer: OnceLock<Thread>,
+    stopping: AtomicBool,
+    poisoned: Mutex<Option<String>>,
+    /// Memory of all buffers, as of the last commit or flush.
+    pub(crate) buffer_bytes: AtomicU64,
+    /// Whether the last flush failed for want of space.
+    pub(crate) disk_full: AtomicBool,
+    /// Flushes that were asked for, taken by the committer.
+    pub(crate) flush_requests: Mutex<Vec<FlushReply>>,
+}
+
+impl Intake {
+    pub(crate) fn new(ring_slots: usize) -> Arc<Intake> {
+        Arc::new(Intake {
+            ring: ArrayQueue::new(ring_slots.max(1)),
+            committer: OnceLock::new(),
+            stopping: AtomicBool::new(false),
+            poisoned: Mutex::new(None),
+            buffer_bytes: AtomicU64::new(0),
+            disk_full: AtomicBool::new(false),
+            flush_requests: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn submit(
+        &self,
+        draft: Draft,
+        samples: u32,
+        permit: Permit,
+        buffer_bytes_max: u64,
+    ) -> Result<Ack, SubmitError> {
+        self.check(buffer_bytes_max)?;
+        let (ack, answer) = oneshot::channel();
+        let submission = Submission { draft, samples, submitted: Instant::now(), ack, _permit: permit };
+        self.ring.push(submission).map_err(|_| SubmitError::Full)?;
+        self.wake();
+        Ok(Ack(answer))
+    }
+
+    fn check(&self, buffer_bytes_max: u64) -> Result<(), SubmitError> {
+        if self.stopping() {
+            return Err(self
+                .poison()
+                .map_or(SubmitError::Stopping, |reason| SubmitError::Poisoned { reason }));
+        }
+        if self.buffer_bytes.load(Ordering::Relaxed) >= buffer_bytes_max {
+            let full = self.disk_full.load(Ordering::Relaxed);
+            return Err(if full { SubmitError::DiskFull } else { SubmitError::Full });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn attach(&self, committer: Thread) {
+        self.committer.set(committer).expect("one committer");
+    }
+
+    pub(crate) fn wake(&self) {
+        if let Some(thread) = self.committer.get() {
+            thread.unpark();
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    pub(crate) fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Refuses everything from now on, for this reason.
+    pub(crate) fn set_poison(&self, reason: &str) {
+        self.poisoned.lock().get_or_insert_with(|| reason.to_owned());
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn poison(&self) -> Option<String> {
+        self.poisoned.lock().clone()
+    }
+}

@@ -1,0 +1,331 @@
+//! The engine: a store with its threads, from open to drain.
+//!
+//! Threads it owns, in the order the data passes them: `committer`,
+//! `journal-spare`, `flush`, and the query runtime. A panic in one of them is
+//! seen by [`Engine::health`]; the committer's closes the intake.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use systole_storage::{Catalog, Draft, FlushReport, Store, StoreError, StoreSettings};
+use tokio::sync::oneshot;
+
+use crate::budget::{ByteBudget, Permit};
+use crate::commit::{Ack, Committer, CommitterParts, Intake, SubmitError};
+use crate::flusher::{FlushError, Flusher};
+use crate::registry::Registry;
+use crate::stats::{Counters, Stats};
+
+/// Sizes and times an engine runs with.
+#[derive(Clone, Debug)]
+pub struct EngineSettings {
+    /// Where everything lies.
+    pub data_dir: PathBuf,
+    /// Frames that may wait for the committer; more is 429.
+    pub ring_slots: usize,
+    /// Bytes that bodies in flight and waiting frames may hold; more is 429.
+    pub body_budget_bytes: usize,
+    /// Memory of a buffer from which it is flushed.
+    pub flush_bytes: usize,
+    /// Age of a buffer's first sample from which it is flushed.
+    pub flush_interval: Duration,
+    /// Memory of all buffers from which ingest is refused (429) until a flush
+    /// is done.
+    pub buffer_bytes_max: usize,
+    /// Length of a journal segment.
+    pub segment_bytes: u64,
+    /// Threads of the query runtime.
+    pub query_threads: usize,
+    /// Queries that run at once; more wait.
+    pub query_concurrency: usize,
+    /// Memory that queries' sorts and merges may take together.
+    pub query_memory_bytes: usize,
+}
+
+impl Default for EngineSettings {
+    fn default() -> EngineSettings {
+        const MIB: usize = 1024 * 1024;
+        EngineSettings {
+            data_dir: PathBuf::from("data"),
+            ring_slots: 1024,
+            body_budget_bytes: 256 * MIB,
+            flush_bytes: 128 * MIB,
+            flush_interval: Duration::from_secs(600),
+            buffer_bytes_max: 512 * MIB,
+            segment_bytes: 64 * MIB as u64,
+            query_threads: 2,
+            query_concurrency: 32,
+            query_memory_bytes: 256 * MIB,
+        }
+    }
+}
+
+/// Why an engine does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The store does not open.
+    #[error("the data dir cannot be opened")]
+    Store(#[from] StoreError),
+    /// A thread or runtime cannot be started.
+    #[error("cannot start the {what}")]
+    Start {
+        /// Which.
+        what: &'static str,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// How the engine is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// Its threads run.
+    pub alive: bool,
+    /// It takes samples.
+    pub ready: bool,
+    /// Why not.
+    pub fault: Option<String>,
+}
+
+/// A running engine. Clones are the same one.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    settings: EngineSettings,
+    registry: Registry,
+    store: Arc<Store>,
+    intake: Arc<Intake>,
+    budget: Arc<ByteBudget>,
+    counters: Arc<Counters>,
+    /// In drain order; taken by whoever drains.
+    threads: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
+    #[cfg(feature = "query")]
+    queries: systole_storage::query::QueryPool,
+}
+
+impl Engine {
+    /// Opens the data dir and starts the threads. Blocks while it recovers.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(settings: EngineSettings) -> Result<Engine, OpenError> {
+        let opened = Store::open(&StoreSettings {
+            data_dir: settings.data_dir.clone(),
+            segment_bytes: settings.segment_bytes,
+            flush_bytes: settings.flush_bytes,
+        })?;
+        let store = opened.store;
+        let intake = Intake::new(settings.ring_slots);
+        let counters = Arc::new(Counters::default());
+        counters.sequence.store(opened.last.0, Ordering::Relaxed);
+        counters.flushed_sequence.store(opened.flushed.0, Ordering::Relaxed);
+        let (flushes, jobs) = mpsc::channel();
+        let preparer = opened.writer.preparer();
+        let committer = Committer::new(CommitterParts {
+            store: store.clone(),
+            writer: opened.writer,
+            intake: intake.clone(),
+            counters: counters.clone(),
+            flushes,
+            flush_bytes: settings.flush_bytes,
+            flush_interval: settings.flush_interval,
+            last: opened.last,
+            ordering: opened.ordering,
+        });
+        let flusher = Flusher::new(store.clone(), intake.clone(), counters.clone());
+        let guard = PoisonOnPanic(intake.clone());
+        let run_committer = move || {
+            let _guard = guard;
+            committer.run();
+        };
+        let committer = spawn("committer", run_committer)?;
+        intake.attach(committer.1.thread().clone());
+        let spare = spawn("journal-spare", move || preparer.run())?;
+        let flush = spawn("flush", move || flusher.run(&jobs))?;
+        #[cfg(feature = "query")]
+        let queries = systole_storage::query::QueryPool::start(
+            store.clone(),
+            settings.query_threads,
+            settings.query_concurrency,
+            settings.query_memory_bytes,
+        )
+        .map_err(|source| OpenError::Start { what: "query runtime", source })?;
+        let inner = Inner {
+            registry: Registry::builtin(),
+            budget: ByteBudget::new(settings.body_budget_bytes),
+            settings,
+            store,
+            intake,
+            counters,
+            threads: Mutex::new(vec![committer, spare, flush]),
+            #[cfg(feature = "query")]
+            queries,
+        };
+        Ok(Engine { inner: Arc::new(inner) })
+    }
+
+    /// The metrics it takes.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.inner.registry
+    }
+
+    /// Organisations and keys.
+    #[must_use]
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        self.inner.store.catalog()
+    }
+
+    /// Bytes for bodies; take them before reading one.
+    #[must_use]
+    pub fn budget(&self) -> &Arc<ByteBudget> {
+        &self.inner.budget
+    }
+
+    /// Hands in an encoded batch. It is durable and visible when the [`Ack`]
+    /// resolves to `Ok`.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; then nothing of it was kept.
+    pub fn submit(&self, draft: Draft, samples: u32, permit: Permit) -> Result<Ack, SubmitError> {
+        let inner = &self.inner;
+        inner.intake.submit(draft, samples, permit, inner.settings.buffer_bytes_max as u64)
+    }
+
+    /// Brings everything committed before the call into files.
+    ///
+    /// # Errors
+    /// [`FlushError`]; nothing is lost, and the flush is tried again.
+    pub async fn flush(&self) -> Result<FlushReport, FlushError> {
+        if self.inner.intake.stopping() {
+            return Err(FlushError::Stopping);
+        }
+        let (reply, report) = oneshot::channel();
+        self.inner.intake.flush_requests.lock().push(reply);
+        self.inner.intake.wake();
+        report.await.unwrap_or(Err(FlushError::Stopping))
+    }
+
+    /// How it is.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let dead = self.dead_thread();
+        let fault =
+            self.inner.intake.poison().or_else(|| dead.map(|name| format!("the {name} thread ended")));
+        Health { alive: dead.is_none(), ready: fault.is_none() && !self.inner.intake.stopping(), fault }
+    }
+
+    /// A thread that ended although nobody stopped it.
+    fn dead_thread(&self) -> Option<&'static str> {
+        let threads = self.inner.threads.lock();
+        threads.iter().find(|(_, handle)| handle.is_finished()).map(|(name, _)| *name)
+    }
+
+    /// What is counted, now.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let inner = &self.inner;
+        let counters = &inner.counters;
+        let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let snapshot = inner.store.snapshot();
+        Stats {
+            samples_accepted: read(&counters.samples_accepted),
+            batches_committed: read(&counters.batches_committed),
+            commit_groups: read(&counters.commit_groups),
+            journal_bytes: read(&counters.journal_bytes),
+            journal_segments: read(&counters.journal_segments),
+            ring_frames: inner.intake.ring.len() as u64,
+            body_budget_used_bytes: inner.budget.used() as u64,
+            buffer_samples: snapshot.buffers().map(|buffer| buffer.sample_count()).sum(),
+            buffer_bytes: snapshot.buffers().map(|buffer| buffer.byte_len() as u64).sum(),
+            flushes: read(&counters.flushes),
+            flush_failures: read(&counters.flush_failures),
+            flushed_rows: read(&counters.flushed_rows),
+            files: snapshot.files.iter().count() as u64,
+            file_bytes: snapshot.files.iter().map(|file| file.record.bytes).sum(),
+            series: inner.store.series().series_count(),
+            sequence: read(&counters.sequence),
+            flushed_sequence: read(&counters.flushed_sequence),
+            commit_seconds: counters.commit_seconds.snapshot(),
+            fsync_seconds: counters.fsync_seconds.snapshot(),
+        }
+    }
+
+    /// Takes no more batches, commits those that wait, ends the threads. What is
+    /// not in files stays in the journal.
+    pub async fn drain(&self) {
+        tracing::info!(waiting = self.inner.intake.ring.len(), "draining: committing what waits");
+        self.inner.intake.stop();
+        let threads = std::mem::take(&mut *self.inner.threads.lock());
+        let joined = tokio::task::spawn_blocking(move || {
+            for (name, handle) in threads {
+                if handle.join().is_err() {
+                    tracing::error!(thread = name, "thread had panicked");
+                }
+            }
+        });
+        if joined.await.is_err() {
+            tracing::error!("draining was cut short");
+        }
+        tracing::info!("drained");
+    }
+}
+
+#[cfg(feature = "query")]
+mod query {
+    use systole_storage::LatestValue;
+    use systole_storage::query::{QueryError, SampleStream, SeriesQuery};
+
+    use super::Engine;
+
+    impl Engine {
+        /// One user's samples of one metric, as a stream of chunks in the order
+        /// asked for, over one snapshot.
+        ///
+        /// # Errors
+        /// [`QueryError`].
+        pub async fn samples(&self, query: SeriesQuery) -> Result<SampleStream, QueryError> {
+            self.inner.queries.samples(query).await
+        }
+
+        /// The newest value of each metric of a user, sorted by metric.
+        ///
+        /// # Errors
+        /// [`QueryError`].
+        pub async fn latest(&self, org: &str, user: &str) -> Result<Vec<LatestValue>, QueryError> {
+            self.inner.queries.latest(org, user).await
+        }
+    }
+}
+
+/// Closes the intake if the committer panics, so that senders get an answer.
+struct PoisonOnPanic(Arc<Intake>);
+
+impl Drop for PoisonOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.set_poison("the committer panicked");
+        }
+        // Senders that pushed after its last look get their answer from the
+        // dropped channel.
+        while self.0.ring.pop().is_some() {}
+        self.0.flush_requests.lock().clear();
+    }
+}
+
+fn spawn(
+    name: &'static str,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<(&'static str, JoinHandle<()>), OpenError> {
+    let handle = thread::Builder::new().name(name.to_owned()).spawn(run);
+    handle.map(|handle| (name, handle)).map_err(|source| OpenError::Start { what: name, source })
+}

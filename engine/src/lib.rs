@@ -1,0 +1,40 @@
+//! What happens between a decoded request and everything that follows from it:
+//! validation against the metric registry, the ring, the committer that owns the
+//! order, the flush, start and drain.
+//!
+//! It does not know HTTP or JSON (its caller decodes and renders) and does not
+//! know how samples lie on disk (`systole-storage` does). Only this crate names
+//! crossbeam.
+//!
+//! In reading order:
+//!
+//! - [`registry`]: the metrics, their units and ranges
+//! - [`timestamp`]: RFC 3339 in and out
+//! - [`batch`]: one request's points, validated, as columns
+//! - [`budget`]: bytes that bodies and queued frames may hold
+//! - [`commit`]: submissions, the ring and the committer
+//! - `flusher`: frozen buffers into files
+//! - [`stats`]: what is counted
+//! - [`engine`]: all of it together
+
+pub mod batch;
+pub mod budget;
+pub mod commit;
+pub mod engine;
+mod flusher;
+pub mod registry;
+pub mod stats;
+pub mod timestamp;
+
+pub use batch::{Batch, Fault, FaultKind, Point};
+pub use budget::{ByteBudget, Permit};
+pub use commit::{Ack, CommitError, Committed, SubmitError};
+pub use engine::{Engine, EngineSettings, Health, OpenError};
+pub use flusher::FlushError;
+pub use registry::{Metric, MetricId, Registry};
+pub use stats::{HistogramSnapshot, Stats};
+#[cfg(feature = "query")]
+pub use systole_storage::query::{
+    Order, Position, QueryError, SampleChunk, SampleRow, SampleStream, SeriesQuery,
+};
+pub use systole_storage::{Catalog, CatalogError, Draft, FlushReport, KeyRecord, LatestValue, Sequence};

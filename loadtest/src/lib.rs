@@ -1,0 +1,49 @@
+//! Load for a Systole server: a fleet of simulated wearables that pushes
+//! prepared bulk-ingest bodies over HTTP/1.1 and reports what was acknowledged.
+//!
+//! It knows the server by its HTTP contract only, and links none of its crates.
+//! It sends plain HTTP, never TLS, and one request at a time per connection.
+//!
+//! Reading order: a [`fleet`] is data (users, windows, bodies), a [`client`] is
+//! one keep-alive connection, the [`driver`] sends the one over many of the
+//! other, a [`histogram`] keeps the latencies, a [`report`] says what came of it.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use std::time::{Duration, SystemTime};
+//!
+//! use loadtest::{ApiKey, Fleet, FleetSettings, Live, Mix, Scenario, Server};
+//!
+//! # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = Server::new("http://127.0.0.1:8080", &ApiKey::new("avk_0123456789abcdef"))?;
+//! let now = SystemTime::now();
+//! let settings = FleetSettings { users: 500, mix: Mix::Fleet, ..FleetSettings::new("demo", now) };
+//! let fleet = Fleet::prepare(&settings)?;
+//! let scenario = Scenario {
+//!     rate_samples_per_second: Some(100_000),
+//!     ..Scenario::new(fleet, 8, Duration::from_secs(30))
+//! };
+//! let live = Arc::new(Live::new());
+//! let report = loadtest::run(scenario, &server, &live, std::future::pending()).await?;
+//! println!("{report}");
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod fleet;
+
+pub mod client;
+
+pub mod driver;
+
+pub mod histogram;
+
+pub mod report;
+
+mod random;
+
+pub use client::{Answer, ApiKey, ClientError, Connection, Server};
+pub use driver::{DriverError, Live, LiveCounts, Scenario, run};
+pub use fleet::{Batch, Fleet, FleetError, FleetSettings, Mix};
+pub use histogram::{Histogram, Percentiles};
+pub use report::{ProbeReport, Report};

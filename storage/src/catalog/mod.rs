@@ -1,0 +1,134 @@
+//! The catalog: everything that is not samples, in one SQLite file.
+//!
+//! Constraints: WAL mode with `synchronous=FULL`, so a committed transaction
+//! survives power loss; several processes may open it (the command line makes
+//! keys beside a running server); statements are plain SQL that PostgreSQL takes
+//! as well. It is never on the path of a sample: a flush is one transaction.
+//!
+//! ```text
+//! organisations   id, created_at
+//! api_keys        id, org, user_id, name, scopes, hash, created_at
+//! files           path, org, metric, period, bucket, ..., block checksums
+//! positions       name, sequence, ordering         ("flushed")
+//! ```
+
+mod files;
+mod keys;
+mod schema;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rusqlite::Connection;
+
+pub use files::{FileRecord, Flushed};
+pub use keys::KeyRecord;
+
+/// The catalog's file below the data dir.
+pub const CATALOG_FILE: &str = "catalog.db";
+/// How long a statement waits for another process's transaction.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An open catalog. Calls block; a mutex lets one statement run at a time.
+#[derive(Debug)]
+pub struct Catalog {
+    connection: Mutex<Connection>,
+}
+
+/// Why the catalog did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// The file cannot be opened or made.
+    #[error("cannot open the catalog {}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite or the system said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The file was written by a later program.
+    #[error("the catalog has schema version {found}, this program knows up to {known}")]
+    Version {
+        /// In the file.
+        found: i64,
+        /// In this program.
+        known: i64,
+    },
+    /// A statement failed.
+    #[error("the catalog refused a statement")]
+    Sql(#[from] rusqlite::Error),
+    /// A stored value is not what it must be.
+    #[error("the catalog holds a malformed {what}")]
+    Malformed {
+        /// Which value.
+        what: &'static str,
+    },
+}
+
+impl Catalog {
+    /// Opens the catalog of a data dir, making folder and schema if they are new.
+    ///
+    /// # Errors
+    /// [`CatalogError::Open`], [`CatalogError::Version`].
+    pub fn open(data_dir: &Path) -> Result<Catalog, CatalogError> {
+        let path = data_dir.join(CATALOG_FILE);
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| CatalogError::Open {
+            path: path.clone(),
+            source,
+        };
+        std::fs::create_dir_all(data_dir).map_err(|error| failed(error.into()))?;
+        let mut connection = Connection::open(&path).map_err(|error| failed(error.into()))?;
+        schema::prepare(&mut connection, BUSY_TIMEOUT).map_err(|error| match error {
+            CatalogError::Sql(error) => failed(error.into()),
+            other => other,
+        })?;
+        // The file's own name must survive a power loss before anything in it
+        // is acknowledged.
+        std::fs::File::open(data_dir).and_then(|dir| dir.sync_all()).map_err(|error| failed(error.into()))?;
+        Ok(Catalog { connection: Mutex::new(connection) })
+    }
+
+    /// Makes an organisation if it is new; says whether it was.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn ensure_org(&self, org: &str) -> Result<bool, CatalogError> {
+        let inserted = self.connection.lock().execute(
+            "INSERT INTO organisations (id, created_at) VALUES (?1, ?2) ON CONFLICT (id) DO NOTHING",
+            (org, now_ms()),
+        )?;
+        Ok(inserted == 1)
+    }
+
+    /// Whether an organisation exists.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn has_org(&self, org: &str) -> Result<bool, CatalogError> {
+        let connection = self.connection.lock();
+        let mut statement = connection.prepare_cached("SELECT 1 FROM organisations WHERE id = ?1")?;
+        Ok(statement.exists([org])?)
+    }
+}
+
+fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    if !text.is_ascii() {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
+}

@@ -1,0 +1,74 @@
+//! Tables and their versions.
+
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use super::{CatalogError, now_ms};
+
+/// Raised with every change of the tables; each step is a transaction below.
+const VERSION: i64 = 1;
+
+const TABLES: &str = "
+CREATE TABLE organisations (
+    id TEXT PRIMARY KEY,
+    created_at BIGINT NOT NULL
+);
+CREATE TABLE api_keys (
+    id TEXT PRIMARY KEY,
+    org TEXT NOT NULL,
+    user_id TEXT,
+    name TEXT,
+    scopes TEXT NOT NULL,
+    hash TEXT NOT NULL UNIQUE,
+    created_at BIGINT NOT NULL
+);
+CREATE INDEX api_keys_by_org ON api_keys (org, created_at, id);
+CREATE TABLE files (
+    path TEXT PRIMARY KEY,
+    org TEXT NOT NULL,
+    metric TEXT NOT NULL,
+    period TEXT NOT NULL,
+    bucket BIGINT NOT NULL,
+    bucket_bits BIGINT NOT NULL,
+    level BIGINT NOT NULL,
+    sequence_first BIGINT NOT NULL,
+    sequence_last BIGINT NOT NULL,
+    row_count BIGINT NOT NULL,
+    byte_count BIGINT NOT NULL,
+    user_min TEXT NOT NULL,
+    user_max TEXT NOT NULL,
+    time_min BIGINT NOT NULL,
+    time_max BIGINT NOT NULL,
+    block_crc32c TEXT NOT NULL,
+    created_at BIGINT NOT NULL
+);
+CREATE TABLE positions (
+    name TEXT PRIMARY KEY,
+    sequence BIGINT NOT NULL,
+    ordering BIGINT NOT NULL
+);
+";
+
+pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(), CatalogError> {
+    connection.busy_timeout(busy)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", "ON")?;
+    // Immediate: two processes that open a new data dir at once must not both
+    // find version 0.
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let found: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    match found {
+        0 => {
+            transaction.execute_batch(TABLES)?;
+            transaction
+                .execute("INSERT INTO organisations (id, created_at) VALUES ('default', ?1)", [now_ms()])?;
+            transaction.pragma_update(None, "user_version", VERSION)?;
+        }
+        VERSION => {}
+        _ => return Err(CatalogError::Version { found, known: VERSION }),
+    }
+    transaction.commit()?;
+    Ok(())
+}

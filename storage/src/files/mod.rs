@@ -1,0 +1,34 @@
+//! Parquet files: the open form of the samples.
+//!
+//! Constraints: a file holds one organisation, metric, period and bucket; rows
+//! are sorted by (user, time, source, device, sequence); row groups are about
+//! 128 Ki rows and pages about 8 Ki, so that one user's window costs one or two
+//! row groups and a few pages; each 64 KiB block has a CRC-32C in the catalog,
+//! checked at every read.
+//!
+//! ```text
+//! samples/org=<o>/metric=<m>/period=<2026-06-30 | 2026-06 | 2026>/bucket=<b>/<level>-<sequence>.parquet
+//! ```
+//!
+//! Life cycle: written under a temporary name, synced, renamed, folder synced,
+//! listed in the catalog in the transaction that moves the journal position,
+//! visible with the next snapshot. What is not in the catalog at start is
+//! removed.
+
+mod blocks;
+mod columns;
+mod layout;
+mod reader;
+mod schema;
+mod set;
+mod writer;
+
+pub use blocks::{BLOCK_BYTES, BlockFault, check_blocks};
+pub(crate) use columns::ColumnsBuilder;
+pub use columns::Row;
+pub(crate) use layout::day_of;
+pub use layout::{Partition, Period, SAMPLES_DIR, is_temporary};
+pub use reader::{BlockByBlock, CheckedFile, FileReadError};
+pub use schema::{COLUMN_NAMES, samples_schema};
+pub use set::{DataFile, FileSet};
+pub use writer::{FileWriteError, SamplesFileWriter, WrittenFile, sync_folders};

@@ -1,0 +1,29 @@
+//! The journal: one log of frames, written by one thread, synced once a group.
+//!
+//! Constraints: an append returns only when its frames are on the medium; a
+//! segment is preallocated and durable, name and content, before its first
+//! frame; memory while recovering is bounded by one segment.
+//!
+//! ```text
+//! journal/0000000001.segment   header (64 bytes), frames, zeros to the end
+//! journal/0000000002.segment   ...
+//! ```
+//!
+//! Life cycle of a segment: prepared (zeros, header, synced with its folder),
+//! current (appended to), sealed (no frame will follow), removed once every
+//! reader's position is past its last sequence.
+//!
+//! Damage: a group that was being written when the power went is torn, which is
+//! normal: it was never acknowledged and is cut off. Any other broken frame is an
+//! error that names file and offset. Each frame carries the last sequence that
+//! was durable before its group (`synced`), so a whole frame behind a broken one
+//! proves which of the two it is. What cannot be told apart: a flipped bit inside
+//! the very last group looks like a torn group.
+
+mod recovery;
+mod segment;
+mod writer;
+
+pub use recovery::{RecoverError, Recovered, recover};
+pub use segment::{SEGMENT_HEADER_BYTES, SealedSegment, SegmentId};
+pub use writer::{AppendError, JournalWriter, SparePreparer};

@@ -1,0 +1,300 @@
+//! Reading the journal back at start: every durable frame in order, the torn
+//! tail cut off, damage reported.
+
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::segment::{HeaderState, SEGMENT_HEADER_BYTES, SealedSegment, Segment, SegmentId, read_header};
+use super::writer::JournalWriter;
+use crate::disk::Disk;
+use crate::frame::{FRAME_ALIGN, FrameFault, Header, Sequence, verify};
+
+/// What recovery found beside the frames.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The writer, ready to append behind the last frame.
+    pub writer: JournalWriter,
+    /// The last frame's sequence, or where the caller said it starts.
+    pub last: Sequence,
+    /// The greatest `ordering` seen, 0 if there was no frame.
+    pub ordering: u64,
+    /// Frames given to the visitor.
+    pub frames: u64,
+    /// Bytes of a torn group that were cut off.
+    pub torn_bytes: u64,
+}
+
+/// Why a journal could not be read back.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// A file could not be read or repaired.
+    #[error("cannot read the journal file {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A frame that was durable is broken.
+    #[error("the journal is damaged: {} at byte {offset}: {fault}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where the broken frame begins.
+        offset: u64,
+        /// What is wrong with it.
+        fault: FrameFault,
+    },
+    /// A segment's header is broken although it holds frames.
+    #[error("the journal is damaged: the header of {} is broken, but frames follow", path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Written by a later program.
+    #[error("{} has format version {version}, which this program does not know", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+    },
+    /// A segment between two others is missing.
+    #[error("the journal is damaged: segment {missing} is missing before {}", path.display())]
+    Gap {
+        /// The missing number.
+        missing: u64,
+        /// The file behind the gap.
+        path: PathBuf,
+    },
+    /// The visitor refused a frame.
+    #[error("frame {sequence} in {} at byte {offset} cannot be applied: {fault}", path.display())]
+    Refused {
+        /// Its sequence.
+        sequence: Sequence,
+        /// The file.
+        path: PathBuf,
+        /// Where it begins.
+        offset: u64,
+        /// What is wrong with it.
+        fault: FrameFault,
+    },
+}
+
+/// Reads every frame behind `from` in order and hands it to `visit`; cuts off a
+/// torn tail; opens the journal for appending. Memory: one segment at a time.
+///
+/// # Errors
+/// [`RecoverError`]; nothing on disk was changed then, except that never-used
+/// segments may be gone.
+pub fn recover(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    segment_bytes: u64,
+    from: Sequence,
+    mut visit: impl FnMut(Header, Bytes) -> Result<(), FrameFault>,
+) -> Result<Recovered, RecoverError> {
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |source| RecoverError::Io { path, source }
+    };
+    disk.create_dir_all(dir).map_err(at(dir))?;
+    if let Some(parent) = dir.parent() {
+        disk.sync_dir(parent).map_err(at(parent))?;
+    }
+    let ids = segment_ids(disk.as_ref(), dir)?;
+    let mut scan = Scan { last: from, visit: &mut visit, from, ordering: 0, frames: 0, torn_bytes: 0 };
+    let mut sealed: Vec<SealedSegment> = Vec::new();
+    let mut tail: Option<(Segment, u64, Sequence)> = None;
+    for (index, &id) in ids.iter().enumerate() {
+        let path = id.path(dir);
+        let file = disk.open(&path).map_err(at(&path))?;
+        let bytes = read_whole(file.as_ref()).map_err(at(&path))?;
+        match read_header(&bytes, id) {
+            HeaderState::Valid => {}
+            HeaderState::Version(version) => return Err(RecoverError::Version { path, version }),
+            HeaderState::Broken if first_frame(&bytes, 0).is_some() => {
+                return Err(RecoverError::Header { path });
+            }
+            HeaderState::Broken => {
+                disk.remove(&path).map_err(at(&path))?;
+                continue;
+            }
+        }
+        let segment = Segment { id, file, bytes: bytes.len() as u64 };
+        let bytes = Bytes::from(bytes);
+        let end = scan.segment(&path, &bytes, || later_frame(disk.as_ref(), dir, &ids[index + 1..]))?;
+        if let Some((old, _, last)) = tail.take() {
+            sealed.push(SealedSegment { id: old.id, last });
+        }
+        settle(&segment, &bytes, &end).map_err(at(&path))?;
+        tail = Some((segment, end.offset, scan.last));
+    }
+    disk.sync_dir(dir).map_err(at(dir))?;
+    let tail = match tail {
+        Some(tail) => tail,
+        None => {
+            let id = SegmentId(1);
+            let fresh = Segment::prepare(disk.as_ref(), dir, id, segment_bytes).map_err(at(&id.path(dir)))?;
+            (fresh, SEGMENT_HEADER_BYTES, from)
+        }
+    };
+    let (last, ordering, frames, torn_bytes) = (scan.last, scan.ordering, scan.frames, scan.torn_bytes);
+    let writer = JournalWriter::new(disk.clone(), dir.to_owned(), segment_bytes, tail, sealed);
+    Ok(Recovered { writer, last, ordering, frames, torn_bytes })
+}
+
+struct Scan<'a, V> {
+    visit: &'a mut V,
+    from: Sequence,
+    last: Sequence,
+    ordering: u64,
+    frames: u64,
+    torn_bytes: u64,
+}
+
+/// Where a segment's frames end.
+struct End {
+    /// Where the last group begins.
+    group: usize,
+    /// Where the next frame would begin.
+    offset: u64,
+    /// Where the remains of a torn group end.
+    torn: u64,
+}
+
+/// Brings a segment into the state its frames say. The last group may have been
+/// written but not synced, or its sync may have failed and the system forgotten
+/// it; its frames count from now on, so they are written once more and synced.
+/// The remains of a torn group are overwritten.
+fn settle(segment: &Segment, bytes: &Bytes, end: &End) -> io::Result<()> {
+    let frames_end = usize::try_from(end.offset).map_err(io::Error::other)?;
+    if end.group < frames_end {
+        let group = &bytes[end.group..frames_end];
+        segment.file.write_all_at(&mut [IoSlice::new(group)], end.group as u64)?;
+        segment.file.sync_data()?;
+    }
+    if end.torn > end.offset {
+        segment.erase(end.offset, end.torn)?;
+    }
+    Ok(())
+}
+
+impl<V: FnMut(Header, Bytes) -> Result<(), FrameFault>> Scan<'_, V> {
+    fn segment(
+        &mut self,
+        path: &Path,
+        bytes: &Bytes,
+        later: impl FnOnce() -> Result<Option<Header>, RecoverError>,
+    ) -> Result<End, RecoverError> {
+        let mut at = SEGMENT_HEADER_BYTES as usize;
+        // Frames at or below `from` are read again and must rise, too.
+        let mut previous = Sequence::ZERO;
+        let mut group = (at, Sequence::ZERO);
+        let fault = loop {
+            if at + FRAME_ALIGN > bytes.len() {
+                break None;
+            }
+            match verify(&bytes[at..]) {
+                Ok(header) if header.stamp.synced > self.last => {
+                    let fault = FrameFault::Payload { what: "durable frames before it are missing" };
+                    return Err(RecoverError::Damaged { path: path.to_owned(), offset: at as u64, fault });
+                }
+                Ok(header) if header.stamp.sequence > previous => {
+                    previous = header.stamp.sequence;
+                    if header.stamp.synced != group.1 {
+                        group = (at, header.stamp.synced);
+                    }
+                    self.frame(path, bytes, at, &header)?;
+                    at += header.frame_bytes();
+                }
+                // A frame from before, met again: remains of an older group.
+                Ok(_) => break Some(FrameFault::Payload { what: "its sequence does not rise" }),
+                Err(fault) => break Some(fault),
+            }
+        };
+        let remains = bytes[at..].iter().rposition(|&byte| byte != 0).map_or(at, |last| at + last + 1);
+        if let Some(fault) = fault.filter(|_| remains > at) {
+            // Something lies where a frame should begin. If a whole frame behind
+            // it was written after a sync that covered this place, it is damage;
+            // otherwise a group that was cut short.
+            let behind = match first_frame(bytes, at + FRAME_ALIGN) {
+                Some(header) => Some(header),
+                None => later()?,
+            };
+            if behind.is_some_and(|header| header.stamp.synced > self.last) {
+                return Err(RecoverError::Damaged { path: path.to_owned(), offset: at as u64, fault });
+            }
+        }
+        self.torn_bytes += (remains - at) as u64;
+        Ok(End { group: group.0, offset: at as u64, torn: remains as u64 })
+    }
+
+    fn frame(&mut self, path: &Path, bytes: &Bytes, at: usize, header: &Header) -> Result<(), RecoverError> {
+        let sequence = header.stamp.sequence;
+        self.ordering = self.ordering.max(header.stamp.ordering);
+        self.last = self.last.max(sequence);
+        if sequence <= self.from {
+            return Ok(());
+        }
+        self.frames += 1;
+        // A copy, so that a buffered frame does not keep its whole segment.
+        let frame = Bytes::copy_from_slice(&bytes[at..at + header.frame_bytes()]);
+        (self.visit)(*header, frame).map_err(|fault| RecoverError::Refused {
+            sequence,
+            path: path.to_owned(),
+            offset: at as u64,
+            fault,
+        })
+    }
+}
+
+fn segment_ids(disk: &dyn Disk, dir: &Path) -> Result<Vec<SegmentId>, RecoverError> {
+    let paths = disk.list(dir).map_err(|source| RecoverError::Io { path: dir.to_owned(), source })?;
+    let mut ids: Vec<SegmentId> = paths.iter().filter_map(|path| SegmentId::of_path(path)).collect();
+    ids.sort();
+    for pair in ids.windows(2) {
+        if pair[1] != pair[0].next() {
+            return Err(RecoverError::Gap { missing: pair[0].next().0, path: pair[1].path(dir) });
+        }
+    }
+    Ok(ids)
+}
+
+fn read_whole(file: &dyn crate::disk::DiskFile) -> io::Result<Vec<u8>> {
+    let len = usize::try_from(file.byte_len()?).map_err(io::Error::other)?;
+    let mut bytes = vec![0; len];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// The first whole frame at or behind `from`, looked for at every alignment.
+fn first_frame(bytes: &[u8], from: usize) -> Option<Header> {
+    let mut at = from.next_multiple_of(FRAME_ALIGN);
+    while at + FRAME_ALIGN <= bytes.len() {
+        if bytes[at..at + FRAME_ALIGN] != [0; FRAME_ALIGN]
+            && let Ok(header) = verify(&bytes[at..])
+        {
+            return Some(header);
+        }
+        at += FRAME_ALIGN;
+    }
+    None
+}
+
+/// The first whole frame of later segments.
+fn later_frame(disk: &dyn Disk, dir: &Path, ids: &[SegmentId]) -> Result<Option<Header>, RecoverError> {
+    for id in ids {
+        let path = id.path(dir);
+        let read = disk.open(&path).and_then(|file| read_whole(file.as_ref()));
+        let bytes = read.map_err(|source| RecoverError::Io { path, source })?;
+        if let Some(header) = first_frame(&bytes, SEGMENT_HEADER_BYTES as usize) {
+            return Ok(Some(header));
+        }
+    }
+    Ok(None)
+}

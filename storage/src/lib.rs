@@ -1,0 +1,36 @@
+//! What Systole keeps: the journal, the buffer, the Parquet files and the
+//! catalog, and the tables that queries see.
+//!
+//! It knows samples, sequences and organisations. It does not know HTTP, JSON,
+//! webhooks or who may ask: its callers have checked that. Only this crate names
+//! arrow, parquet and (behind the feature `query`) datafusion.
+//!
+//! In reading order, which is the order of the data:
+//!
+//! - [`frame`]: one request's samples as bytes, the unit of everything behind
+//! - [`disk`]: the few calls the journal and the files make
+//! - [`journal`]: frames made durable, and read back at start
+//! - [`buffer`]: durable frames that are not in files yet
+//! - [`series`]: the newest value and the span of every series
+//! - `flush`: a frozen buffer into files
+//! - [`files`]: the open Parquet files
+//! - [`catalog`]: organisations, keys, files and positions, in SQLite
+//! - [`store`]: all of it together, and the snapshot that readers take
+//! - `query`: DataFusion plans over a snapshot
+
+pub mod buffer;
+pub mod catalog;
+pub mod disk;
+pub mod files;
+mod flush;
+pub mod frame;
+pub mod journal;
+#[cfg(feature = "query")]
+pub mod query;
+pub mod series;
+pub mod store;
+
+pub use catalog::{Catalog, CatalogError, KeyRecord};
+pub use frame::{Draft, Sequence};
+pub use series::LatestValue;
+pub use store::{FlushReport, Opened, Store, StoreError, StoreSettings};

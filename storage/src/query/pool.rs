@@ -1,0 +1,232 @@
+//! Where queries run: a small runtime of its own, so many at once.
+
+use std::sync::Arc;
+
+use datafusion::execution::TaskContext;
+use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::physical_plan::{collect, execute_stream};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use futures_util::StreamExt;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::chunk::SERIES_COLUMNS;
+use super::metadata::CheckedReaders;
+use super::table::Located;
+use super::window::SlicesFromEnd;
+use super::{LatestTable, Order, QueryError, SampleChunk, SamplesTable, Scan, SeriesQuery};
+use crate::series::LatestValue;
+use crate::store::Store;
+
+/// Chunks that wait for a slow reader; then the query waits too.
+const CHUNKS_AHEAD: usize = 2;
+/// Consumers a memory error names.
+const CONSUMERS_NAMED: usize = 5;
+
+/// Runs queries over a store.
+#[derive(Debug)]
+pub struct QueryPool {
+    store: Arc<Store>,
+    readers: Arc<CheckedReaders>,
+    context: Arc<TaskContext>,
+    /// Queries that run at once; DataFusion's memory pool does not count what
+    /// scans decode, so their number is bounded too. Full waits.
+    running: Arc<Semaphore>,
+    runtime: Option<Runtime>,
+}
+
+/// An answer as it comes; dropping it cancels the query.
+#[derive(Debug)]
+pub struct SampleStream {
+    chunks: mpsc::Receiver<Result<SampleChunk, QueryError>>,
+}
+
+impl SampleStream {
+    /// The next samples; `None` at the end.
+    pub async fn next(&mut self) -> Option<Result<SampleChunk, QueryError>> {
+        self.chunks.recv().await
+    }
+}
+
+impl QueryPool {
+    /// Starts the runtime.
+    ///
+    /// # Errors
+    /// The system's, if threads cannot be started.
+    pub fn start(
+        store: Arc<Store>,
+        threads: usize,
+        concurrency: usize,
+        memory_bytes: usize,
+    ) -> std::io::Result<QueryPool> {
+        let runtime =
+            Builder::new_multi_thread().worker_threads(threads.max(1)).thread_name("query").build()?;
+        let pool = TrackConsumersPool::new(
+            FairSpillPool::new(memory_bytes),
+            std::num::NonZeroUsize::new(CONSUMERS_NAMED).expect("not zero"),
+        );
+        let environment = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(pool))
+            .build_arc()
+            .map_err(std::io::Error::other)?;
+        let config = SessionConfig::new().with_target_partitions(1);
+        let context = SessionContext::new_with_config_rt(config, environment).task_ctx();
+        Ok(QueryPool {
+            store,
+            readers: Arc::default(),
+            context,
+            running: Arc::new(Semaphore::new(concurrency.max(1))),
+            runtime: Some(runtime),
+        })
+    }
+
+    /// One user's samples of one metric, over one snapshot taken now.
+    ///
+    /// # Errors
+    /// [`QueryError::Stopping`]; what fails later comes through the stream.
+    pub async fn samples(&self, query: SeriesQuery) -> Result<SampleStream, QueryError> {
+        let permit = self.permit().await?;
+        let table = SamplesTable::new(&query.org, self.store.snapshot(), self.readers.clone());
+        let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
+        let context = self.context.clone();
+        let runtime = self.runtime.as_ref().ok_or(QueryError::Stopping)?;
+        runtime.spawn(async move {
+            let _permit = permit;
+            let mut answer = Answer { query, table, context, sender };
+            if let Err(error) = answer.run().await {
+                // Nobody may be there to hear it.
+                let _ = answer.sender.send(Err(error)).await;
+            }
+        });
+        Ok(SampleStream { chunks })
+    }
+
+    /// The newest value of each metric of a user. Runs where it is called: it
+    /// reads one entry of the series map and no file.
+    ///
+    /// # Errors
+    /// [`QueryError::Failed`].
+    pub async fn latest(&self, org: &str, user: &str) -> Result<Vec<LatestValue>, QueryError> {
+        let plan = LatestTable::new(org, self.store.clone()).plan(user, None)?;
+        Ok(LatestTable::values(&collect(plan, self.context.clone()).await?))
+    }
+
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, QueryError> {
+        self.running.clone().acquire_owned().await.map_err(|_| QueryError::Stopping)
+    }
+}
+
+impl Drop for QueryPool {
+    fn drop(&mut self) {
+        self.running.close();
+        if let Some(runtime) = self.runtime.take() {
+            // May be dropped inside another runtime, which must not block.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// A series query at work.
+struct Answer {
+    query: SeriesQuery,
+    table: SamplesTable,
+    context: Arc<TaskContext>,
+    sender: mpsc::Sender<Result<SampleChunk, QueryError>>,
+}
+
+/// Whether an answer goes on.
+#[derive(PartialEq)]
+enum Next {
+    More,
+    Done,
+}
+
+impl Answer {
+    async fn run(&mut self) -> Result<(), QueryError> {
+        let (start, end) = self.bounds();
+        let located = self.table.locate(&self.query.user, &self.query.metric, start, end);
+        let Some((start, end)) = clip(&located, start, end) else {
+            return Ok(());
+        };
+        match self.query.order {
+            Order::Ascending => self.forwards(&located, start, end).await,
+            Order::Descending => self.backwards(&located, start, end).await,
+        }
+    }
+
+    /// The window, cut at the page's start.
+    fn bounds(&self) -> (i64, i64) {
+        let SeriesQuery { start, end, .. } = self.query;
+        match (&self.query.after, self.query.order) {
+            (Some(after), Order::Ascending) => (start.max(after.recorded_at), end),
+            (Some(after), Order::Descending) => (start, end.min(after.recorded_at.saturating_add(1))),
+            (None, _) => (start, end),
+        }
+    }
+
+    /// The files' own order: one plan over the whole window, streamed.
+    async fn forwards(&mut self, located: &Located, start: i64, end: i64) -> Result<(), QueryError> {
+        let plan = self.table.plan(&self.scan(start, end), located, &SERIES_COLUMNS)?;
+        let mut batches = execute_stream(plan, self.context.clone())?;
+        while let Some(batch) = batches.next().await {
+            if self.send(SampleChunk::new(&batch?, Order::Ascending)).await == Next::Done {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Against the files' order: slice by slice from the end.
+    async fn backwards(&mut self, located: &Located, start: i64, end: i64) -> Result<(), QueryError> {
+        let mut slices = SlicesFromEnd::new(start, end);
+        while let Some((from, to)) = slices.next() {
+            let plan = self.table.plan(&self.scan(from, to), located, &SERIES_COLUMNS)?;
+            let batches = collect(plan, self.context.clone()).await?;
+            slices.found(batches.iter().map(|batch| batch.num_rows()).sum());
+            for batch in batches.iter().rev() {
+                if self.send(SampleChunk::new(batch, Order::Descending)).await == Next::Done {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, mut chunk: SampleChunk) -> Next {
+        if let Some(after) = &self.query.after {
+            chunk.skip_through(after);
+        }
+        if let Some(limit) = &mut self.query.limit {
+            chunk.truncate(*limit);
+            *limit -= chunk.len();
+        }
+        let done = self.query.limit == Some(0);
+        let gone = !chunk.is_empty() && self.sender.send(Ok(chunk)).await.is_err();
+        if done || gone { Next::Done } else { Next::More }
+    }
+
+    fn scan(&self, start: i64, end: i64) -> Scan {
+        Scan {
+            org: self.query.org.clone(),
+            user: self.query.user.clone(),
+            metric: self.query.metric.clone(),
+            source: self.query.source.clone(),
+            start,
+            end,
+        }
+    }
+}
+
+/// The part of a window in which something may lie.
+fn clip(located: &Located, start: i64, end: i64) -> Option<(i64, i64)> {
+    let files = located.files.iter().map(|file| (file.record.time_min, file.record.time_max));
+    let groups = located.groups.iter().map(|found| {
+        let group = found.group();
+        (group.earliest, group.latest)
+    });
+    let spans = files.chain(groups);
+    let (earliest, latest) = spans.reduce(|all, one| (all.0.min(one.0), all.1.max(one.1)))?;
+    let clipped = (start.max(earliest), end.min(latest.saturating_add(1)));
+    (clipped.0 < clipped.1).then_some(clipped)
+}

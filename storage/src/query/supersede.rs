@@ -1,0 +1,172 @@
+//! Of equal keys the latest: the plan node behind the merge.
+//!
+//! Its input is one partition sorted by (recorded_at, source, device, sequence)
+//! within one user and metric, so rows of one key are neighbours and the last of
+//! them has the greatest sequence. The last row of a batch waits for the first
+//! of the next.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::datatypes::SchemaRef;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions,
+};
+use futures_util::{Stream, StreamExt};
+
+use super::chunk::Texts;
+
+/// Keeps the last of each run of rows with equal (recorded_at, source, device).
+#[derive(Debug)]
+pub(super) struct SupersedeExec {
+    input: Arc<dyn ExecutionPlan>,
+    keys: KeyColumns,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct KeyColumns {
+    recorded_at: usize,
+    source: usize,
+    device: usize,
+}
+
+impl SupersedeExec {
+    pub(super) fn new(input: Arc<dyn ExecutionPlan>) -> Result<SupersedeExec> {
+        let schema = input.schema();
+        let keys = KeyColumns {
+            recorded_at: schema.index_of("recorded_at")?,
+            source: schema.index_of("source")?,
+            device: schema.index_of("device")?,
+        };
+        Ok(SupersedeExec { input, keys })
+    }
+}
+
+impl DisplayAs for SupersedeExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SupersedeExec")
+    }
+}
+
+impl ExecutionPlan for SupersedeExec {
+    fn name(&self) -> &'static str {
+        "SupersedeExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.input.properties()
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let input = children
+            .pop()
+            .ok_or_else(|| DataFusionError::Internal("SupersedeExec has one child".to_owned()))?;
+        Ok(Arc::new(SupersedeExec::new(input)?))
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let input = children
+            .pop()
+            .ok_or_else(|| DataFusionError::Internal("SupersedeExec has one child".to_owned()))?;
+        Ok(Arc::new(SupersedeExec::new(input)?))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let input = self.input.execute(partition, context)?;
+        Ok(Box::pin(SupersedeStream { input, keys: self.keys, held: None }))
+    }
+}
+
+struct SupersedeStream {
+    input: SendableRecordBatchStream,
+    keys: KeyColumns,
+    /// The last row so far: a later one may supersede it.
+    held: Option<RecordBatch>,
+}
+
+impl SupersedeStream {
+    fn accept(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
+        let batch = match self.held.take() {
+            Some(held) => concat_batches(&batch.schema(), [&held, &batch])?,
+            None => batch,
+        };
+        let (ready, held) = (batch.slice(0, batch.num_rows() - 1), batch.slice(batch.num_rows() - 1, 1));
+        let kept = keep_last(&batch, self.keys);
+        self.held = Some(held);
+        match kept {
+            Some(kept) => Ok(filter_record_batch(&ready, &kept)?),
+            None => Ok(ready),
+        }
+    }
+}
+
+/// Which rows but the last are not superseded by the next; `None` for all.
+fn keep_last(batch: &RecordBatch, keys: KeyColumns) -> Option<BooleanArray> {
+    let times = batch.column(keys.recorded_at);
+    let times =
+        arrow::array::AsArray::as_primitive::<arrow::datatypes::TimestampMillisecondType>(times).values();
+    if times.windows(2).all(|pair| pair[0] != pair[1]) {
+        return None;
+    }
+    let (sources, devices) = (Texts::new(batch.column(keys.source)), Texts::new(batch.column(keys.device)));
+    let differs = |row: usize| {
+        times[row] != times[row + 1]
+            || sources.get(row) != sources.get(row + 1)
+            || devices.get(row) != devices.get(row + 1)
+    };
+    Some((0..batch.num_rows() - 1).map(|row| Some(differs(row))).collect())
+}
+
+impl Stream for SupersedeStream {
+    type Item = Result<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            match ready!(self.input.poll_next_unpin(context)) {
+                Some(Ok(batch)) if batch.num_rows() == 0 => {}
+                Some(Ok(batch)) => match self.accept(batch) {
+                    Ok(kept) if kept.num_rows() == 0 => {}
+                    outcome => return Poll::Ready(Some(outcome)),
+                },
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(self.held.take().map(Ok)),
+            }
+        }
+    }
+}
+
+impl RecordBatchStream for SupersedeStream {
+    fn schema(&self) -> SchemaRef {
+        self.input.schema()
+    }
+}

@@ -1,0 +1,248 @@
+//! The table `samples`: one organisation's samples, over one snapshot.
+
+use std::sync::Arc;
+
+use arrow::compute::SortOptions;
+use arrow::datatypes::{DataType, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::ScalarValue;
+use datafusion::datasource::TableType;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown};
+use datafusion::physical_expr::expressions::{BinaryExpr as PhysicalBinary, Column, Literal};
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
+use datafusion::physical_plan::union::UnionExec;
+
+use super::memory::sorted_rows;
+use super::metadata::CheckedReaders;
+use super::supersede::SupersedeExec;
+use crate::buffer::GroupRef;
+use crate::files::{COLUMN_NAMES, DataFile, samples_schema};
+use crate::store::Snapshot;
+
+/// What a scan wants: one user's metric in a window.
+#[derive(Clone, Debug)]
+pub struct Scan {
+    /// Whose data.
+    pub org: String,
+    /// Who wears the device.
+    pub user: String,
+    /// Canonical metric key.
+    pub metric: String,
+    /// Only this source.
+    pub source: Option<String>,
+    /// First millisecond.
+    pub start: i64,
+    /// First millisecond behind.
+    pub end: i64,
+}
+
+impl Scan {
+    pub(super) fn holds(&self, recorded_at: i64) -> bool {
+        (self.start..self.end).contains(&recorded_at)
+    }
+}
+
+/// One organisation's samples, each key once with its latest value.
+#[derive(Debug)]
+pub struct SamplesTable {
+    org: String,
+    snapshot: Arc<Snapshot>,
+    readers: Arc<CheckedReaders>,
+}
+
+impl SamplesTable {
+    pub(super) fn new(org: &str, snapshot: Arc<Snapshot>, readers: Arc<CheckedReaders>) -> SamplesTable {
+        SamplesTable { org: org.to_owned(), snapshot, readers }
+    }
+
+    /// Where the rows of a user's metric in a window may lie.
+    pub(super) fn locate(&self, user: &str, metric: &str, start: i64, end: i64) -> Located {
+        let org = self.org.as_str();
+        let groups = self.snapshot.buffers().flat_map(|buffer| buffer.find(org, user, metric, start, end));
+        Located { groups: groups.collect(), files: self.snapshot.files.find(org, user, metric, start, end) }
+    }
+
+    /// A plan of one partition that gives the scan's rows with all columns,
+    /// sorted by (recorded_at, source, device), each key once.
+    pub(super) fn plan(
+        &self,
+        scan: &Scan,
+        located: &Located,
+        columns: &[&str],
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = samples_schema();
+        let projection: Vec<usize> =
+            columns.iter().map(|name| schema.index_of(name)).collect::<Result<_, _>>()?;
+        let mut inputs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
+        let files: Vec<&Arc<DataFile>> = located.files.iter().filter(|file| overlaps(file, scan)).collect();
+        if !files.is_empty() {
+            inputs.push(self.file_scan(scan, &files, projection.clone())?);
+        }
+        let rows = sorted_rows(scan, &located.groups);
+        if rows.num_rows() > 0 {
+            inputs.push(MemorySourceConfig::try_new_exec(
+                &[vec![rows]],
+                schema.clone(),
+                Some(projection.clone()),
+            )?);
+        }
+        let single = match inputs.len() {
+            0 => return Ok(Arc::new(EmptyExec::new(Arc::new(schema.project(&projection)?)))),
+            1 => inputs.remove(0),
+            _ => UnionExec::try_new(inputs)?,
+        };
+        let merged: Arc<dyn ExecutionPlan> = if single.properties().partitioning.partition_count() > 1 {
+            Arc::new(SortPreservingMergeExec::new(series_order(&single.schema())?, single))
+        } else {
+            single
+        };
+        Ok(Arc::new(SupersedeExec::new(merged)?))
+    }
+
+    /// One partition per file: each is sorted in itself.
+    fn file_scan(
+        &self,
+        scan: &Scan,
+        files: &[&Arc<DataFile>],
+        projection: Vec<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = samples_schema();
+        let source = ParquetSource::new(schema.clone())
+            .with_parquet_file_reader_factory(self.readers.clone())
+            .with_predicate(predicate(scan, &schema)?)
+            .with_pushdown_filters(true)
+            .with_enable_page_index(true)
+            .with_bloom_filter_on_read(false);
+        let groups = files.iter().map(|file| {
+            let listed = PartitionedFile::new(file.record.path.clone(), file.record.bytes);
+            FileGroup::new(vec![listed.with_extension(Arc::clone(file))])
+        });
+        let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), Arc::new(source))
+            .with_file_groups(groups.collect())
+            .with_projection_indices(Some(projection))?
+            .with_output_ordering(vec![series_order(&schema)?])
+            .build();
+        Ok(DataSourceExec::from_data_source(config))
+    }
+}
+
+/// The parts of a snapshot that a query reads, found once.
+#[derive(Clone, Debug)]
+pub(super) struct Located {
+    pub(super) groups: Vec<GroupRef>,
+    pub(super) files: Vec<Arc<DataFile>>,
+}
+
+fn overlaps(file: &DataFile, scan: &Scan) -> bool {
+    file.record.time_min < scan.end && file.record.time_max >= scan.start
+}
+
+/// The order of rows within one user and metric, in files and in memory.
+fn series_order(schema: &SchemaRef) -> Result<LexOrdering> {
+    let options = SortOptions { descending: false, nulls_first: true };
+    let sort = |name: &str| -> Result<PhysicalSortExpr> {
+        Ok(PhysicalSortExpr::new(Arc::new(Column::new_with_schema(name, schema)?), options))
+    };
+    let keys =
+        ["recorded_at", "source", "device", "sequence"].map(sort).into_iter().collect::<Result<Vec<_>>>()?;
+    LexOrdering::new(keys).ok_or_else(|| DataFusionError::Internal("an order of no columns".to_owned()))
+}
+
+/// `user_id = u AND recorded_at >= start AND recorded_at < end [AND source = s]`.
+/// Pages are skipped by it and rows filtered, so it holds exactly.
+fn predicate(scan: &Scan, schema: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
+    let compare = |name: &str, operator: Operator, value: ScalarValue| -> Result<Arc<dyn PhysicalExpr>> {
+        let column = Arc::new(Column::new_with_schema(name, schema)?);
+        Ok(Arc::new(PhysicalBinary::new(column, operator, Arc::new(Literal::new(value)))))
+    };
+    let text = |text: &str| {
+        ScalarValue::Dictionary(Box::new(DataType::Int32), Box::new(ScalarValue::Utf8(Some(text.to_owned()))))
+    };
+    let time = |ms: i64| ScalarValue::TimestampMillisecond(Some(ms), Some("UTC".into()));
+    let mut parts = vec![
+        compare("user_id", Operator::Eq, text(&scan.user))?,
+        compare("recorded_at", Operator::GtEq, time(scan.start))?,
+        compare("recorded_at", Operator::Lt, time(scan.end))?,
+    ];
+    if let Some(source) = &scan.source {
+        parts.push(compare("source", Operator::Eq, text(source))?);
+    }
+    let all = parts.into_iter().reduce(|all, part| Arc::new(PhysicalBinary::new(all, Operator::And, part)));
+    all.ok_or_else(|| DataFusionError::Internal("a predicate of no parts".to_owned()))
+}
+
+#[async_trait]
+impl TableProvider for SamplesTable {
+    fn schema(&self) -> SchemaRef {
+        samples_schema()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    /// Plans scans of one user and metric (`user_id = '...' AND metric = '...'`).
+    /// Scans over all users come with SQL.
+    async fn scan(
+        &self,
+        _session: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let constant = |name: &str| filters.iter().find_map(|filter| equal_text(filter, name));
+        let (Some(user), Some(metric)) = (constant("user_id"), constant("metric")) else {
+            return Err(DataFusionError::NotImplemented(
+                "a scan of samples needs user_id = '...' and metric = '...'".to_owned(),
+            ));
+        };
+        let scan = Scan { org: self.org.clone(), user, metric, source: None, start: i64::MIN, end: i64::MAX };
+        let located = self.locate(&scan.user, &scan.metric, scan.start, scan.end);
+        let plan = self.plan(&scan, &located, &COLUMN_NAMES)?;
+        let Some(projection) = projection else {
+            return Ok(plan);
+        };
+        let schema = plan.schema();
+        let columns = projection.iter().map(|&index| {
+            let name = schema.field(index).name().clone();
+            (Arc::new(Column::new(&name, index)) as Arc<dyn PhysicalExpr>, name)
+        });
+        Ok(Arc::new(ProjectionExec::try_new(columns.collect::<Vec<_>>(), plan)?))
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        let support = |filter: &&Expr| {
+            let used = equal_text(filter, "user_id").or_else(|| equal_text(filter, "metric")).is_some();
+            if used { TableProviderFilterPushDown::Exact } else { TableProviderFilterPushDown::Unsupported }
+        };
+        Ok(filters.iter().map(support).collect())
+    }
+}
+
+/// The text in `name = 'text'`.
+pub(super) fn equal_text(filter: &Expr, name: &str) -> Option<String> {
+    let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = filter else {
+        return None;
+    };
+    let (Expr::Column(column), Expr::Literal(value, _)) = (left.as_ref(), right.as_ref()) else {
+        return None;
+    };
+    if column.name != name {
+        return None;
+    }
+    match value {
+        ScalarValue::Dictionary(_, value) => value.try_as_str().flatten().map(str::to_owned),
+        value => value.try_as_str().flatten().map(str::to_owned),
+    }
+}

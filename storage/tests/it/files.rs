@@ -1,0 +1,119 @@
+//! Data files: their place, their columns, their checksums.
+
+use std::fs;
+
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use systole_storage::files::COLUMN_NAMES;
+use systole_storage::{Store, StoreError, StoreSettings};
+
+use super::fixture::{Samples, TestStore, heart_rate};
+
+const JUNE_2026: i64 = 1_782_805_500_000;
+
+#[test]
+fn a_flush_writes_sorted_rows_into_hive_partitions() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    for user in ["u_2", "u_1", "u_3"] {
+        store.commit(&heart_rate(user, JUNE_2026, 3));
+    }
+    store.commit(&Samples { org: "acme", ..heart_rate("u_1", JUNE_2026, 2) });
+    store.commit(&Samples { metric: "steps", ..heart_rate("u_1", JUNE_2026 - 366 * 86_400_000, 1) });
+    store.flush();
+    let files = store.store.catalog().files().unwrap();
+    let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+    let name = "bucket=0/0-00000000000000000005.parquet";
+    assert_eq!(
+        paths,
+        [
+            format!("samples/org=acme/metric=heart_rate/period=2026/{name}"),
+            format!("samples/org=default/metric=heart_rate/period=2026/{name}"),
+            format!("samples/org=default/metric=steps/period=2025/{name}"),
+        ]
+    );
+    let reader = fs::File::open(dir.path().join(paths[1])).unwrap();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(reader).unwrap();
+    let names: Vec<&str> = reader.schema().fields().iter().map(|field| field.name().as_str()).collect();
+    assert_eq!(names, COLUMN_NAMES);
+    let batches: Vec<_> = reader.build().unwrap().map(Result::unwrap).collect();
+    let text = arrow::util::pretty::pretty_format_batches(&batches).unwrap().to_string();
+    let users: Vec<&str> = ["u_1", "u_2", "u_3"].iter().flat_map(|user| [*user; 3]).collect();
+    let found: Vec<&str> =
+        text.lines().filter_map(|line| line.split('|').nth(2)).map(str::trim).skip(1).collect();
+    assert_eq!(found, users);
+}
+
+#[test]
+fn a_metric_with_a_million_rows_a_day_gets_day_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    let day = JUNE_2026 - JUNE_2026 % 86_400_000;
+    for user in 0..20 {
+        store.commit(&heart_rate(&format!("u_{user}"), day, 50_000));
+        store.commit(&heart_rate(&format!("u_{user}"), day + 86_400_000, 100));
+    }
+    store.flush();
+    let files = store.store.catalog().files().unwrap();
+    let periods: Vec<(&str, u64)> = files.iter().map(|file| (file.period.as_str(), file.rows)).collect();
+    assert_eq!(periods, [("2026-06-30", 1_000_000), ("2026", 2_000)]);
+}
+
+#[test]
+fn rows_superseded_within_a_flush_are_not_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    store.commit(&heart_rate("u_1", JUNE_2026, 10));
+    store.commit(&Samples {
+        rows: vec![(JUNE_2026, 99.0), (JUNE_2026 + 1000, 98.0)],
+        ..heart_rate("u_1", 0, 1)
+    });
+    store.flush();
+    assert_eq!(store.store.catalog().files().unwrap()[0].rows, 10);
+}
+
+#[test]
+fn a_file_no_transaction_lists_is_removed_at_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    store.commit(&heart_rate("u_1", JUNE_2026, 3));
+    store.flush();
+    let listed = dir.path().join(&store.store.catalog().files().unwrap()[0].path);
+    let stray = listed.with_file_name("0-00000000000000000099.parquet");
+    let unfinished = listed.with_file_name("0-00000000000000000100.parquet.tmp");
+    drop(store);
+    fs::copy(&listed, &stray).unwrap();
+    fs::write(&unfinished, b"half").unwrap();
+    TestStore::open(dir.path());
+    assert!(listed.exists() && !stray.exists() && !unfinished.exists());
+}
+
+#[test]
+fn a_missing_or_damaged_data_file_stops_the_start_and_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    store.commit(&heart_rate("u_1", JUNE_2026, 5000));
+    store.flush();
+    let record = store.store.catalog().files().unwrap().remove(0);
+    drop(store);
+    let path = dir.path().join(&record.path);
+    let whole = fs::read(&path).unwrap();
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 3] ^= 4;
+    fs::write(&path, &flipped).unwrap();
+    let error = TestStore::try_open(dir.path()).err().unwrap();
+    let text = format!("{error:?}");
+    assert!(text.contains("block: 0") && text.contains(&record.path), "{text}");
+    fs::remove_file(&path).unwrap();
+    assert!(matches!(TestStore::try_open(dir.path()), Err(StoreError::FileMissing { actual: None, .. })));
+    fs::write(&path, &whole).unwrap();
+    TestStore::open(dir.path());
+}
+
+#[test]
+fn a_data_dir_is_used_by_one_process_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let _store = TestStore::open(dir.path());
+    let settings =
+        StoreSettings { data_dir: dir.path().to_owned(), segment_bytes: 64 * 1024, flush_bytes: 1 << 20 };
+    assert!(matches!(Store::open(&settings), Err(StoreError::InUse { .. })));
+}

@@ -1,0 +1,16 @@
+//! What the store promises, tried from outside.
+
+#![allow(
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "a test that cannot go on fails; its modules are its own"
+)]
+
+mod files;
+mod fixture;
+mod journal_crashes;
+mod journal_damage;
+#[cfg(feature = "query")]
+mod model;
+mod simulated_disk;
+mod store;

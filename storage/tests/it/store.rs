@@ -1,0 +1,85 @@
+//! The store across flushes and restarts.
+
+use systole_storage::{KeyRecord, LatestValue};
+
+use super::fixture::{Samples, TestStore, heart_rate};
+
+#[test]
+fn latest_is_the_same_after_a_flush_and_after_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    store.commit(&heart_rate("u_1", 1_000_000, 10));
+    store.commit(&Samples { source: "apple", ..heart_rate("u_1", 1_005_000, 5) });
+    store.commit(&Samples { metric: "steps", rows: vec![(5, 100.0)], ..heart_rate("u_1", 0, 1) });
+    // A correction of the newest value, and a late sample that is not newest.
+    store.commit(&Samples { rows: vec![(1_009_000, 77.0)], ..heart_rate("u_1", 0, 1) });
+    store.commit(&heart_rate("u_1", 500, 2));
+    let value =
+        |metric: &str, value, recorded_at| LatestValue { metric: metric.to_owned(), value, recorded_at };
+    let expected = [value("heart_rate", 77.0, 1_009_000), value("steps", 100.0, 5)];
+    assert_eq!(store.store.series().latest("default", "u_1"), expected);
+    drop(store);
+    let mut store = TestStore::open(dir.path());
+    assert_eq!(store.store.series().latest("default", "u_1"), expected);
+    store.flush();
+    assert_eq!(store.store.series().latest("default", "u_1"), expected);
+    drop(store);
+    let store = TestStore::open(dir.path());
+    assert_eq!(store.store.series().latest("default", "u_1"), expected);
+    assert_eq!(store.store.series().latest("acme", "u_1"), []);
+    assert_eq!(store.store.series().latest("default", "u_2"), []);
+}
+
+#[test]
+fn a_long_journal_is_replayed_with_the_memory_of_one_buffer() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    for batch in 0..200 {
+        store.commit(&heart_rate("u_1", batch * 1_000_000, 500));
+    }
+    drop(store);
+    let store = TestStore::open_with(dir.path(), 256 * 1024).unwrap();
+    let snapshot = store.store.snapshot();
+    assert!(snapshot.active.byte_len() < 256 * 1024);
+    let flushed: u64 = snapshot.files.iter().map(|file| file.record.rows).sum();
+    assert_eq!(flushed + snapshot.active.sample_count(), 100_000);
+    assert!(snapshot.files.iter().count() > 3);
+}
+
+#[test]
+fn sequences_go_on_after_a_flush_emptied_the_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    let first = store.commit(&heart_rate("u_1", 0, 1));
+    store.flush();
+    drop(store);
+    let mut store = TestStore::open(dir.path());
+    assert!(store.commit(&heart_rate("u_1", 1_000, 1)) > first);
+}
+
+#[test]
+fn keys_belong_to_their_organisation() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = TestStore::open(dir.path());
+    let catalog = store.store.catalog();
+    assert!(catalog.has_org("default").unwrap());
+    assert!(catalog.ensure_org("acme").unwrap());
+    assert!(!catalog.ensure_org("acme").unwrap());
+    let key = KeyRecord {
+        id: "key_1".to_owned(),
+        org: "acme".to_owned(),
+        user: Some("u_1".to_owned()),
+        name: None,
+        scopes: "ingest read".to_owned(),
+        hash: [7; 32],
+        created_at: 5,
+    };
+    catalog.insert_key(&key).unwrap();
+    assert_eq!(catalog.find_key(&[7; 32]).unwrap(), Some(key.clone()));
+    assert_eq!(catalog.find_key(&[8; 32]).unwrap(), None);
+    assert_eq!(catalog.keys("default").unwrap(), []);
+    assert_eq!(catalog.delete_key("default", "key_1").unwrap(), None);
+    assert_eq!(catalog.delete_key("acme", "key_1").unwrap(), Some(key));
+    assert_eq!(catalog.find_key(&[7; 32]).unwrap(), None);
+    assert!(!format!("{:?}", catalog.keys("acme").unwrap()).contains('7'));
+}
