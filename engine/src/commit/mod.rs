@@ -63,9 +63,10 @@ pub enum CommitError {
         /// The first failure.
         reason: String,
     },
-    /// The server stopped before the batch was committed.
-    #[error("the server stopped before the batch was committed")]
-    Stopping,
+    /// The server stopped or failed meanwhile. Whether the batch is durable is
+    /// not known; sending it again is harmless.
+    #[error("the server stopped before it could say whether the batch is durable")]
+    Failed,
 }
 
 /// A batch is durable and visible.
@@ -85,7 +86,7 @@ impl Future for Ack {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         // A dropped sender: the committer went away with the batch in the ring.
-        Pin::new(&mut self.0).poll(context).map(|answer| answer.unwrap_or(Err(CommitError::Stopping)))
+        Pin::new(&mut self.0).poll(context).map(|answer| answer.unwrap_or(Err(CommitError::Failed)))
     }
 }
 

@@ -79,6 +79,9 @@ pub struct SeriesQuery {
 /// Why a query has no or no further answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum QueryError {
+    /// Too many queries waited too long for their turn.
+    #[error("the server answers all the queries it can")]
+    Busy,
     /// The query runtime is stopping.
     #[error("the server is stopping")]
     Stopping,

@@ -1,6 +1,7 @@
 //! Where queries run: a small runtime of its own, so many at once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
@@ -21,6 +22,8 @@ use crate::store::Store;
 
 /// Chunks that wait for a slow reader; then the query waits too.
 const CHUNKS_AHEAD: usize = 2;
+/// How long a query waits for its turn.
+const TURN_MAX: Duration = Duration::from_secs(5);
 /// Consumers a memory error names.
 const CONSUMERS_NAMED: usize = 5;
 
@@ -31,7 +34,7 @@ pub struct QueryPool {
     readers: Arc<CheckedReaders>,
     context: Arc<TaskContext>,
     /// Queries that run at once; DataFusion's memory pool does not count what
-    /// scans decode, so their number is bounded too. Full waits.
+    /// scans decode, so their number is bounded too. Full waits for [`TURN_MAX`].
     running: Arc<Semaphore>,
     runtime: Option<Runtime>,
 }
@@ -61,7 +64,11 @@ impl QueryPool {
         memory_bytes: usize,
     ) -> std::io::Result<QueryPool> {
         let runtime =
-            Builder::new_multi_thread().worker_threads(threads.max(1)).thread_name("query").build()?;
+            Builder::new_multi_thread()
+            .worker_threads(threads.max(1))
+            .thread_name("query")
+            .enable_time()
+            .build()?;
         let pool = TrackConsumersPool::new(
             FairSpillPool::new(memory_bytes),
             std::num::NonZeroUsize::new(CONSUMERS_NAMED).expect("not zero"),
@@ -84,7 +91,7 @@ impl QueryPool {
     /// One user's samples of one metric, over one snapshot taken now.
     ///
     /// # Errors
-    /// [`QueryError::Stopping`]; what fails later comes through the stream.
+    /// [`QueryError::Busy`], [`QueryError::Stopping`]; what fails later comes through the stream.
     pub async fn samples(&self, query: SeriesQuery) -> Result<SampleStream, QueryError> {
         let permit = self.permit().await?;
         let table = SamplesTable::new(&query.org, self.store.snapshot(), self.readers.clone());
@@ -113,7 +120,8 @@ impl QueryPool {
     }
 
     async fn permit(&self) -> Result<OwnedSemaphorePermit, QueryError> {
-        self.running.clone().acquire_owned().await.map_err(|_| QueryError::Stopping)
+        let turn = tokio::time::timeout(TURN_MAX, self.running.clone().acquire_owned()).await;
+        turn.map_err(|_| QueryError::Busy)?.map_err(|_| QueryError::Stopping)
     }
 }
 

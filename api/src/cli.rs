@@ -1,0 +1,144 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Parser, Subcommand};
+use systole_engine::{Catalog, CatalogError};
+
+use crate::auth::{KeySpec, RandomFault, Scope, Scopes, Secret, is_org_id, is_user_id, make_key};
+use crate::manage::is_key_name;
+use crate::settings::{DEFAULT_ORG, Environment, Flags, SettingFault, Settings};
+
+/// A server for wearable samples: takes them in by the million, keeps them in open
+/// Parquet files, answers metric queries.
+#[derive(Debug, Parser)]
+#[command(name = "systole", version, about, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs the server until SIGTERM or Ctrl-C, then drains
+    ///
+    /// Prints one line on stdout once it accepts: "listening on http://ADDR". The log
+    /// goes to stderr. Settings: flags over environment (SYSTOLE_LISTEN, ...) over the
+    /// TOML file over defaults; docs/configuration.md lists them. A wrong setting ends
+    /// it with one line that names it, exit code 64.
+    Serve(ServeArgs),
+    /// Manages API keys, beside a running server too
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Prints the OpenAPI 3.1 document that is served at /openapi.json
+    Openapi,
+}
+
+/// Flags of `serve`.
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// Settings as TOML [env: SYSTOLE_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where the data lies [env: SYSTOLE_DATA_DIR] [default: ./data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// Address and port; port 0 takes a free one [env: SYSTOLE_LISTEN] [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+}
+
+/// What to do with keys.
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Makes a key and prints it on stdout; it cannot be shown again
+    Create(KeyArgs),
+}
+
+/// Flags of `key create`.
+#[derive(Args, Debug)]
+pub struct KeyArgs {
+    /// Where the data lies [env: SYSTOLE_DATA_DIR] [default: ./data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// The organisation; made if it is new
+    #[arg(long, value_name = "ORG", default_value = DEFAULT_ORG)]
+    pub org: String,
+    /// Binds the key to one user, who then need not be named in requests
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+    /// What it may do: ingest, read, webhooks, admin, operator
+    #[arg(long, value_name = "SCOPES", value_delimiter = ',', default_value = "ingest,read")]
+    pub scope: Vec<String>,
+    /// A name for people
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+}
+
+/// Why no key was made.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFault {
+    /// A flag or variable is wrong.
+    #[error(transparent)]
+    Setting(#[from] SettingFault),
+    /// The catalog cannot be opened or written.
+    #[error("cannot write the catalog")]
+    Catalog(#[from] CatalogError),
+    /// No random numbers.
+    #[error("cannot make a key")]
+    Random(#[from] RandomFault),
+}
+
+impl ServeArgs {
+    /// The flags as settings read them.
+    #[must_use]
+    pub fn flags(self) -> Flags {
+        Flags { config: self.config, data_dir: self.data_dir, listen: self.listen }
+    }
+}
+
+/// Makes a key in the catalog of the data directory; a server that runs on it
+/// knows the key at once.
+///
+/// # Errors
+/// [`KeyFault`] if a flag is wrong or the catalog cannot be written.
+pub fn create_key(args: KeyArgs, environment: &Environment) -> Result<Secret, KeyFault> {
+    let flags = Flags { data_dir: args.data_dir.clone(), ..Flags::default() };
+    let spec = args.spec()?;
+    let settings = Settings::load(&flags, environment)?;
+    let catalog = Catalog::open(&settings.data_dir)?;
+    catalog.ensure_org(&spec.org)?;
+    let (key, record) = make_key(spec)?;
+    catalog.insert_key(&record)?;
+    Ok(key)
+}
+
+impl KeyArgs {
+    fn spec(self) -> Result<KeySpec, SettingFault> {
+        let wrong = |name: &str, reason: &str| {
+            Err(SettingFault::Wrong { name: name.to_owned(), reason: reason.to_owned() })
+        };
+        if !is_org_id(&self.org) {
+            return wrong("--org", "must be 1 to 64 characters of a-z 0-9 _ - and begin with a letter");
+        }
+        if self.user.as_deref().is_some_and(|user| !is_user_id(user)) {
+            return wrong("--user", "must be 1 to 128 characters of A-Z a-z 0-9 . _ : @ -");
+        }
+        if self.name.as_deref().is_some_and(|name| !is_key_name(name)) {
+            return wrong("--name", "must be 1 to 128 printable characters");
+        }
+        let mut scopes = Scopes::default();
+        for name in &self.scope {
+            match Scope::parse(name.trim()) {
+                Some(scope) => scopes.insert(scope),
+                None => return wrong("--scope", "must be of ingest, read, webhooks, admin, operator"),
+            }
+        }
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let created_at = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+        Ok(KeySpec { org: self.org, user: self.user, name: self.name, scopes, created_at })
+    }
+}

@@ -1,0 +1,390 @@
+//! Everything a request can be refused with, and the one mapping to HTTP.
+//!
+//! A refusal's text is what the caller reads; what only we may know (`inside`)
+//! goes to the log beside the request id. Codes are stable: clients branch on them,
+//! `docs/http-api.md` lists them.
+
+use std::error::Error;
+use std::fmt::Display;
+
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::{Method, Response, StatusCode};
+use serde::Serialize;
+use serde::ser::{SerializeSeq, Serializer};
+use systole_engine::{CommitError, FlushError, QueryError, SubmitError};
+
+use crate::auth::{Scope, TokenFault};
+use crate::reply::ReplyBody;
+
+/// How long a caller should wait for a queue to get shorter.
+const RETRY_SOON_SECONDS: u32 = 1;
+/// How long a caller should wait for what takes a restart or a cleaned disk.
+const RETRY_LATER_SECONDS: u32 = 10;
+
+/// Why a request does not get what it asks for.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("malformed JSON at byte {offset}: {reason}")]
+    MalformedJson { offset: usize, reason: String },
+    #[error("the body is no {encoding} stream: {reason}")]
+    MalformedEncoding { encoding: &'static str, reason: String },
+    #[error("the body ended before it was complete")]
+    BodyIncomplete,
+
+    #[error("no credentials: send X-API-Key, or Authorization: Bearer")]
+    NoCredentials,
+    #[error("this API key does not exist")]
+    BadKey,
+    #[error("the token is not accepted: {0}")]
+    BadToken(TokenFault),
+
+    #[error("this needs the scope {needed}")]
+    ScopeMissing { needed: Scope },
+    #[error("this key is bound to another user")]
+    OtherUser,
+    #[error("this organisation is not yours")]
+    OtherOrg,
+    #[error("the scope {scope} can only be given by a caller who has it")]
+    NotGrantable { scope: Scope },
+
+    #[error("no such path: {path}")]
+    UnknownPath { path: String },
+    #[error("unknown metric {name:?}; {hint}")]
+    UnknownMetric { name: String, hint: String },
+    #[error("no such API key: {id}")]
+    UnknownKey { id: String },
+    #[error("no such organisation: {org}")]
+    UnknownOrg { org: String },
+    #[error("{method} is not allowed here; allowed: {allow}")]
+    MethodNotAllowed { method: Method, allow: String },
+
+    #[error("the body did not arrive within {seconds} s")]
+    BodyTimeout { seconds: f64 },
+    #[error("the query took longer than {seconds} s; ask for a shorter window")]
+    QueryTimeout { seconds: f64 },
+
+    #[error("the body is longer than {limit} bytes")]
+    BodyTooLarge { limit: usize },
+    #[error("the inflated body is longer than {limit} bytes")]
+    InflatedTooLarge { limit: usize },
+    #[error("the body inflates to more than {limit} times its length")]
+    RatioTooLarge { limit: usize },
+    #[error("the body holds more than {limit} JSON values")]
+    TooManyValues { limit: usize },
+
+    #[error("Content-Type {found:?} is not taken here; send {wanted}")]
+    ContentType { found: String, wanted: &'static str },
+    #[error("Content-Encoding {found:?} is not taken; send gzip, zstd or none")]
+    ContentEncoding { found: String },
+    #[error("Accept {found:?} cannot be answered; this version answers application/json only")]
+    Accept { found: String },
+
+    #[error("the request is invalid")]
+    Invalid { detail: Vec<Entry>, rejected: Option<usize> },
+    #[error("the query needs more memory than there is for queries; ask for a shorter window")]
+    QueryTooLarge,
+
+    #[error("the server's queue is full; send the same again")]
+    QueueFull,
+    #[error("too many bodies are in flight; send the same again")]
+    BudgetSpent,
+
+    #[error("the server failed; the request id leads to its log")]
+    Internal { inside: String },
+    #[error("the journal failed to reach its disk; nothing is taken until the server is restarted")]
+    Poisoned,
+    #[error("the server is stopping")]
+    Stopping,
+    #[error("too many queries are running")]
+    QueriesBusy,
+    #[error("the batch could not be written; send the same again")]
+    CommitFailed { inside: String },
+    #[error("the catalog cannot be read or written")]
+    CatalogFailed { inside: String },
+    #[error("the flush failed; what was acknowledged is safe in the journal")]
+    FlushFailed { inside: String },
+    #[error("the disk is full; nothing was stored")]
+    DiskFull,
+}
+
+impl Refusal {
+    pub(crate) fn internal(fault: impl Display) -> Refusal {
+        Refusal::Internal { inside: fault.to_string() }
+    }
+
+    pub(crate) fn catalog(fault: impl Error) -> Refusal {
+        Refusal::CatalogFailed { inside: chain(&fault) }
+    }
+
+    /// One thing that is wrong with the request.
+    pub(crate) fn invalid(entry: Entry) -> Refusal {
+        Refusal::Invalid { detail: vec![entry], rejected: None }
+    }
+
+    /// Status and stable code.
+    pub(crate) fn status(&self) -> (StatusCode, &'static str) {
+        use StatusCode as S;
+        match self {
+            Refusal::MalformedJson { .. } => (S::BAD_REQUEST, "malformed_json"),
+            Refusal::MalformedEncoding { .. } => (S::BAD_REQUEST, "malformed_encoding"),
+            Refusal::BodyIncomplete => (S::BAD_REQUEST, "body_incomplete"),
+            Refusal::NoCredentials => (S::UNAUTHORIZED, "no_credentials"),
+            Refusal::BadKey => (S::UNAUTHORIZED, "invalid_key"),
+            Refusal::BadToken(_) => (S::UNAUTHORIZED, "invalid_token"),
+            Refusal::ScopeMissing { .. } => (S::FORBIDDEN, "scope_missing"),
+            Refusal::OtherUser => (S::FORBIDDEN, "other_user"),
+            Refusal::OtherOrg => (S::FORBIDDEN, "other_organisation"),
+            Refusal::NotGrantable { .. } => (S::FORBIDDEN, "scope_not_grantable"),
+            Refusal::UnknownPath { .. } => (S::NOT_FOUND, "unknown_path"),
+            Refusal::UnknownMetric { .. } => (S::NOT_FOUND, "unknown_metric"),
+            Refusal::UnknownKey { .. } => (S::NOT_FOUND, "unknown_key"),
+            Refusal::UnknownOrg { .. } => (S::NOT_FOUND, "unknown_organisation"),
+            Refusal::MethodNotAllowed { .. } => (S::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Refusal::BodyTimeout { .. } => (S::REQUEST_TIMEOUT, "body_timeout"),
+            Refusal::QueryTimeout { .. } => (S::REQUEST_TIMEOUT, "query_timeout"),
+            Refusal::BodyTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Refusal::InflatedTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "inflated_too_large"),
+            Refusal::RatioTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "ratio_too_large"),
+            Refusal::TooManyValues { .. } => (S::PAYLOAD_TOO_LARGE, "too_many_values"),
+            Refusal::ContentType { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type"),
+            Refusal::ContentEncoding { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_encoding"),
+            Refusal::Accept { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_accept"),
+            Refusal::Invalid { .. } => (S::UNPROCESSABLE_ENTITY, "invalid"),
+            Refusal::QueryTooLarge => (S::UNPROCESSABLE_ENTITY, "query_too_large"),
+            Refusal::QueueFull => (S::TOO_MANY_REQUESTS, "queue_full"),
+            Refusal::BudgetSpent => (S::TOO_MANY_REQUESTS, "budget_spent"),
+            Refusal::Internal { .. } => (S::INTERNAL_SERVER_ERROR, "internal"),
+            Refusal::Poisoned => (S::SERVICE_UNAVAILABLE, "journal_failed"),
+            Refusal::Stopping => (S::SERVICE_UNAVAILABLE, "stopping"),
+            Refusal::QueriesBusy => (S::SERVICE_UNAVAILABLE, "queries_busy"),
+            Refusal::CommitFailed { .. } => (S::SERVICE_UNAVAILABLE, "commit_failed"),
+            Refusal::CatalogFailed { .. } => (S::SERVICE_UNAVAILABLE, "catalog_failed"),
+            Refusal::FlushFailed { .. } => (S::SERVICE_UNAVAILABLE, "flush_failed"),
+            Refusal::DiskFull => (S::INSUFFICIENT_STORAGE, "disk_full"),
+        }
+    }
+
+    /// What the log says beyond the code.
+    pub(crate) fn inside(&self) -> Option<&str> {
+        match self {
+            Refusal::Internal { inside }
+            | Refusal::CommitFailed { inside }
+            | Refusal::CatalogFailed { inside }
+            | Refusal::FlushFailed { inside } => Some(inside),
+            _ => None,
+        }
+    }
+
+    /// When to try again, if trying again can help by itself.
+    fn retry_after_seconds(&self) -> Option<u32> {
+        match self {
+            Refusal::QueueFull | Refusal::BudgetSpent | Refusal::QueriesBusy => Some(RETRY_SOON_SECONDS),
+            Refusal::Stopping
+            | Refusal::CommitFailed { .. }
+            | Refusal::CatalogFailed { .. }
+            | Refusal::FlushFailed { .. }
+            | Refusal::DiskFull => Some(RETRY_LATER_SECONDS),
+            _ => None,
+        }
+    }
+
+    /// The answer.
+    pub(crate) fn response(&self) -> Response<ReplyBody> {
+        let (status, code) = self.status();
+        let document = Document { code, detail: self.detail(), rejected: self.rejected() };
+        let body = serde_json::to_vec(&document).expect("strings and numbers always serialize");
+        let mut response = Response::new(ReplyBody::whole(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(seconds) = self.retry_after_seconds() {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(challenge) = self.challenge() {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        if let Refusal::MethodNotAllowed { allow, .. } = self
+            && let Ok(allow) = HeaderValue::from_str(allow)
+        {
+            headers.insert(ALLOW, allow);
+        }
+        response
+    }
+
+    fn detail(&self) -> Detail<'_> {
+        match self {
+            Refusal::Invalid { detail, .. } => Detail::Entries(detail),
+            other => Detail::Text(other.to_string()),
+        }
+    }
+
+    fn rejected(&self) -> Option<usize> {
+        match self {
+            Refusal::Invalid { rejected, .. } => *rejected,
+            _ => None,
+        }
+    }
+
+    fn challenge(&self) -> Option<&'static str> {
+        match self {
+            Refusal::NoCredentials | Refusal::BadKey => Some("Bearer realm=\"systole\""),
+            Refusal::BadToken(_) => Some("Bearer realm=\"systole\", error=\"invalid_token\""),
+            _ => None,
+        }
+    }
+}
+
+impl From<SubmitError> for Refusal {
+    fn from(fault: SubmitError) -> Refusal {
+        match fault {
+            SubmitError::Full { .. } => Refusal::QueueFull,
+            SubmitError::DiskFull { .. } => Refusal::DiskFull,
+            SubmitError::Stopping { .. } => Refusal::Stopping,
+            SubmitError::Poisoned { .. } => Refusal::Poisoned,
+        }
+    }
+}
+
+impl From<CommitError> for Refusal {
+    fn from(fault: CommitError) -> Refusal {
+        match fault {
+            CommitError::Poisoned { .. } => Refusal::Poisoned,
+            CommitError::DiskFull { .. } => Refusal::DiskFull,
+            CommitError::Failed { .. } => Refusal::CommitFailed { inside: chain(&fault) },
+        }
+    }
+}
+
+impl From<QueryError> for Refusal {
+    fn from(fault: QueryError) -> Refusal {
+        match fault {
+            QueryError::Busy { .. } => Refusal::QueriesBusy,
+            QueryError::Memory { .. } => Refusal::QueryTooLarge,
+            fault => Refusal::Internal { inside: chain(&fault) },
+        }
+    }
+}
+
+impl From<FlushError> for Refusal {
+    fn from(fault: FlushError) -> Refusal {
+        match fault {
+            FlushError::DiskFull => Refusal::DiskFull,
+            FlushError::Stopping => Refusal::Stopping,
+            fault @ FlushError::Failed { .. } => Refusal::FlushFailed { inside: chain(&fault) },
+        }
+    }
+}
+
+/// A fault and what caused it, in one line.
+pub(crate) fn chain(fault: &dyn Error) -> String {
+    let mut text = fault.to_string();
+    let mut source = fault.source();
+    while let Some(fault) = source {
+        text.push_str(": ");
+        text.push_str(&fault.to_string());
+        source = fault.source();
+    }
+    text
+}
+
+/// One entry of `detail`: where, what, which kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Entry {
+    /// Where.
+    #[serde(rename = "loc")]
+    pub(crate) place: Place,
+    /// For people.
+    #[serde(rename = "msg")]
+    pub(crate) message: String,
+    /// For programs.
+    #[serde(rename = "type")]
+    pub(crate) kind: &'static str,
+}
+
+impl Entry {
+    pub(crate) fn new(place: Place, kind: &'static str, message: impl Into<String>) -> Entry {
+        Entry { place, message: message.into(), kind }
+    }
+
+    /// An entry about a parameter behind the `?`.
+    pub(crate) fn query(name: &'static str, kind: &'static str, message: impl Into<String>) -> Entry {
+        Entry::new(Place { root: "query", index: None, field: Some(name) }, kind, message)
+    }
+
+    /// An entry about a field of a body.
+    pub(crate) fn body(field: &'static str, kind: &'static str, message: impl Into<String>) -> Entry {
+        Entry::new(Place { root: "body", index: None, field: Some(field) }, kind, message)
+    }
+}
+
+/// A place in a request; prints as `["body","data_points",3,"value"]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// `body` or `query`.
+    pub(crate) root: &'static str,
+    /// Which of `data_points`.
+    pub(crate) index: Option<usize>,
+    /// Which field; the whole if absent.
+    pub(crate) field: Option<&'static str>,
+}
+
+impl Serialize for Place {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(None)?;
+        list.serialize_element(self.root)?;
+        if let Some(index) = self.index {
+            list.serialize_element("data_points")?;
+            list.serialize_element(&index)?;
+        }
+        if let Some(field) = self.field {
+            list.serialize_element(field)?;
+        }
+        list.end()
+    }
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    code: &'static str,
+    detail: Detail<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rejected: Option<usize>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Detail<'a> {
+    Text(String),
+    Entries(&'a [Entry]),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_heals_by_itself_says_when_to_come_back() {
+        let cases = [
+            (Refusal::from(SubmitError::Full), 429, true),
+            (Refusal::from(SubmitError::Stopping), 503, true),
+            (Refusal::from(SubmitError::Poisoned), 503, false),
+            (Refusal::from(CommitError::Poisoned), 503, false),
+            (Refusal::from(CommitError::DiskFull), 507, true),
+            (Refusal::from(QueryError::Busy), 503, true),
+            (Refusal::from(QueryError::Memory), 422, false),
+        ];
+        for (refusal, status, retry) in cases {
+            let response = refusal.response();
+            assert_eq!(response.status().as_u16(), status, "{refusal}");
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), retry, "{refusal}");
+        }
+    }
+
+    #[test]
+    fn an_entry_prints_its_place_as_a_path() {
+        let place = Place { root: "body", index: Some(3), field: Some("value") };
+        let entry = serde_json::to_value(Entry::new(place, "out_of_range", "too much")).unwrap();
+        let expected = serde_json::json!({"loc":["body","data_points",3,"value"],"msg":"too much","type":"out_of_range"});
+        assert_eq!(entry, expected);
+    }
+}

@@ -1,0 +1,345 @@
+//! `GET /metrics`: the counters of server and engine.
+//!
+//! Requests are counted in plain atomics, a few nanoseconds each; everything is
+//! put together when it is asked for. The answer is OpenMetrics text if the client
+//! takes that, else the classic Prometheus text.
+
+use std::fmt::Error;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hyper::StatusCode;
+use hyper::header::HeaderValue;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use systole_engine::{HistogramSnapshot, Stats};
+
+use crate::app::App;
+use crate::error::Refusal;
+use crate::reply::{self, Reply};
+use crate::route::ROUTES;
+
+/// One row for each route and one for what matches none.
+const ROWS: usize = ROUTES.len() + 1;
+/// 1xx to 5xx.
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+/// Upper bounds of the request durations in seconds: a commit takes milliseconds.
+const BOUNDS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+const CLASSIC: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+
+/// Counters of the HTTP side.
+#[derive(Debug)]
+pub(crate) struct Observe {
+    answered: [[AtomicU64; CLASSES.len()]; ROWS],
+    seconds: [Histogram; ROWS],
+    auth_rejected: AtomicU64,
+    points_rejected: AtomicU64,
+    panics: AtomicU64,
+    connections_open: AtomicU64,
+    connections: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Histogram {
+    counts: [AtomicU64; BOUNDS.len() + 1],
+    nanoseconds: AtomicU64,
+}
+
+impl Default for Observe {
+    fn default() -> Observe {
+        let zeros = || std::array::from_fn(|_| AtomicU64::new(0));
+        let histogram = || Histogram {
+            counts: std::array::from_fn(|_| AtomicU64::new(0)),
+            nanoseconds: AtomicU64::new(0),
+        };
+        Observe {
+            answered: std::array::from_fn(|_| zeros()),
+            seconds: std::array::from_fn(|_| histogram()),
+            auth_rejected: AtomicU64::new(0),
+            points_rejected: AtomicU64::new(0),
+            panics: AtomicU64::new(0),
+            connections_open: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Observe {
+    /// A request of route `index` has its answer's head.
+    pub(crate) fn answered(&self, index: Option<usize>, status: StatusCode, elapsed: Duration) {
+        let row = index.unwrap_or(ROWS - 1);
+        let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
+        self.answered[row][class].fetch_add(1, Ordering::Relaxed);
+        self.seconds[row].observe(elapsed);
+    }
+
+    pub(crate) fn auth_rejected(&self) {
+        self.auth_rejected.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn points_rejected(&self, points: usize) {
+        if points > 0 {
+            self.points_rejected.fetch_add(points as u64, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn panicked(&self) {
+        self.panics.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn connection_opened(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        self.connections_open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn connection_closed(&self) {
+        self.connections_open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Connections that are open now.
+    pub(crate) fn connections_open(&self) -> u64 {
+        self.connections_open.load(Ordering::Relaxed)
+    }
+}
+
+impl Histogram {
+    fn observe(&self, elapsed: Duration) {
+        let seconds = elapsed.as_secs_f64();
+        let bucket = BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len());
+        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        let nanoseconds = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+        self.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+
+    fn snapshot(&self) -> HistogramSnapshot {
+        let counts: Vec<u64> = self.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        HistogramSnapshot {
+            bounds: &BOUNDS,
+            count: counts.iter().sum(),
+            counts,
+            sum: self.nanoseconds.load(Ordering::Relaxed) as f64 / 1e9,
+        }
+    }
+}
+
+pub(crate) fn scrape(app: &App) -> Result<Reply, Refusal> {
+    let mut registry = Registry::default();
+    let health = app.engine.health();
+    registry.register_collector(Box::new(Scrape {
+        stats: app.engine.stats(),
+        ready: health.ready,
+        http: HttpSnapshot::of(&app.observe),
+    }));
+    let mut open_metrics = String::new();
+    text::encode(&mut open_metrics, &registry).map_err(Refusal::internal)?;
+    Ok(reply::typed(StatusCode::OK, CLASSIC, classic(&open_metrics)))
+}
+
+/// OpenMetrics text as Prometheus' classic text: there a counter's name in `HELP`
+/// and `TYPE` ends in `_total` too, and there is no end mark.
+fn classic(open_metrics: &str) -> String {
+    let mut out = String::with_capacity(open_metrics.len() + 1024);
+    let mut lines = open_metrics.lines().peekable();
+    while let Some(line) = lines.next() {
+        let of_counter = |line: &str| line.starts_with("# TYPE ") && line.ends_with(" counter");
+        if line == "# EOF" || line.starts_with("# UNIT ") {
+            continue;
+        }
+        let described = line.starts_with("# HELP ") && lines.peek().is_some_and(|next| of_counter(next));
+        if described || of_counter(line) {
+            let mut words = line.splitn(4, ' ');
+            let mut word = || words.next().unwrap_or_default();
+            let (hash, keyword, name, rest) = (word(), word(), word(), word());
+            out.push_str(&format!("{hash} {keyword} {name}_total {rest}"));
+        } else {
+            out.push_str(line);
+        }
+        out.push('\n');
+    }
+    out
+}
+
+#[derive(Debug)]
+struct HttpSnapshot {
+    answered: Vec<(usize, usize, u64)>,
+    seconds: Vec<(usize, HistogramSnapshot)>,
+    auth_rejected: u64,
+    points_rejected: u64,
+    panics: u64,
+    connections_open: u64,
+    connections: u64,
+}
+
+impl HttpSnapshot {
+    /// What was never counted is left out.
+    fn of(observe: &Observe) -> HttpSnapshot {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let cells = observe.answered.iter().enumerate().flat_map(|(row, classes)| {
+            classes.iter().enumerate().map(move |(class, count)| (row, class, load(count)))
+        });
+        let seconds = observe.seconds.iter().map(Histogram::snapshot).enumerate();
+        HttpSnapshot {
+            answered: cells.filter(|(_, _, count)| *count > 0).collect(),
+            seconds: seconds.filter(|(_, snapshot)| snapshot.count > 0).collect(),
+            auth_rejected: load(&observe.auth_rejected),
+            points_rejected: load(&observe.points_rejected),
+            panics: load(&observe.panics),
+            connections_open: observe.connections_open(),
+            connections: load(&observe.connections),
+        }
+    }
+}
+
+/// Everything at one moment.
+#[derive(Debug)]
+struct Scrape {
+    stats: Stats,
+    ready: bool,
+    http: HttpSnapshot,
+}
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let mut lines = Lines(encoder);
+        self.ingest(&mut lines)?;
+        self.storage(&mut lines)?;
+        self.http(&mut lines)
+    }
+}
+
+impl Scrape {
+    fn ingest(&self, lines: &mut Lines<'_>) -> Result<(), Error> {
+        let stats = &self.stats;
+        lines.gauge("systole_ready", "1 if the server has recovered and can write", u64::from(self.ready))?;
+        lines.counter("systole_samples_accepted", "Samples acknowledged", stats.samples_accepted)?;
+        lines.counter("systole_points_rejected", "Bad points in requests", self.http.points_rejected)?;
+        lines.counter("systole_batches_committed", "Batches committed", stats.batches_committed)?;
+        lines.counter("systole_commit_groups", "Groups written with one fsync each", stats.commit_groups)?;
+        lines.counter("systole_journal_bytes", "Bytes written to the journal", stats.journal_bytes)?;
+        lines.gauge("systole_ring_frames", "Frames that wait for the committer", stats.ring_frames)?;
+        lines.gauge(
+            "systole_body_budget_used_bytes",
+            "Bytes of bodies in flight",
+            stats.body_budget_used_bytes,
+        )?;
+        lines.histogram(
+            "systole_commit_seconds",
+            "From submission to acknowledgement",
+            &stats.commit_seconds,
+        )?;
+        lines.histogram("systole_fsync_seconds", "Time in fdatasync of the journal", &stats.fsync_seconds)
+    }
+
+    fn storage(&self, lines: &mut Lines<'_>) -> Result<(), Error> {
+        let stats = &self.stats;
+        lines.gauge("systole_buffer_samples", "Samples not yet in Parquet", stats.buffer_samples)?;
+        lines.gauge("systole_buffer_bytes", "Bytes of the buffer", stats.buffer_bytes)?;
+        lines.counter("systole_flushes", "Flushes that succeeded", stats.flushes)?;
+        lines.counter("systole_flush_failures", "Flushes that failed", stats.flush_failures)?;
+        lines.counter("systole_flushed_rows", "Rows written to Parquet", stats.flushed_rows)?;
+        lines.gauge("systole_files", "Parquet files", stats.files)?;
+        lines.gauge("systole_file_bytes", "Bytes of Parquet files", stats.file_bytes)?;
+        lines.gauge("systole_series", "Series known", stats.series)?;
+        lines.gauge("systole_sequence", "Last sequence committed", stats.sequence)?;
+        lines.gauge("systole_flushed_sequence", "Last sequence in Parquet", stats.flushed_sequence)
+    }
+
+    fn http(&self, lines: &mut Lines<'_>) -> Result<(), Error> {
+        let http = &self.http;
+        lines.counter("systole_auth_rejected", "Requests answered 401", http.auth_rejected)?;
+        lines.counter("systole_panics", "Handlers that panicked", http.panics)?;
+        lines.counter("systole_connections_accepted", "Connections accepted", http.connections)?;
+        lines.gauge("systole_connections_open", "Connections open", http.connections_open)?;
+        lines.requests(&http.answered)?;
+        lines.durations(&http.seconds)
+    }
+}
+
+/// Writes metrics.
+struct Lines<'a>(DescriptorEncoder<'a>);
+
+impl Lines<'_> {
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> Result<(), Error> {
+        let encoder = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(value).encode(encoder)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> Result<(), Error> {
+        let value = i64::try_from(value).unwrap_or(i64::MAX);
+        let encoder = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        ConstGauge::new(value).encode(encoder)
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, snapshot: &HistogramSnapshot) -> Result<(), Error> {
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        encoder.encode_histogram::<[(&str, &str); 0]>(snapshot.sum, snapshot.count, &buckets(snapshot), None)
+    }
+
+    fn requests(&mut self, cells: &[(usize, usize, u64)]) -> Result<(), Error> {
+        let name = "systole_http_requests";
+        let mut encoder = self.0.encode_descriptor(name, "Requests answered", None, MetricType::Counter)?;
+        for (row, class, count) in cells {
+            let [method, route] = labels(*row);
+            let labels = [method, route, ("status", CLASSES[*class])];
+            ConstCounter::new(*count).encode(encoder.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn durations(&mut self, rows: &[(usize, HistogramSnapshot)]) -> Result<(), Error> {
+        let (name, help) = ("systole_http_request_seconds", "From a request's head to its answer's head");
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (row, snapshot) in rows {
+            let labels = labels(*row);
+            let mut encoder = encoder.encode_family(&labels)?;
+            encoder.encode_histogram::<[(&str, &str); 0]>(
+                snapshot.sum,
+                snapshot.count,
+                &buckets(snapshot),
+                None,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn labels(row: usize) -> [(&'static str, &'static str); 2] {
+    let route = ROUTES.get(row);
+    let method = route.map_or("any", |route| route.method.as_str());
+    [("method", method), ("route", route.map_or("none", |route| route.path))]
+}
+
+/// Bounds and counts; the encoder adds them up itself and wants `f64::MAX` last.
+fn buckets(snapshot: &HistogramSnapshot) -> Vec<(f64, u64)> {
+    let bounds = snapshot.bounds.iter().copied().chain(std::iter::once(f64::MAX));
+    bounds.zip(snapshot.counts.iter().copied()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_keep_their_type_in_the_classic_text() {
+        let open = "# HELP a_b Help text here.\n# TYPE a_b counter\na_b_total 1\n# HELP c C.\n# TYPE c gauge\nc 2\n# EOF\n";
+        let text = "# HELP a_b_total Help text here.\n# TYPE a_b_total counter\na_b_total 1\n# HELP c C.\n# TYPE c gauge\nc 2\n";
+        assert_eq!(classic(open), text);
+    }
+
+    #[test]
+    fn a_duration_falls_into_its_bucket() {
+        let observe = Observe::default();
+        observe.answered(Some(0), StatusCode::OK, Duration::from_millis(3));
+        observe.answered(None, StatusCode::NOT_FOUND, Duration::from_secs(60));
+        let snapshot = HttpSnapshot::of(&observe);
+        assert_eq!(snapshot.answered, [(0, 1, 1), (ROWS - 1, 3, 1)]);
+        assert_eq!(snapshot.seconds[0].1.counts[3], 1);
+        assert_eq!(snapshot.seconds[1].1.counts[BOUNDS.len()], 1);
+    }
+}
