@@ -8,7 +8,7 @@ use systole_engine::{Catalog, Engine};
 
 use crate::auth::Auth;
 use crate::error::Refusal;
-use crate::ingest::Pool;
+use crate::ingest::{Decoders, Pool};
 use crate::observe::{Observe, RequestIds};
 use crate::settings::Settings;
 
@@ -19,7 +19,9 @@ pub(crate) struct App {
     pub(crate) auth: Auth,
     pub(crate) organisations: Organisations,
     /// Buffers that requests take and give back.
-    pub(crate) pool: Pool,
+    pub(crate) pool: Arc<Pool>,
+    /// Where bodies are decoded.
+    pub(crate) decoders: Decoders,
     pub(crate) observe: Observe,
     pub(crate) request_ids: RequestIds,
 }

@@ -54,7 +54,7 @@ impl Default for EngineSettings {
             ring_slots: 1024,
             body_budget_bytes: 256 * MIB,
             flush_bytes: 128 * MIB,
-            flush_interval: Duration::from_secs(600),
+            flush_interval: Duration::from_secs(3600),
             buffer_bytes_max: 512 * MIB,
             segment_bytes: 64 * MIB as u64,
             query_threads: 2,

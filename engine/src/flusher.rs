@@ -69,6 +69,7 @@ impl Flusher {
 
     /// Runs until the committer is gone. What waits then is in the journal.
     pub(crate) fn run(mut self, jobs: &Receiver<Job>) {
+        crate::priority::give_way();
         loop {
             let wait = if self.waiting.is_empty() { IDLE } else { self.retry };
             let replies = match jobs.recv_timeout(wait) {

@@ -14,6 +14,7 @@
 //! - [`budget`]: bytes that bodies and queued frames may hold
 //! - [`commit`]: submissions, the ring and the committer
 //! - `flusher`: frozen buffers into files
+//! - [`priority`]: which threads give way to which
 //! - [`stats`]: what is counted
 //! - [`engine`]: all of it together
 
@@ -22,6 +23,7 @@ pub mod budget;
 pub mod commit;
 pub mod engine;
 mod flusher;
+pub mod priority;
 pub mod registry;
 pub mod stats;
 pub mod timestamp;

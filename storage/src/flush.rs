@@ -6,21 +6,23 @@
 //! number of users.
 //!
 //! ```text
-//! groups sorted by (org, metric, user) -> per user: rows by (time, source, device, sequence)
-//!     -> superseded rows dropped -> the row's period's file
+//! groups sorted by (org, metric, user) -> per user: runs in file order,
+//!     superseded rows dropped -> the period's file
 //! ```
 //!
 //! A flush that fails leaves no file behind and changes nothing: the buffer
 //! stays readable and is flushed again.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 
 use crate::disk::Disk;
 use crate::files::{
-    FileWriteError, Partition, Period, Row, SamplesFileWriter, WrittenFile, day_of, sync_folders,
+    FileWriteError, Partition, Period, Run, SamplesFileWriter, WrittenFile, day_of, sync_folders,
 };
 use crate::frame::{SamplesFrame, Sequence};
+use crate::merge::{Part, in_file_order};
 
 /// A day's rows of a metric get a file of their own from this number on; below
 /// it days are kept as months, then as years, so that sparse metrics do not
@@ -72,12 +74,9 @@ fn write_metrics(
             periods: choose_periods(metric),
             open: BTreeMap::new(),
         };
-        let mut rows = Vec::new();
         for user in metric.chunk_by(|a, b| a.user == b.user) {
-            collect_rows(user, settled, &mut rows);
-            for row in &rows {
-                writers.push(&row.row(user[0].user))?;
-            }
+            let mut parts: Vec<Part<'_>> = user.iter().map(Piece::part).collect();
+            in_file_order(&mut parts, settled, |run| writers.push(run))?;
         }
         writers.finish(written)?;
     }
@@ -91,6 +90,13 @@ struct Piece<'a> {
     user: &'a str,
     frame: &'a SamplesFrame,
     group: usize,
+}
+
+impl<'a> Piece<'a> {
+    fn part(&self) -> Part<'a> {
+        let group = self.frame.group(self.group);
+        Part { frame: self.frame, rows: group.rows(), group }
+    }
 }
 
 fn sorted_groups(frames: &[SamplesFrame]) -> Vec<Piece<'_>> {
@@ -142,70 +148,6 @@ fn choose_periods(pieces: &[Piece<'_>]) -> BTreeMap<i32, Period> {
     days.iter().map(period).collect()
 }
 
-/// A row of one user and metric, by where it stands.
-struct RowAt<'a> {
-    recorded_at: i64,
-    source: &'a str,
-    device: Option<&'a str>,
-    unit: &'a str,
-    sequence: Sequence,
-    frame: &'a SamplesFrame,
-    row: usize,
-}
-
-impl<'a> RowAt<'a> {
-    fn key(&self) -> (i64, &'a str, Option<&'a str>) {
-        (self.recorded_at, self.source, self.device)
-    }
-
-    fn row(&self, user: &'a str) -> Row<'a> {
-        Row {
-            user,
-            unit: self.unit,
-            recorded_at: self.recorded_at,
-            value: self.frame.value(self.row),
-            source: self.source,
-            device: self.device,
-            zone_minutes: self.frame.zone(self.row),
-            ended_at: self.frame.ended_at(self.row),
-            is_daily_total: self.frame.is_daily_total(self.row),
-            sequence: self.sequence,
-            received_at: self.frame.header().stamp.committed_at.div_euclid(1000),
-        }
-    }
-}
-
-/// One user's rows in file order, without those that a settled row supersedes.
-fn collect_rows<'a>(pieces: &[Piece<'a>], settled: Sequence, rows: &mut Vec<RowAt<'a>>) {
-    rows.clear();
-    for piece in pieces {
-        let group = piece.frame.group(piece.group);
-        let sequence = piece.frame.header().stamp.sequence;
-        rows.extend(group.rows().map(|row| RowAt {
-            recorded_at: piece.frame.recorded_at(row),
-            source: group.source,
-            device: group.device,
-            unit: group.unit,
-            sequence,
-            frame: piece.frame,
-            row,
-        }));
-    }
-    let order = |a: &RowAt<'_>, b: &RowAt<'_>| a.key().cmp(&b.key()).then(a.sequence.cmp(&b.sequence));
-    if !rows.is_sorted_by(|a, b| order(a, b).is_lt()) {
-        rows.sort_by(order);
-    }
-    // dedup_by drops its first argument, the later row; move the later one into
-    // the earlier one's place instead.
-    rows.dedup_by(|later, earlier| {
-        let superseded = later.key() == earlier.key() && later.sequence <= settled;
-        if superseded {
-            std::mem::swap(later, earlier);
-        }
-        superseded
-    });
-}
-
 /// The files one organisation's metric goes to, opened as their first row comes.
 struct PeriodWriters<'a> {
     disk: &'a dyn Disk,
@@ -218,15 +160,35 @@ struct PeriodWriters<'a> {
 }
 
 impl PeriodWriters<'_> {
-    fn push(&mut self, row: &Row<'_>) -> Result<(), FileWriteError> {
-        let period = self.periods[&day_of(row.recorded_at)];
-        if !self.open.contains_key(&period) {
-            let partition =
-                Partition { org: self.org.to_owned(), metric: self.metric.to_owned(), period, bucket: 0 };
-            let writer = SamplesFileWriter::create(self.disk, self.root, &partition, 0, self.last)?;
-            self.open.insert(period, writer);
+    /// A run into the file of its period, or cut where the period changes.
+    fn push(&mut self, run: &Run<'_>) -> Result<(), FileWriteError> {
+        let mut rest = run.rows.clone();
+        while !rest.is_empty() {
+            let period = self.period_at(run, rest.start);
+            let end = if self.period_at(run, rest.end - 1) == period {
+                rest.end
+            } else {
+                (rest.start..rest.end).find(|&row| self.period_at(run, row) != period).unwrap_or(rest.end)
+            };
+            self.writer(period)?.push(&Run { rows: rest.start..end, ..run.clone() })?;
+            rest.start = end;
         }
-        self.open.get_mut(&period).expect("opened above").push(row)
+        Ok(())
+    }
+
+    fn period_at(&self, run: &Run<'_>, row: usize) -> Period {
+        self.periods[&day_of(run.frame.recorded_at(row))]
+    }
+
+    fn writer(&mut self, period: Period) -> Result<&mut SamplesFileWriter, FileWriteError> {
+        match self.open.entry(period) {
+            Entry::Occupied(open) => Ok(open.into_mut()),
+            Entry::Vacant(vacant) => {
+                let (org, metric) = (self.org.to_owned(), self.metric.to_owned());
+                let partition = Partition { org, metric, period, bucket: 0 };
+                Ok(vacant.insert(SamplesFileWriter::create(self.disk, self.root, &partition, 0, self.last)?))
+            }
+        }
     }
 
     fn finish(self, written: &mut Vec<WrittenFile>) -> Result<(), FileWriteError> {

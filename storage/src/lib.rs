@@ -12,6 +12,7 @@
 //! - [`journal`]: frames made durable, and read back at start
 //! - [`buffer`]: durable frames that are not in files yet
 //! - [`series`]: the newest value and the span of every series
+//! - `merge`: one user's groups in file order
 //! - `flush`: a frozen buffer into files
 //! - [`files`]: the open Parquet files
 //! - [`catalog`]: organisations, keys, files and positions, in SQLite
@@ -25,6 +26,7 @@ pub mod files;
 mod flush;
 pub mod frame;
 pub mod journal;
+mod merge;
 #[cfg(feature = "query")]
 pub mod query;
 pub mod series;

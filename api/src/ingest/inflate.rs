@@ -3,6 +3,8 @@
 //! A bomb is stopped by whichever comes first: the inflated length, the ratio
 //! once a mebibyte is out, or the byte budget, which is taken as the body grows.
 
+use std::sync::Arc;
+
 use std::io::{self, Read};
 
 use flate2::bufread::MultiGzDecoder;
@@ -40,7 +42,7 @@ impl Encoding {
 /// Replaces a compressed body by the inflated one.
 pub(super) fn inflate(
     encoding: Encoding,
-    pool: &Pool,
+    pool: &Arc<Pool>,
     buffer: &mut Vec<u8>,
     limits: &IngestSettings,
     permit: &mut Permit,

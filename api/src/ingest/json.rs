@@ -71,7 +71,8 @@ pub(super) fn decode(
     scratch.tape = tape.reset();
     match (parsed, walked) {
         (Err(fault), _) => {
-            let broken = Broken { body: &body[..len], structurals: scratch.buffers.structural_indexes(), strings };
+            let broken =
+                Broken { body: &body[..len], structurals: scratch.buffers.structural_indexes(), strings };
             Err(broken.refusal(&fault))
         }
         (Ok(()), walked) => walked.unwrap_or_else(|| Ok(Decoded::default())),

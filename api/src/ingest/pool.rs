@@ -2,11 +2,11 @@
 //! but its frame.
 //!
 //! Two kinds, because they are held for different times: a body's bytes while the
-//! body arrives, the parser's scratch only while it is decoded, which no other
-//! request on this worker can interrupt. So there are about as many scratches as
-//! workers. What a large body blew up is not kept.
+//! body arrives, the parser's scratch only while it is decoded. So there are about
+//! as many scratches as threads that decode. What a large body blew up is not kept.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use simd_json::{Buffers, Tape};
@@ -42,9 +42,9 @@ pub(super) struct Scratch {
 
 impl Pool {
     /// An empty buffer, given back when it is dropped.
-    pub(super) fn body(&self) -> BodyBuffer<'_> {
+    pub(super) fn body(self: &Arc<Self>) -> BodyBuffer {
         let bytes = self.bodies.lock().pop().unwrap_or_default();
-        BodyBuffer { bytes, pool: self }
+        BodyBuffer { bytes, pool: Arc::clone(self) }
     }
 
     /// A scratch; [`give`](Self::give) it back, unless decoding panicked.
@@ -68,12 +68,12 @@ impl Pool {
 }
 
 /// A body's bytes; belongs to the pool.
-pub(super) struct BodyBuffer<'p> {
+pub(super) struct BodyBuffer {
     bytes: Vec<u8>,
-    pool: &'p Pool,
+    pool: Arc<Pool>,
 }
 
-impl Deref for BodyBuffer<'_> {
+impl Deref for BodyBuffer {
     type Target = Vec<u8>;
 
     fn deref(&self) -> &Vec<u8> {
@@ -81,13 +81,13 @@ impl Deref for BodyBuffer<'_> {
     }
 }
 
-impl DerefMut for BodyBuffer<'_> {
+impl DerefMut for BodyBuffer {
     fn deref_mut(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 }
 
-impl Drop for BodyBuffer<'_> {
+impl Drop for BodyBuffer {
     fn drop(&mut self) {
         let mut bytes = std::mem::take(&mut self.bytes);
         if bytes.capacity() == 0 || bytes.capacity() > KEEP_BYTES_MAX {
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_buffer_comes_back_empty_unless_it_grew_large() {
-        let pool = Pool::default();
+        let pool = Arc::new(Pool::default());
         let mut body = pool.body();
         body.extend_from_slice(b"abc");
         drop(body);

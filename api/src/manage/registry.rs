@@ -56,7 +56,11 @@ fn show(metric: &Metric) -> Shown<'_> {
         unit: &metric.unit,
         ucum: &metric.ucum,
         unit_aliases: units
-            .map(|alias| ShownUnit { unit: &alias.name, scale: alias.scale.factor, offset: alias.scale.offset })
+            .map(|alias| ShownUnit {
+                unit: &alias.name,
+                scale: alias.scale.factor,
+                offset: alias.scale.offset,
+            })
             .collect(),
         hard_min: metric.hard_min,
         hard_max: metric.hard_max,

@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 
 use crate::app::{App, Organisations};
 use crate::auth::{Auth, KeySpec, RandomFault, Scope, Scopes, Secret, make_key};
-use crate::ingest::Pool;
+use crate::ingest::{Decoders, Pool};
 use crate::observe::{Observe, RequestIds};
 use crate::settings::{DEFAULT_ORG, Settings};
 
@@ -65,6 +65,9 @@ pub enum StartFault {
         /// What is wrong.
         reason: String,
     },
+    /// The system gives no threads.
+    #[error("cannot start the decoding threads")]
+    Threads(#[source] std::io::Error),
     /// The task that opened the engine panicked.
     #[error("the start was cut off: {0}")]
     CutOff(tokio::task::JoinError),
@@ -175,7 +178,8 @@ fn app(engine: Engine, settings: Settings) -> Result<App, StartFault> {
         engine,
         settings,
         auth,
-        pool: Pool::default(),
+        pool: Arc::new(Pool::default()),
+        decoders: Decoders::start().map_err(StartFault::Threads)?,
         observe: Observe::default(),
         request_ids: RequestIds::new(),
     })

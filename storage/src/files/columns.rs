@@ -1,42 +1,33 @@
 //! Rows into Arrow columns, a batch at a time.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanBuilder, DictionaryArray, Float64Array, Int16Builder, Int32Array, RecordBatch,
-    StringArray, TimestampMillisecondArray, TimestampMillisecondBuilder, UInt64Array,
+    ArrayRef, BooleanBuilder, DictionaryArray, Float64Array, Int16Builder, Int32Array, PrimitiveBuilder,
+    RecordBatch, StringArray, TimestampMillisecondArray, TimestampMillisecondBuilder, UInt64Array,
 };
 use arrow::datatypes::Int32Type;
 use hashbrown::HashMap;
 
 use super::schema::samples_schema;
-use crate::frame::Sequence;
+use crate::frame::SamplesFrame;
 
-/// One sample as it is written.
-#[derive(Clone, Copy, Debug)]
-pub struct Row<'a> {
+/// Neighbouring rows of one frame's group: what they share, and where they stand.
+#[derive(Clone, Debug)]
+pub struct Run<'a> {
     /// Who wears the device.
     pub user: &'a str,
     /// Canonical unit.
     pub unit: &'a str,
-    /// Milliseconds since 1970.
-    pub recorded_at: i64,
-    /// In the canonical unit.
-    pub value: f64,
-    /// Who made it.
+    /// Who made them.
     pub source: &'a str,
     /// Which device.
     pub device: Option<&'a str>,
-    /// Offset from UTC where it was recorded.
-    pub zone_minutes: Option<i16>,
-    /// End of its span, milliseconds.
-    pub ended_at: Option<i64>,
-    /// Whether it stands for the whole day.
-    pub is_daily_total: Option<bool>,
-    /// Of its frame.
-    pub sequence: Sequence,
-    /// When it was committed, milliseconds.
-    pub received_at: i64,
+    /// Holds the rows.
+    pub frame: &'a SamplesFrame,
+    /// Which rows of the frame.
+    pub rows: Range<usize>,
 }
 
 /// Columns being filled; organisation and metric are the same in all rows.
@@ -80,18 +71,33 @@ impl ColumnsBuilder {
         self.recorded_at.len()
     }
 
-    pub(crate) fn push(&mut self, row: &Row<'_>) {
-        self.user.push(Some(row.user));
-        self.recorded_at.push(row.recorded_at);
-        self.value.push(row.value);
-        self.unit.push(Some(row.unit));
-        self.source.push(Some(row.source));
-        self.device.push(row.device);
-        self.zone_minutes.append_option(row.zone_minutes);
-        self.ended_at.append_option(row.ended_at);
-        self.is_daily_total.append_option(row.is_daily_total);
-        self.sequence.push(row.sequence.0);
-        self.received_at.push(row.received_at);
+    /// Adds a run of rows: strings once, numbers column by column.
+    pub(crate) fn push(&mut self, run: &Run<'_>) {
+        let (frame, rows) = (run.frame, run.rows.clone());
+        let stamp = frame.header().stamp;
+        self.user.push(Some(run.user), rows.len());
+        self.unit.push(Some(run.unit), rows.len());
+        self.source.push(Some(run.source), rows.len());
+        self.device.push(run.device, rows.len());
+        self.sequence.extend(std::iter::repeat_n(stamp.sequence.0, rows.len()));
+        self.received_at.extend(std::iter::repeat_n(stamp.committed_at.div_euclid(1000), rows.len()));
+        self.recorded_at.extend(rows.clone().map(|row| frame.recorded_at(row)));
+        self.value.extend(rows.clone().map(|row| frame.value(row)));
+        if frame.has_zones() {
+            rows.clone().for_each(|row| self.zone_minutes.append_option(frame.zone(row)));
+        } else {
+            self.zone_minutes.append_nulls(rows.len());
+        }
+        if frame.has_ends() {
+            rows.clone().for_each(|row| self.ended_at.append_option(frame.ended_at(row)));
+        } else {
+            self.ended_at.append_nulls(rows.len());
+        }
+        if frame.has_daily_totals() {
+            rows.for_each(|row| self.is_daily_total.append_option(frame.is_daily_total(row)));
+        } else {
+            self.is_daily_total.append_nulls(rows.len());
+        }
     }
 
     /// The rows so far as a batch; the builder starts anew.
@@ -123,24 +129,28 @@ fn constant(text: &str, rows: usize) -> ArrayRef {
     Arc::new(DictionaryArray::<Int32Type>::new(keys, values))
 }
 
-/// A dictionary column. Sorted rows repeat the text before, so the hash map is
+/// A dictionary column. Runs mostly repeat the text before, so the hash map is
 /// asked only where it changes.
 #[derive(Debug, Default)]
 struct Texts {
-    keys: Vec<Option<i32>>,
+    keys: PrimitiveBuilder<Int32Type>,
     values: Vec<String>,
     by_text: HashMap<String, i32>,
     last: Option<i32>,
 }
 
 impl Texts {
-    fn push(&mut self, text: Option<&str>) {
+    /// The same text, or none, in `rows` rows.
+    fn push(&mut self, text: Option<&str>, rows: usize) {
         let key = text.map(|text| match self.last {
             Some(last) if self.values[last.cast_unsigned() as usize] == text => last,
             _ => self.key(text),
         });
         self.last = key.or(self.last);
-        self.keys.push(key);
+        match key {
+            Some(key) => self.keys.append_value_n(key, rows),
+            None => self.keys.append_nulls(rows),
+        }
     }
 
     fn key(&mut self, text: &str) -> i32 {
@@ -151,7 +161,7 @@ impl Texts {
     }
 
     fn finish(&mut self) -> ArrayRef {
-        let keys = Int32Array::from(std::mem::take(&mut self.keys));
+        let keys = self.keys.finish();
         let values = Arc::new(StringArray::from(std::mem::take(&mut self.values)));
         self.by_text.clear();
         self.last = None;

@@ -25,7 +25,7 @@ mod writer;
 
 pub use blocks::{BLOCK_BYTES, BlockFault, check_blocks};
 pub(crate) use columns::ColumnsBuilder;
-pub use columns::Row;
+pub use columns::Run;
 pub(crate) use layout::day_of;
 pub use layout::{Partition, Period, SAMPLES_DIR, is_temporary};
 pub use reader::{BlockByBlock, CheckedFile, FileReadError};

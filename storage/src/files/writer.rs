@@ -8,7 +8,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::errors::ParquetError;
 
 use super::blocks::{BLOCK_BYTES, BlockChecksums};
-use super::columns::{ColumnsBuilder, Row};
+use super::columns::{ColumnsBuilder, Run};
 use super::layout::{Partition, temporary};
 use super::schema::{samples_schema, writer_properties};
 use crate::catalog::FileRecord;
@@ -64,7 +64,7 @@ pub struct WrittenFile {
     pub record: FileRecord,
 }
 
-/// A data file being written; rows must come in file order.
+/// A data file being written; runs must come in file order.
 pub struct SamplesFileWriter {
     root: PathBuf,
     record: FileRecord,
@@ -129,28 +129,40 @@ impl SamplesFileWriter {
         })
     }
 
-    /// Adds a row.
+    /// Adds a run of rows, strictly rising in time.
     ///
     /// # Errors
     /// [`FileWriteError`].
-    pub fn push(&mut self, row: &Row<'_>) -> Result<(), FileWriteError> {
-        let record = &mut self.record;
-        record.rows += 1;
-        record.sequence_first = record.sequence_first.min(row.sequence);
-        record.sequence_last = record.sequence_last.max(row.sequence);
-        record.time_min = record.time_min.min(row.recorded_at);
-        record.time_max = record.time_max.max(row.recorded_at);
-        if record.rows == 1 {
-            row.user.clone_into(&mut record.user_min);
-        }
-        if record.user_max != row.user {
-            row.user.clone_into(&mut record.user_max);
-        }
-        self.batch.push(row);
-        if self.batch.len() == BATCH_ROWS {
-            self.write_batch()?;
+    pub fn push(&mut self, run: &Run<'_>) -> Result<(), FileWriteError> {
+        self.note(run);
+        let mut rest = run.rows.clone();
+        while !rest.is_empty() {
+            let room = BATCH_ROWS - self.batch.len();
+            let end = rest.end.min(rest.start + room);
+            self.batch.push(&Run { rows: rest.start..end, ..run.clone() });
+            rest.start = end;
+            if self.batch.len() == BATCH_ROWS {
+                self.write_batch()?;
+            }
         }
         Ok(())
+    }
+
+    /// Keeps the record's statistics.
+    fn note(&mut self, run: &Run<'_>) {
+        let record = &mut self.record;
+        let sequence = run.frame.header().stamp.sequence;
+        if record.rows == 0 {
+            run.user.clone_into(&mut record.user_min);
+        }
+        if record.user_max != run.user {
+            run.user.clone_into(&mut record.user_max);
+        }
+        record.rows += run.rows.len() as u64;
+        record.sequence_first = record.sequence_first.min(sequence);
+        record.sequence_last = record.sequence_last.max(sequence);
+        record.time_min = record.time_min.min(run.frame.recorded_at(run.rows.start));
+        record.time_max = record.time_max.max(run.frame.recorded_at(run.rows.end - 1));
     }
 
     /// Ends the file and makes its content durable under its final name. The

@@ -428,6 +428,24 @@ impl SamplesFrame {
         }
     }
 
+    /// Whether any row has an offset.
+    #[must_use]
+    pub fn has_zones(&self) -> bool {
+        self.layout.columns & COLUMN_ZONE != 0
+    }
+
+    /// Whether any row has an end.
+    #[must_use]
+    pub fn has_ends(&self) -> bool {
+        self.layout.columns & COLUMN_ENDED != 0
+    }
+
+    /// Whether any row says if it is a daily total.
+    #[must_use]
+    pub fn has_daily_totals(&self) -> bool {
+        self.layout.columns & COLUMN_DAILY != 0
+    }
+
     fn payload(&self) -> &[u8] {
         &self.bytes[FRAME_HEADER_BYTES..]
     }

@@ -63,8 +63,7 @@ impl QueryPool {
         concurrency: usize,
         memory_bytes: usize,
     ) -> std::io::Result<QueryPool> {
-        let runtime =
-            Builder::new_multi_thread()
+        let runtime = Builder::new_multi_thread()
             .worker_threads(threads.max(1))
             .thread_name("query")
             .enable_time()

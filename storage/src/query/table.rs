@@ -47,12 +47,6 @@ pub struct Scan {
     pub end: i64,
 }
 
-impl Scan {
-    pub(super) fn holds(&self, recorded_at: i64) -> bool {
-        (self.start..self.end).contains(&recorded_at)
-    }
-}
-
 /// One organisation's samples, each key once with its latest value.
 #[derive(Debug)]
 pub struct SamplesTable {
