@@ -139,7 +139,11 @@ impl RealInput {
         let mut points = 0;
         for (user, metrics) in &self.expected.users {
             let latest = caller.latest(user);
-            assert_eq!(latest.keys().collect::<Vec<_>>(), metrics.keys().collect::<Vec<_>>(), "{user} {when}");
+            assert_eq!(
+                latest.keys().collect::<Vec<_>>(),
+                metrics.keys().collect::<Vec<_>>(),
+                "{user} {when}"
+            );
             for (metric, expected) in metrics {
                 let what = format!("{metric} of {user} {when}");
                 let series = caller.series(user, metric);
@@ -147,7 +151,11 @@ impl RealInput {
                 expected.check(&series.data_points, &what);
                 let newest = &latest[metric];
                 let newest = (newest.value, &newest.unit, &newest.recorded_at);
-                assert_eq!(newest, (expected.last_value, &expected.unit, &expected.last_recorded_at), "{what}");
+                assert_eq!(
+                    newest,
+                    (expected.last_value, &expected.unit, &expected.last_recorded_at),
+                    "{what}"
+                );
                 points += series.data_points.len();
             }
         }
@@ -159,9 +167,17 @@ impl RealInput {
         for user in self.expected.users.keys().take(PAGED_USERS) {
             for metric in self.expected.users[user].keys() {
                 let mut whole = caller.series(user, metric).data_points;
-                assert_eq!(caller.series_by_pages(user, metric, "asc", PAGE_LIMIT), whole, "{metric} of {user}");
+                assert_eq!(
+                    caller.series_by_pages(user, metric, "asc", PAGE_LIMIT),
+                    whole,
+                    "{metric} of {user}"
+                );
                 whole.reverse();
-                assert_eq!(caller.series_by_pages(user, metric, "desc", PAGE_LIMIT), whole, "{metric} of {user}");
+                assert_eq!(
+                    caller.series_by_pages(user, metric, "desc", PAGE_LIMIT),
+                    whole,
+                    "{metric} of {user}"
+                );
             }
         }
     }
