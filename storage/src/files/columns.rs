@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanBuilder, DictionaryArray, Float64Array, Int16Builder, Int32Array, PrimitiveBuilder,
-    RecordBatch, StringArray, TimestampMillisecondArray, TimestampMillisecondBuilder, UInt64Array,
+    ArrayRef, BooleanBuilder, DictionaryArray, Float64Array, Int16Builder, PrimitiveBuilder, RecordBatch,
+    StringArray, TimestampMillisecondArray, TimestampMillisecondBuilder, UInt64Array,
 };
 use arrow::datatypes::Int32Type;
 use hashbrown::HashMap;
@@ -124,9 +124,7 @@ impl ColumnsBuilder {
 }
 
 fn constant(text: &str, rows: usize) -> ArrayRef {
-    let keys = Int32Array::from(vec![0; rows]);
-    let values = Arc::new(StringArray::from(vec![text]));
-    Arc::new(DictionaryArray::<Int32Type>::new(keys, values))
+    Arc::new(StringArray::from_iter_values(std::iter::repeat_n(text, rows)))
 }
 
 /// A dictionary column. Runs mostly repeat the text before, so the hash map is

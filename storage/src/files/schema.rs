@@ -34,9 +34,11 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     let text = || DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
     let time = || DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()));
     Arc::new(Schema::new(vec![
-        Field::new("org", text(), false),
+        // Plain strings, though dictionaries on disk as well: readers of hive
+        // partitions take both from the path, too, and want one type.
+        Field::new("org", DataType::Utf8, false),
         Field::new("user_id", text(), false),
-        Field::new("metric", text(), false),
+        Field::new("metric", DataType::Utf8, false),
         Field::new("recorded_at", time(), false),
         Field::new("value", DataType::Float64, false),
         Field::new("unit", text(), false),
