@@ -92,12 +92,12 @@ pub(crate) enum Refusal {
     #[error("the server failed; the request id leads to its log")]
     Internal { inside: String },
     #[error("the journal failed to reach its disk; nothing is taken until the server is restarted")]
-    Poisoned,
+    Poisoned { inside: String },
     #[error("the server is stopping")]
     Stopping,
     #[error("too many queries are running")]
     QueriesBusy,
-    #[error("the batch could not be written; send the same again")]
+    #[error("the server ended before the batch was known to be safe; send the same again")]
     CommitFailed { inside: String },
     #[error("the catalog cannot be read or written")]
     CatalogFailed { inside: String },
@@ -154,7 +154,7 @@ impl Refusal {
             Refusal::QueueFull => (S::TOO_MANY_REQUESTS, "queue_full"),
             Refusal::BudgetSpent => (S::TOO_MANY_REQUESTS, "budget_spent"),
             Refusal::Internal { .. } => (S::INTERNAL_SERVER_ERROR, "internal"),
-            Refusal::Poisoned => (S::SERVICE_UNAVAILABLE, "journal_failed"),
+            Refusal::Poisoned { .. } => (S::SERVICE_UNAVAILABLE, "journal_failed"),
             Refusal::Stopping => (S::SERVICE_UNAVAILABLE, "stopping"),
             Refusal::QueriesBusy => (S::SERVICE_UNAVAILABLE, "queries_busy"),
             Refusal::CommitFailed { .. } => (S::SERVICE_UNAVAILABLE, "commit_failed"),
@@ -168,6 +168,7 @@ impl Refusal {
     pub(crate) fn inside(&self) -> Option<&str> {
         match self {
             Refusal::Internal { inside }
+            | Refusal::Poisoned { inside }
             | Refusal::CommitFailed { inside }
             | Refusal::CatalogFailed { inside }
             | Refusal::FlushFailed { inside } => Some(inside),
@@ -237,10 +238,10 @@ impl Refusal {
 impl From<SubmitError> for Refusal {
     fn from(fault: SubmitError) -> Refusal {
         match fault {
-            SubmitError::Full { .. } => Refusal::QueueFull,
-            SubmitError::DiskFull { .. } => Refusal::DiskFull,
-            SubmitError::Stopping { .. } => Refusal::Stopping,
-            SubmitError::Poisoned { .. } => Refusal::Poisoned,
+            SubmitError::Full => Refusal::QueueFull,
+            SubmitError::DiskFull => Refusal::DiskFull,
+            SubmitError::Stopping => Refusal::Stopping,
+            SubmitError::Poisoned { reason } => Refusal::Poisoned { inside: reason },
         }
     }
 }
@@ -248,9 +249,9 @@ impl From<SubmitError> for Refusal {
 impl From<CommitError> for Refusal {
     fn from(fault: CommitError) -> Refusal {
         match fault {
-            CommitError::Poisoned { .. } => Refusal::Poisoned,
-            CommitError::DiskFull { .. } => Refusal::DiskFull,
-            CommitError::Failed { .. } => Refusal::CommitFailed { inside: chain(&fault) },
+            CommitError::Poisoned { reason } => Refusal::Poisoned { inside: reason },
+            CommitError::DiskFull => Refusal::DiskFull,
+            CommitError::Failed => Refusal::CommitFailed { inside: chain(&fault) },
         }
     }
 }
@@ -258,9 +259,10 @@ impl From<CommitError> for Refusal {
 impl From<QueryError> for Refusal {
     fn from(fault: QueryError) -> Refusal {
         match fault {
-            QueryError::Busy { .. } => Refusal::QueriesBusy,
-            QueryError::Memory { .. } => Refusal::QueryTooLarge,
-            fault => Refusal::Internal { inside: chain(&fault) },
+            QueryError::Busy => Refusal::QueriesBusy,
+            QueryError::Stopping => Refusal::Stopping,
+            QueryError::Memory(_) => Refusal::QueryTooLarge,
+            QueryError::Failed(_) => Refusal::Internal { inside: chain(&fault) },
         }
     }
 }
@@ -270,7 +272,7 @@ impl From<FlushError> for Refusal {
         match fault {
             FlushError::DiskFull => Refusal::DiskFull,
             FlushError::Stopping => Refusal::Stopping,
-            fault @ FlushError::Failed { .. } => Refusal::FlushFailed { inside: chain(&fault) },
+            FlushError::Failed { .. } => Refusal::FlushFailed { inside: chain(&fault) },
         }
     }
 }
@@ -367,16 +369,32 @@ mod tests {
         let cases = [
             (Refusal::from(SubmitError::Full), 429, true),
             (Refusal::from(SubmitError::Stopping), 503, true),
-            (Refusal::from(SubmitError::Poisoned), 503, false),
-            (Refusal::from(CommitError::Poisoned), 503, false),
+            (Refusal::from(SubmitError::DiskFull), 507, true),
+            (Refusal::from(SubmitError::Poisoned { reason: String::new() }), 503, false),
+            (Refusal::from(CommitError::Poisoned { reason: String::new() }), 503, false),
+            (Refusal::from(CommitError::Failed), 503, true),
             (Refusal::from(CommitError::DiskFull), 507, true),
             (Refusal::from(QueryError::Busy), 503, true),
-            (Refusal::from(QueryError::Memory), 422, false),
+            (Refusal::from(QueryError::Stopping), 503, true),
+            (Refusal::from(FlushError::DiskFull), 507, true),
         ];
         for (refusal, status, retry) in cases {
             let response = refusal.response();
             assert_eq!(response.status().as_u16(), status, "{refusal}");
             assert_eq!(response.headers().contains_key(RETRY_AFTER), retry, "{refusal}");
+        }
+    }
+
+    #[test]
+    fn the_api_page_lists_every_code() {
+        let page = include_str!("../../docs/http-api.md");
+        let lines =
+            include_str!("error.rs").lines().filter(|line| line.trim_start().starts_with("Refusal::"));
+        let lines = lines.filter(|line| line.contains("(S::"));
+        let codes: Vec<_> = lines.filter_map(|line| line.split('"').nth(1)).collect();
+        assert!(codes.len() > 30);
+        for code in codes {
+            assert!(page.contains(&format!("`{code}`")), "docs/http-api.md lacks `{code}`");
         }
     }
 

@@ -12,7 +12,7 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
 
-use super::{Caller, Scopes, is_user_id};
+use super::{Caller, Scopes, Secret, is_user_id};
 use crate::error::Refusal;
 use crate::settings::{IssuerKey, IssuerSettings};
 
@@ -20,6 +20,8 @@ use crate::settings::{IssuerKey, IssuerSettings};
 const LEEWAY_SECONDS: u64 = 60;
 /// Longest token that is looked at.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
+/// A shorter HS256 secret weakens the hash it is used with (RFC 7518, 3.2).
+const SECRET_BYTES_ADVISED: usize = 32;
 /// What a token may do that does not say.
 const DEFAULT_SCOPE: &str = "ingest read";
 /// Length of an uncompressed point on P-256, the curve of ES256.
@@ -150,6 +152,7 @@ impl Issuer {
     fn new(settings: &IssuerSettings) -> Result<Issuer, String> {
         let (algorithm, key) = match &settings.key {
             IssuerKey::Hs256(secret) => {
+                warn_of_short(secret, settings.issuer.as_deref());
                 (Algorithm::HS256, DecodingKey::from_secret(secret.expose().as_bytes()))
             }
             IssuerKey::Public { pem, .. } => public_key(pem)?,
@@ -197,6 +200,16 @@ impl Issuer {
         let asked = Scopes::parse_known(claims.scope.as_deref().unwrap_or(DEFAULT_SCOPE));
         let scopes = asked.within(self.scopes_max);
         Ok(Caller { org: Arc::clone(org), user: Some(Arc::from(user)), scopes })
+    }
+}
+
+fn warn_of_short(secret: &Secret, issuer: Option<&str>) {
+    if secret.expose().len() < SECRET_BYTES_ADVISED {
+        let issuer = issuer.unwrap_or("any");
+        tracing::warn!(
+            issuer,
+            "the jwt secret is shorter than {SECRET_BYTES_ADVISED} bytes and may be guessed"
+        );
     }
 }
 

@@ -3,9 +3,8 @@
 //! A bomb is stopped by whichever comes first: the inflated length, the ratio
 //! once a mebibyte is out, or the byte budget, which is taken as the body grows.
 
-use std::sync::Arc;
-
 use std::io::{self, Read};
+use std::sync::Arc;
 
 use flate2::bufread::MultiGzDecoder;
 use systole_engine::Permit;

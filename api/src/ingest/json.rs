@@ -387,12 +387,26 @@ impl Broken<'_> {
             (kind @ (ErrorType::InvalidEscape | ErrorType::InvalidUnicodeCodepoint), _) => {
                 (self.escape_at(), expected(kind).to_owned())
             }
+            (ErrorType::InternalError, Some('}' | ']')) => self.at_bracket(fault.index()),
             (kind, found) => {
                 let found = found.map_or_else(String::new, |found| format!(", found {found:?}"));
                 (fault.index(), format!("{}{found}", expected(kind)))
             }
         };
         Refusal::MalformedJson { offset, reason }
+    }
+
+    /// At a closing bracket the parser either wanted a value, after a comma or a
+    /// colon, or found something behind the outermost one.
+    fn at_bracket(&self, at: usize) -> (usize, String) {
+        let place = self.structurals.iter().position(|other| *other as usize == at).unwrap_or_default();
+        let before = place.checked_sub(1).and_then(|place| self.structurals.get(place));
+        let before = before.and_then(|at| self.body.get(*at as usize));
+        if matches!(before, Some(b',' | b':')) {
+            return (at, expected(&ErrorType::InternalError).to_owned());
+        }
+        let behind = self.structurals.get(place + 1).map_or(self.body.len(), |at| *at as usize);
+        (behind, expected(&ErrorType::TrailingData).to_owned())
     }
 
     /// The first escape that is none, in the string after those that were read.
@@ -577,13 +591,16 @@ mod tests {
             (b"{\"a\":\"x\n\"}", 7, "control character"),
             (b"{\"a\":\"\xff\"}", 6, "UTF-8"),
             (b"{\"a\":\"\\x\"}", 6, "escape"),
-            (b"{\"\\n\":\"\\n\",\"b\":\"\\n\\u00e9\\u00g9\"}", 23, "Unicode escape"),
+            (b"{\"\\n\":\"\\n\",\"b\":\"\\n\\u00e9\\u00g9\"}", 24, "Unicode escape"),
             (b"{\"a\":\"\\ud800\"}", 5, "Unicode escape"),
             (b"{\"a\" 1}", 5, "colon"),
             (b"{a:1}", 1, "double quotes"),
             (b"{\"a\":1,}", 7, "double quotes"),
             (b"[1 2]", 3, "comma"),
             (b"{} x", 3, "end of the body"),
+            (b"{}{}", 2, "end of the body"),
+            (b"[1,]", 3, "expected an object"),
+            (b"{\"a\":}", 5, "expected an object"),
             (b"tru", 0, "expected true"),
         ];
         for (text, offset, reason) in cases {

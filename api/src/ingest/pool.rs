@@ -27,7 +27,7 @@ const DEPTH_MAX: usize = 64;
 #[derive(Default)]
 pub(crate) struct Pool {
     bodies: Mutex<Vec<Vec<u8>>>,
-    scratches: Mutex<Vec<Box<Scratch>>>,
+    scratches: Mutex<Vec<Scratch>>,
 }
 
 /// What decoding needs.
@@ -48,18 +48,16 @@ impl Pool {
     }
 
     /// A scratch; [`give`](Self::give) it back, unless decoding panicked.
-    pub(super) fn scratch(&self) -> Box<Scratch> {
-        self.scratches.lock().pop().unwrap_or_else(|| {
-            Box::new(Scratch {
-                buffers: Buffers::with_max_depth(USUAL_BODY_BYTES, DEPTH_MAX),
-                tape: Tape(Vec::new()),
-                batch: Batch::new(),
-                longest_bytes: 0,
-            })
+    pub(super) fn scratch(&self) -> Scratch {
+        self.scratches.lock().pop().unwrap_or_else(|| Scratch {
+            buffers: Buffers::with_max_depth(USUAL_BODY_BYTES, DEPTH_MAX),
+            tape: Tape(Vec::new()),
+            batch: Batch::new(),
+            longest_bytes: 0,
         })
     }
 
-    pub(super) fn give(&self, scratch: Box<Scratch>) {
+    pub(super) fn give(&self, scratch: Scratch) {
         let mut scratches = self.scratches.lock();
         if scratch.longest_bytes <= KEEP_BYTES_MAX && scratches.len() < KEEP_SCRATCHES_MAX {
             scratches.push(scratch);

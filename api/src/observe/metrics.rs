@@ -1,8 +1,8 @@
 //! `GET /metrics`: the counters of server and engine.
 //!
 //! Requests are counted in plain atomics, a few nanoseconds each; everything is
-//! put together when it is asked for. The answer is OpenMetrics text if the client
-//! takes that, else the classic Prometheus text.
+//! put together when it is asked for, and printed as the classic Prometheus text,
+//! which every collector reads.
 
 use std::fmt::Error;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -222,6 +222,7 @@ impl Scrape {
         lines.counter("systole_batches_committed", "Batches committed", stats.batches_committed)?;
         lines.counter("systole_commit_groups", "Groups written with one fsync each", stats.commit_groups)?;
         lines.counter("systole_journal_bytes", "Bytes written to the journal", stats.journal_bytes)?;
+        lines.gauge("systole_journal_segments", "Segments of the journal", stats.journal_segments)?;
         lines.gauge("systole_ring_frames", "Frames that wait for the committer", stats.ring_frames)?;
         lines.gauge(
             "systole_body_budget_used_bytes",
@@ -315,9 +316,9 @@ fn labels(row: usize) -> [(&'static str, &'static str); 2] {
     [("method", method), ("route", route.map_or("none", |route| route.path))]
 }
 
-/// Bounds and counts; the encoder adds them up itself and wants `f64::MAX` last.
+/// Bounds and counts; the encoder adds them up itself.
 fn buckets(snapshot: &HistogramSnapshot) -> Vec<(f64, u64)> {
-    let bounds = snapshot.bounds.iter().copied().chain(std::iter::once(f64::MAX));
+    let bounds = snapshot.bounds.iter().copied().chain(std::iter::once(f64::INFINITY));
     bounds.zip(snapshot.counts.iter().copied()).collect()
 }
 

@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::cursor::{self, Cursor};
 use super::render::Page;
-use super::stream::{Patience, SampleBody, render_whole};
+use super::stream::{Running, SampleBody, render_whole};
 use super::window::Window;
 use crate::error::{Entry, Refusal};
 use crate::ingest::UserRule;
@@ -105,12 +105,8 @@ async fn answer(call: &Call<'_>, query: SeriesQuery, page: Page) -> Result<Reply
     let begun = begun.map_err(|_| Refusal::QueryTimeout { seconds: wait.as_secs_f64() })?;
     match begun? {
         (stream, Some(first), Some(second)) => {
-            let patience = Patience {
-                query: wait,
-                client: call.app.settings.http.write_timeout,
-                request_id: call.request_id.clone(),
-            };
-            Ok(reply::samples(SampleBody::new(page, first, second, stream, patience)))
+            let running = Running { timeout: wait, request_id: call.request_id.clone() };
+            Ok(reply::samples(SampleBody::new(page, first, second, stream, running)))
         }
         (_, first, _) => Ok(reply::json(StatusCode::OK, render_whole(page, first.as_ref()))),
     }

@@ -1,10 +1,9 @@
 //! A long answer, rendered as the client reads it.
 //!
 //! A task pulls chunks from the engine into a channel of [`CHUNKS_AHEAD`]; the body
-//! renders from it when hyper polls for more. A full channel stops the task, and a
-//! client that does not read for the write timeout ends it, so that no one holds a
-//! place among the running queries by doing nothing. An answer that cannot be
-//! finished closes the connection: it never looks whole.
+//! renders from it when hyper polls for more. A full channel stops the task; the
+//! body ends it, at the latest when the connection gives up on a client that does not
+//! read. An answer that cannot be finished closes the connection: it never looks whole.
 
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -27,16 +26,16 @@ const ROWS_PER_FRAME: usize = 512;
 /// Bytes a printed row usually takes.
 const ROW_BYTES: usize = 112;
 
-/// How long a stream waits, and for whom.
+/// A question that is being answered: how long it may take to its next rows, and
+/// the id its log line carries.
 #[derive(Clone, Debug)]
-pub(super) struct Patience {
-    pub(super) query: Duration,
-    pub(super) client: Duration,
+pub(super) struct Running {
+    pub(super) timeout: Duration,
     pub(super) request_id: HeaderValue,
 }
 
 enum Message {
-    Chunk(SampleChunk),
+    Chunk(Box<SampleChunk>),
     End,
 }
 
@@ -72,10 +71,10 @@ impl SampleBody {
         first: SampleChunk,
         second: SampleChunk,
         stream: SampleStream,
-        patience: Patience,
+        running: Running,
     ) -> SampleBody {
         let (sender, messages) = mpsc::channel(CHUNKS_AHEAD);
-        let pump = tokio::spawn(pump(second, stream, sender, patience));
+        let pump = tokio::spawn(pump(second, stream, sender, running));
         let mut out = Vec::with_capacity(ROWS_PER_FRAME * ROW_BYTES);
         page.head(&mut out);
         SampleBody { messages, pump, page, chunk: Some((first, 0)), out, done: false }
@@ -93,7 +92,7 @@ impl SampleBody {
                 return Poll::Ready(Some(Ok(self.take_out())));
             }
             match ready!(self.messages.poll_recv(cx)) {
-                Some(Message::Chunk(chunk)) => self.chunk = Some((chunk, 0)),
+                Some(Message::Chunk(chunk)) => self.chunk = Some((*chunk, 0)),
                 Some(Message::End) => {
                     self.finish();
                     return Poll::Ready(Some(Ok(self.take_out())));
@@ -125,33 +124,26 @@ impl Drop for SampleBody {
     }
 }
 
-async fn pump(
-    first: SampleChunk,
-    mut stream: SampleStream,
-    sender: mpsc::Sender<Message>,
-    patience: Patience,
-) {
-    let mut message = Message::Chunk(first);
+async fn pump(first: SampleChunk, mut stream: SampleStream, sender: mpsc::Sender<Message>, running: Running) {
+    let mut message = Message::Chunk(Box::new(first));
     loop {
         let is_end = matches!(message, Message::End);
-        match timeout(patience.client, sender.send(message)).await {
-            Ok(Ok(())) if !is_end => {}
-            Ok(_) => return,
-            Err(_) => return patience.cut_off("the client does not read"),
+        if sender.send(message).await.is_err() || is_end {
+            return;
         }
-        message = match timeout(patience.query, stream.next()).await {
-            Ok(Some(Ok(chunk))) => Message::Chunk(chunk),
+        message = match timeout(running.timeout, stream.next()).await {
+            Ok(Some(Ok(chunk))) => Message::Chunk(Box::new(chunk)),
             Ok(None) => Message::End,
             Ok(Some(Err(fault))) => {
                 let refusal = Refusal::from(fault);
-                return patience.cut_off(refusal.inside().unwrap_or(refusal.status().1));
+                return running.cut_off(refusal.inside().unwrap_or(refusal.status().1));
             }
-            Err(_) => return patience.cut_off("the query took too long"),
+            Err(_) => return running.cut_off("the query took too long"),
         };
     }
 }
 
-impl Patience {
+impl Running {
     fn cut_off(&self, reason: &str) {
         let request_id = self.request_id.to_str().unwrap_or_default();
         tracing::warn!(request_id, reason, "answer cut off");

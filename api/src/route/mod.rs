@@ -21,6 +21,7 @@ use hyper::{Request, StatusCode};
 use crate::app::App;
 use crate::auth::{Caller, Scope, is_org_id};
 use crate::error::{Entry, Refusal};
+use crate::observe::Observe;
 use crate::reply::{self, Reply};
 use crate::server::RequestBody;
 use crate::{ingest, manage, observe, openapi, read};
@@ -57,11 +58,7 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Reply {
         Match::Found { index, .. } => Some(*index),
         _ => None,
     };
-    let run = run(&app, &head, &mut body, matched, &request_id);
-    let outcome = AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| {
-        app.observe.panicked();
-        Err(Refusal::internal("the handler panicked"))
-    });
+    let outcome = caught(&app.observe, run(&app, &head, &mut body, matched, &request_id)).await;
     body.linger();
     let (status, refusal) = match &outcome {
         Ok(response) => (response.status(), None),
@@ -71,6 +68,17 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Reply {
     let mut response = outcome.unwrap_or_else(|refusal| refusal.response());
     response.headers_mut().insert(REQUEST_ID, request_id);
     response
+}
+
+/// Makes a panic the failure of one request.
+async fn caught(
+    observe: &Observe,
+    run: impl Future<Output = Result<Reply, Refusal>>,
+) -> Result<Reply, Refusal> {
+    AssertUnwindSafe(run).catch_unwind().await.unwrap_or_else(|_| {
+        observe.panicked();
+        Err(Refusal::internal("the handler panicked"))
+    })
 }
 
 async fn run(
@@ -204,5 +212,19 @@ impl Ended<'_> {
     fn is_management(&self) -> bool {
         let access = self.index.map(|index| ROUTES[index].access);
         matches!(access, Some(Access::Scope(Scope::Admin | Scope::Operator)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_the_500_of_one_request() {
+        let observe = Observe::default();
+        let outcome = caught(&observe, async { panic!("a bug") }).await;
+        assert_eq!(outcome.err().unwrap().status(), (StatusCode::INTERNAL_SERVER_ERROR, "internal"));
+        let fine = caught(&observe, async { Ok(reply::empty(StatusCode::OK)) }).await;
+        assert_eq!(fine.ok().unwrap().status(), StatusCode::OK);
     }
 }

@@ -1,7 +1,7 @@
 //! Connections: accepting them, within a limit, and serving each in its own task.
 //!
 //! A connection that sends no head, no handshake or nothing at all is closed after
-//! the header timeout. A stop tells every connection to finish the request it is
+//! the header timeout, one that does not read its answer after the write timeout. A stop tells every connection to finish the request it is
 //! in; those that are not done at the deadline are cut.
 
 use std::convert::Infallible;
@@ -22,6 +22,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::drain::{Drained, finish};
+use super::stall::Impatient;
 use crate::app::App;
 use crate::route;
 
@@ -103,6 +104,7 @@ impl Connections {
             let _place = place;
             let _counted = Counted::new(&app);
             let header_timeout = app.settings.http.header_timeout;
+            let stream = Impatient::new(stream, app.settings.http.write_timeout);
             match acceptor {
                 None => serve(&http, stream, Arc::clone(&app), stopped, peer).await,
                 Some(acceptor) => match timeout(header_timeout, acceptor.accept(stream)).await {

@@ -11,6 +11,7 @@
 mod body;
 mod connection;
 mod drain;
+mod stall;
 mod tls;
 
 use std::net::SocketAddr;

@@ -116,7 +116,7 @@ pub struct HttpSettings {
     pub header_timeout: Duration,
     /// How long a whole body may take; beyond it 408.
     pub body_timeout: Duration,
-    /// How long an answer waits for a client that does not read.
+    /// How long a write waits for a client that does not read.
     pub write_timeout: Duration,
     /// How long a stop waits for requests in flight.
     pub drain: Duration,
@@ -313,6 +313,9 @@ mod tests {
 
     use super::*;
 
+    /// A file, variables, and the name that the fault shows.
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+
     fn load(file: &str, environment: &[(&str, &str)]) -> Result<Settings, SettingFault> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("systole.toml");
@@ -339,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_wrong_setting_is_one_line_that_names_it() {
-        let cases: &[(&str, &[(&str, &str)], &str)] = &[
+        let cases: &[Case<'_>] = &[
             ("[ingest]\npoints_maxx = 7\n", &[], "ingest.points_maxx"),
             ("[ingest]\npoints_max = \"many\"\n", &[], "ingest.points_max"),
             ("[ingest]\npoints_max = 0\n", &[], "ingest.points_max"),

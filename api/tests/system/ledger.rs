@@ -96,7 +96,7 @@ impl Ledger {
         assert!(self.doubtful.is_none(), "an unanswered batch must be checked first");
         let pattern = self.random.next();
         if !self.acknowledged.is_empty() && self.random.below(CORRECTION_EVERY) == 0 {
-            let index = usize::try_from(self.random.below(self.acknowledged.len() as u64)).unwrap();
+            let index = self.draw_correction();
             let batch = Batch { pattern, ..self.acknowledged[index] };
             return Plan { batch, corrects: Some(index) };
         }
@@ -105,6 +105,15 @@ impl Ledger {
         self.next_second += count;
         assert!(self.next_second <= SECONDS_MAX, "a series has room for {SECONDS_MAX} samples");
         Plan { batch, corrects: None }
+    }
+
+    /// The newest batch as often as any other, so that latest values are corrected, too.
+    fn draw_correction(&mut self) -> usize {
+        let batches = self.acknowledged.len();
+        match self.random.below(2) {
+            0 => batches - 1,
+            _ => usize::try_from(self.random.below(batches as u64)).unwrap(),
+        }
     }
 
     /// The server said that it is durable.

@@ -1,0 +1,14 @@
+//! The server as its users meet it: by HTTP and by the command line.
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+mod auth;
+mod client;
+mod fixture;
+mod ingest;
+mod keys;
+mod limits;
+mod operation;
+mod process;
+mod read;
+mod refusals;
+mod tls;

@@ -1,0 +1,84 @@
+//! The small sizes, with counts and checksums that must not change.
+
+use systole_benches::commit::{LOADS, submissions};
+use systole_benches::query::{Place, Question, filled};
+use systole_benches::{Size, decode, flush};
+
+#[test]
+fn decoding_makes_the_same_frames_as_ever() {
+    for (shape, bytes, checksum) in [
+        (decode::Shape::InOrder, 0, 0),
+        (decode::Shape::FourMetrics, 0, 0),
+        (decode::Shape::NewestFirst, 0, 0),
+        (decode::Shape::UserAPoint, 0, 0),
+    ] {
+        let outcome = decode::bodies(shape, Size::Small).outcome();
+        println!("{outcome}");
+        let expected = decode::Decoded { shape, samples: 8_000, frames: 16, bytes, checksum };
+        assert_eq!(outcome, expected, "{outcome}");
+    }
+}
+
+#[test]
+fn a_body_sent_newest_first_is_the_same_frame() {
+    let checksum = |shape| decode::bodies(shape, Size::Small).outcome().checksum;
+    assert_eq!(checksum(decode::Shape::NewestFirst), checksum(decode::Shape::InOrder));
+}
+
+#[test]
+fn every_submission_is_committed_in_no_more_syncs_than_batches() {
+    for load in LOADS {
+        let mut submissions = submissions(load, Size::Small);
+        submissions.commit();
+        let outcome = submissions.outcome();
+        println!("{outcome}");
+        assert_eq!((outcome.samples, outcome.batches), (16_000, 32), "{outcome}");
+        assert_eq!((outcome.journal_bytes, outcome.checksum), (0, 0), "{outcome}");
+        let fewest = 32 / (load.senders * load.in_flight).min(32) as u64;
+        assert!((fewest..=32).contains(&outcome.groups), "{outcome}");
+    }
+}
+
+#[test]
+fn a_flush_writes_every_row_once_and_changes_no_answer() {
+    for (shape, samples, rows, files, checksum) in [
+        (flush::Shape::OneMetric, 20_000, 20_000, 1, 0),
+        (flush::Shape::FourMetrics, 20_000, 20_000, 4, 0),
+        (flush::Shape::ShortRequests, 2_000, 2_000, 1, 0),
+        (flush::Shape::SentTwice, 20_000, 10_000, 1, 0),
+        (flush::Shape::Hourly, 20_000, 20_000, 1, 0),
+    ] {
+        let mut buffered = flush::buffered(shape, Size::Small);
+        let before = buffered.answers();
+        buffered.flush();
+        let outcome = buffered.outcome();
+        println!("{outcome}");
+        assert_eq!(outcome.checksum, before, "{outcome}");
+        let expected = flush::Flushed { shape, samples, rows, files, bytes: outcome.bytes, checksum };
+        assert_eq!(outcome, expected, "{outcome}");
+        // The encoder's version decides the bytes; a plain row is over 60.
+        assert!(outcome.bytes < outcome.rows * 20, "{outcome}");
+    }
+}
+
+#[test]
+fn an_answer_does_not_depend_on_where_the_samples_lie() {
+    for (place, files, buffered) in [
+        (Place::Buffer, 0, 0),
+        (Place::OneFile, 4, 0),
+        (Place::EightFiles, 0, 0),
+        (Place::FilesAndBuffer, 0, 0),
+    ] {
+        let filled = filled(place, Size::Small);
+        let outcome = filled.outcome();
+        println!("{outcome}");
+        let rows = Question::ALL.map(|question| filled.ask(question, 3).rows);
+        assert_eq!(rows, [500, 1_680, 4], "{outcome}");
+        assert_eq!(
+            (outcome.samples, outcome.files, outcome.buffered),
+            (25_000, files, buffered),
+            "{outcome}"
+        );
+        assert_eq!(outcome.checksum, 0, "{outcome}");
+    }
+}
