@@ -16,6 +16,7 @@ use systole_storage::series::SeriesName;
 use systole_storage::{Sequence, Store};
 
 use super::{CommitError, Committed, Intake, Submission};
+use crate::budget::Permit;
 use crate::flusher::{FlushReply, Job};
 use crate::stats::Counters;
 
@@ -133,9 +134,9 @@ impl Committer {
                 series.widen(&name, group.earliest, group.latest)
             });
             debug_assert!(marked.is_ok(), "drafts come from the encoder");
-            let Submission { draft, samples, submitted, ack, _permit } = submission;
+            let Submission { draft, samples, submitted, ack, permit } = submission;
             self.frames.push(draft.seal(stamp));
-            answers.push(Answer { sequence: stamp.sequence, samples, submitted, ack, _permit });
+            answers.push(Answer { sequence: stamp.sequence, samples, submitted, ack, permit });
         }
         answers
     }
@@ -158,6 +159,9 @@ impl Committer {
         for answer in answers {
             counters.samples_accepted.fetch_add(u64::from(answer.samples), Ordering::Relaxed);
             counters.commit_seconds.observe(answer.submitted.elapsed());
+            // Before the acknowledgement, so that who was answered finds its share
+            // of the budget free.
+            drop(answer.permit);
             // The sender may have gone; its samples are kept all the same.
             let _ = answer.ack.send(Ok(Committed { sequence: answer.sequence }));
         }
@@ -179,6 +183,7 @@ impl Committer {
             }
         };
         for answer in answers {
+            drop(answer.permit);
             let _ = answer.ack.send(Err(refusal.clone()));
         }
     }
@@ -217,7 +222,7 @@ struct Answer {
     samples: u32,
     submitted: Instant,
     ack: tokio::sync::oneshot::Sender<Result<Committed, CommitError>>,
-    _permit: crate::budget::Permit,
+    permit: Permit,
 }
 
 fn now_micros() -> i64 {

@@ -97,8 +97,8 @@ pub(crate) struct Submission {
     pub(crate) samples: u32,
     pub(crate) submitted: Instant,
     pub(crate) ack: oneshot::Sender<Result<Committed, CommitError>>,
-    /// Given back when the submission is dropped, after its acknowledgement.
-    _permit: Permit,
+    /// Given back just before the acknowledgement.
+    pub(crate) permit: Permit,
 }
 
 /// What request threads and the committer share.
@@ -140,7 +140,7 @@ impl Intake {
     ) -> Result<Ack, SubmitError> {
         self.check(buffer_bytes_max)?;
         let (ack, answer) = oneshot::channel();
-        let submission = Submission { draft, samples, submitted: Instant::now(), ack, _permit: permit };
+        let submission = Submission { draft, samples, submitted: Instant::now(), ack, permit };
         self.ring.push(submission).map_err(|_| SubmitError::Full)?;
         self.wake();
         Ok(Ack(answer))
