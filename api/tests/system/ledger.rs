@@ -13,7 +13,7 @@ use crate::client::Caller;
 use crate::samples::{Sample, Series};
 
 /// Most points of a batch.
-const POINTS_MAX: u64 = 120;
+const POINTS_MAX: u64 = 60;
 /// Of this many batches one is a correction.
 const CORRECTION_EVERY: u64 = 5;
 /// January 2016 to its 28th, in seconds: room for one series.

@@ -67,10 +67,11 @@ pub(crate) fn column(name: &str) -> usize {
 /// bits; values of wearables are mostly few distinct numbers, which a dictionary
 /// stores best (parquet gives up on it by itself where they are not).
 ///
-/// Only times and values are compressed on top. The pages of the other columns
-/// are runs of a few bytes, and a codec costs a reader more than they hold: it
-/// is made anew for every column of every file a query opens, which was a
-/// quarter of a point query's work.
+/// Only times and values are compressed on top (times of a watch every few
+/// seconds from 1.6 to 0.2 bytes a row). The pages of the other columns are runs
+/// of a few bytes, and a codec costs a reader more than they hold: it is made
+/// anew for every column of every file a query opens, which was a quarter of a
+/// point query's work.
 pub(super) fn writer_properties(level: u32) -> WriterProperties {
     let zstd = ZstdLevel::try_new(if level == 0 { 1 } else { 3 }).expect("a level zstd has");
     let mut builder = WriterProperties::builder()

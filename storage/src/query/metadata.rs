@@ -22,6 +22,9 @@ use crate::files::{CheckedFile, DataFile};
 /// Footers and page indexes kept, bytes: about 50 KB for a file of a few
 /// million rows, so some thousand files.
 const CACHE_BYTES: u64 = 256 * 1024 * 1024;
+/// Ranges that lie within this many bytes are read at once: the columns of a row
+/// group are neighbours, and each read checks whole blocks.
+const WINDOW_BYTES: u64 = 512 * 1024;
 /// A guess of how many that are, which sizes the cache's tables.
 const CACHE_ITEMS: usize = 4096;
 
@@ -58,7 +61,8 @@ impl ParquetFileReaderFactory for CheckedReaders {
             DataFusionError::Internal("a scan of a file that is not the catalog's".to_owned())
         })?;
         let reader = CheckedFile::open(data).map_err(|error| DataFusionError::External(Box::new(error)))?;
-        Ok(Box::new(CheckedReader { reader, path: data.record.path.clone(), footers: self.footers.clone() }))
+        let (path, footers) = (data.record.path.clone(), self.footers.clone());
+        Ok(Box::new(CheckedReader { reader, path, footers, window: (0, Bytes::new()) }))
     }
 }
 
@@ -66,9 +70,33 @@ struct CheckedReader {
     reader: CheckedFile,
     path: String,
     footers: Arc<Cache<String, Arc<ParquetMetaData>, ByMemory>>,
+    /// What was read last, and where it begins.
+    window: (u64, Bytes),
 }
 
 impl CheckedReader {
+    /// The bytes of a range, out of the window if they lie there.
+    fn fetch(&mut self, range: Range<u64>) -> ParquetResult<Bytes> {
+        let (begin, bytes) = &self.window;
+        if range.start < *begin || range.end > begin + bytes.len() as u64 {
+            let bytes = self.reader.read(range.clone());
+            self.window = (range.start, bytes.map_err(|error| ParquetError::External(Box::new(error)))?);
+        }
+        let (begin, bytes) = &self.window;
+        let at = |offset: u64| usize::try_from(offset - begin).expect("windows are smaller than memory");
+        Ok(bytes.slice(at(range.start)..at(range.end)))
+    }
+
+    /// The bytes of several ranges; those that lie close are read at once.
+    fn fetch_all(&mut self, ranges: &[Range<u64>]) -> ParquetResult<Vec<Bytes>> {
+        let first = ranges.iter().map(|range| range.start).min().unwrap_or_default();
+        let last = ranges.iter().map(|range| range.end).max().unwrap_or_default();
+        if last - first <= WINDOW_BYTES {
+            self.fetch(first..last)?;
+        }
+        ranges.iter().map(|range| self.fetch(range.clone())).collect()
+    }
+
     /// Files are named by their sequence and never rewritten, so a path stands
     /// for its content.
     fn metadata(&self) -> ParquetResult<Arc<ParquetMetaData>> {
@@ -84,8 +112,11 @@ impl AsyncFileReader for CheckedReader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, ParquetResult<Bytes>> {
         // A local read on the query runtime's own thread: its neighbours are
         // other queries, bounded in number.
-        let bytes = self.reader.read(range).map_err(|error| ParquetError::External(Box::new(error)));
-        futures_util::future::ready(bytes).boxed()
+        futures_util::future::ready(self.fetch(range)).boxed()
+    }
+
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, ParquetResult<Vec<Bytes>>> {
+        futures_util::future::ready(self.fetch_all(&ranges)).boxed()
     }
 
     fn get_metadata<'a>(
