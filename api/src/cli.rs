@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{PathBuf, absolute};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Parser, Subcommand};
@@ -9,6 +9,9 @@ use systole_engine::{Catalog, CatalogError};
 use crate::auth::{KeySpec, RandomFault, Scope, Scopes, Secret, is_org_id, is_user_id, make_key};
 use crate::manage::is_key_name;
 use crate::settings::{DEFAULT_ORG, Environment, Flags, SettingFault, Settings};
+
+/// The catalog's file: a directory without one is no data directory yet.
+const CATALOG_FILE: &str = "catalog.db";
 
 /// A server for wearable samples: takes them in by the million, keeps them in open
 /// Parquet files, answers metric queries.
@@ -78,6 +81,15 @@ pub struct KeyArgs {
     pub name: Option<String>,
 }
 
+/// A key that was made.
+#[derive(Debug)]
+pub struct MadeKey {
+    /// The key itself.
+    pub key: Secret,
+    /// The data directory, if there was none before: perhaps a typing error.
+    pub new_folder: Option<PathBuf>,
+}
+
 /// Why no key was made.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFault {
@@ -105,15 +117,17 @@ impl ServeArgs {
 ///
 /// # Errors
 /// [`KeyFault`] if a flag is wrong or the catalog cannot be written.
-pub fn create_key(args: KeyArgs, environment: &Environment) -> Result<Secret, KeyFault> {
+pub fn create_key(args: KeyArgs, environment: &Environment) -> Result<MadeKey, KeyFault> {
     let flags = Flags { data_dir: args.data_dir.clone(), ..Flags::default() };
     let spec = args.spec()?;
     let settings = Settings::load(&flags, environment)?;
+    let is_new = !settings.data_dir.join(CATALOG_FILE).exists();
     let catalog = Catalog::open(&settings.data_dir)?;
     catalog.ensure_org(&spec.org)?;
     let (key, record) = make_key(spec)?;
     catalog.insert_key(&record)?;
-    Ok(key)
+    let new_folder = is_new.then(|| absolute(&settings.data_dir).unwrap_or(settings.data_dir));
+    Ok(MadeKey { key, new_folder })
 }
 
 impl KeyArgs {

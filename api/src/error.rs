@@ -5,7 +5,7 @@
 //! `docs/http-api.md` lists them.
 
 use std::error::Error;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Method, Response, StatusCode};
@@ -20,6 +20,9 @@ use crate::reply::ReplyBody;
 const RETRY_SOON_SECONDS: u32 = 1;
 /// How long a caller should wait for what takes a restart or a cleaned disk.
 const RETRY_LATER_SECONDS: u32 = 10;
+/// Longest piece of a sent text that an answer repeats, in characters: room for
+/// every path, metric and id there is.
+const QUOTED_CHARS_MAX: usize = 48;
 
 /// Why a request does not get what it asks for.
 #[derive(Debug, thiserror::Error)]
@@ -47,15 +50,15 @@ pub(crate) enum Refusal {
     #[error("the scope {scope} can only be given by a caller who has it")]
     NotGrantable { scope: Scope },
 
-    #[error("no such path: {path}")]
+    #[error("no such path: {}", Quoted(.path))]
     UnknownPath { path: String },
-    #[error("unknown metric {name:?}; {hint}")]
+    #[error("unknown metric {}; {hint}", Quoted(.name))]
     UnknownMetric { name: String, hint: String },
-    #[error("no such API key: {id}")]
+    #[error("no such API key: {}", Quoted(.id))]
     UnknownKey { id: String },
     #[error("no such organisation: {org}")]
     UnknownOrg { org: String },
-    #[error("{method} is not allowed here; allowed: {allow}")]
+    #[error("{} is not allowed here; allowed: {allow}", Quoted(.method.as_str()))]
     MethodNotAllowed { method: Method, allow: String },
 
     #[error("the body did not arrive within {seconds} s")]
@@ -72,11 +75,11 @@ pub(crate) enum Refusal {
     #[error("the body holds more than {limit} JSON values")]
     TooManyValues { limit: usize },
 
-    #[error("Content-Type {found:?} is not taken here; send {wanted}")]
+    #[error("Content-Type {} is not taken here; send {wanted}", Quoted(.found))]
     ContentType { found: String, wanted: &'static str },
-    #[error("Content-Encoding {found:?} is not taken; send gzip, zstd or none")]
+    #[error("Content-Encoding {} is not taken; send gzip, zstd or none", Quoted(.found))]
     ContentEncoding { found: String },
-    #[error("Accept {found:?} cannot be answered; this version answers application/json only")]
+    #[error("Accept {} cannot be answered; this version answers application/json only", Quoted(.found))]
     Accept { found: String },
 
     #[error("the request is invalid")]
@@ -287,6 +290,19 @@ pub(crate) fn chain(fault: &dyn Error) -> String {
         source = fault.source();
     }
     text
+}
+
+/// A sent text in quotes, without control characters and not longer than a
+/// person would read.
+pub(crate) struct Quoted<'a>(pub(crate) &'a str);
+
+impl Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.char_indices().nth(QUOTED_CHARS_MAX) {
+            None => write!(f, "{:?}", self.0),
+            Some((end, _)) => write!(f, "{:?} (cut)", &self.0[..end]),
+        }
+    }
 }
 
 /// One entry of `detail`: where, what, which kind.

@@ -7,7 +7,8 @@
 //! In reading order: [`Settings`] say what can be set; [`Server`] accepts connections
 //! and drains; `route` leads a request from its table through `auth` to a handler in
 //! `ingest`, `read`, `manage` or `observe`; `error` is the one mapping of what can go
-//! wrong to HTTP, `reply` what is sent; [`openapi`] describes it all.
+//! wrong to HTTP, `reply` what is sent; [`openapi`] describes it all; [`open_files`] fits
+//! the server into what the system allows a process.
 
 mod app;
 mod auth;
@@ -16,6 +17,7 @@ mod error;
 mod ingest;
 mod manage;
 mod observe;
+pub mod open_files;
 pub mod openapi;
 mod read;
 mod reply;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use systole::cli::{self, Cli, Command, KeyCommand, KeyFault};
-use systole::{Server, Settings, StartFault, openapi, process_environment};
+use systole::{Server, Settings, StartFault, open_files, openapi, process_environment};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
@@ -29,7 +29,12 @@ fn main() -> ExitCode {
             Err(fault) => fail(&fault, EXIT_SETTING),
         },
         Command::Key(KeyCommand::Create(args)) => match cli::create_key(args, &process_environment()) {
-            Ok(key) => print_line(key.expose()),
+            Ok(made) => {
+                if let Some(folder) = &made.new_folder {
+                    eprintln!("made a new data folder at {}", folder.display());
+                }
+                print_line(made.key.expose())
+            }
             Err(KeyFault::Setting(fault)) => fail(&fault, EXIT_SETTING),
             Err(fault) => fail(&fault, 1),
         },
@@ -37,9 +42,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(settings: Settings) -> ExitCode {
+fn serve(mut settings: Settings) -> ExitCode {
     let level = settings.log.level;
     tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).init();
+    open_files::fit(&mut settings);
     // One provider for the whole process; it can only be installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -59,9 +65,6 @@ async fn run(settings: Settings) -> Result<(), Box<dyn Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let server = Server::start(settings).await?;
-    if let Some(key) = server.first_key() {
-        eprintln!("operator key, shown this once: {}", key.expose());
-    }
     print_line(&format!("listening on {}", server.url()));
     tracing::info!(address = %server.address(), "accepting connections");
     let received = tokio::select! {

@@ -142,15 +142,20 @@ impl Engine {
             ordering: opened.ordering,
         });
         let flusher = Flusher::new(store.clone(), intake.clone(), counters.clone());
-        let guard = PoisonOnPanic(intake.clone());
+        let guard = EndOnDrop(intake.clone());
         let run_committer = move || {
             let _guard = guard;
             committer.run();
         };
+        let flush_guard = PoisonOnPanic { intake: intake.clone(), thread: "flush" };
+        let run_flush = move || {
+            let _guard = flush_guard;
+            flusher.run(&jobs);
+        };
         let committer = spawn("committer", run_committer)?;
         intake.attach(committer.1.thread().clone());
         let spare = spawn("journal-spare", move || preparer.run())?;
-        let flush = spawn("flush", move || flusher.run(&jobs))?;
+        let flush = spawn("flush", run_flush)?;
         #[cfg(feature = "query")]
         let queries = systole_storage::query::QueryPool::start(
             store.clone(),
@@ -210,8 +215,7 @@ impl Engine {
             return Err(FlushError::Stopping);
         }
         let (reply, report) = oneshot::channel();
-        self.inner.intake.flush_requests.lock().push(reply);
-        self.inner.intake.wake();
+        self.inner.intake.request_flush(reply);
         report.await.unwrap_or(Err(FlushError::Stopping))
     }
 
@@ -307,18 +311,30 @@ mod query {
     }
 }
 
-/// Closes the intake if the committer panics, so that senders get an answer.
-struct PoisonOnPanic(Arc<Intake>);
+/// Ends the intake with the committer, however that ends, so that senders get an
+/// answer.
+struct EndOnDrop(Arc<Intake>);
 
-impl Drop for PoisonOnPanic {
+impl Drop for EndOnDrop {
     fn drop(&mut self) {
         if thread::panicking() {
             self.0.set_poison("the committer panicked");
         }
-        // Senders that pushed after its last look get their answer from the
-        // dropped channel.
-        while self.0.ring.pop().is_some() {}
-        self.0.flush_requests.lock().clear();
+        self.0.end();
+    }
+}
+
+/// Closes the intake if a thread it needs panics.
+struct PoisonOnPanic {
+    intake: Arc<Intake>,
+    thread: &'static str,
+}
+
+impl Drop for PoisonOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.intake.set_poison(&format!("the {} thread panicked", self.thread));
+        }
     }
 }
 

@@ -64,7 +64,12 @@ pub(crate) struct Flusher {
 
 impl Flusher {
     pub(crate) fn new(store: Arc<Store>, intake: Arc<Intake>, counters: Arc<Counters>) -> Flusher {
-        Flusher { store, intake, counters, waiting: VecDeque::new(), retry: RETRY_MIN }
+        // What a start could not flush for want of space.
+        let waiting: VecDeque<Arc<Buffer>> = store.snapshot().frozen.iter().cloned().collect();
+        intake.disk_full.store(!waiting.is_empty(), Ordering::Relaxed);
+        let flusher = Flusher { store, intake, counters, waiting, retry: RETRY_MIN };
+        flusher.note_buffered();
+        flusher
     }
 
     /// Runs until the committer is gone. What waits then is in the journal.
@@ -111,8 +116,7 @@ impl Flusher {
     fn done(&mut self, report: &FlushReport, took: Duration) {
         self.retry = RETRY_MIN;
         self.intake.disk_full.store(false, Ordering::Relaxed);
-        let buffered: usize = self.store.snapshot().buffers().map(|buffer| buffer.byte_len()).sum();
-        self.intake.buffer_bytes.store(buffered as u64, Ordering::Relaxed);
+        self.note_buffered();
         self.counters.flushes.fetch_add(1, Ordering::Relaxed);
         self.counters.flushed_rows.fetch_add(report.rows, Ordering::Relaxed);
         self.counters.flushed_sequence.store(report.sequence.0, Ordering::Release);
@@ -125,6 +129,11 @@ impl Flusher {
             millis,
             "flushed"
         );
+    }
+
+    fn note_buffered(&self) {
+        let buffered: usize = self.store.snapshot().buffers().map(|buffer| buffer.byte_len()).sum();
+        self.intake.buffer_bytes.store(buffered as u64, Ordering::Relaxed);
     }
 
     fn failed(&mut self, error: &StoreError) -> FlushError {

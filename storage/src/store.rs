@@ -24,7 +24,9 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use crate::buffer::Buffer;
 use crate::catalog::{Catalog, CatalogError, FileRecord, Flushed};
 use crate::disk::{Disk, RealDisk};
-use crate::files::{CheckedFile, DataFile, FileReadError, FileSet, FileWriteError, SAMPLES_DIR};
+use crate::files::{
+    CheckedFile, DataFile, FileReadError, FileSet, FileWriteError, SAMPLES_DIR, flush_sequence, is_temporary,
+};
 use crate::flush::write_frames;
 use crate::frame::{FrameFault, Header, Kind, SamplesFrame, Sequence};
 use crate::journal::{JournalWriter, RecoverError, recover};
@@ -93,6 +95,13 @@ pub enum StoreError {
         expected: u64,
         /// On disk; `None` if there is no such file.
         actual: Option<u64>,
+    },
+    /// A data file that no transaction lists and whose samples are not in the
+    /// journal either: the catalog is lost, or of another time.
+    #[error("the catalog does not list {}, and the journal no longer has its samples", path.display())]
+    Unlisted {
+        /// The file.
+        path: PathBuf,
     },
     /// A data file cannot be read.
     #[error("a data file cannot be read")]
@@ -166,12 +175,11 @@ impl Store {
     /// [`StoreError`]; a damaged journal or file is named.
     pub fn open(settings: &StoreSettings) -> Result<Opened, StoreError> {
         let data_dir = &settings.data_dir;
-        let catalog = Arc::new(Catalog::open(data_dir)?);
         let lock = lock(data_dir)?;
+        let catalog = Arc::new(Catalog::open(data_dir)?);
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let flushed = catalog.flushed()?;
         let files = present_files(data_dir, catalog.files()?)?;
-        remove_strays(disk.as_ref(), data_dir, &files)?;
         let series = SeriesMap::default();
         for file in files.iter() {
             load_series(&series, file)?;
@@ -186,7 +194,8 @@ impl Store {
             _lock: lock,
         });
         let journal_dir = data_dir.join(JOURNAL_DIR);
-        let mut replay = Replay { store: &store, flush_bytes: settings.flush_bytes, failure: None };
+        let mut replay =
+            Replay { store: &store, flush_bytes: settings.flush_bytes, full: false, failure: None };
         let recovered =
             recover(&disk, &journal_dir, settings.segment_bytes, flushed.sequence, |header, bytes| {
                 replay.frame(&header, bytes)
@@ -195,6 +204,7 @@ impl Store {
             return Err(failure);
         }
         let recovered = recovered?;
+        remove_strays(disk.as_ref(), data_dir, &store.snapshot().files, flushed.sequence, recovered.last)?;
         tracing::info!(
             frames = recovered.frames,
             torn_bytes = recovered.torn_bytes,
@@ -274,7 +284,7 @@ impl Store {
             sequence: flushed.sequence,
         };
         let added: Vec<Arc<DataFile>> =
-            records.into_iter().map(|record| Arc::new(data_file(&self.data_dir, record))).collect();
+            records.into_iter().map(|record| Arc::new(DataFile::new(&self.data_dir, record))).collect();
         self.snapshot.rcu(|snapshot| {
             let mut next = Snapshot::clone(snapshot);
             next.frozen.retain(|frozen| !Arc::ptr_eq(frozen, buffer));
@@ -319,6 +329,8 @@ impl Store {
 struct Replay<'a> {
     store: &'a Store,
     flush_bytes: usize,
+    /// The disk is full: flushing waits until the flush thread runs.
+    full: bool,
     failure: Option<StoreError>,
 }
 
@@ -330,20 +342,30 @@ impl Replay<'_> {
         let frame = SamplesFrame::parse(bytes)?;
         self.store.widen_series(&frame);
         self.store.publish(&[frame]);
-        if self.store.snapshot().active.byte_len() >= self.flush_bytes
-            && let Some(frozen) = self.store.freeze()
-            && let Err(error) = self.store.flush(&frozen)
-        {
-            self.failure = Some(error);
-            return Err(FrameFault::Payload { what: "it could not be flushed" });
+        if self.full || self.store.snapshot().active.byte_len() < self.flush_bytes {
+            return Ok(());
         }
-        Ok(())
+        let Some(frozen) = self.store.freeze() else { return Ok(()) };
+        match self.store.flush(&frozen) {
+            Ok(_) => Ok(()),
+            // It stays readable, and the flush thread tries again once it runs.
+            Err(error) if error.is_full() => {
+                tracing::warn!("no room to flush while replaying; going on from memory");
+                self.full = true;
+                Ok(())
+            }
+            Err(error) => {
+                self.failure = Some(error);
+                Err(FrameFault::Payload { what: "it could not be flushed" })
+            }
+        }
     }
 }
 
 fn lock(data_dir: &Path) -> Result<File, StoreError> {
     let path = data_dir.join(LOCK_FILE);
     let io = |source| StoreError::Io { path: path.clone(), source };
+    std::fs::create_dir_all(data_dir).map_err(io)?;
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(io)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -352,14 +374,10 @@ fn lock(data_dir: &Path) -> Result<File, StoreError> {
     }
 }
 
-fn data_file(data_dir: &Path, record: FileRecord) -> DataFile {
-    DataFile { path: data_dir.join(&record.path), record }
-}
-
 fn present_files(data_dir: &Path, records: Vec<FileRecord>) -> Result<FileSet, StoreError> {
     let mut files = Vec::with_capacity(records.len());
     for record in records {
-        let file = data_file(data_dir, record);
+        let file = DataFile::new(data_dir, record);
         let actual = std::fs::metadata(&file.path).ok().map(|metadata| metadata.len());
         if actual != Some(file.record.bytes) {
             return Err(StoreError::FileMissing {
@@ -373,14 +391,31 @@ fn present_files(data_dir: &Path, records: Vec<FileRecord>) -> Result<FileSet, S
     Ok(FileSet::default().with(&files))
 }
 
-/// Removes data files that no transaction lists: a flush that did not get to
-/// its end wrote them, and its samples are still in the journal.
-fn remove_strays(disk: &dyn Disk, data_dir: &Path, files: &FileSet) -> Result<(), StoreError> {
+/// Removes what a flush that did not get to its end left in `samples/`: files
+/// being written, and whole ones whose samples the journal still has. Other
+/// people's files stay. A data file that is neither listed nor in the journal
+/// means that the catalog is not the one that belongs here: nothing is removed.
+fn remove_strays(
+    disk: &dyn Disk,
+    data_dir: &Path,
+    files: &FileSet,
+    flushed: Sequence,
+    last: Sequence,
+) -> Result<(), StoreError> {
     let samples = data_dir.join(SAMPLES_DIR);
     let known: std::collections::HashSet<&Path> = files.iter().map(|file| file.path.as_path()).collect();
     let listed = disk.list(&samples).map_err(|source| StoreError::Io { path: samples, source })?;
+    let mut strays = Vec::new();
     for path in listed.iter().filter(|path| !known.contains(path.as_path())) {
-        tracing::warn!(path = %path.display(), "removing a data file that no transaction lists");
+        match (is_temporary(path), flush_sequence(path)) {
+            (true, _) => strays.push(path),
+            (false, Some(sequence)) if flushed < sequence && sequence <= last => strays.push(path),
+            (false, Some(_)) => return Err(StoreError::Unlisted { path: path.clone() }),
+            (false, None) => {}
+        }
+    }
+    for path in strays {
+        tracing::warn!(path = %path.display(), "removing what an unfinished flush left");
         disk.remove(path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
     }
     Ok(())

@@ -16,7 +16,7 @@ use systole_engine::{Catalog, CatalogError, KeyRecord};
 
 use crate::app::App;
 use crate::auth::{KeySpec, Scope, Scopes, is_user_id, make_key};
-use crate::error::{Entry, Place, Refusal};
+use crate::error::{Entry, Place, Quoted, Refusal};
 use crate::reply::{self, Reply};
 use crate::route::Call;
 use crate::server::BodyLimits;
@@ -254,7 +254,8 @@ fn scopes(fields: &Map<String, Value>) -> Result<Scopes, Refusal> {
     let mut scopes = Scopes::default();
     for value in list {
         let scope = value.as_str().and_then(Scope::parse).ok_or_else(|| {
-            let message = format!("{value} is none of ingest, read, webhooks, admin, operator");
+            let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let message = format!("{} is none of ingest, read, webhooks, admin, operator", Quoted(&shown));
             refuse("unknown_scope", message)
         })?;
         scopes.insert(scope);

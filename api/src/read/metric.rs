@@ -8,7 +8,7 @@ use super::cursor::{self, Cursor};
 use super::render::Page;
 use super::stream::{Running, SampleBody, render_whole};
 use super::window::Window;
-use crate::error::{Entry, Refusal};
+use crate::error::{Entry, Quoted, Refusal};
 use crate::ingest::UserRule;
 use crate::reply::{self, Reply};
 use crate::route::{Call, Query};
@@ -76,7 +76,7 @@ fn order(query: &Query) -> Result<Order, Refusal> {
         None | Some("desc") => Ok(Order::Descending),
         Some("asc") => Ok(Order::Ascending),
         Some(other) => {
-            let message = format!("must be asc or desc, not {other:?}");
+            let message = format!("must be asc or desc, not {}", Quoted(other));
             Err(Refusal::invalid(Entry::query("order", "wrong_type", message)))
         }
     }

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use systole_engine::timestamp::parse_rfc3339;
 
-use crate::error::{Entry, Refusal};
+use crate::error::{Entry, Quoted, Refusal};
 use crate::route::Query;
 
 /// The window of a question that does not say.
@@ -66,7 +66,7 @@ fn days(query: &Query) -> Result<f64, Refusal> {
     match text.parse::<f64>() {
         Ok(days) if days > 0.0 && days <= DAYS_MAX => Ok(days),
         _ => {
-            let message = format!("must be a number above 0 and at most {DAYS_MAX}, not {text:?}");
+            let message = format!("must be a number above 0 and at most {DAYS_MAX}, not {}", Quoted(text));
             Err(Refusal::invalid(Entry::query("days", "out_of_range", message)))
         }
     }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::error::{Entry, Place, Refusal};
+use crate::error::{Entry, Place, Quoted, Refusal};
 
 /// Decoded parameters. Of several with one name the last counts; names that no
 /// route knows are ignored.
@@ -30,7 +30,7 @@ impl Query {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
             Some(other) => {
-                let message = format!("must be true or false, not {other:?}");
+                let message = format!("must be true or false, not {}", Quoted(other));
                 Err(Refusal::invalid(Entry::query(name, "wrong_type", message)))
             }
         }
@@ -42,7 +42,7 @@ impl Query {
         match text.parse() {
             Ok(limit) if (1..=max).contains(&limit) => Ok(Some(limit)),
             _ => {
-                let message = format!("must be a whole number from 1 to {max}, not {text:?}");
+                let message = format!("must be a whole number from 1 to {max}, not {}", Quoted(text));
                 Err(Refusal::invalid(Entry::query("limit", "out_of_range", message)))
             }
         }
@@ -51,7 +51,7 @@ impl Query {
 
 fn malformed(pair: &str) -> Refusal {
     let place = Place { root: "query", index: None, field: None };
-    let message = format!("{pair:?} is not percent-encoded UTF-8");
+    let message = format!("{} is not percent-encoded UTF-8", Quoted(pair));
     Refusal::invalid(Entry::new(place, "malformed", message))
 }
 

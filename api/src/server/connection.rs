@@ -11,6 +11,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -28,6 +29,9 @@ use crate::route;
 
 /// How long accepting rests when the system has no descriptor or memory to give.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// How long a connection that is idle at a stop may still bring the request that is
+/// on its way; the answer then says that it closes.
+const LAST_REQUEST: Duration = Duration::from_millis(100);
 /// Longest head of a request: a token of 16 KiB and room for the rest. Longer
 /// ones are answered 431.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
@@ -140,16 +144,26 @@ async fn serve(
     mut stopped: watch::Receiver<bool>,
     peer: SocketAddr,
 ) {
+    let stopping = stopped.clone();
     let service = service_fn(move |request| {
-        let app = Arc::clone(&app);
-        async move { Ok::<_, Infallible>(route::answer(app, request).await) }
+        let (app, stopping) = (Arc::clone(&app), stopping.clone());
+        async move {
+            let mut response = route::answer(app, request).await;
+            if *stopping.borrow() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
     let served = tokio::select! {
         served = connection.as_mut() => served,
-        () = told(&mut stopped) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+        () = told(&mut stopped) => match timeout(LAST_REQUEST, connection.as_mut()).await {
+            Ok(served) => served,
+            Err(_) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         }
     };
     if let Err(fault) = served {

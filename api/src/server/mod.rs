@@ -1,7 +1,7 @@
-//! The server: open the engine, listen, serve, drain.
+//! The server: listen, open the engine, serve, drain.
 //!
 //! ```text
-//! Server::start -> accept task -> one task per connection -> route::answer
+//! Server::start -> bind -> open -> accept task -> one task per connection -> route::answer
 //! Server::stop  -> stop accepting -> requests in flight end -> engine drains
 //! ```
 //!
@@ -14,6 +14,7 @@ mod drain;
 mod stall;
 mod tls;
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -79,7 +80,6 @@ pub struct Server {
     app: Arc<App>,
     address: SocketAddr,
     tls: bool,
-    first_key: Option<Secret>,
     /// Told once, when the server stops.
     stop: watch::Sender<bool>,
     /// Ends when all connections have; holds their handles.
@@ -87,25 +87,29 @@ pub struct Server {
 }
 
 impl Server {
-    /// Recovers the data, listens, and serves in the background of this runtime.
+    /// Listens, recovers the data, and serves in the background of this runtime.
+    /// What connects meanwhile waits. The operator key of a data directory that has
+    /// no key at all is printed on stderr, and shown nowhere else.
     ///
     /// # Errors
     /// [`StartFault`] if the data cannot be opened or the address not be listened on.
     pub async fn start(settings: Settings) -> Result<Server, StartFault> {
         let acceptor = settings.tls.as_ref().map(tls::acceptor).transpose()?;
-        let opening = settings.clone();
-        let opened = tokio::task::spawn_blocking(move || open(&opening)).await;
-        let (engine, first_key) = opened.map_err(StartFault::CutOff)??;
+        // Before the data is touched: a port that is taken must not cost the start
+        // that shows the first key.
         let asked = settings.listen;
         let listen_fault = |source| StartFault::Listen { address: asked, source };
         let listener = TcpListener::bind(asked).await.map_err(listen_fault)?;
         let address = listener.local_addr().map_err(listen_fault)?;
+        let opening = settings.clone();
+        let opened = tokio::task::spawn_blocking(move || open(&opening)).await;
+        let engine = opened.map_err(StartFault::CutOff)??;
         let app = Arc::new(app(engine, settings)?);
         let (stop, stopped) = watch::channel(false);
         let tls = acceptor.is_some();
         let connections = connection::Connections::new(Arc::clone(&app), acceptor, stopped);
         let accepting = tokio::spawn(connections.accept(listener));
-        Ok(Server { app, address, tls, first_key, stop, accepting })
+        Ok(Server { app, address, tls, stop, accepting })
     }
 
     /// The address it listens on, with the real port.
@@ -119,13 +123,6 @@ impl Server {
     pub fn url(&self) -> String {
         let scheme = if self.tls { "https" } else { "http" };
         format!("{scheme}://{}", self.address)
-    }
-
-    /// The operator key that was made because the data directory had no key at all.
-    /// It is shown nowhere else.
-    #[must_use]
-    pub fn first_key(&self) -> Option<&Secret> {
-        self.first_key.as_ref()
     }
 
     /// Whether the engine says that it can go on.
@@ -143,7 +140,7 @@ impl Server {
 
 /// Opens the engine, makes the organisations of the settings, and a first key if
 /// there is none and the settings bring none.
-fn open(settings: &Settings) -> Result<(Engine, Option<Secret>), StartFault> {
+fn open(settings: &Settings) -> Result<Engine, StartFault> {
     let opened = Engine::open(settings.engine());
     let engine = opened.map_err(|source| StartFault::Open { path: settings.data_dir.clone(), source })?;
     let catalog = engine.catalog();
@@ -151,10 +148,17 @@ fn open(settings: &Settings) -> Result<(Engine, Option<Secret>), StartFault> {
     for org in settings.issuers.iter().flat_map(|issuer| &issuer.organisations) {
         catalog.ensure_org(org)?;
     }
-    let first_key = if settings.admin_key.is_none() { first_key(catalog)? } else { None };
-    Ok((engine, first_key))
+    if settings.admin_key.is_none()
+        && let Some(key) = first_key(catalog)?
+    {
+        // At once, whatever the rest of the start may run into. A stderr that is
+        // closed is no reason not to serve.
+        let _ = writeln!(std::io::stderr(), "operator key, shown this once: {}", key.expose());
+    }
+    Ok(engine)
 }
 
+/// Makes and stores an operator key if there is no key at all.
 fn first_key(catalog: &Catalog) -> Result<Option<Secret>, StartFault> {
     if catalog.key_count()? > 0 {
         return Ok(None);

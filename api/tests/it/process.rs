@@ -9,7 +9,11 @@ use crate::client::Request;
 const ADMIN: &str = "avk_admin-of-the-process";
 
 fn systole() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_systole"));
+    without_settings(Command::new(env!("CARGO_BIN_EXE_systole")))
+}
+
+/// The command with none of the settings of whoever runs the tests.
+fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SYSTOLE_")) {
         command.env_remove(name);
     }
@@ -30,10 +34,15 @@ struct Running {
 impl Running {
     fn start(dir: &Path, admin: bool) -> Running {
         let mut command = systole();
-        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir);
         if admin {
             command.env("SYSTOLE_ADMIN_KEY", ADMIN);
         }
+        Running::start_with(command, dir)
+    }
+
+    /// Starts it by a command that still lacks the arguments.
+    fn start_with(mut command: Command, dir: &Path) -> Running {
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
@@ -117,7 +126,7 @@ async fn a_key_made_beside_a_running_server_works_at_once_and_sigterm_drains() {
         &["key", "create", "--data-dir", data, "--org", "new-clinic", "--user", "u1", "--name", "n"],
         &[],
     );
-    assert!(made.status.success(), "{}", text(&made.stderr));
+    assert!(made.status.success() && made.stderr.is_empty(), "{}", text(&made.stderr));
     let out = text(&made.stdout);
     let key = out.trim();
     assert!(key.starts_with("avk_") && out.lines().count() == 1, "{out}");
@@ -151,11 +160,44 @@ async fn the_first_start_shows_an_operator_key_once() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_a_failure_that_names_the_address() {
+fn a_key_made_in_a_folder_without_data_says_so_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("typing-error");
+    let create = || run(&["key", "create", "--data-dir", data.to_str().unwrap()], &[]);
+    let (first, second) = (create(), create());
+    assert_eq!(text(&first.stderr), format!("made a new data folder at {}\n", data.display()));
+    assert_eq!(text(&second.stderr), "");
+    for output in [first, second] {
+        let out = text(&output.stdout);
+        assert!(output.status.success() && out.starts_with("avk_") && out.lines().count() == 1, "{out}");
+    }
+}
+
+#[test]
+fn connections_are_kept_to_half_of_the_open_files_that_the_system_can_allow() {
+    let dir = tempfile::tempdir().unwrap();
+    for (hard, line) in [("600", Some("http.connections_max is lowered from 400 to 300")), ("900", None)] {
+        let mut command = without_settings(Command::new("sh"));
+        command.args(["-c", &format!("ulimit -Sn 100 && ulimit -Hn {hard} && exec \"$0\" \"$@\"")]);
+        command.arg(env!("CARGO_BIN_EXE_systole")).env("SYSTOLE_HTTP_CONNECTIONS_MAX", "400");
+        let (code, _, err) = Running::start_with(command, dir.path()).terminate();
+        assert_eq!(code, Some(0), "{err}");
+        match line {
+            Some(line) => assert_eq!(err.matches(line).count(), 1, "{err}"),
+            None => assert!(!err.contains("connections_max"), "{err}"),
+        }
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_a_failure_that_names_the_address_and_costs_no_key() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let dir = tempfile::tempdir().unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let output = run(&["serve", "--listen", &address, "--data-dir", dir.path().to_str().unwrap()], &[]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains(&address), "{}", text(&output.stderr));
+    assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none());
+    let (_, _, err) = Running::start(dir.path(), false).terminate();
+    assert_eq!(err.matches("operator key, shown this once: avk_").count(), 1, "{err}");
 }

@@ -197,6 +197,41 @@ async fn an_unknown_metric_is_404_and_names_the_nearest() {
 }
 
 #[tokio::test]
+async fn what_was_sent_is_repeated_in_quotes_and_cut() {
+    let server = server().start().await;
+    let long = "x".repeat(5000);
+    let get = |path: String| server.request("GET", &path).key(OPERATOR);
+    let accept = get(SERIES.to_owned()).header("Accept", &format!("text/{long}"));
+    let content_type = server.request("POST", BULK).key(OPERATOR).header("Content-Type", &long);
+    let content_encoding = server.request("POST", BULK).key(OPERATOR).header("Content-Encoding", &long);
+    let scope = server.request("POST", "/api/v1/api-keys").key(OPERATOR);
+    let cases = [
+        (get(format!("/api/v1/wearables/metric/{long}?user_id=u1")), 404, "unknown_metric"),
+        (get(format!("/{long}")), 404, "unknown_path"),
+        (server.request("DELETE", &format!("/api/v1/api-keys/{long}")).key(OPERATOR), 404, "unknown_key"),
+        (server.request(&long, "/health"), 405, "method_not_allowed"),
+        (accept, 415, "unsupported_accept"),
+        (content_type, 415, "unsupported_content_type"),
+        (content_encoding, 415, "unsupported_content_encoding"),
+        (get(format!("{SERIES}&order={long}")), 422, "invalid"),
+        (get(format!("{SERIES}&days={long}")), 422, "invalid"),
+        (get(format!("{SERIES}&limit={long}")), 422, "invalid"),
+        (get(format!("{SERIES}&a=%zz{long}")), 422, "invalid"),
+        (server.request("POST", &format!("{BULK}&partial={long}")).key(OPERATOR), 422, "invalid"),
+        (scope.clone().body(json!({"scopes": [long]}).to_string()), 422, "invalid"),
+        (scope.body(json!({"scopes": [{"a": long}]}).to_string()), 422, "invalid"),
+    ];
+    for (request, status, code) in cases {
+        let answer = check(&server, request, status, code).await.to_string();
+        assert!(answer.contains("xxxx") && answer.contains("(cut)"), "{answer}");
+        assert!(answer.len() < 400, "{answer}");
+    }
+    let control = get("/api/v1/wearables/metric/a%0Ab?user_id=u1".to_owned());
+    let answer = check(&server, control, 404, "unknown_metric").await;
+    assert!(answer["detail"].as_str().unwrap().contains(r#""a\nb""#), "{answer}");
+}
+
+#[tokio::test]
 async fn what_is_not_http_is_refused_and_noticed_by_nobody() {
     let server = server().start().await;
     let long = format!("GET /health HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(100_000));

@@ -177,6 +177,10 @@ impl Committer {
                 tracing::warn!(error = %source, batches = answers.len(), "no room for the journal, batches refused");
                 CommitError::DiskFull
             }
+            AppendError::NoSegment(source) => {
+                tracing::error!(error = %source, batches = answers.len(), "no next journal segment, batches refused");
+                CommitError::Failed
+            }
             AppendError::Poisoned { reason } => {
                 self.parts.intake.set_poison(reason);
                 CommitError::Poisoned { reason: reason.clone() }

@@ -14,7 +14,7 @@ mod committer;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::thread::Thread;
@@ -96,9 +96,10 @@ pub(crate) struct Submission {
     pub(crate) draft: Draft,
     pub(crate) samples: u32,
     pub(crate) submitted: Instant,
-    pub(crate) ack: oneshot::Sender<Result<Committed, CommitError>>,
-    /// Given back just before the acknowledgement.
+    /// Given back just before the acknowledgement; above `ack`, because a
+    /// submission that is dropped drops its fields in this order.
     pub(crate) permit: Permit,
+    pub(crate) ack: oneshot::Sender<Result<Committed, CommitError>>,
 }
 
 /// What request threads and the committer share.
@@ -109,12 +110,15 @@ pub(crate) struct Intake {
     /// The committer's, to be woken after a push; set before the first one.
     committer: OnceLock<Thread>,
     stopping: AtomicBool,
+    /// Set once the committer is gone: whoever pushes then empties the queues.
+    ended: AtomicBool,
     poisoned: Mutex<Option<String>>,
     /// Memory of all buffers, as of the last commit or flush.
     pub(crate) buffer_bytes: AtomicU64,
     /// Whether the last flush failed for want of space.
     pub(crate) disk_full: AtomicBool,
-    /// Flushes that were asked for, taken by the committer.
+    /// Flushes that were asked for with [`Intake::request_flush`], taken by the
+    /// committer.
     pub(crate) flush_requests: Mutex<Vec<FlushReply>>,
 }
 
@@ -124,6 +128,7 @@ impl Intake {
             ring: ArrayQueue::new(ring_slots.max(1)),
             committer: OnceLock::new(),
             stopping: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             poisoned: Mutex::new(None),
             buffer_bytes: AtomicU64::new(0),
             disk_full: AtomicBool::new(false),
@@ -140,10 +145,41 @@ impl Intake {
     ) -> Result<Ack, SubmitError> {
         self.check(buffer_bytes_max)?;
         let (ack, answer) = oneshot::channel();
-        let submission = Submission { draft, samples, submitted: Instant::now(), ack, permit };
+        let submission = Submission { draft, samples, submitted: Instant::now(), permit, ack };
         self.ring.push(submission).map_err(|_| SubmitError::Full)?;
-        self.wake();
+        self.pushed();
         Ok(Ack(answer))
+    }
+
+    /// Asks the committer for a flush; dropping `reply` is the answer of one that
+    /// is gone.
+    pub(crate) fn request_flush(&self, reply: FlushReply) {
+        self.flush_requests.lock().push(reply);
+        self.pushed();
+    }
+
+    /// The committer is gone: what waits is answered by being dropped, and so is
+    /// what is pushed from now on.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        self.empty();
+    }
+
+    fn pushed(&self) {
+        // Pairs with the fence in `end`: either `end` finds what was pushed, or
+        // this load finds that it came too late.
+        fence(Ordering::SeqCst);
+        if self.ended.load(Ordering::Relaxed) {
+            self.empty();
+        } else {
+            self.wake();
+        }
+    }
+
+    fn empty(&self) {
+        while self.ring.pop().is_some() {}
+        self.flush_requests.lock().clear();
     }
 
     fn check(&self, buffer_bytes_max: u64) -> Result<(), SubmitError> {
@@ -186,5 +222,76 @@ impl Intake {
 
     pub(crate) fn poison(&self) -> Option<String> {
         self.poisoned.lock().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::task::Waker;
+    use std::thread;
+
+    use systole_storage::frame::Kind;
+
+    use super::*;
+    use crate::budget::ByteBudget;
+
+    const FRAME_BYTES: usize = 100;
+
+    fn submit(intake: &Intake, budget: &Arc<ByteBudget>) -> Ack {
+        let draft = Draft::build(Kind::Samples, false, 0, |_| {});
+        intake.submit(draft, 1, budget.try_take(FRAME_BYTES).unwrap(), u64::MAX).unwrap()
+    }
+
+    fn answer(mut ack: Ack) -> Poll<Result<Committed, CommitError>> {
+        Pin::new(&mut ack).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn batches_before_and_after_the_end_are_answered_and_give_their_bytes_back() {
+        let (intake, budget) = (Intake::new(8), ByteBudget::new(1000));
+        let early = submit(&intake, &budget);
+        assert_eq!(budget.used(), FRAME_BYTES);
+        intake.end();
+        let late = submit(&intake, &budget);
+        assert_eq!(budget.used(), 0);
+        for ack in [early, late] {
+            assert_eq!(answer(ack), Poll::Ready(Err(CommitError::Failed)));
+        }
+    }
+
+    #[test]
+    fn flushes_asked_for_before_and_after_the_end_are_answered() {
+        let intake = Intake::new(8);
+        let (early, mut early_report) = oneshot::channel();
+        let (late, mut late_report) = oneshot::channel();
+        intake.request_flush(early);
+        assert_eq!(early_report.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        intake.end();
+        intake.request_flush(late);
+        for report in [&mut early_report, &mut late_report] {
+            assert_eq!(report.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_behind_whenever_the_end_comes() {
+        for _ in 0..500 {
+            let (intake, budget) = (Intake::new(8), ByteBudget::new(1000));
+            let (reply, mut report) = oneshot::channel();
+            let together = Barrier::new(2);
+            let ack = thread::scope(|scope| {
+                let pushing = scope.spawn(|| {
+                    together.wait();
+                    intake.request_flush(reply);
+                    submit(&intake, &budget)
+                });
+                together.wait();
+                intake.end();
+                pushing.join().unwrap()
+            });
+            assert_eq!(answer(ack), Poll::Ready(Err(CommitError::Failed)));
+            assert_eq!(report.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        }
     }
 }

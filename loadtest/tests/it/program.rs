@@ -35,7 +35,7 @@ async fn a_run_prints_its_report_and_ends_with_one_json_line() {
     .await;
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(output.status.success(), "{text}");
-    assert!(text.contains("samples/s acknowledged (6,000 in all)"), "{text}");
+    assert!(text.contains("whole run 6,000 samples acknowledged, 12 requests"), "{text}");
     let last = text.lines().last().expect("a last line");
     let json: serde_json::Value = serde_json::from_str(last).expect("JSON");
     assert_eq!(json["samples_acknowledged"], 6_000);

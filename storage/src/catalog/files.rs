@@ -56,6 +56,8 @@ pub struct Flushed {
 
 impl Catalog {
     /// Adds the files of a flush and moves the journal position, both or neither.
+    /// Doing it again for the same flush changes nothing: a commit that failed
+    /// may have become durable all the same.
     ///
     /// # Errors
     /// [`CatalogError::Sql`].
@@ -113,7 +115,12 @@ fn insert_file(connection: &rusqlite::Connection, file: &FileRecord) -> Result<(
     let mut statement = connection.prepare_cached(
         "INSERT INTO files (path, org, metric, period, bucket, bucket_bits, level, sequence_first, sequence_last,
              row_count, byte_count, user_min, user_max, time_min, time_max, block_crc32c, created_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)
+         ON CONFLICT (path) DO UPDATE SET sequence_first = excluded.sequence_first,
+             sequence_last = excluded.sequence_last, row_count = excluded.row_count,
+             byte_count = excluded.byte_count, user_min = excluded.user_min, user_max = excluded.user_max,
+             time_min = excluded.time_min, time_max = excluded.time_max,
+             block_crc32c = excluded.block_crc32c, created_at = excluded.created_at",
     )?;
     statement.execute(rusqlite::params![
         file.path,

@@ -112,6 +112,14 @@ pub fn is_temporary(path: &Path) -> bool {
     path.to_str().is_some_and(|path| path.ends_with(TEMPORARY_SUFFIX))
 }
 
+/// The sequence in the name of a data file, or `None` if it is not one.
+#[must_use]
+pub fn flush_sequence(path: &Path) -> Option<Sequence> {
+    let (level, sequence) = path.file_name()?.to_str()?.strip_suffix(".parquet")?.split_once('-')?;
+    level.parse::<u32>().ok()?;
+    (sequence.len() == 20).then(|| sequence.parse().ok().map(Sequence))?
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

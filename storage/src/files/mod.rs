@@ -12,8 +12,8 @@
 //!
 //! Life cycle: written under a temporary name, synced, renamed, folder synced,
 //! listed in the catalog in the transaction that moves the journal position,
-//! visible with the next snapshot. What is not in the catalog at start is
-//! removed.
+//! visible with the next snapshot. What an unfinished flush left is
+//! removed at start.
 
 mod blocks;
 mod columns;
@@ -27,7 +27,7 @@ pub use blocks::{BLOCK_BYTES, BlockFault, check_blocks};
 pub(crate) use columns::ColumnsBuilder;
 pub use columns::Run;
 pub(crate) use layout::day_of;
-pub use layout::{Partition, Period, SAMPLES_DIR, is_temporary};
+pub use layout::{Partition, Period, SAMPLES_DIR, flush_sequence, is_temporary};
 pub use reader::{BlockByBlock, CheckedFile, FileReadError};
 pub use schema::{COLUMN_NAMES, samples_schema};
 pub use set::{DataFile, FileSet};

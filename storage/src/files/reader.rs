@@ -58,9 +58,9 @@ impl CheckedFile {
     /// # Errors
     /// [`FileReadError::Io`].
     pub fn open(data: &Arc<DataFile>) -> Result<CheckedFile, FileReadError> {
-        let file = File::open(&data.path)
-            .map_err(|source| FileReadError::Io { path: data.record.path.clone(), source })?;
-        Ok(CheckedFile { file: Arc::new(file), data: data.clone() })
+        let file =
+            data.open().map_err(|source| FileReadError::Io { path: data.record.path.clone(), source })?;
+        Ok(CheckedFile { file, data: data.clone() })
     }
 
     /// Its length, as the catalog has it.

@@ -1,9 +1,12 @@
 //! The files a snapshot reads.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 
 use hashbrown::HashMap;
+use parking_lot::Mutex;
 
 use crate::catalog::FileRecord;
 
@@ -14,6 +17,31 @@ pub struct DataFile {
     pub record: FileRecord,
     /// Where it lies.
     pub path: PathBuf,
+    /// Its descriptor while anybody reads it: reads name their offset, so all
+    /// readers of a file share one.
+    open: Mutex<Weak<File>>,
+}
+
+impl DataFile {
+    /// The file of `record` in a data dir.
+    #[must_use]
+    pub fn new(data_dir: &Path, record: FileRecord) -> DataFile {
+        DataFile { path: data_dir.join(&record.path), record, open: Mutex::default() }
+    }
+
+    /// Opens it, or gives the descriptor that is open.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn open(&self) -> io::Result<Arc<File>> {
+        let mut open = self.open.lock();
+        if let Some(file) = open.upgrade() {
+            return Ok(file);
+        }
+        let file = Arc::new(File::open(&self.path)?);
+        *open = Arc::downgrade(&file);
+        Ok(file)
+    }
 }
 
 /// Data files by organisation and metric; immutable, shared by snapshots.

@@ -96,12 +96,7 @@ impl SamplesFileWriter {
             _ => {}
         }
         let file = disk.create(&at, 0).map_err(|source| FileWriteError::Io { path: at.clone(), source })?;
-        let output = BlockWriter {
-            file,
-            at: 0,
-            pending: Vec::with_capacity(WRITE_BYTES),
-            sums: BlockChecksums::default(),
-        };
+        let output = BlockWriter { file, at: 0, pending: Vec::new(), sums: BlockChecksums::default() };
         let writer = ArrowWriter::try_new(output, samples_schema(), Some(writer_properties(level)))
             .map_err(|source| FileWriteError::Parquet { path: at, source })?;
         Ok(SamplesFileWriter {

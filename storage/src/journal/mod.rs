@@ -18,7 +18,8 @@
 //! error that names file and offset. Each frame carries the last sequence that
 //! was durable before its group (`synced`), so a whole frame behind a broken one
 //! proves which of the two it is. What cannot be told apart: a flipped bit inside
-//! the very last group looks like a torn group.
+//! the very last group looks like a torn group, and zeros from the first frame of
+//! a group that goes on in the next segment look like the room of a refused one.
 
 mod recovery;
 mod segment;

@@ -107,7 +107,15 @@ pub fn recover(
         disk.sync_dir(parent).map_err(at(parent))?;
     }
     let ids = segment_ids(disk.as_ref(), dir)?;
-    let mut scan = Scan { last: from, visit: &mut visit, from, ordering: 0, frames: 0, torn_bytes: 0 };
+    let mut scan = Scan {
+        last: from,
+        group_synced: None,
+        visit: &mut visit,
+        from,
+        ordering: 0,
+        frames: 0,
+        torn_bytes: 0,
+    };
     let mut sealed: Vec<SealedSegment> = Vec::new();
     let mut tail: Option<(Segment, u64, Sequence)> = None;
     for (index, &id) in ids.iter().enumerate() {
@@ -117,7 +125,7 @@ pub fn recover(
         match read_header(&bytes, id) {
             HeaderState::Valid => {}
             HeaderState::Version(version) => return Err(RecoverError::Version { path, version }),
-            HeaderState::Broken if first_frame(&bytes, 0).is_some() => {
+            HeaderState::Broken if frames_in(&bytes, 0).next().is_some() => {
                 return Err(RecoverError::Header { path });
             }
             HeaderState::Broken => {
@@ -152,6 +160,8 @@ struct Scan<'a, V> {
     visit: &'a mut V,
     from: Sequence,
     last: Sequence,
+    /// `synced` of the frame read last: which group it is of.
+    group_synced: Option<Sequence>,
     ordering: u64,
     frames: u64,
     torn_bytes: u64,
@@ -189,7 +199,7 @@ impl<V: FnMut(Header, Bytes) -> Result<(), FrameFault>> Scan<'_, V> {
         &mut self,
         path: &Path,
         bytes: &Bytes,
-        later: impl FnOnce() -> Result<Option<Header>, RecoverError>,
+        later: impl FnOnce() -> Result<bool, RecoverError>,
     ) -> Result<End, RecoverError> {
         let mut at = SEGMENT_HEADER_BYTES as usize;
         // Frames at or below `from` are read again and must rise, too.
@@ -200,7 +210,7 @@ impl<V: FnMut(Header, Bytes) -> Result<(), FrameFault>> Scan<'_, V> {
                 break None;
             }
             match verify(&bytes[at..]) {
-                Ok(header) if header.stamp.synced > self.last => {
+                Ok(header) if self.skips(&header) => {
                     let fault = FrameFault::Payload { what: "durable frames before it are missing" };
                     return Err(RecoverError::Damaged { path: path.to_owned(), offset: at as u64, fault });
                 }
@@ -219,14 +229,10 @@ impl<V: FnMut(Header, Bytes) -> Result<(), FrameFault>> Scan<'_, V> {
         };
         let remains = bytes[at..].iter().rposition(|&byte| byte != 0).map_or(at, |last| at + last + 1);
         if let Some(fault) = fault.filter(|_| remains > at) {
-            // Something lies where a frame should begin. If a whole frame behind
-            // it was written after a sync that covered this place, it is damage;
-            // otherwise a group that was cut short.
-            let behind = match first_frame(bytes, at + FRAME_ALIGN) {
-                Some(header) => Some(header),
-                None => later()?,
-            };
-            if behind.is_some_and(|header| header.stamp.synced > self.last) {
+            // Something lies where a frame should begin. It is damage if a whole
+            // frame behind it was written after a sync that covered this place;
+            // otherwise it is a group that was cut short.
+            if synced_beyond(bytes, at + FRAME_ALIGN, self.last) || later()? {
                 return Err(RecoverError::Damaged { path: path.to_owned(), offset: at as u64, fault });
             }
         }
@@ -234,10 +240,20 @@ impl<V: FnMut(Header, Bytes) -> Result<(), FrameFault>> Scan<'_, V> {
         Ok(End { group: group.0, offset: at as u64, torn: remains as u64 })
     }
 
+    /// Whether durable frames between the last one and this are missing: this one
+    /// was written when more was durable, or it is not the next of its group.
+    /// Sequences have gaps only between groups, where a write was refused.
+    fn skips(&self, header: &Header) -> bool {
+        let stamp = header.stamp;
+        let same_group = self.group_synced == Some(stamp.synced) && self.last > stamp.synced;
+        stamp.synced > self.last || same_group && stamp.sequence.0 > self.last.0 + 1
+    }
+
     fn frame(&mut self, path: &Path, bytes: &Bytes, at: usize, header: &Header) -> Result<(), RecoverError> {
         let sequence = header.stamp.sequence;
         self.ordering = self.ordering.max(header.stamp.ordering);
         self.last = self.last.max(sequence);
+        self.group_synced = Some(header.stamp.synced);
         if sequence <= self.from {
             return Ok(());
         }
@@ -272,29 +288,41 @@ fn read_whole(file: &dyn crate::disk::DiskFile) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The first whole frame at or behind `from`, looked for at every alignment.
-fn first_frame(bytes: &[u8], from: usize) -> Option<Header> {
-    let mut at = from.next_multiple_of(FRAME_ALIGN);
-    while at + FRAME_ALIGN <= bytes.len() {
-        if bytes[at..at + FRAME_ALIGN] != [0; FRAME_ALIGN]
-            && let Ok(header) = verify(&bytes[at..])
-        {
-            return Some(header);
-        }
-        at += FRAME_ALIGN;
-    }
-    None
+/// Whether a whole frame at or behind `from`, looked for at every alignment, was
+/// written when something after `last` was durable. Frames of the broken one's
+/// own group prove nothing, so the search goes on behind them.
+fn synced_beyond(bytes: &[u8], from: usize, last: Sequence) -> bool {
+    frames_in(bytes, from).any(|header| header.stamp.synced > last)
 }
 
-/// The first whole frame of later segments.
-fn later_frame(disk: &dyn Disk, dir: &Path, ids: &[SegmentId]) -> Result<Option<Header>, RecoverError> {
+/// The whole frames at or behind `from`, looked for at every alignment.
+fn frames_in(bytes: &[u8], from: usize) -> impl Iterator<Item = Header> {
+    let mut at = from.next_multiple_of(FRAME_ALIGN);
+    std::iter::from_fn(move || {
+        while at + FRAME_ALIGN <= bytes.len() {
+            let here = at;
+            at += FRAME_ALIGN;
+            if bytes[here..at] != [0; FRAME_ALIGN]
+                && let Ok(header) = verify(&bytes[here..])
+            {
+                at = here + header.frame_bytes();
+                return Some(header);
+            }
+        }
+        None
+    })
+}
+
+/// Whether later segments hold any whole frame. A segment is synced before a
+/// frame goes to the next, so one is proof that this one was durable to its end.
+fn later_frame(disk: &dyn Disk, dir: &Path, ids: &[SegmentId]) -> Result<bool, RecoverError> {
     for id in ids {
         let path = id.path(dir);
         let read = disk.open(&path).and_then(|file| read_whole(file.as_ref()));
         let bytes = read.map_err(|source| RecoverError::Io { path, source })?;
-        if let Some(header) = first_frame(&bytes, SEGMENT_HEADER_BYTES as usize) {
-            return Ok(Some(header));
+        if frames_in(&bytes, SEGMENT_HEADER_BYTES as usize).next().is_some() {
+            return Ok(true);
         }
     }
-    Ok(None)
+    Ok(false)
 }

@@ -64,7 +64,14 @@ impl Segment {
     /// Makes a segment and its name durable.
     pub(super) fn prepare(disk: &dyn Disk, dir: &Path, id: SegmentId, bytes: u64) -> io::Result<Segment> {
         let path = id.path(dir);
-        let file = disk.create(&path, bytes)?;
+        let file = match disk.create(&path, bytes) {
+            // What an attempt that failed may have left; no frame is in it.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                disk.remove(&path)?;
+                disk.create(&path, bytes)?
+            }
+            created => created?,
+        };
         let finish = || {
             file.write_all_at(&mut [IoSlice::new(&header(id, bytes))], 0)?;
             file.sync_data()?;

@@ -17,6 +17,10 @@ pub enum AppendError {
     /// append tries again.
     #[error("no room on the disk for the journal")]
     Full(#[source] io::Error),
+    /// No next segment can be made, for another reason than space: too many open
+    /// files, say. The group is cut back; the next append tries again.
+    #[error("the journal cannot begin its next segment")]
+    NoSegment(#[source] io::Error),
     /// A write or sync failed, now or earlier. Nothing is known about the file's
     /// tail, so nothing is appended until a restart has read it again.
     #[error("the journal is closed after a failed write or sync: {reason}")]
@@ -61,6 +65,8 @@ enum Slot {
 }
 
 enum Failure {
+    /// No next segment could be had; the current one is whole and synced.
+    Segment(io::Error),
     Write(io::Error),
     Sync(io::Error),
 }
@@ -101,10 +107,17 @@ impl JournalWriter {
         let before = (self.current.id, self.at, self.last);
         match self.write_and_sync(frames) {
             Ok(()) => Ok(()),
-            Err(Failure::Write(error)) if is_full(&error) && self.current.id == before.0 => {
-                self.cut_back(before.1, before.2, error)
+            Err(Failure::Segment(error)) if self.current.id == before.0 => {
+                self.cut_back(before.1, before.2)?;
+                Err(if is_full(&error) { AppendError::Full(error) } else { AppendError::NoSegment(error) })
             }
-            Err(Failure::Write(error) | Failure::Sync(error)) => Err(self.poison(&error)),
+            Err(Failure::Write(error)) if is_full(&error) && self.current.id == before.0 => {
+                self.cut_back(before.1, before.2)?;
+                Err(AppendError::Full(error))
+            }
+            Err(Failure::Segment(error) | Failure::Write(error) | Failure::Sync(error)) => {
+                Err(self.poison(&error))
+            }
         }
     }
 
@@ -179,7 +192,7 @@ impl JournalWriter {
     /// journal's last segment can have a torn tail.
     fn roll(&mut self, frame_bytes: u64) -> Result<(), Failure> {
         self.current.file.sync_data().map_err(Failure::Sync)?;
-        let next = self.take_segment(frame_bytes).map_err(Failure::Write)?;
+        let next = self.take_segment(frame_bytes).map_err(Failure::Segment)?;
         let old = std::mem::replace(&mut self.current, next);
         self.sealed.push(SealedSegment { id: old.id, last: self.last });
         self.at = SEGMENT_HEADER_BYTES;
@@ -214,13 +227,10 @@ impl JournalWriter {
 
     /// Takes a half-written group out again, so that a later recovery cannot
     /// meet frames whose senders were told that they were refused.
-    fn cut_back(&mut self, at: u64, last: Sequence, error: io::Error) -> Result<(), AppendError> {
+    fn cut_back(&mut self, at: u64, last: Sequence) -> Result<(), AppendError> {
         let written = std::mem::replace(&mut self.at, at);
         self.last = last;
-        match self.current.erase(at, written) {
-            Ok(()) => Err(AppendError::Full(error)),
-            Err(failure) => Err(self.poison(&failure)),
-        }
+        self.current.erase(at, written).map_err(|failure| self.poison(&failure))
     }
 
     fn poison(&mut self, error: &io::Error) -> AppendError {

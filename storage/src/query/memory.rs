@@ -23,6 +23,11 @@ pub(super) fn sorted_rows(scan: &Scan, groups: &[GroupRef]) -> RecordBatch {
     columns.finish()
 }
 
+/// How many rows of `groups` the scan wants, superseded ones counted.
+pub(super) fn count_rows(scan: &Scan, groups: &[GroupRef]) -> usize {
+    groups.iter().filter_map(|found| wanted(scan, found)).map(|part| part.rows.len()).sum()
+}
+
 /// The part of a group that lies in the scan's window.
 fn wanted<'a>(scan: &Scan, found: &'a GroupRef) -> Option<Part<'a>> {
     let (frame, group) = (&found.frame, found.group());

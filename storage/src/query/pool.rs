@@ -3,19 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use datafusion::execution::TaskContext;
+use arrow::array::RecordBatch;
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::{collect, execute_stream};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures_util::StreamExt;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::chunk::SERIES_COLUMNS;
+use super::memory::count_rows;
 use super::metadata::CheckedReaders;
 use super::table::Located;
-use super::window::SlicesFromEnd;
+use super::window::{SLICE_ROWS_MAX, Slices};
 use super::{LatestTable, Order, QueryError, SampleChunk, SamplesTable, Scan, SeriesQuery};
 use crate::series::LatestValue;
 use crate::store::Store;
@@ -96,10 +99,10 @@ impl QueryPool {
         let table = SamplesTable::new(&query.org, self.store.snapshot(), self.readers.clone());
         let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
         let context = self.context.clone();
+        let running = self.running.clone();
         let runtime = self.runtime.as_ref().ok_or(QueryError::Stopping)?;
         runtime.spawn(async move {
-            let _permit = permit;
-            let mut answer = Answer { query, table, context, sender };
+            let mut answer = Answer { query, table, context, sender, running, permit: Some(permit) };
             if let Err(error) = answer.run().await {
                 // Nobody may be there to hear it.
                 let _ = answer.sender.send(Err(error)).await;
@@ -140,6 +143,9 @@ struct Answer {
     table: SamplesTable,
     context: Arc<TaskContext>,
     sender: mpsc::Sender<Result<SampleChunk, QueryError>>,
+    running: Arc<Semaphore>,
+    /// Its place among the running queries; given up while the reader is slow.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 /// Whether an answer goes on.
@@ -172,13 +178,17 @@ impl Answer {
         }
     }
 
-    /// The files' own order: one plan over the whole window, streamed.
+    /// The files' own order: streamed.
     async fn forwards(&mut self, located: &Located, start: i64, end: i64) -> Result<(), QueryError> {
-        let plan = self.table.plan(&self.scan(start, end), located, &SERIES_COLUMNS)?;
-        let mut batches = execute_stream(plan, self.context.clone())?;
-        while let Some(batch) = batches.next().await {
-            if self.send(SampleChunk::new(&batch?, Order::Ascending)).await == Next::Done {
-                break;
+        let mut slices = Slices::new(start, end, Order::Ascending);
+        while let Some(slice) = slices.next() {
+            let Some(mut batches) = self.open(located, slice, &mut slices)? else {
+                continue;
+            };
+            while let Some(batch) = batches.next().await {
+                if self.send(SampleChunk::new(&batch?, Order::Ascending)).await == Next::Done {
+                    return Ok(());
+                }
             }
         }
         Ok(())
@@ -186,11 +196,11 @@ impl Answer {
 
     /// Against the files' order: slice by slice from the end.
     async fn backwards(&mut self, located: &Located, start: i64, end: i64) -> Result<(), QueryError> {
-        let mut slices = SlicesFromEnd::new(start, end);
-        while let Some((from, to)) = slices.next() {
-            let plan = self.table.plan(&self.scan(from, to), located, &SERIES_COLUMNS)?;
-            let batches = collect(plan, self.context.clone()).await?;
-            slices.found(batches.iter().map(|batch| batch.num_rows()).sum());
+        let mut slices = Slices::new(start, end, Order::Descending);
+        while let Some(slice) = slices.next() {
+            let Some(batches) = self.whole(located, slice, &mut slices).await? else {
+                continue;
+            };
             for batch in batches.iter().rev() {
                 if self.send(SampleChunk::new(batch, Order::Descending)).await == Next::Done {
                     return Ok(());
@@ -198,6 +208,45 @@ impl Answer {
             }
         }
         Ok(())
+    }
+
+    /// The stream of a slice; `None` if the buffers alone hold too much of it and
+    /// it was handed back.
+    fn open(
+        &self,
+        located: &Located,
+        slice: (i64, i64),
+        slices: &mut Slices,
+    ) -> Result<Option<SendableRecordBatchStream>, QueryError> {
+        let scan = self.scan(slice.0, slice.1);
+        if count_rows(&scan, &located.groups) > SLICE_ROWS_MAX && slices.too_much(slice) {
+            return Ok(None);
+        }
+        let plan = self.table.plan(&scan, located, &SERIES_COLUMNS)?;
+        Ok(Some(execute_stream(plan, self.context.clone())?))
+    }
+
+    /// All rows of a slice; `None` if they are too many and it was handed back.
+    async fn whole(
+        &self,
+        located: &Located,
+        slice: (i64, i64),
+        slices: &mut Slices,
+    ) -> Result<Option<Vec<RecordBatch>>, QueryError> {
+        let Some(mut stream) = self.open(located, slice, slices)? else {
+            return Ok(None);
+        };
+        let (mut batches, mut rows) = (Vec::new(), 0);
+        while let Some(batch) = stream.next().await {
+            let batch = batch?;
+            rows += batch.num_rows();
+            batches.push(batch);
+            if rows > SLICE_ROWS_MAX && slices.too_much(slice) {
+                return Ok(None);
+            }
+        }
+        slices.found(rows);
+        Ok(Some(batches))
     }
 
     async fn send(&mut self, mut chunk: SampleChunk) -> Next {
@@ -209,8 +258,22 @@ impl Answer {
             *limit -= chunk.len();
         }
         let done = self.query.limit == Some(0);
-        let gone = !chunk.is_empty() && self.sender.send(Ok(chunk)).await.is_err();
+        let gone = !chunk.is_empty() && !self.hand_over(chunk).await;
         if done || gone { Next::Done } else { Next::More }
+    }
+
+    /// Gives a chunk to the reader; false if it is gone. A reader that is not
+    /// ready keeps no place among the running queries.
+    async fn hand_over(&mut self, chunk: SampleChunk) -> bool {
+        let chunk = match self.sender.try_send(Ok(chunk)) {
+            Ok(()) => return true,
+            Err(TrySendError::Closed(_)) => return false,
+            Err(TrySendError::Full(chunk)) => chunk,
+        };
+        self.permit = None;
+        let taken = self.sender.send(chunk).await.is_ok();
+        self.permit = self.running.clone().acquire_owned().await.ok();
+        taken && self.permit.is_some()
     }
 
     fn scan(&self, start: i64, end: i64) -> Scan {

@@ -1,29 +1,39 @@
-//! A window newest first, cut into slices.
+//! A window cut into slices.
 //!
 //! Files are sorted oldest first. To answer newest first without holding the
 //! whole window, it is read in slices from its end, each sorted oldest first and
 //! handed out backwards. A slice grows while it finds little and shrinks when it
-//! finds much, so memory stays near [`SLICE_ROWS`] rows for any density but a
-//! burst within [`SLICE_MIN_MS`].
+//! finds much; one that would hold more than [`SLICE_ROWS_MAX`] rows is handed
+//! back and cut. Oldest first, files stream, and slices only bound the rows that
+//! are copied from buffers. So memory is bounded for any density but that of a
+//! single millisecond.
+
+use super::Order;
 
 /// Rows a slice aims at.
 const SLICE_ROWS: usize = 32 * 1024;
-/// The first slice: two days of a watch are 10,000 to 20,000 samples.
+/// Rows a slice may hold.
+pub(super) const SLICE_ROWS_MAX: usize = 4 * SLICE_ROWS;
+/// The first slice from the end: two days of a watch are 10,000 to 20,000
+/// samples.
 const SLICE_FIRST_MS: i64 = 2 * 86_400_000;
-/// No slice is shorter.
-const SLICE_MIN_MS: i64 = 60_000;
 
-/// Slices of `start..end`, from the end.
+/// Slices of `start..end`, in the order asked for.
 #[derive(Debug)]
-pub(super) struct SlicesFromEnd {
+pub(super) struct Slices {
     start: i64,
     end: i64,
     width: i64,
+    order: Order,
 }
 
-impl SlicesFromEnd {
-    pub(super) fn new(start: i64, end: i64) -> SlicesFromEnd {
-        SlicesFromEnd { start, end, width: SLICE_FIRST_MS }
+impl Slices {
+    pub(super) fn new(start: i64, end: i64, order: Order) -> Slices {
+        let width = match order {
+            Order::Ascending => i64::MAX,
+            Order::Descending => SLICE_FIRST_MS,
+        };
+        Slices { start, end, width, order }
     }
 
     /// The next slice; `None` when the window is done.
@@ -31,10 +41,16 @@ impl SlicesFromEnd {
         if self.start >= self.end {
             return None;
         }
-        let from = self.end.saturating_sub(self.width).max(self.start);
-        let slice = (from, self.end);
-        self.end = from;
-        Some(slice)
+        Some(match self.order {
+            Order::Ascending => {
+                let to = self.start.saturating_add(self.width).min(self.end);
+                (std::mem::replace(&mut self.start, to), to)
+            }
+            Order::Descending => {
+                let from = self.end.saturating_sub(self.width).max(self.start);
+                (from, std::mem::replace(&mut self.end, from))
+            }
+        })
     }
 
     /// Learns from what the last slice held.
@@ -42,8 +58,22 @@ impl SlicesFromEnd {
         if rows < SLICE_ROWS / 4 {
             self.width = self.width.saturating_mul(4);
         } else if rows > SLICE_ROWS * 2 {
-            self.width = (self.width / 4).max(SLICE_MIN_MS);
+            self.width = (self.width / 4).max(1);
         }
+    }
+
+    /// Takes back the slice `from..to`, which holds too much, and makes the next
+    /// one shorter. False if it cannot be shorter.
+    pub(super) fn too_much(&mut self, (from, to): (i64, i64)) -> bool {
+        if to - from <= 1 {
+            return false;
+        }
+        match self.order {
+            Order::Ascending => self.start = from,
+            Order::Descending => self.end = to,
+        }
+        self.width = ((to - from) / 4).max(1);
+        true
     }
 }
 
@@ -53,27 +83,49 @@ mod tests {
 
     #[test]
     fn slices_cover_the_window_once_whatever_they_find() {
-        for rows in [0, SLICE_ROWS, 10 * SLICE_ROWS] {
-            let mut slices = SlicesFromEnd::new(-5, 20 * 86_400_000);
-            let mut expected_end = 20 * 86_400_000;
-            while let Some((from, to)) = slices.next() {
-                assert!(from < to);
-                assert_eq!(to, expected_end);
-                expected_end = from;
-                slices.found(rows);
+        const WINDOW: (i64, i64) = (-5, 20 * 86_400_000);
+        for order in [Order::Ascending, Order::Descending] {
+            for rows in [0, SLICE_ROWS, 10 * SLICE_ROWS] {
+                let mut slices = Slices::new(WINDOW.0, WINDOW.1, order);
+                let mut handed_back = 0;
+                let mut covered = Vec::new();
+                while let Some(slice) = slices.next() {
+                    if rows > SLICE_ROWS_MAX && handed_back < 5 && slices.too_much(slice) {
+                        handed_back += 1;
+                        continue;
+                    }
+                    covered.push(slice);
+                    slices.found(rows);
+                }
+                if order == Order::Descending {
+                    covered.reverse();
+                }
+                assert_eq!((covered[0].0, covered[covered.len() - 1].1), WINDOW);
+                assert!(covered.windows(2).all(|pair| pair[0].1 == pair[1].0), "{order:?} {rows}");
             }
-            assert_eq!(expected_end, -5);
         }
     }
 
     #[test]
     fn a_century_without_samples_takes_few_slices() {
-        let mut slices = SlicesFromEnd::new(-2_208_988_800_000, 1_800_000_000_000);
+        let mut slices = Slices::new(-2_208_988_800_000, 1_800_000_000_000, Order::Descending);
         let mut count = 0;
         while slices.next().is_some() {
             slices.found(0);
             count += 1;
         }
         assert!(count < 12, "{count}");
+    }
+
+    #[test]
+    fn a_millisecond_cannot_be_cut() {
+        for order in [Order::Ascending, Order::Descending] {
+            let mut slices = Slices::new(0, 3, order);
+            let slice = slices.next().unwrap();
+            assert!(slices.too_much(slice));
+            let slice = slices.next().unwrap();
+            assert_eq!(slice.1 - slice.0, 1);
+            assert!(!slices.too_much(slice));
+        }
     }
 }

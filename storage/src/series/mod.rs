@@ -1,8 +1,10 @@
-//! The latest-and-span map: per (user, metric, source, device) the newest value
-//! and the span [earliest, latest] of everything committed.
+//! The latest-and-span map: per (user, metric, source, device) the span
+//! [earliest, latest] of everything committed, and per (user, metric) the newest
+//! value.
 //!
 //! Constraints: an update is one shard lock and no allocation for a known
-//! series; `/latest` reads one user's entry and never scans. It is complete: at
+//! series, and costs the same for the user's thousandth series as for the first;
+//! `/latest` reads one user's metrics and never scans. It is complete: at
 //! start it is rebuilt from the files and the journal before the first request.
 //! Its size grows with the series; nothing is evicted yet.
 //!
@@ -19,6 +21,9 @@ use crate::frame::{Mark, Sequence};
 
 const SHARDS: usize = 64;
 const ABSENT: u32 = u32::MAX;
+/// Series of a user that are looked through one by one. A phone, a watch and a
+/// ring have fewer; a sender that makes up devices has any number.
+const SCANNED_MAX: usize = 32;
 
 /// A sample that may be a series' newest.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -71,17 +76,20 @@ struct User {
     org: u32,
     id: Box<str>,
     series: Vec<Series>,
+    /// Where each series stands, once there are more than [`SCANNED_MAX`].
+    index: Option<Box<HashMap<SeriesKey, u32>>>,
+    /// The newest durable sample of each metric: what `/latest` reads.
+    newest: Vec<(u32, Newest)>,
 }
+
+/// Metric, source, device.
+type SeriesKey = (u32, u32, u32);
 
 #[derive(Debug)]
 struct Series {
-    metric: u32,
-    source: u32,
-    device: u32,
+    key: SeriesKey,
     earliest: i64,
     latest: i64,
-    /// With sequence zero while nothing of the series is durable.
-    newest: Newest,
 }
 
 impl Default for SeriesMap {
@@ -105,16 +113,26 @@ impl SeriesMap {
     /// Takes in a durable run of samples, given by its newest one. Its span must
     /// have been widened before.
     pub fn advance(&self, name: &SeriesName<'_>, newest: Newest) {
-        self.with(name, |series| series.advance(newest));
+        let metric = self.names.number(name.metric);
+        self.with_user(name, |user| user.advance(metric, newest));
     }
 
     fn with<T>(&self, name: &SeriesName<'_>, change: impl FnOnce(&mut Series) -> T) -> T {
-        let org = self.names.number(name.org);
         let key = (
             self.names.number(name.metric),
             self.names.number(name.source),
             name.device.map_or(ABSENT, |device| self.names.number(device)),
         );
+        self.with_user(name, |user| {
+            let before = user.series.len();
+            let outcome = change(user.series(key));
+            self.series.fetch_add((user.series.len() - before) as u64, Ordering::Relaxed);
+            outcome
+        })
+    }
+
+    fn with_user<T>(&self, name: &SeriesName<'_>, change: impl FnOnce(&mut User) -> T) -> T {
+        let org = self.names.number(name.org);
         let hash = user_hash(name.org, name.user);
         let mut shard = self.shard(hash).lock();
         let user = shard
@@ -123,16 +141,9 @@ impl SeriesMap {
                 |user| user.hash == hash && user.org == org && *user.id == *name.user,
                 |user| user.hash,
             )
-            .or_insert_with(|| User { hash, org, id: name.user.into(), series: Vec::new() })
+            .or_insert_with(|| User::new(hash, org, name.user))
             .into_mut();
-        let known =
-            user.series.iter().position(|series| (series.metric, series.source, series.device) == key);
-        let index = known.unwrap_or_else(|| {
-            self.series.fetch_add(1, Ordering::Relaxed);
-            user.series.push(Series::new(key));
-            user.series.len() - 1
-        });
-        change(&mut user.series[index])
+        change(user)
     }
 
     /// The newest value of each metric of a user, sorted by metric.
@@ -141,21 +152,12 @@ impl SeriesMap {
         let Some(org_number) = self.names.find(org) else {
             return Vec::new();
         };
-        let mut newest: Vec<(u32, Newest)> = Vec::new();
         let hash = user_hash(org, user);
-        {
+        let newest = {
             let shard = self.shard(hash).lock();
             let matches = |entry: &User| entry.hash == hash && entry.org == org_number && *entry.id == *user;
-            let Some(user) = shard.find(hash, matches) else {
-                return Vec::new();
-            };
-            for series in user.series.iter().filter(|series| series.newest.sequence > Sequence::ZERO) {
-                match newest.iter_mut().find(|(metric, _)| *metric == series.metric) {
-                    Some((_, best)) => best.replace_if_newer(series.newest),
-                    None => newest.push((series.metric, series.newest)),
-                }
-            }
-        }
+            shard.find(hash, matches).map_or_else(Vec::new, |user| user.newest.clone())
+        };
         let mut values: Vec<LatestValue> = newest
             .into_iter()
             .map(|(metric, newest)| LatestValue {
@@ -180,10 +182,49 @@ impl SeriesMap {
     }
 }
 
+impl User {
+    fn new(hash: u64, org: u32, id: &str) -> User {
+        User { hash, org, id: id.into(), series: Vec::new(), index: None, newest: Vec::new() }
+    }
+
+    /// The series with this key, made if it is new.
+    fn series(&mut self, key: SeriesKey) -> &mut Series {
+        let known = match &self.index {
+            Some(index) => index.get(&key).map(|&at| at as usize),
+            None => self.series.iter().position(|series| series.key == key),
+        };
+        let at = known.unwrap_or_else(|| self.add(key));
+        &mut self.series[at]
+    }
+
+    fn add(&mut self, key: SeriesKey) -> usize {
+        let place = |at: usize| u32::try_from(at).expect("under 4 billion series a user");
+        let at = self.series.len();
+        self.series.push(Series::new(key));
+        match &mut self.index {
+            Some(index) => {
+                index.insert(key, place(at));
+            }
+            None if self.series.len() > SCANNED_MAX => {
+                let places = self.series.iter().enumerate().map(|(at, series)| (series.key, place(at)));
+                self.index = Some(Box::new(places.collect()));
+            }
+            None => {}
+        }
+        at
+    }
+
+    fn advance(&mut self, metric: u32, newest: Newest) {
+        match self.newest.iter_mut().find(|(known, _)| *known == metric) {
+            Some((_, best)) => best.replace_if_newer(newest),
+            None => self.newest.push((metric, newest)),
+        }
+    }
+}
+
 impl Series {
-    fn new((metric, source, device): (u32, u32, u32)) -> Series {
-        let newest = Newest { recorded_at: i64::MIN, value: 0.0, sequence: Sequence::ZERO };
-        Series { metric, source, device, earliest: i64::MAX, latest: i64::MIN, newest }
+    fn new(key: SeriesKey) -> Series {
+        Series { key, earliest: i64::MAX, latest: i64::MIN }
     }
 
     fn widen(&mut self, earliest: i64, latest: i64) -> Mark {
@@ -191,10 +232,6 @@ impl Series {
         self.earliest = self.earliest.min(earliest);
         self.latest = self.latest.max(latest);
         if disjoint { Mark::New } else { Mark::Look }
-    }
-
-    fn advance(&mut self, newest: Newest) {
-        self.newest.replace_if_newer(newest);
     }
 }
 

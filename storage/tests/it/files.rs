@@ -72,19 +72,47 @@ fn rows_superseded_within_a_flush_are_not_written() {
 }
 
 #[test]
-fn a_file_no_transaction_lists_is_removed_at_start() {
+fn what_an_unfinished_flush_left_is_removed_and_other_files_stay() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = TestStore::open(dir.path());
     store.commit(&heart_rate("u_1", JUNE_2026, 3));
     store.flush();
+    store.commit(&heart_rate("u_1", JUNE_2026 + 5000, 3));
     let listed = dir.path().join(&store.store.catalog().files().unwrap()[0].path);
-    let stray = listed.with_file_name("0-00000000000000000099.parquet");
-    let unfinished = listed.with_file_name("0-00000000000000000100.parquet.tmp");
+    // The flush of sequence 2 wrote its file, but its transaction never came.
+    let stray = listed.with_file_name("0-00000000000000000002.parquet");
+    let unfinished = listed.with_file_name("0-00000000000000000003.parquet.tmp");
+    let foreign = dir.path().join("samples/_SUCCESS");
     drop(store);
     fs::copy(&listed, &stray).unwrap();
     fs::write(&unfinished, b"half").unwrap();
+    fs::write(&foreign, b"").unwrap();
     TestStore::open(dir.path());
-    assert!(listed.exists() && !stray.exists() && !unfinished.exists());
+    assert!(listed.exists() && foreign.exists() && !stray.exists() && !unfinished.exists());
+}
+
+#[test]
+fn a_lost_catalog_stops_the_start_and_removes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    for batch in 0..300 {
+        store.commit(&heart_rate("u_1", JUNE_2026 + batch * 1_000_000, 100));
+    }
+    store.flush();
+    let listed = dir.path().join(&store.store.catalog().files().unwrap()[0].path);
+    store.commit(&heart_rate("u_2", JUNE_2026, 3));
+    drop(store);
+    let kept = dir.path().join("catalog.kept");
+    fs::rename(dir.path().join("catalog.db"), &kept).unwrap();
+    let _ = fs::remove_file(dir.path().join("catalog.db-wal"));
+    let _ = fs::remove_file(dir.path().join("catalog.db-shm"));
+    TestStore::try_open(dir.path()).err().expect("a journal without its beginning");
+    assert!(listed.exists());
+    // Also where the journal is whole: its samples are not those of the file.
+    fs::remove_file(dir.path().join("catalog.db")).unwrap();
+    fs::remove_dir_all(dir.path().join("journal")).unwrap();
+    assert!(matches!(TestStore::try_open(dir.path()), Err(StoreError::Unlisted { .. })));
+    assert!(listed.exists());
 }
 
 #[test]

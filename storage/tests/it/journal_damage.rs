@@ -13,26 +13,38 @@ use super::simulated_disk::SimulatedDisk;
 
 const DIR: &str = "/data/journal";
 
-/// Three segments of frames 1 to 30, each its own group; returns where each
-/// frame lies.
+/// Frames in a group: what concurrent senders make of one sync.
+const GROUP: u64 = 5;
+
+/// Segments of frames 1 to 30 in groups of [`GROUP`], some of them across a
+/// border; returns where each frame lies.
 fn written() -> (SimulatedDisk, Vec<(PathBuf, usize, usize)>) {
     let disk = SimulatedDisk::default();
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let mut recovered = recover(&shared, Path::new(DIR), 8192, Sequence::ZERO, |_, _| Ok(())).unwrap();
     let mut places = Vec::new();
     let (mut segment, mut at) = (1, SEGMENT_HEADER_BYTES as usize);
-    for sequence in 1..=30 {
-        let bytes = frame(sequence, sequence - 1, 30);
-        assert_eq!(bytes.len(), padded(bytes.len()));
-        recovered.writer.append(&[&bytes]).unwrap();
-        if at + bytes.len() > 8192 {
-            (segment, at) = (segment + 1, SEGMENT_HEADER_BYTES as usize);
+    for first in (1..=30).step_by(GROUP as usize) {
+        let frames: Vec<Vec<u8>> = (first..first + GROUP).map(|at| frame(at, first - 1, 30)).collect();
+        let slices: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+        recovered.writer.append(&slices).unwrap();
+        for bytes in &frames {
+            assert_eq!(bytes.len(), padded(bytes.len()));
+            if at + bytes.len() > 8192 {
+                (segment, at) = (segment + 1, SEGMENT_HEADER_BYTES as usize);
+            }
+            places.push((PathBuf::from(format!("{DIR}/{segment:010}.segment")), at, bytes.len()));
+            at += bytes.len();
         }
-        places.push((PathBuf::from(format!("{DIR}/{segment:010}.segment")), at, bytes.len()));
-        at += bytes.len();
     }
+    // A group lies across a border, or the tests prove less than they say.
+    let across = |group: &[(PathBuf, usize, usize)]| group[0].0 != group[group.len() - 1].0;
+    assert!(places.chunks(GROUP as usize).any(across));
     (disk, places)
 }
+
+/// All frames but those of the last group: they were synced before it.
+const SYNCED: usize = 25;
 
 fn reopen(disk: &SimulatedDisk) -> Result<Vec<u64>, RecoverError> {
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
@@ -47,7 +59,7 @@ fn reopen(disk: &SimulatedDisk) -> Result<Vec<u64>, RecoverError> {
 #[test]
 fn a_flipped_bit_in_any_synced_frame_is_named() {
     let (disk, places) = written();
-    for (index, (path, at, len)) in places.iter().enumerate().take(29) {
+    for (index, (path, at, len)) in places.iter().enumerate().take(SYNCED) {
         for byte in [0, 1, 4, 8, 16, 24, 40, 43, 48, len / 2, len - 8] {
             let disk = disk.after_kill();
             disk.corrupt(path, |content| content[at + byte] ^= 0x10);
@@ -64,10 +76,26 @@ fn a_flipped_bit_in_any_synced_frame_is_named() {
 #[test]
 fn a_zeroed_frame_in_the_middle_is_damage_not_the_end() {
     let (disk, places) = written();
-    for (path, at, len) in &places[..29] {
+    for (path, at, len) in &places[..SYNCED] {
         let disk = disk.after_kill();
         disk.corrupt(path, |content| content[*at..at + len].fill(0));
         assert!(matches!(reopen(&disk), Err(RecoverError::Damaged { .. })));
+    }
+}
+
+#[test]
+fn a_zeroed_end_of_a_segment_is_damage_too() {
+    let (disk, places) = written();
+    let last_segment = &places[29].0;
+    let group = GROUP as usize;
+    for (index, (path, at, _)) in places.iter().enumerate().filter(|(_, place)| place.0 != *last_segment) {
+        let disk = disk.after_kill();
+        disk.corrupt(path, |content| content[*at..].fill(0));
+        let opened = reopen(&disk);
+        // Zeros from a group's first frame to the end of the segment look like
+        // the room a refused group left.
+        let whole_part = index % group == 0 && places[index + group - 1].0 != *path;
+        assert!(whole_part || matches!(opened, Err(RecoverError::Damaged { .. })), "{index}: {opened:?}");
     }
 }
 

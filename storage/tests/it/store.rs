@@ -31,6 +31,21 @@ fn latest_is_the_same_after_a_flush_and_after_restarts() {
 }
 
 #[test]
+fn a_user_with_many_devices_has_one_latest_value_a_metric() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    let devices: Vec<&'static str> = (0..200).map(|at| &*format!("d_{at}").leak()).collect();
+    for (at, device) in (0i64..).zip(&devices) {
+        store.commit(&Samples { device: Some(device), ..heart_rate("u_1", at * 10_000, 3) });
+    }
+    // An old sample of a device that is known: it is not the latest.
+    store.commit(&Samples { device: Some(devices[150]), ..heart_rate("u_1", 5, 1) });
+    assert_eq!(store.store.series().series_count(), 200);
+    let latest = store.store.series().latest("default", "u_1");
+    assert_eq!((latest.len(), latest[0].recorded_at, latest[0].value), (1, 1_992_000, 62.0));
+}
+
+#[test]
 fn a_long_journal_is_replayed_with_the_memory_of_one_buffer() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = TestStore::open(dir.path());
