@@ -4,14 +4,11 @@ use std::path::{PathBuf, absolute};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Parser, Subcommand};
-use systole_engine::{Catalog, CatalogError};
+use systole_engine::{CATALOG_FILE, Catalog, CatalogError};
 
 use crate::auth::{KeySpec, RandomFault, Scope, Scopes, Secret, is_org_id, is_user_id, make_key};
 use crate::manage::is_key_name;
 use crate::settings::{DEFAULT_ORG, Environment, Flags, SettingFault, Settings};
-
-/// The catalog's file: a directory without one is no data directory yet.
-const CATALOG_FILE: &str = "catalog.db";
 
 /// A server for wearable samples: takes them in by the million, keeps them in open
 /// Parquet files, answers metric queries.
@@ -121,6 +118,7 @@ pub fn create_key(args: KeyArgs, environment: &Environment) -> Result<MadeKey, K
     let flags = Flags { data_dir: args.data_dir.clone(), ..Flags::default() };
     let spec = args.spec()?;
     let settings = Settings::load(&flags, environment)?;
+    // A directory without a catalog is no data directory yet.
     let is_new = !settings.data_dir.join(CATALOG_FILE).exists();
     let catalog = Catalog::open(&settings.data_dir)?;
     catalog.ensure_org(&spec.org)?;

@@ -39,4 +39,6 @@ pub use stats::{HistogramSnapshot, Stats};
 pub use systole_storage::query::{
     Order, Position, QueryError, SampleChunk, SampleRow, SampleStream, SeriesQuery,
 };
-pub use systole_storage::{Catalog, CatalogError, Draft, FlushReport, KeyRecord, LatestValue, Sequence};
+pub use systole_storage::{
+    CATALOG_FILE, Catalog, CatalogError, Draft, FlushReport, KeyRecord, LatestValue, Sequence,
+};

@@ -124,14 +124,7 @@ impl Committer {
             };
             let series = self.parts.store.series();
             let marked = submission.draft.mark_groups(|org, group| {
-                let name = SeriesName {
-                    org,
-                    user: group.user,
-                    metric: group.metric,
-                    source: group.source,
-                    device: group.device,
-                };
-                series.widen(&name, group.earliest, group.latest)
+                series.widen(&SeriesName::of(org, &group), group.earliest, group.latest)
             });
             debug_assert!(marked.is_ok(), "drafts come from the encoder");
             let Submission { draft, samples, submitted, ack, permit } = submission;

@@ -17,7 +17,7 @@ use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 use parking_lot::{Mutex, RwLock};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::frame::{Mark, Sequence};
+use crate::frame::{Group, Mark, Sequence};
 
 const SHARDS: usize = 64;
 const ABSENT: u32 = u32::MAX;
@@ -49,6 +49,15 @@ pub struct SeriesName<'a> {
     pub source: &'a str,
     /// Which device.
     pub device: Option<&'a str>,
+}
+
+impl<'a> SeriesName<'a> {
+    /// The series a group of a frame belongs to.
+    #[must_use]
+    pub fn of(org: &'a str, group: &Group<'a>) -> SeriesName<'a> {
+        let Group { user, metric, source, device, .. } = *group;
+        SeriesName { org, user, metric, source, device }
+    }
 }
 
 /// A user's newest value of one metric, over all its sources and devices.

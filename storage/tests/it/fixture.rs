@@ -93,14 +93,7 @@ impl TestStore {
         let series = self.store.series();
         draft
             .mark_groups(|org, group| {
-                let name = SeriesName {
-                    org,
-                    user: group.user,
-                    metric: group.metric,
-                    source: group.source,
-                    device: group.device,
-                };
-                series.widen(&name, group.earliest, group.latest)
+                series.widen(&SeriesName::of(org, &group), group.earliest, group.latest)
             })
             .unwrap();
         let bytes = draft.seal(stamp);

@@ -8,33 +8,29 @@
 //! Who does what: the committer publishes and freezes, the flush thread flushes,
 //! queries take snapshots. There is one of each of the first two.
 
-use std::fs::{File, TryLockError};
+mod series_of_files;
+mod start;
+
+use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use arrow::array::{
-    Array, AsArray, Float64Array, RecordBatch, StringArray, TimestampMillisecondArray, UInt64Array,
-};
-use arrow::datatypes::{Float64Type, Int32Type, TimestampMillisecondType, UInt64Type};
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::buffer::Buffer;
 use crate::catalog::{Catalog, CatalogError, FileRecord, Flushed};
 use crate::disk::{Disk, RealDisk};
-use crate::files::{
-    CheckedFile, DataFile, FileReadError, FileSet, FileWriteError, SAMPLES_DIR, flush_sequence, is_temporary,
-};
+use crate::files::{DataFile, FileReadError, FileSet, FileWriteError};
 use crate::flush::write_frames;
-use crate::frame::{FrameFault, Header, Kind, SamplesFrame, Sequence};
+use crate::frame::{SamplesFrame, Sequence};
 use crate::journal::{JournalWriter, RecoverError, recover};
 use crate::series::{Newest, SeriesMap, SeriesName};
+use series_of_files::load_series;
+use start::{Replay, lock, present_files, remove_strays};
 
 /// The journal's folder below the data dir.
 pub const JOURNAL_DIR: &str = "journal";
-const LOCK_FILE: &str = "lock";
 
 /// Sizes a store is opened with.
 #[derive(Clone, Debug)]
@@ -297,184 +293,15 @@ impl Store {
     fn advance_series(&self, frame: &SamplesFrame) {
         let sequence = frame.header().stamp.sequence;
         for group in frame.groups() {
-            let name = SeriesName {
-                org: frame.org(),
-                user: group.user,
-                metric: group.metric,
-                source: group.source,
-                device: group.device,
-            };
-            let last = group.first + group.count - 1;
-            let newest = Newest { recorded_at: group.latest, value: frame.value(last), sequence };
-            self.series.advance(&name, newest);
+            let value = frame.value(group.first + group.count - 1);
+            let newest = Newest { recorded_at: group.latest, value, sequence };
+            self.series.advance(&SeriesName::of(frame.org(), &group), newest);
         }
     }
 
     fn widen_series(&self, frame: &SamplesFrame) {
         for group in frame.groups() {
-            let name = SeriesName {
-                org: frame.org(),
-                user: group.user,
-                metric: group.metric,
-                source: group.source,
-                device: group.device,
-            };
-            self.series.widen(&name, group.earliest, group.latest);
+            self.series.widen(&SeriesName::of(frame.org(), &group), group.earliest, group.latest);
         }
-    }
-}
-
-/// Frames from the journal into the buffer, flushed on the way so that a long
-/// journal does not need more memory than a running server.
-struct Replay<'a> {
-    store: &'a Store,
-    flush_bytes: usize,
-    /// The disk is full: flushing waits until the flush thread runs.
-    full: bool,
-    failure: Option<StoreError>,
-}
-
-impl Replay<'_> {
-    fn frame(&mut self, header: &Header, bytes: bytes::Bytes) -> Result<(), FrameFault> {
-        if header.kind != Kind::Samples as u8 {
-            return Err(FrameFault::Kind { kind: header.kind });
-        }
-        let frame = SamplesFrame::parse(bytes)?;
-        self.store.widen_series(&frame);
-        self.store.publish(&[frame]);
-        if self.full || self.store.snapshot().active.byte_len() < self.flush_bytes {
-            return Ok(());
-        }
-        let Some(frozen) = self.store.freeze() else { return Ok(()) };
-        match self.store.flush(&frozen) {
-            Ok(_) => Ok(()),
-            // It stays readable, and the flush thread tries again once it runs.
-            Err(error) if error.is_full() => {
-                tracing::warn!("no room to flush while replaying; going on from memory");
-                self.full = true;
-                Ok(())
-            }
-            Err(error) => {
-                self.failure = Some(error);
-                Err(FrameFault::Payload { what: "it could not be flushed" })
-            }
-        }
-    }
-}
-
-fn lock(data_dir: &Path) -> Result<File, StoreError> {
-    let path = data_dir.join(LOCK_FILE);
-    let io = |source| StoreError::Io { path: path.clone(), source };
-    std::fs::create_dir_all(data_dir).map_err(io)?;
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(io)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::InUse { data_dir: data_dir.to_owned() }),
-        Err(TryLockError::Error(source)) => Err(io(source)),
-    }
-}
-
-fn present_files(data_dir: &Path, records: Vec<FileRecord>) -> Result<FileSet, StoreError> {
-    let mut files = Vec::with_capacity(records.len());
-    for record in records {
-        let file = DataFile::new(data_dir, record);
-        let actual = std::fs::metadata(&file.path).ok().map(|metadata| metadata.len());
-        if actual != Some(file.record.bytes) {
-            return Err(StoreError::FileMissing {
-                path: file.record.path,
-                expected: file.record.bytes,
-                actual,
-            });
-        }
-        files.push(Arc::new(file));
-    }
-    Ok(FileSet::default().with(&files))
-}
-
-/// Removes what a flush that did not get to its end left in `samples/`: files
-/// being written, and whole ones whose samples the journal still has. Other
-/// people's files stay. A data file that is neither listed nor in the journal
-/// means that the catalog is not the one that belongs here: nothing is removed.
-fn remove_strays(
-    disk: &dyn Disk,
-    data_dir: &Path,
-    files: &FileSet,
-    flushed: Sequence,
-    last: Sequence,
-) -> Result<(), StoreError> {
-    let samples = data_dir.join(SAMPLES_DIR);
-    let known: std::collections::HashSet<&Path> = files.iter().map(|file| file.path.as_path()).collect();
-    let listed = disk.list(&samples).map_err(|source| StoreError::Io { path: samples, source })?;
-    let mut strays = Vec::new();
-    for path in listed.iter().filter(|path| !known.contains(path.as_path())) {
-        match (is_temporary(path), flush_sequence(path)) {
-            (true, _) => strays.push(path),
-            (false, Some(sequence)) if flushed < sequence && sequence <= last => strays.push(path),
-            (false, Some(_)) => return Err(StoreError::Unlisted { path: path.clone() }),
-            (false, None) => {}
-        }
-    }
-    for path in strays {
-        tracing::warn!(path = %path.display(), "removing what an unfinished flush left");
-        disk.remove(path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
-    }
-    Ok(())
-}
-
-/// Reads a file's series back: the span and newest row of each run of one user,
-/// source and device.
-fn load_series(series: &SeriesMap, file: &Arc<DataFile>) -> Result<(), StoreError> {
-    let parquet = |source| FileReadError::Parquet { path: file.record.path.clone(), source };
-    let reader = CheckedFile::open(file)?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(reader).map_err(parquet)?;
-    let names = ["user_id", "recorded_at", "value", "source", "device", "sequence"];
-    let mask = ProjectionMask::columns(builder.parquet_schema(), names);
-    let batches = builder.with_projection(mask).with_batch_size(64 * 1024).build().map_err(parquet)?;
-    for batch in batches {
-        let batch = batch.map_err(|error| parquet(error.into()))?;
-        load_batch(series, &file.record, &batch);
-    }
-    Ok(())
-}
-
-fn load_batch(series: &SeriesMap, record: &FileRecord, batch: &RecordBatch) {
-    let texts = |index: usize| {
-        let column = batch.column(index).as_dictionary::<Int32Type>();
-        (column.keys(), column.values().as_string::<i32>())
-    };
-    let (users, sources, devices) = (texts(0), texts(3), texts(4));
-    let times: &TimestampMillisecondArray = batch.column(1).as_primitive::<TimestampMillisecondType>();
-    let values: &Float64Array = batch.column(2).as_primitive::<Float64Type>();
-    let sequences: &UInt64Array = batch.column(5).as_primitive::<UInt64Type>();
-    let key = |row: usize| {
-        let device = devices.0.is_valid(row).then(|| devices.0.value(row));
-        (users.0.value(row), sources.0.value(row), device)
-    };
-    let mut first = 0;
-    while first < batch.num_rows() {
-        let mut last = first;
-        while last + 1 < batch.num_rows() && key(last + 1) == key(first) {
-            last += 1;
-        }
-        let text =
-            |(_, values): (_, &StringArray), key: i32| values.value(key.cast_unsigned() as usize).to_owned();
-        let (user, source, device) = key(first);
-        let (user, source) = (text(users, user), text(sources, source));
-        let device = device.map(|device| text(devices, device));
-        let name = SeriesName {
-            org: &record.org,
-            user: &user,
-            metric: &record.metric,
-            source: &source,
-            device: device.as_deref(),
-        };
-        series.widen(&name, times.value(first), times.value(last));
-        let newest = Newest {
-            recorded_at: times.value(last),
-            value: values.value(last),
-            sequence: Sequence(sequences.value(last)),
-        };
-        series.advance(&name, newest);
-        first = last + 1;
     }
 }

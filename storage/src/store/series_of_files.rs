@@ -1,0 +1,73 @@
+//! The series map read back from data files.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, AsArray, Float64Array, RecordBatch, StringArray, TimestampMillisecondArray, UInt64Array,
+};
+use arrow::datatypes::{Float64Type, Int32Type, TimestampMillisecondType, UInt64Type};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use crate::catalog::FileRecord;
+use crate::files::{CheckedFile, DataFile, FileReadError};
+use crate::frame::Sequence;
+use crate::series::{Newest, SeriesMap, SeriesName};
+
+/// Reads a file's series back: the span and newest row of each run of one user,
+/// source and device.
+pub(super) fn load_series(series: &SeriesMap, file: &Arc<DataFile>) -> Result<(), FileReadError> {
+    let parquet = |source| FileReadError::Parquet { path: file.record.path.clone(), source };
+    let reader = CheckedFile::open(file)?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(reader).map_err(parquet)?;
+    let names = ["user_id", "recorded_at", "value", "source", "device", "sequence"];
+    let mask = ProjectionMask::columns(builder.parquet_schema(), names);
+    let batches = builder.with_projection(mask).with_batch_size(64 * 1024).build().map_err(parquet)?;
+    for batch in batches {
+        let batch = batch.map_err(|error| parquet(error.into()))?;
+        load_batch(series, &file.record, &batch);
+    }
+    Ok(())
+}
+
+fn load_batch(series: &SeriesMap, record: &FileRecord, batch: &RecordBatch) {
+    let texts = |index: usize| {
+        let column = batch.column(index).as_dictionary::<Int32Type>();
+        (column.keys(), column.values().as_string::<i32>())
+    };
+    let (users, sources, devices) = (texts(0), texts(3), texts(4));
+    let times: &TimestampMillisecondArray = batch.column(1).as_primitive::<TimestampMillisecondType>();
+    let values: &Float64Array = batch.column(2).as_primitive::<Float64Type>();
+    let sequences: &UInt64Array = batch.column(5).as_primitive::<UInt64Type>();
+    let key = |row: usize| {
+        let device = devices.0.is_valid(row).then(|| devices.0.value(row));
+        (users.0.value(row), sources.0.value(row), device)
+    };
+    let mut first = 0;
+    while first < batch.num_rows() {
+        let mut last = first;
+        while last + 1 < batch.num_rows() && key(last + 1) == key(first) {
+            last += 1;
+        }
+        let text =
+            |(_, values): (_, &StringArray), key: i32| values.value(key.cast_unsigned() as usize).to_owned();
+        let (user, source, device) = key(first);
+        let (user, source) = (text(users, user), text(sources, source));
+        let device = device.map(|device| text(devices, device));
+        let name = SeriesName {
+            org: &record.org,
+            user: &user,
+            metric: &record.metric,
+            source: &source,
+            device: device.as_deref(),
+        };
+        series.widen(&name, times.value(first), times.value(last));
+        let newest = Newest {
+            recorded_at: times.value(last),
+            value: values.value(last),
+            sequence: Sequence(sequences.value(last)),
+        };
+        series.advance(&name, newest);
+        first = last + 1;
+    }
+}

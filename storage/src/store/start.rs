@@ -1,0 +1,117 @@
+//! The steps of a start: lock the folder, find its files, replay its journal,
+//! remove what an unfinished flush left.
+
+use std::collections::HashSet;
+use std::fs::{File, TryLockError};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Store, StoreError};
+use crate::catalog::FileRecord;
+use crate::disk::Disk;
+use crate::files::{DataFile, FileSet, SAMPLES_DIR, flush_sequence, is_temporary};
+use crate::frame::{FrameFault, Header, Kind, SamplesFrame, Sequence};
+
+/// Held by the process that uses a data dir.
+const LOCK_FILE: &str = "lock";
+
+/// Frames from the journal into the buffer, flushed on the way so that a long
+/// journal does not need more memory than a running server.
+pub(super) struct Replay<'a> {
+    pub(super) store: &'a Store,
+    pub(super) flush_bytes: usize,
+    /// The disk is full: flushing waits until the flush thread runs.
+    pub(super) full: bool,
+    pub(super) failure: Option<StoreError>,
+}
+
+impl Replay<'_> {
+    pub(super) fn frame(&mut self, header: &Header, bytes: Bytes) -> Result<(), FrameFault> {
+        if header.kind != Kind::Samples as u8 {
+            return Err(FrameFault::Kind { kind: header.kind });
+        }
+        let frame = SamplesFrame::parse(bytes)?;
+        self.store.widen_series(&frame);
+        self.store.publish(&[frame]);
+        if self.full || self.store.snapshot().active.byte_len() < self.flush_bytes {
+            return Ok(());
+        }
+        let Some(frozen) = self.store.freeze() else { return Ok(()) };
+        match self.store.flush(&frozen) {
+            Ok(_) => Ok(()),
+            // It stays readable, and the flush thread tries again once it runs.
+            Err(error) if error.is_full() => {
+                tracing::warn!("no room to flush while replaying; going on from memory");
+                self.full = true;
+                Ok(())
+            }
+            Err(error) => {
+                self.failure = Some(error);
+                Err(FrameFault::Payload { what: "it could not be flushed" })
+            }
+        }
+    }
+}
+
+/// Takes the data dir for this process.
+pub(super) fn lock(data_dir: &Path) -> Result<File, StoreError> {
+    let path = data_dir.join(LOCK_FILE);
+    let io = |source| StoreError::Io { path: path.clone(), source };
+    std::fs::create_dir_all(data_dir).map_err(io)?;
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse { data_dir: data_dir.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(io(source)),
+    }
+}
+
+/// The catalog's files, each there with its length.
+pub(super) fn present_files(data_dir: &Path, records: Vec<FileRecord>) -> Result<FileSet, StoreError> {
+    let mut files = Vec::with_capacity(records.len());
+    for record in records {
+        let file = DataFile::new(data_dir, record);
+        let actual = std::fs::metadata(&file.path).ok().map(|metadata| metadata.len());
+        if actual != Some(file.record.bytes) {
+            return Err(StoreError::FileMissing {
+                path: file.record.path,
+                expected: file.record.bytes,
+                actual,
+            });
+        }
+        files.push(Arc::new(file));
+    }
+    Ok(FileSet::default().with(&files))
+}
+
+/// Removes what a flush that did not get to its end left in `samples/`: files
+/// being written, and whole ones whose samples the journal still has. Other
+/// people's files stay. A data file that is neither listed nor in the journal
+/// means that the catalog is not the one that belongs here: nothing is removed.
+pub(super) fn remove_strays(
+    disk: &dyn Disk,
+    data_dir: &Path,
+    files: &FileSet,
+    flushed: Sequence,
+    last: Sequence,
+) -> Result<(), StoreError> {
+    let samples = data_dir.join(SAMPLES_DIR);
+    let known: HashSet<&Path> = files.iter().map(|file| file.path.as_path()).collect();
+    let listed = disk.list(&samples).map_err(|source| StoreError::Io { path: samples, source })?;
+    let mut strays = Vec::new();
+    for path in listed.iter().filter(|path| !known.contains(path.as_path())) {
+        match (is_temporary(path), flush_sequence(path)) {
+            (true, _) => strays.push(path),
+            (false, Some(sequence)) if flushed < sequence && sequence <= last => strays.push(path),
+            (false, Some(_)) => return Err(StoreError::Unlisted { path: path.clone() }),
+            (false, None) => {}
+        }
+    }
+    for path in strays {
+        tracing::warn!(path = %path.display(), "removing what an unfinished flush left");
+        disk.remove(path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
+    }
+    Ok(())
+}
