@@ -24,6 +24,7 @@ mod set;
 mod writer;
 
 pub use blocks::{BLOCK_BYTES, BlockFault, check_blocks};
+#[cfg(feature = "query")]
 pub(crate) use columns::ColumnsBuilder;
 pub use columns::Run;
 pub(crate) use layout::day_of;
