@@ -185,11 +185,16 @@ impl Answer {
             let Some(mut batches) = self.open(located, slice, &mut slices)? else {
                 continue;
             };
+            let mut rows = 0;
             while let Some(batch) = batches.next().await {
-                if self.send(SampleChunk::new(&batch?, Order::Ascending)).await == Next::Done {
+                let batch = batch?;
+                rows += batch.num_rows();
+                if self.send(SampleChunk::new(&batch, Order::Ascending)).await == Next::Done {
                     return Ok(());
                 }
             }
+            // Behind a burst that was cut, slices grow again.
+            slices.found(rows);
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 //!
 //! Promises: a snapshot sees each committed sample exactly once, in a buffer or
 //! in a file; what was published before the snapshot was taken is in it. A start
-//! brings back every durable sample and removes what no transaction lists.
+//! brings back every durable sample and removes what an unfinished flush left.
 //!
 //! Who does what: the committer publishes and freezes, the flush thread flushes,
 //! queries take snapshots. There is one of each of the first two.
@@ -27,7 +27,7 @@ use crate::frame::{SamplesFrame, Sequence};
 use crate::journal::{JournalWriter, RecoverError, recover};
 use crate::series::{Newest, SeriesMap, SeriesName};
 use series_of_files::load_series;
-use start::{Replay, lock, present_files, remove_strays};
+use start::{Replay, lock, present_files, remove_unfinished};
 
 /// The journal's folder below the data dir.
 pub const JOURNAL_DIR: &str = "journal";
@@ -190,8 +190,13 @@ impl Store {
             _lock: lock,
         });
         let journal_dir = data_dir.join(JOURNAL_DIR);
-        let mut replay =
-            Replay { store: &store, flush_bytes: settings.flush_bytes, full: false, failure: None };
+        let mut replay = Replay {
+            store: &store,
+            flush_bytes: settings.flush_bytes,
+            flushed: flushed.sequence,
+            full: false,
+            failure: None,
+        };
         let recovered =
             recover(&disk, &journal_dir, settings.segment_bytes, flushed.sequence, |header, bytes| {
                 replay.frame(&header, bytes)
@@ -200,7 +205,12 @@ impl Store {
             return Err(failure);
         }
         let recovered = recovered?;
-        remove_strays(disk.as_ref(), data_dir, &store.snapshot().files, flushed.sequence, recovered.last)?;
+        let files = &store.snapshot().files;
+        if let Some(path) =
+            remove_unfinished(disk.as_ref(), data_dir, files, flushed.sequence, recovered.last)?
+        {
+            return Err(StoreError::Unlisted { path });
+        }
         tracing::info!(
             frames = recovered.frames,
             torn_bytes = recovered.torn_bytes,

@@ -3,12 +3,13 @@
 
 use std::collections::HashSet;
 use std::fs::{File, TryLockError};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::{Store, StoreError};
+use crate::buffer::Buffer;
 use crate::catalog::FileRecord;
 use crate::disk::Disk;
 use crate::files::{DataFile, FileSet, SAMPLES_DIR, flush_sequence, is_temporary};
@@ -22,12 +23,23 @@ const LOCK_FILE: &str = "lock";
 pub(super) struct Replay<'a> {
     pub(super) store: &'a Store,
     pub(super) flush_bytes: usize,
+    /// How far the files reached before this start.
+    pub(super) flushed: Sequence,
     /// The disk is full: flushing waits until the flush thread runs.
     pub(super) full: bool,
     pub(super) failure: Option<StoreError>,
 }
 
 impl Replay<'_> {
+    /// Flushes after removing what an earlier flush of these samples left: once
+    /// the position has moved, nothing would tell that they are in the journal.
+    fn flush(&self, frozen: &Arc<Buffer>) -> Result<(), StoreError> {
+        let store = self.store;
+        let files = &store.snapshot().files;
+        remove_unfinished(store.disk.as_ref(), &store.data_dir, files, self.flushed, frozen.last())?;
+        store.flush(frozen).map(drop)
+    }
+
     pub(super) fn frame(&mut self, header: &Header, bytes: Bytes) -> Result<(), FrameFault> {
         if header.kind != Kind::Samples as u8 {
             return Err(FrameFault::Kind { kind: header.kind });
@@ -39,8 +51,8 @@ impl Replay<'_> {
             return Ok(());
         }
         let Some(frozen) = self.store.freeze() else { return Ok(()) };
-        match self.store.flush(&frozen) {
-            Ok(_) => Ok(()),
+        match self.flush(&frozen) {
+            Ok(()) => Ok(()),
             // It stays readable, and the flush thread tries again once it runs.
             Err(error) if error.is_full() => {
                 tracing::warn!("no room to flush while replaying; going on from memory");
@@ -87,31 +99,32 @@ pub(super) fn present_files(data_dir: &Path, records: Vec<FileRecord>) -> Result
 }
 
 /// Removes what a flush that did not get to its end left in `samples/`: files
-/// being written, and whole ones whose samples the journal still has. Other
-/// people's files stay. A data file that is neither listed nor in the journal
-/// means that the catalog is not the one that belongs here: nothing is removed.
-pub(super) fn remove_strays(
+/// being written, and whole ones whose samples the journal still has, which are
+/// those behind `flushed` up to where the journal was read, `through`. Other
+/// people's files stay. Returns a data file that is neither listed nor one of
+/// these, if there is one.
+pub(super) fn remove_unfinished(
     disk: &dyn Disk,
     data_dir: &Path,
     files: &FileSet,
     flushed: Sequence,
-    last: Sequence,
-) -> Result<(), StoreError> {
+    through: Sequence,
+) -> Result<Option<PathBuf>, StoreError> {
     let samples = data_dir.join(SAMPLES_DIR);
     let known: HashSet<&Path> = files.iter().map(|file| file.path.as_path()).collect();
     let listed = disk.list(&samples).map_err(|source| StoreError::Io { path: samples, source })?;
-    let mut strays = Vec::new();
+    let mut unexplained = None;
     for path in listed.iter().filter(|path| !known.contains(path.as_path())) {
-        match (is_temporary(path), flush_sequence(path)) {
-            (true, _) => strays.push(path),
-            (false, Some(sequence)) if flushed < sequence && sequence <= last => strays.push(path),
-            (false, Some(_)) => return Err(StoreError::Unlisted { path: path.clone() }),
-            (false, None) => {}
+        let unfinished = match flush_sequence(path) {
+            Some(sequence) => flushed < sequence && sequence <= through,
+            None => is_temporary(path),
+        };
+        if unfinished {
+            tracing::warn!(path = %path.display(), "removing what an unfinished flush left");
+            disk.remove(path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
+        } else if flush_sequence(path).is_some() {
+            unexplained = Some(path.clone());
         }
     }
-    for path in strays {
-        tracing::warn!(path = %path.display(), "removing what an unfinished flush left");
-        disk.remove(path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
-    }
-    Ok(())
+    Ok(unexplained)
 }

@@ -92,6 +92,35 @@ fn what_an_unfinished_flush_left_is_removed_and_other_files_stay() {
 }
 
 #[test]
+fn a_start_cut_short_after_it_flushed_can_be_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    for batch in 0..100 {
+        store.commit(&heart_rate("u_1", JUNE_2026 + batch * 1_000_000, 500));
+    }
+    drop(store);
+    // A flush of the first samples wrote its file, but its transaction never came.
+    let stray = dir
+        .path()
+        .join("samples/org=default/metric=heart_rate/period=2026/bucket=0/0-00000000000000000002.parquet");
+    fs::create_dir_all(stray.parent().unwrap()).unwrap();
+    fs::write(&stray, b"unfinished").unwrap();
+    // The start flushes while it replays, then ends at a damaged frame.
+    let damaged = dir.path().join("journal/0000000010.segment");
+    let whole = fs::read(&damaged).unwrap();
+    let mut flipped = whole.clone();
+    flipped[1000] ^= 1;
+    fs::write(&damaged, &flipped).unwrap();
+    TestStore::open_with(dir.path(), 64 * 1024).err().expect("a damaged frame");
+    fs::write(&damaged, &whole).unwrap();
+    let store = TestStore::open_with(dir.path(), 64 * 1024).unwrap();
+    let snapshot = store.store.snapshot();
+    let rows: u64 = snapshot.files.iter().map(|file| file.record.rows).sum();
+    assert!(rows > 0 && !stray.exists());
+    assert_eq!(rows + snapshot.active.sample_count(), 50_000);
+}
+
+#[test]
 fn a_lost_catalog_stops_the_start_and_removes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = TestStore::open(dir.path());
