@@ -56,6 +56,8 @@ pub(crate) enum Refusal {
     UnknownMetric { name: String, hint: String },
     #[error("no such API key: {}", Quoted(.id))]
     UnknownKey { id: String },
+    #[error("no such endpoint: {}", Quoted(.id))]
+    UnknownEndpoint { id: String },
     #[error("no such organisation: {org}")]
     UnknownOrg { org: String },
     #[error("{} is not allowed here; allowed: {allow}", Quoted(.method.as_str()))]
@@ -141,6 +143,7 @@ impl Refusal {
             Refusal::UnknownPath { .. } => (S::NOT_FOUND, "unknown_path"),
             Refusal::UnknownMetric { .. } => (S::NOT_FOUND, "unknown_metric"),
             Refusal::UnknownKey { .. } => (S::NOT_FOUND, "unknown_key"),
+            Refusal::UnknownEndpoint { .. } => (S::NOT_FOUND, "unknown_endpoint"),
             Refusal::UnknownOrg { .. } => (S::NOT_FOUND, "unknown_organisation"),
             Refusal::MethodNotAllowed { .. } => (S::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Refusal::BodyTimeout { .. } => (S::REQUEST_TIMEOUT, "body_timeout"),

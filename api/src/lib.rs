@@ -30,6 +30,6 @@ pub use auth::{
 };
 pub use server::{Drained, Server, StartFault};
 pub use settings::{
-    DEFAULT_ORG, Environment, Flags, HttpSettings, IngestSettings, IssuerKey, IssuerSettings, LogSettings,
+    DEFAULT_ORG, DispatchSettings, Environment, Flags, HttpSettings, IngestSettings, IssuerKey, IssuerSettings, LogSettings,
     QuerySettings, SettingFault, Settings, StorageSettings, TlsSettings, process_environment,
 };

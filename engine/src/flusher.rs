@@ -60,14 +60,21 @@ pub(crate) struct Flusher {
     counters: Arc<Counters>,
     waiting: VecDeque<Arc<Buffer>>,
     retry: Duration,
+    /// Up to where rows that were superseded may be dropped.
+    settled: Box<dyn Fn() -> Sequence + Send>,
 }
 
 impl Flusher {
-    pub(crate) fn new(store: Arc<Store>, intake: Arc<Intake>, counters: Arc<Counters>) -> Flusher {
+    pub(crate) fn new(
+        store: Arc<Store>,
+        intake: Arc<Intake>,
+        counters: Arc<Counters>,
+        settled: Box<dyn Fn() -> Sequence + Send>,
+    ) -> Flusher {
         // What a start could not flush for want of space.
         let waiting: VecDeque<Arc<Buffer>> = store.snapshot().frozen.iter().cloned().collect();
         intake.disk_full.store(!waiting.is_empty(), Ordering::Relaxed);
-        let flusher = Flusher { store, intake, counters, waiting, retry: RETRY_MIN };
+        let flusher = Flusher { store, intake, counters, waiting, retry: RETRY_MIN, settled };
         flusher.note_buffered();
         flusher
     }
@@ -99,7 +106,7 @@ impl Flusher {
         let mut total = FlushReport { sequence: flushed, ..FlushReport::default() };
         while let Some(buffer) = self.waiting.front() {
             let started = Instant::now();
-            match self.store.flush(buffer) {
+            match self.store.flush(buffer, (self.settled)()) {
                 Ok(report) => {
                     self.waiting.pop_front();
                     self.done(&report, started.elapsed());

@@ -13,6 +13,7 @@
 //! - [`batch`]: one request's points, validated, as columns
 //! - [`budget`]: bytes that bodies and queued frames may hold
 //! - [`commit`]: submissions, the ring and the committer
+//! - `events`: what a commit causes, and what subscribers are told
 //! - `flusher`: frozen buffers into files
 //! - [`priority`]: which threads give way to which
 //! - [`stats`]: what is counted
@@ -22,6 +23,8 @@ pub mod batch;
 pub mod budget;
 pub mod commit;
 pub mod engine;
+#[cfg(feature = "query")]
+pub mod events;
 mod flusher;
 pub mod priority;
 pub mod registry;
@@ -31,10 +34,13 @@ pub mod timestamp;
 pub use batch::{Batch, Fault, FaultKind, Point};
 pub use budget::{ByteBudget, Permit};
 pub use commit::{Ack, CommitError, Committed, SubmitError};
+#[cfg(feature = "query")]
+pub use engine::PublishError;
 pub use engine::{Engine, EngineSettings, Health, OpenError};
 pub use flusher::FlushError;
 pub use registry::{Metric, MetricId, Registry};
 pub use stats::{HistogramSnapshot, Stats};
+pub use systole_storage::frame::Published;
 #[cfg(feature = "query")]
 pub use systole_storage::query::{
     Order, Position, QueryError, SampleChunk, SampleRow, SampleStream, SeriesQuery,

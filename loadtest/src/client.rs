@@ -18,13 +18,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{HeaderMap, Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 /// The port of `http://` addresses that name none.
 const HTTP_PORT: u16 = 80;
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// An API key; prints as `[redacted]`.
 #[derive(Clone)]
@@ -56,7 +57,7 @@ pub struct Server {
     authority: String,
     host: HeaderValue,
     /// Marked sensitive, so that it prints as such.
-    key: HeaderValue,
+    key: Option<HeaderValue>,
 }
 
 /// What a server answered.
@@ -110,12 +111,17 @@ pub enum ClientError {
 impl Server {
     /// A server at `http://HOST:PORT`, called with `key`.
     pub fn new(url: &str, key: &ApiKey) -> Result<Self, ClientError> {
+        let mut key = HeaderValue::from_str(&key.0).map_err(ClientError::Key)?;
+        key.set_sensitive(true);
+        Ok(Self { key: Some(key), ..Self::without_key(url)? })
+    }
+
+    /// A server at `http://HOST:PORT` that asks for no key.
+    pub fn without_key(url: &str) -> Result<Self, ClientError> {
         let authority = authority_of(url).ok_or_else(|| ClientError::Address { url: url.to_owned() })?;
         let host =
             HeaderValue::from_str(&authority).map_err(|_| ClientError::Address { url: url.to_owned() })?;
-        let mut key = HeaderValue::from_str(&key.0).map_err(ClientError::Key)?;
-        key.set_sensitive(true);
-        Ok(Self { authority, host, key })
+        Ok(Self { authority, host, key: None })
     }
 
     /// The address as `http://HOST:PORT`.
@@ -150,7 +156,7 @@ pub struct Connection {
     /// Reads and writes the socket while a request waits; `None` once it ended.
     io: Option<Pin<Box<Io>>>,
     host: HeaderValue,
-    key: HeaderValue,
+    key: Option<HeaderValue>,
 }
 
 impl Connection {
@@ -162,20 +168,40 @@ impl Connection {
 
     /// Sends a JSON body to `path`, which may have a query string.
     pub async fn post(&mut self, path: &str, body: Bytes) -> Result<Answer, ClientError> {
+        self.post_with(path, HeaderMap::new(), body).await
+    }
+
+    /// The same with further headers.
+    pub async fn post_with(
+        &mut self,
+        path: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Answer, ClientError> {
         let mut request = self.request(Method::POST, path, body)?;
         let json = HeaderValue::from_static("application/json");
+        request.headers_mut().extend(headers);
         request.headers_mut().insert(CONTENT_TYPE, json);
         self.send(request).await
     }
 
+    /// Deletes what is at `path`.
+    pub async fn delete(&mut self, path: &str) -> Result<Answer, ClientError> {
+        let request = self.request(Method::DELETE, path, Bytes::new())?;
+        self.send(request).await
+    }
+
     fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, ClientError> {
-        Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(HOST, self.host.clone())
-            .header("x-api-key", self.key.clone())
             .body(Full::new(body))
-            .map_err(|source| ClientError::Path { path: path.to_owned(), source })
+            .map_err(|source| ClientError::Path { path: path.to_owned(), source })?;
+        if let Some(key) = &self.key {
+            request.headers_mut().insert(API_KEY, key.clone());
+        }
+        Ok(request)
     }
 
     async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, ClientError> {

@@ -7,6 +7,10 @@
 //! Reading order: a [`fleet`] is data (users, windows, bodies), a [`client`] is
 //! one keep-alive connection, the [`driver`] sends the one over many of the
 //! other, a [`histogram`] keeps the latencies, a [`report`] says what came of it.
+//! On the other side [`webhooks`] makes endpoints, and a [`receiver`] takes what is
+//! sent to them, checks each [`signature`] and keeps a [`tally`] of the samples. A
+//! [`demo`] runs both and compares, [`delivery`] measures both, and [`ceiling`] is
+//! what deliveries could reach if a server did nothing but sign and post.
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -40,10 +44,33 @@ pub mod histogram;
 
 pub mod report;
 
+pub mod signature;
+
+pub mod tally;
+
+pub mod receiver;
+
+pub mod webhooks;
+
+pub mod demo;
+
+pub mod delivery;
+
+pub mod ceiling;
+
 mod random;
 
+pub use ceiling::{CeilingError, CeilingReport, CeilingSettings};
 pub use client::{Answer, ApiKey, ClientError, Connection, Server};
-pub use driver::{DriverError, Live, LiveCounts, Scenario, run};
-pub use fleet::{Batch, Fleet, FleetError, FleetSettings, Mix};
+pub use delivery::{DeliveryError, DeliveryReport, DeliveryScenario, Window};
+pub use demo::{DemoError, DemoOutcome, DemoSettings};
+pub use driver::{DriverError, Ledger, Live, LiveCounts, Phase, Scenario, run};
+pub use fleet::{Batch, Fleet, FleetError, FleetSettings, Mix, Span};
 pub use histogram::{Histogram, Percentiles};
+pub use receiver::{
+    Behaviour, Detail, Receiver, ReceiverCounts, ReceiverError, ReceiverLive, ReceiverSettings,
+};
 pub use report::{ProbeReport, Report};
+pub use signature::{Dialect, Key, Secret, SecretError, SignatureFault};
+pub use tally::{SeriesName, SeriesTally, Tallies};
+pub use webhooks::{EndpointId, EndpointSettings, WebhookError, Webhooks};

@@ -232,7 +232,7 @@ pub(crate) fn error_excerpt(body: &[u8]) -> String {
 }
 
 /// Percentiles as a person reads them.
-struct Line<'a>(&'a Percentiles);
+pub(crate) struct Line<'a>(pub(crate) &'a Percentiles);
 
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -255,7 +255,7 @@ fn mix_name(mix: Mix) -> &'static str {
     }
 }
 
-fn percentiles_json(of: &Percentiles) -> Value {
+pub(crate) fn percentiles_json(of: &Percentiles) -> Value {
     json!({
         "count": of.count,
         "p50": of.p50,
@@ -281,7 +281,7 @@ fn statuses_text(statuses: &BTreeMap<u16, u64>) -> String {
 }
 
 /// `1234567` as `1,234,567`.
-fn grouped(number: u64) -> String {
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (place, digit) in digits.chars().enumerate() {

@@ -32,7 +32,9 @@ pub mod query;
 pub mod series;
 pub mod store;
 
-pub use catalog::{CATALOG_FILE, Catalog, CatalogError, KeyRecord};
+pub use catalog::{
+    CATALOG_FILE, Catalog, CatalogError, CursorRecord, EndpointRecord, ExceptionRecord, KeyRecord, LaneChanges,
+};
 pub use frame::{Draft, Sequence};
 pub use series::LatestValue;
 pub use store::{FlushReport, Opened, Store, StoreError, StoreSettings};

@@ -1,11 +1,15 @@
-//! Management: API keys, the flush on demand, the listing of the registry.
+//! Management: API keys, webhook endpoints, published events, the flush on demand,
+//! the listing of the registry.
 //!
 //! These calls read JSON under any Content-Type, as the curl lines of other systems
 //! send none.
 
 mod admin;
 mod api_keys;
+mod fields;
+mod page;
 mod registry;
+pub(crate) mod webhooks;
 
 pub(crate) use admin::flush;
 pub(crate) use api_keys::{create_key, delete_key, is_key_name, list_keys};

@@ -16,6 +16,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
+use systole_engine::events::webhooks::DispatchStats;
 use systole_engine::{HistogramSnapshot, Stats};
 
 use crate::app::App;
@@ -133,6 +134,7 @@ pub(crate) fn scrape(app: &App) -> Result<Reply, Refusal> {
     let health = app.engine.health();
     registry.register_collector(Box::new(Scrape {
         stats: app.engine.stats(),
+        webhooks: app.engine.webhooks().stats(),
         ready: health.ready,
         http: HttpSnapshot::of(&app.observe),
     }));
@@ -200,6 +202,7 @@ impl HttpSnapshot {
 #[derive(Debug)]
 struct Scrape {
     stats: Stats,
+    webhooks: DispatchStats,
     ready: bool,
     http: HttpSnapshot,
 }
@@ -209,6 +212,7 @@ impl Collector for Scrape {
         let mut lines = Lines(encoder);
         self.ingest(&mut lines)?;
         self.storage(&mut lines)?;
+        self.webhooks(&mut lines)?;
         self.http(&mut lines)
     }
 }
@@ -249,6 +253,24 @@ impl Scrape {
         lines.gauge("systole_series", "Series known", stats.series)?;
         lines.gauge("systole_sequence", "Last sequence committed", stats.sequence)?;
         lines.gauge("systole_flushed_sequence", "Last sequence in Parquet", stats.flushed_sequence)
+    }
+
+    fn webhooks(&self, lines: &mut Lines<'_>) -> Result<(), Error> {
+        let stats = &self.webhooks;
+        let lag = self.stats.sequence.saturating_sub(stats.routed_sequence);
+        lines.gauge("systole_webhook_endpoints", "Webhook endpoints", stats.endpoints)?;
+        lines.counter("systole_webhook_events", "Events offered to endpoints, once each", stats.routed_events)?;
+        lines.counter("systole_webhook_attempts", "Delivery attempts", stats.attempts)?;
+        lines.counter("systole_webhook_delivered", "Deliveries answered 2xx", stats.delivered)?;
+        lines.counter("systole_webhook_failed", "Attempts that failed", stats.failed)?;
+        lines.counter("systole_webhook_given_up", "Deliveries whose retries ended", stats.given_up)?;
+        lines.counter("systole_webhook_payload_gone", "Deliveries whose payload was gone", stats.payload_gone)?;
+        lines.gauge("systole_webhook_retries_waiting", "Deliveries that wait for a retry", stats.retries_waiting)?;
+        lines.gauge("systole_webhook_in_flight", "Requests in flight to receivers", stats.in_flight)?;
+        lines.gauge("systole_webhook_lanes_behind", "Endpoints that lag behind the router", stats.lanes_behind)?;
+        lines.gauge("systole_webhook_router_lag", "Frames committed and not routed", lag)?;
+        lines.counter("systole_webhook_catalog_statements", "Statements that kept deliveries safe", stats.statements)?;
+        lines.counter("systole_webhook_attempt_milliseconds", "Time in attempts", stats.attempt_nanos / 1_000_000)
     }
 
     fn http(&self, lines: &mut Lines<'_>) -> Result<(), Error> {

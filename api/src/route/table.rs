@@ -30,6 +30,15 @@ pub(crate) enum Endpoint {
     CreateKey,
     ListKeys,
     DeleteKey,
+    CreateWebhook,
+    ListWebhooks,
+    GetWebhook,
+    PatchWebhook,
+    DeleteWebhook,
+    WebhookSecret,
+    TestWebhook,
+    EventTypes,
+    Publish,
     Flush,
     Health,
     Ready,
@@ -50,9 +59,10 @@ const fn route(method: Method, path: &'static str, access: Access, endpoint: End
 }
 
 /// The routes; the busiest first, as they are looked through in order.
-pub(crate) static ROUTES: [Route; 13] = {
+pub(crate) static ROUTES: [Route; 22] = {
     const INGEST: Access = Access::Scope(Scope::Ingest);
     const READ: Access = Access::Scope(Scope::Read);
+    const WEBHOOKS: Access = Access::Scope(Scope::Webhooks);
     const ADMIN: Access = Access::Scope(Scope::Admin);
     const OPERATOR: Access = Access::Scope(Scope::Operator);
     [
@@ -60,6 +70,15 @@ pub(crate) static ROUTES: [Route; 13] = {
         route(Method::POST, "/api/v1/wearables/ingest", INGEST, Endpoint::IngestOne),
         route(Method::GET, "/api/v1/wearables/metric/{metric}", READ, Endpoint::Metric),
         route(Method::GET, "/api/v1/wearables/latest", READ, Endpoint::Latest),
+        route(Method::POST, "/api/v1/events", INGEST, Endpoint::Publish),
+        route(Method::POST, "/api/v1/webhooks/endpoints", WEBHOOKS, Endpoint::CreateWebhook),
+        route(Method::GET, "/api/v1/webhooks/endpoints", WEBHOOKS, Endpoint::ListWebhooks),
+        route(Method::GET, "/api/v1/webhooks/endpoints/{id}", WEBHOOKS, Endpoint::GetWebhook),
+        route(Method::PATCH, "/api/v1/webhooks/endpoints/{id}", WEBHOOKS, Endpoint::PatchWebhook),
+        route(Method::DELETE, "/api/v1/webhooks/endpoints/{id}", WEBHOOKS, Endpoint::DeleteWebhook),
+        route(Method::GET, "/api/v1/webhooks/endpoints/{id}/secret", WEBHOOKS, Endpoint::WebhookSecret),
+        route(Method::POST, "/api/v1/webhooks/endpoints/{id}/test", WEBHOOKS, Endpoint::TestWebhook),
+        route(Method::GET, "/api/v1/webhooks/event-types", WEBHOOKS, Endpoint::EventTypes),
         route(Method::GET, "/api/v1/metrics", Access::Caller, Endpoint::Registry),
         route(Method::POST, "/api/v1/api-keys", ADMIN, Endpoint::CreateKey),
         route(Method::GET, "/api/v1/api-keys", ADMIN, Endpoint::ListKeys),
@@ -118,10 +137,11 @@ fn allowed(path: &str) -> Option<String> {
 }
 
 fn matches<'p>(pattern: &str, path: &'p str) -> Option<Cow<'p, str>> {
-    let Some((prefix, _)) = pattern.split_once('{') else {
+    let Some((prefix, behind)) = pattern.split_once('{') else {
         return (pattern == path).then_some(Cow::Borrowed(""));
     };
-    let rest = path.strip_prefix(prefix)?;
+    let (_, suffix) = behind.split_once('}')?;
+    let rest = path.strip_prefix(prefix)?.strip_suffix(suffix)?;
     if rest.is_empty() || rest.contains('/') {
         return None;
     }
@@ -142,6 +162,9 @@ mod tests {
             (Method::GET, "/api/v1/wearables/metric/", Match::Nothing),
             (Method::GET, "/api/v1/wearables/metric/a/b", Match::Nothing),
             (Method::GET, "/api/v1/wearables/metric/%ff", Match::Nothing),
+            (Method::GET, "/api/v1/webhooks/endpoints/ep_1/secret", found(10, "ep_1")),
+            (Method::GET, "/api/v1/webhooks/endpoints/ep_1", found(7, "ep_1")),
+            (Method::GET, "/api/v1/webhooks/endpoints//secret", Match::Nothing),
             (Method::GET, "/health/", Match::Nothing),
             (Method::PUT, "/health", Match::WrongMethod { allow: "GET, HEAD, OPTIONS".to_owned() }),
             (

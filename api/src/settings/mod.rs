@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use systole_engine::EngineSettings;
+use systole_engine::events::webhooks::{DispatchSettings as EngineDispatch, Targets, WebhookSettings};
 use tracing::level_filters::LevelFilter;
 
 use crate::auth::Secret;
@@ -52,6 +53,8 @@ pub struct Settings {
     pub query: QuerySettings,
     /// Timeouts and limits of connections.
     pub http: HttpSettings,
+    /// Webhook deliveries.
+    pub dispatch: DispatchSettings,
     /// Certificate and key, if the server speaks TLS itself.
     pub tls: Option<TlsSettings>,
     /// Whose JSON web tokens are accepted.
@@ -124,6 +127,20 @@ pub struct HttpSettings {
     pub connections_max: usize,
 }
 
+/// Webhook deliveries.
+#[derive(Clone, Debug)]
+pub struct DispatchSettings {
+    /// Addresses that may be called although they are not public, and by http too.
+    pub allow_targets: Targets,
+    /// Threads that render, sign and send.
+    pub threads: usize,
+    /// Bodies in flight to all receivers; beyond it deliveries wait.
+    pub memory_bytes: usize,
+    /// Journal kept for deliveries that wait; beyond it the oldest payloads are given
+    /// up. `None` is a tenth of the disk.
+    pub retention_bytes: Option<usize>,
+}
+
 /// Certificate and key in PEM files.
 #[derive(Clone, Debug)]
 pub struct TlsSettings {
@@ -179,6 +196,12 @@ impl Default for Settings {
                 drain: Duration::from_secs(20),
                 connections_max: 4096,
             },
+            dispatch: DispatchSettings {
+                allow_targets: Targets::default(),
+                threads: engine.webhooks.dispatch.threads,
+                memory_bytes: engine.webhooks.dispatch.memory_bytes,
+                retention_bytes: None,
+            },
             tls: None,
             issuers: Vec::new(),
         }
@@ -210,6 +233,7 @@ impl Settings {
         settings.storage.read(reader)?;
         settings.query.read(reader)?;
         settings.http.read(reader)?;
+        settings.dispatch.read(reader)?;
         settings.tls = TlsSettings::read(reader)?;
         settings.issuers = issuer::read(reader)?;
         Ok(settings)
@@ -229,6 +253,14 @@ impl Settings {
             query_threads: self.query.threads,
             query_concurrency: self.query.concurrency,
             query_memory_bytes: self.query.memory_bytes,
+            retention_bytes: self.dispatch.retention_bytes.map(|bytes| bytes as u64),
+            webhooks: WebhookSettings {
+                targets: self.dispatch.allow_targets.clone(),
+                dispatch: EngineDispatch {
+                    threads: self.dispatch.threads,
+                    memory_bytes: self.dispatch.memory_bytes,
+                },
+            },
         }
     }
 }
@@ -275,6 +307,20 @@ impl HttpSettings {
         reader.seconds("http.write_timeout_seconds", &mut self.write_timeout)?;
         reader.seconds("http.drain_seconds", &mut self.drain)?;
         reader.count("http.connections_max", &mut self.connections_max, 1..=1 << 20)
+    }
+}
+
+impl DispatchSettings {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Result<(), SettingFault> {
+        let ranges = reader.list("dispatch.allow_targets")?;
+        self.allow_targets = Targets::parse(&ranges)
+            .map_err(|fault| reader.wrong("dispatch.allow_targets", fault.to_string()))?;
+        reader.count("dispatch.threads", &mut self.threads, 1..=1024)?;
+        reader.size("dispatch.memory_bytes", &mut self.memory_bytes, MIB..=1024 * 1024 * MIB)?;
+        let mut retained = 0;
+        reader.size_or("dispatch.retention_bytes", &mut retained, "a tenth of the disk", 64 * MIB..=1 << 50)?;
+        self.retention_bytes = (retained > 0).then_some(retained);
+        Ok(())
     }
 }
 

@@ -145,6 +145,30 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// As [`size`](Self::size), for a default that is no number.
+    pub(super) fn size_or(
+        &mut self,
+        name: &'static str,
+        field: &mut usize,
+        default: &str,
+        range: RangeInclusive<usize>,
+    ) -> Result<(), SettingFault> {
+        self.set(name, field, default.to_owned(), |value| {
+            value::size(value).and_then(|bytes| within(bytes, &range, value::print_size))
+        })
+    }
+
+    /// Texts: a list in the file, separated by commas in the environment.
+    pub(super) fn list(&mut self, name: &'static str) -> Result<Vec<String>, SettingFault> {
+        let mut list = Vec::new();
+        self.set(name, &mut list, "none".to_owned(), |value| match value {
+            Value::Array(values) => values.iter().map(string).collect(),
+            Value::String(text) => Ok(text.split(',').map(|part| part.trim().to_owned()).collect()),
+            other => Err(format!("must be a list of texts, not {}", value::show(other))),
+        })?;
+        Ok(list)
+    }
+
     pub(super) fn seconds(&mut self, name: &'static str, field: &mut Duration) -> Result<(), SettingFault> {
         self.set(name, field, field.as_secs_f64().to_string(), value::seconds)
     }

@@ -190,5 +190,9 @@ fn encode(
         });
         first += count;
     }
+    // What one event tells stands side by side: groups that differ only by device.
+    if specs.len() > 1 && specs.iter().any(|spec| spec.device.is_some()) {
+        specs.sort_unstable_by_key(|spec| (spec.user, spec.metric, spec.source, spec.device));
+    }
     encode_samples(org, backfill, &specs, columns.of_frame())
 }

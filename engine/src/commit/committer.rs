@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use systole_storage::frame::{SamplesFrame, Stamp};
-use systole_storage::journal::{AppendError, JournalWriter};
+use systole_storage::frame::{Frame, Kind, SamplesFrame, Stamp};
+use systole_storage::journal::{AppendError, JournalWriter, Log};
 use systole_storage::series::SeriesName;
 use systole_storage::{Sequence, Store};
 
@@ -25,6 +25,9 @@ const GROUP_FRAMES_MAX: usize = 1024;
 /// Bytes written at once, so that no acknowledgement waits for much more than
 /// a disk needs for these.
 const GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Journal bytes that count as one byte of buffer: a buffer of samples is about as
+/// long as their frames, so only other frames make a difference.
+const JOURNAL_PER_BUFFER: usize = 2;
 /// How long the committer sleeps without being woken.
 const IDLE: Duration = Duration::from_millis(500);
 
@@ -32,6 +35,12 @@ const IDLE: Duration = Duration::from_millis(500);
 pub(crate) struct CommitterParts {
     pub(crate) store: Arc<Store>,
     pub(crate) writer: JournalWriter,
+    /// Told of each group, for those that read along.
+    pub(crate) log: Arc<Log>,
+    /// Up to where nobody reads the journal any more.
+    pub(crate) floor: Box<dyn Fn() -> Sequence + Send>,
+    /// Bytes of journal from which frames are dropped though somebody still reads.
+    pub(crate) retention_bytes: u64,
     pub(crate) intake: Arc<Intake>,
     pub(crate) counters: Arc<Counters>,
     /// To the flush thread. Unbounded, but a buffer is frozen only when no other
@@ -50,6 +59,8 @@ pub(crate) struct Committer {
     synced: Sequence,
     /// When the active buffer got its first frame.
     filling_since: Option<Instant>,
+    /// Journal bytes since the active buffer was new.
+    filled_bytes: usize,
     group: Vec<Submission>,
     frames: Vec<Vec<u8>>,
 }
@@ -62,6 +73,7 @@ impl Committer {
             parts,
             synced,
             filling_since: replayed.then(Instant::now),
+            filled_bytes: 0,
             group: Vec::new(),
             frames: Vec::new(),
         }
@@ -85,7 +97,8 @@ impl Committer {
     }
 
     fn gather(&mut self) {
-        let mut bytes = 0;
+        self.group.append(&mut self.parts.intake.internal.lock());
+        let mut bytes: usize = self.group.iter().map(|submission| submission.draft.frame_bytes()).sum();
         while self.group.len() < GROUP_FRAMES_MAX && bytes < GROUP_BYTES_MAX {
             let Some(submission) = self.parts.intake.ring.pop() else {
                 break;
@@ -122,11 +135,13 @@ impl Committer {
                 ordering: self.parts.ordering,
                 committed_at,
             };
-            let series = self.parts.store.series();
-            let marked = submission.draft.mark_groups(|org, group| {
-                series.widen(&SeriesName::of(org, &group), group.earliest, group.latest)
-            });
-            debug_assert!(marked.is_ok(), "drafts come from the encoder");
+            if submission.draft.kind() == Some(Kind::Samples) {
+                let series = self.parts.store.series();
+                let marked = submission.draft.mark_groups(|org, group| {
+                    series.widen(&SeriesName::of(org, &group), group.earliest, group.latest)
+                });
+                debug_assert!(marked.is_ok(), "drafts come from the encoder");
+            }
             let Submission { draft, samples, submitted, ack, permit } = submission;
             self.frames.push(draft.seal(stamp));
             answers.push(Answer { sequence: stamp.sequence, samples, submitted, ack, permit });
@@ -135,20 +150,17 @@ impl Committer {
     }
 
     fn acknowledge(&mut self, answers: Vec<Answer>) {
-        let counters = &self.parts.counters;
         let bytes: usize = self.frames.iter().map(Vec::len).sum();
-        let frames: Vec<SamplesFrame> = self
-            .frames
-            .drain(..)
-            .map(|bytes| SamplesFrame::parse(bytes.into()).expect("sealed by this thread a moment ago"))
-            .collect();
-        self.parts.store.publish(&frames);
+        self.filled_bytes += bytes;
+        self.publish();
         self.synced = self.parts.last;
+        let counters = &self.parts.counters;
         counters.sequence.store(self.synced.0, Ordering::Relaxed);
         counters.commit_groups.fetch_add(1, Ordering::Relaxed);
         counters.journal_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         counters.journal_segments.store(self.parts.writer.sealed().len() as u64 + 1, Ordering::Relaxed);
-        counters.batches_committed.fetch_add(answers.len() as u64, Ordering::Relaxed);
+        let requests = answers.iter().filter(|answer| answer.samples > 0).count();
+        counters.batches_committed.fetch_add(requests as u64, Ordering::Relaxed);
         for answer in answers {
             counters.samples_accepted.fetch_add(u64::from(answer.samples), Ordering::Relaxed);
             counters.commit_seconds.observe(answer.submitted.elapsed());
@@ -161,6 +173,19 @@ impl Committer {
         self.filling_since.get_or_insert_with(Instant::now);
         let buffered: usize = self.parts.store.snapshot().buffers().map(|buffer| buffer.byte_len()).sum();
         self.parts.intake.buffer_bytes.store(buffered as u64, Ordering::Relaxed);
+    }
+
+    /// Makes the group's frames visible: samples to queries, all to those that read
+    /// the journal along.
+    fn publish(&mut self) {
+        let parse = |bytes: Vec<u8>| Frame::parse(bytes.into()).expect("sealed by this thread a moment ago");
+        let frames: Vec<Frame> = self.frames.drain(..).map(parse).collect();
+        let samples: Vec<SamplesFrame> = frames.iter().filter_map(Frame::as_samples).cloned().collect();
+        self.parts.store.publish(&samples);
+        if let Some(other) = frames.iter().rev().find(|frame| frame.as_samples().is_none()) {
+            self.parts.store.advance(&other.header().stamp);
+        }
+        self.parts.log.publish(self.parts.last, frames);
     }
 
     fn refuse(&mut self, answers: Vec<Answer>, error: &AppendError) {
@@ -190,7 +215,9 @@ impl Committer {
     fn flush_if_due(&mut self) {
         let requests: Vec<FlushReply> = std::mem::take(&mut *self.parts.intake.flush_requests.lock());
         let snapshot = self.parts.store.snapshot();
-        let large = snapshot.active.byte_len() >= self.parts.flush_bytes;
+        // Frames without samples fill the journal, too, which only a flush lets go.
+        let filled = snapshot.active.byte_len().max(self.filled_bytes / JOURNAL_PER_BUFFER);
+        let large = filled >= self.parts.flush_bytes;
         let old = self.filling_since.is_some_and(|since| since.elapsed() >= self.parts.flush_interval);
         let due = snapshot.frozen.is_empty() && (large || old);
         if requests.is_empty() && !due {
@@ -198,16 +225,26 @@ impl Committer {
         }
         let buffer = self.parts.store.freeze();
         self.filling_since = None;
+        self.filled_bytes = 0;
         // The flush thread ends only after this one.
         let _ = self.parts.flushes.send(Job { buffer, replies: requests });
     }
 
     fn trim_journal(&mut self) {
         let flushed = Sequence(self.parts.counters.flushed_sequence.load(Ordering::Acquire));
-        if self.parts.writer.sealed().first().is_none_or(|oldest| oldest.last > flushed) {
+        let Some(oldest) = self.parts.writer.sealed().first().filter(|oldest| oldest.last <= flushed) else {
             return;
+        };
+        let mut through = flushed.min((self.parts.floor)());
+        if oldest.last > through {
+            if self.parts.writer.byte_len() <= self.parts.retention_bytes {
+                return;
+            }
+            // Deliveries that still wait for it find their payload gone.
+            tracing::warn!(sequence = oldest.last.0, "journal too long, dropping payloads that are still awaited");
+            through = oldest.last;
         }
-        if let Err(error) = self.parts.writer.remove_through(flushed) {
+        if let Err(error) = self.parts.writer.remove_through(through) {
             tracing::warn!(%error, "could not remove a flushed journal segment");
         }
     }
@@ -219,7 +256,7 @@ struct Answer {
     samples: u32,
     submitted: Instant,
     ack: tokio::sync::oneshot::Sender<Result<Committed, CommitError>>,
-    permit: Permit,
+    permit: Option<Permit>,
 }
 
 fn now_micros() -> i64 {

@@ -83,6 +83,14 @@ impl Registry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MetricId(u32);
 
+impl MetricId {
+    /// Its place in the registry's order.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
+
 /// One metric.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metric {

@@ -1,11 +1,18 @@
-//! Counters that a terminal can read while a run goes on, and which batches were
-//! acknowledged: a uniform sample of 4,096 of them, for the probes to ask about.
+//! Counters that a terminal can read while a run goes on, where the run stands,
+//! and which batches were acknowledged: a uniform sample of 4,096 of them, for the
+//! probes to ask about.
 //!
 //! Written by every worker with relaxed atomics, a dozen additions per request;
 //! a reader sees each counter exactly, but not all of them at one instant.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::Phase;
+use crate::histogram::Histogram;
 use crate::random::{Random, spread};
 
 /// 32 KB, and enough users that the probes do not ask about a warm few.
@@ -22,6 +29,10 @@ pub struct Live {
     batches_rejected: AtomicU64,
     connections_lost: AtomicU64,
     probes_answered: AtomicU64,
+    /// Of acknowledged batches, since they were last taken.
+    latency: Mutex<Histogram>,
+    /// Written by the run, waited for by who wants to act with it.
+    phase: watch::Sender<Phase>,
     /// Numbers of acknowledged batches; once full, a new one takes the place of
     /// a random old one, with such odds that all are equally likely to be here.
     written: Box<[AtomicU64]>,
@@ -61,6 +72,8 @@ impl Live {
             batches_rejected: zero(),
             connections_lost: zero(),
             probes_answered: zero(),
+            latency: Mutex::default(),
+            phase: watch::Sender::default(),
             written: (0..WRITTEN_MAX).map(|_| zero()).collect(),
         }
     }
@@ -80,12 +93,27 @@ impl Live {
         }
     }
 
+    /// From sending a batch to its 200, of all acknowledged since the last call.
+    pub fn take_latency(&self) -> Histogram {
+        std::mem::take(&mut self.latency.lock())
+    }
+
+    /// Where the run stands, from now on.
+    pub fn phases(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    pub(super) fn enter(&self, phase: Phase) {
+        self.phase.send_replace(phase);
+    }
+
     pub(super) fn sent(&self, bytes: usize) {
         add(&self.requests_sent, 1);
         add(&self.bytes_sent, bytes as u64);
     }
 
-    pub(super) fn acknowledged(&self, batch: u64, samples: u64) {
+    pub(super) fn acknowledged(&self, batch: u64, samples: u64, latency: Duration) {
+        self.latency.lock().record(latency);
         add(&self.samples_acknowledged, samples);
         let earlier = self.batches_acknowledged.load(Ordering::Relaxed);
         let draw = spread(batch) % (earlier + 1);
@@ -114,7 +142,7 @@ impl Live {
     }
 
     /// A random one of the batches acknowledged so far.
-    pub(super) fn written_batch(&self, random: &mut Random) -> Option<u64> {
+    pub(crate) fn written_batch(&self, random: &mut Random) -> Option<u64> {
         let filled = self.batches_acknowledged.load(Ordering::Relaxed);
         let bound = filled.min(WRITTEN_MAX as u64);
         if bound == 0 {
@@ -145,7 +173,7 @@ mod tests {
         let mut random = Random::seeded(3);
         assert_eq!(live.written_batch(&mut random), None);
         for batch in (0..40).step_by(2) {
-            live.acknowledged(batch, 500);
+            live.acknowledged(batch, 500, Duration::ZERO);
         }
         for _ in 0..200 {
             let batch = live.written_batch(&mut random).expect("a written batch");
@@ -158,7 +186,7 @@ mod tests {
     fn batches_of_the_whole_run_stay_equally_likely_to_be_probed() {
         let live = Live::new();
         for batch in 0..100_000 {
-            live.acknowledged(batch, 1);
+            live.acknowledged(batch, 1, Duration::ZERO);
         }
         let mut random = Random::seeded(4);
         let mut tenths = [0_u32; 10];

@@ -24,6 +24,7 @@
 //! from its due time, where a paced run is late) to its 200, waits and
 //! reconnects included.
 
+mod ledger;
 mod live;
 mod probe;
 mod schedule;
@@ -42,6 +43,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::client::{ClientError, Connection, Server};
 use crate::fleet::Fleet;
 use crate::report::Report;
+pub use ledger::Ledger;
 pub use live::{Live, LiveCounts};
 use probe::{Probe, ProbeTally, Question};
 use schedule::Schedule;
@@ -56,7 +58,7 @@ const DRAIN_DEFAULT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Scenario {
     /// Users and bodies.
-    pub fleet: Fleet,
+    pub fleet: Arc<Fleet>,
     /// Connections that send, 1 to 10,000.
     pub connections: usize,
     /// Load before the figures begin.
@@ -72,13 +74,15 @@ pub struct Scenario {
     pub rate_samples_per_second: Option<u64>,
     /// Reads beside the load, one such pause after the other; `None` for none.
     pub probe_interval: Option<Duration>,
+    /// Where the fate of each batch is written down; `None` for nowhere.
+    pub ledger: Option<Arc<Ledger>>,
 }
 
 impl Scenario {
     /// A saturating run of `duration` after 1 s of warm-up, without probes.
-    pub fn new(fleet: Fleet, connections: usize, duration: Duration) -> Self {
+    pub fn new(fleet: impl Into<Arc<Fleet>>, connections: usize, duration: Duration) -> Self {
         Self {
-            fleet,
+            fleet: fleet.into(),
             connections,
             warmup: Duration::from_secs(1),
             duration: Some(duration),
@@ -86,6 +90,7 @@ impl Scenario {
             batches_max: None,
             rate_samples_per_second: None,
             probe_interval: None,
+            ledger: None,
         }
     }
 }
@@ -120,11 +125,16 @@ pub enum DriverError {
 }
 
 /// Where a run stands; phases only follow each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Phase {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Sending, not measured. A run that was not begun stands here too.
+    #[default]
     Warmup,
+    /// Sending and measured.
     Measured,
+    /// Waiting for what is in flight.
     Draining,
+    /// Leaving what is still in flight.
     Cut,
 }
 
@@ -154,9 +164,8 @@ pub async fn run(
         server: server.clone(),
         live: Arc::clone(live),
     });
-    let (phase, phases) = watch::channel(Phase::Warmup);
-    let mut crew = Crew::start(&shared, connections, &phases);
-    let measured = crew.conduct(&shared.scenario, &phase, pin!(stop)).await;
+    let mut crew = Crew::start(&shared, connections, &live.phases());
+    let measured = crew.conduct(&shared.scenario, live, pin!(stop)).await;
     Ok(crew.report(&shared, measured))
 }
 
@@ -225,19 +234,19 @@ impl Crew {
     async fn conduct(
         &mut self,
         scenario: &Scenario,
-        phase: &watch::Sender<Phase>,
+        live: &Live,
         mut stop: Pin<&mut impl Future<Output = ()>>,
     ) -> Duration {
         let mut measured = Duration::ZERO;
         if self.goes_on(Some(scenario.warmup), stop.as_mut()).await {
-            phase.send_replace(Phase::Measured);
+            live.enter(Phase::Measured);
             let begin = Instant::now();
             self.goes_on(scenario.duration, stop).await;
             measured = begin.elapsed();
         }
-        phase.send_replace(Phase::Draining);
+        live.enter(Phase::Draining);
         if timeout(scenario.drain, self.gather()).await.is_err() {
-            phase.send_replace(Phase::Cut);
+            live.enter(Phase::Cut);
             self.gather().await;
         }
         measured

@@ -62,6 +62,8 @@ pub(super) struct FirstError {
 /// Whether the current batch may have been stored without an acknowledgement.
 #[derive(Debug, Default)]
 struct Doubt {
+    /// The batch that it is about.
+    batch: u64,
     in_flight: bool,
     /// An earlier sending of it ended without a decision.
     lost: bool,
@@ -109,6 +111,7 @@ impl Worker {
                 return;
             };
             let batch = self.shared.scenario.fleet.batch(turn.number);
+            self.doubt.batch = batch.number;
             let next = self.deliver(&batch, since).await;
             self.settle();
             if next == Next::End {
@@ -194,10 +197,14 @@ impl Worker {
     fn acknowledge(&mut self, batch: &Batch, since: Instant) {
         self.doubt.lost = false;
         let samples = self.shared.scenario.fleet.points() as u64;
-        self.shared.live.acknowledged(batch.number, samples);
+        let latency = since.elapsed();
+        if let Some(ledger) = &self.shared.scenario.ledger {
+            ledger.acknowledge(batch.number);
+        }
+        self.shared.live.acknowledged(batch.number, samples, latency);
         if self.phase() == Phase::Measured {
             self.tally.samples_measured += samples;
-            self.tally.latency.record(since.elapsed());
+            self.tally.latency.record(latency);
         }
     }
 
@@ -253,6 +260,9 @@ impl Worker {
         let doubt = std::mem::take(&mut self.doubt);
         if doubt.in_flight || doubt.lost {
             self.tally.samples_unsure += self.shared.scenario.fleet.points() as u64;
+            if let Some(ledger) = &self.shared.scenario.ledger {
+                ledger.doubt(doubt.batch);
+            }
         }
     }
 }

@@ -19,6 +19,9 @@
 //! 7-day query, younger than the 48 hours from which a server calls samples
 //! history, and never in the future.
 //!
+//! A body's samples are tallied while it is rendered, so that what was sent can be
+//! compared with what was stored and delivered, to the last value.
+//!
 //! Not simulated: gaps, late syncs, corrections, sleep. A variant's values are
 //! the same for all users that share it.
 
@@ -31,6 +34,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use crate::random::Random;
+use crate::tally::SeriesTally;
 pub use series::Mix;
 use series::Walk;
 
@@ -80,8 +84,12 @@ pub struct Fleet {
     users: u64,
     points: usize,
     mix: Mix,
+    /// Where the first window begins, in Unix seconds.
+    first_second: u64,
     /// By window, then by variant; shared with the requests in flight.
     bodies: Vec<Bytes>,
+    /// What each body holds, by the mix's metrics.
+    tallies: Vec<Vec<SeriesTally>>,
 }
 
 /// One body for one user.
@@ -93,6 +101,15 @@ pub struct Batch {
     pub user_id: String,
     /// `{"data_points":[...]}`, shared, not copied.
     pub body: Bytes,
+}
+
+/// A half-open span of time, in Unix seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Its first second.
+    pub start_second: u64,
+    /// The second behind it.
+    pub end_second: u64,
 }
 
 /// Why a fleet cannot be made.
@@ -124,19 +141,32 @@ pub enum FleetError {
     },
 }
 
+impl Span {
+    /// The query string that asks for it: `start=...&end=...` in RFC 3339.
+    pub fn query(&self) -> String {
+        let mut query = b"start=".to_vec();
+        calendar::push_rfc3339(&mut query, self.start_second);
+        query.extend(b"&end=");
+        calendar::push_rfc3339(&mut query, self.end_second);
+        String::from_utf8(query).expect("times are ASCII")
+    }
+}
+
 impl Fleet {
     /// Renders every body of the fleet; takes about 0.1 s.
     pub fn prepare(settings: &FleetSettings) -> Result<Self, FleetError> {
         check(settings)?;
         let window_seconds = settings.points as u64 * STEP_SECONDS;
         let windows = (SPAN_SECONDS_MAX / window_seconds).min(WINDOWS_MAX);
-        let first = first_second(settings.now, windows * window_seconds)?;
+        let first_second = first_second(settings.now, windows * window_seconds)?;
         let mut bodies = vec![Bytes::new(); (windows * VARIANTS) as usize];
+        let mut tallies = vec![Vec::new(); bodies.len()];
         for variant in 0..VARIANTS {
             let mut device = Device::new(settings, variant);
             for window in 0..windows {
-                let body = device.body(settings.points, first + window * window_seconds);
-                bodies[(window * VARIANTS + variant) as usize] = body;
+                let place = (window * VARIANTS + variant) as usize;
+                let (body, tally) = device.body(settings.points, first_second + window * window_seconds);
+                (bodies[place], tallies[place]) = (body, tally);
             }
         }
         Ok(Self {
@@ -144,21 +174,45 @@ impl Fleet {
             users: settings.users,
             points: settings.points,
             mix: settings.mix,
+            first_second,
             bodies,
+            tallies,
         })
     }
 
     /// The batch with this number. Every number is another (user, window).
     pub fn batch(&self, number: u64) -> Batch {
-        let user = self.user_of(number);
-        let window = number / self.users % self.windows();
-        let body = &self.bodies[(window * VARIANTS + user % VARIANTS) as usize];
-        Batch { number, user_id: self.user_id(user), body: body.clone() }
+        let body = self.bodies[self.body_of(number)].clone();
+        Batch { number, user_id: self.user_id_of_batch(number), body }
+    }
+
+    /// What the batch with this number holds: each metric's key, how many samples,
+    /// and what their values add up to.
+    pub fn tallies_of_batch(&self, number: u64) -> impl Iterator<Item = (&'static str, SeriesTally)> {
+        let keys = self.metrics();
+        keys.zip(self.tallies[self.body_of(number)].iter().copied()).filter(|(_, tally)| tally.count > 0)
+    }
+
+    /// The keys of the metrics that bodies hold.
+    pub fn metrics(&self) -> impl Iterator<Item = &'static str> + use<> {
+        self.mix.metrics().iter().map(|metric| metric.key)
+    }
+
+    /// The half-open span of time that all samples lie in, 44.4 hours at most.
+    pub fn span(&self) -> Span {
+        let seconds = self.windows() * self.points as u64 * STEP_SECONDS;
+        Span { start_second: self.first_second, end_second: self.first_second + seconds }
     }
 
     /// The user id of the batch with this number.
     pub fn user_id_of_batch(&self, number: u64) -> String {
         self.user_id(self.user_of(number))
+    }
+
+    /// Whether a user belongs to this fleet.
+    pub fn has_user(&self, user_id: &str) -> bool {
+        let number = user_id.strip_prefix(&self.user_prefix());
+        number.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
     }
 
     /// Users of a pass.
@@ -181,13 +235,23 @@ impl Fleet {
         self.bodies.len() as u64 / VARIANTS
     }
 
+    /// The place among the bodies of a batch's body.
+    fn body_of(&self, number: u64) -> usize {
+        let window = number / self.users % self.windows();
+        (window * VARIANTS + self.user_of(number) % VARIANTS) as usize
+    }
+
     fn user_of(&self, number: u64) -> u64 {
         let generation = number / self.users / self.windows();
         generation * self.users + number % self.users
     }
 
     fn user_id(&self, user: u64) -> String {
-        format!("load-{}-{user:07}", self.run_prefix)
+        format!("{}{user:07}", self.user_prefix())
+    }
+
+    fn user_prefix(&self) -> String {
+        format!("load-{}-", self.run_prefix)
     }
 }
 
@@ -210,24 +274,27 @@ impl Device {
         Self { mix: settings.mix, variant, random, walks, body_bytes: 0 }
     }
 
-    fn body(&mut self, points: usize, first_second: u64) -> Bytes {
+    /// The next body, and what it holds by the mix's metrics.
+    fn body(&mut self, points: usize, first_second: u64) -> (Bytes, Vec<SeriesTally>) {
         let mut body = Vec::with_capacity(self.body_bytes + 1_024);
+        let mut tallies = vec![SeriesTally::default(); self.walks.len()];
         body.extend(b"{\"data_points\":[");
         for point in 0..points {
             if point > 0 {
                 body.push(b',');
             }
-            self.push_point(&mut body, point, first_second + point as u64 * STEP_SECONDS);
+            let place = self.mix.metric_of(point);
+            let tenths = self.walks[place].next(&mut self.random);
+            tallies[place].add_tenths(tenths);
+            self.push_point(&mut body, place, tenths, first_second + point as u64 * STEP_SECONDS);
         }
         body.extend(b"]}");
         self.body_bytes = body.len();
-        Bytes::from(body)
+        (Bytes::from(body), tallies)
     }
 
-    fn push_point(&mut self, body: &mut Vec<u8>, point: usize, second: u64) {
-        let place = self.mix.metric_of(point);
+    fn push_point(&self, body: &mut Vec<u8>, place: usize, tenths: i64, second: u64) {
         let metric = &self.mix.metrics()[place];
-        let tenths = self.walks[place].next(&mut self.random);
         write!(
             body,
             r#"{{"metric":"{}","value":{}.{},"unit":"{}","recorded_at":""#,
@@ -344,6 +411,37 @@ mod tests {
     }
 
     #[test]
+    fn the_tally_of_a_batch_is_what_its_body_says() {
+        for mix in [Mix::HeartRate, Mix::Fleet] {
+            let fleet = prepared(&FleetSettings { mix, users: 3, points: 20, ..settings() });
+            for number in [0, 1, 7, 200] {
+                let mut parsed: BTreeMap<String, SeriesTally> = BTreeMap::new();
+                for point in points(&fleet.batch(number).body) {
+                    let metric = text(&point, "metric").to_owned();
+                    parsed.entry(metric).or_default().add(point["value"].as_f64().expect("a number"));
+                }
+                let told: BTreeMap<String, SeriesTally> =
+                    fleet.tallies_of_batch(number).map(|(key, tally)| (key.to_owned(), tally)).collect();
+                assert_eq!(told, parsed, "batch {number}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_moment_lies_in_the_fleets_span() {
+        let fleet = prepared(&FleetSettings { users: 1, points: 2_000, ..settings() });
+        let query = fleet.span().query();
+        let moments: Vec<String> = (0..fleet.windows())
+            .flat_map(|number| points(&fleet.batch(number).body))
+            .map(|point| text(&point, "recorded_at").to_owned())
+            .collect();
+        let (start, end) = query.strip_prefix("start=").and_then(|q| q.split_once("&end=")).expect("both");
+        assert_eq!(moments[0], start);
+        assert!(moments.iter().all(|moment| moment.as_str() < end));
+        assert_eq!(end, "2026-06-30T07:45:01Z");
+    }
+
+    #[test]
     fn no_user_gets_a_moment_twice_even_after_the_windows_ran_out() {
         let small = FleetSettings { users: 3, points: 2_000, ..settings() };
         let fleet = prepared(&small);
@@ -357,9 +455,11 @@ mod tests {
                 let moment = text(point, "recorded_at").to_owned();
                 assert!(seen.insert((batch.user_id.clone(), moment)), "batch {number}");
             }
+            assert!(fleet.has_user(&batch.user_id));
             users.insert(batch.user_id);
         }
         assert_eq!(users.len(), 9);
+        assert!(!fleet.has_user("load-test2-0000001") && !fleet.has_user("load-test-"));
     }
 
     #[test]

@@ -1,7 +1,12 @@
 //! Runs against a server by hand: what is counted, what is reported, what is sent.
 
+mod delivery;
+mod demo;
 mod program;
+mod receiver;
 mod server;
+mod systole;
+mod webhooks;
 
 use std::collections::BTreeSet;
 use std::future::pending;
@@ -9,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use loadtest::report::error_chain;
-use loadtest::{DriverError, Fleet, FleetSettings, Live, Report, Scenario};
+use loadtest::{DriverError, Fleet, FleetSettings, Ledger, Live, Phase, Report, Scenario, Tallies};
 use server::{Reply, TestServer};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
@@ -186,6 +191,48 @@ async fn a_silent_server_is_left_after_the_drain_and_its_samples_stay_unsure() {
     let report = run(short, &server).await;
     assert_eq!(report.samples_acknowledged, 10 * POINTS);
     assert_eq!(report.samples_unsure, 8 * POINTS);
+}
+
+#[tokio::test]
+async fn the_ledger_tells_what_was_acknowledged_from_what_is_in_doubt_or_refused() {
+    let script = |seen: &server::Seen| match seen.number {
+        4 => Reply::json(422, "{}"),
+        5 => Reply::json(500, "{}"),
+        _ => Reply::accepted(seen),
+    };
+    let server = TestServer::start(script).await;
+    let ledger = Arc::new(Ledger::new());
+    let kept = Scenario { ledger: Some(Arc::clone(&ledger)), ..scenario(20) };
+    let fleet = Arc::clone(&kept.fleet);
+    let report = run(kept, &server).await;
+    let samples = |tallies: Tallies| tallies.values().map(|tally| tally.count).sum::<u64>();
+    assert_eq!(samples(ledger.acknowledged(&fleet)), 18 * POINTS);
+    assert_eq!(samples(ledger.in_doubt(&fleet)), POINTS);
+    assert_eq!((report.samples_acknowledged, report.samples_unsure), (18 * POINTS, POINTS));
+}
+
+#[tokio::test]
+async fn the_phases_of_a_run_can_be_waited_for() {
+    let server = TestServer::start(Reply::accepted).await;
+    let live = Arc::new(Live::new());
+    let mut phases = live.phases();
+    let short = Scenario {
+        batches_max: None,
+        warmup: Duration::from_millis(20),
+        duration: Some(Duration::from_millis(50)),
+        ..scenario(0)
+    };
+    let client = server.client();
+    assert_eq!(*phases.borrow(), Phase::Warmup);
+    let watching = tokio::spawn(async move {
+        let measured = *phases.wait_for(|phase| *phase > Phase::Warmup).await.expect("the run lives");
+        let ended = *phases.wait_for(|phase| *phase > Phase::Measured).await.expect("the run lives");
+        [measured, ended]
+    });
+    let report = loadtest::run(short, &client, &live, pending()).await.expect("the server is there");
+    assert_eq!(watching.await.expect("no panic"), [Phase::Measured, Phase::Draining]);
+    assert_eq!(live.take_latency().count(), report.samples_acknowledged / POINTS);
+    assert_eq!(live.take_latency().count(), 0);
 }
 
 #[tokio::test]

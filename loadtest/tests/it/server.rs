@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 pub(crate) struct Seen {
     /// Its place among all requests, from 0.
     pub(crate) number: usize,
+    pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) body: Vec<u8>,
 }
@@ -117,10 +118,10 @@ async fn accept(listener: TcpListener, seen: Arc<Mutex<Vec<Seen>>>, script: Arc<
 /// Answers one connection until either side ends it.
 async fn serve(stream: TcpStream, seen: Arc<Mutex<Vec<Seen>>>, script: Arc<Script>) {
     let mut stream = BufReader::new(stream);
-    while let Some((path, body)) = read_request(&mut stream).await {
+    while let Some((method, path, body)) = read_request(&mut stream).await {
         let request = {
             let mut all = lock(&seen);
-            let request = Seen { number: all.len(), path, body };
+            let request = Seen { number: all.len(), method, path, body };
             all.push(request.clone());
             request
         };
@@ -139,10 +140,11 @@ async fn serve(stream: TcpStream, seen: Arc<Mutex<Vec<Seen>>>, script: Arc<Scrip
     }
 }
 
-/// Path and body of the next request; `None` at the end of the connection.
-async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<(String, Vec<u8>)> {
+/// Method, path and body of the next request; `None` at the end of the connection.
+async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<(String, String, Vec<u8>)> {
     let first = read_line(stream).await?;
-    let path = first.split(' ').nth(1).expect("a path").to_owned();
+    let mut words = first.split(' ').map(str::to_owned);
+    let (method, path) = words.next().zip(words.next()).expect("a method and a path");
     let mut length = 0;
     let mut has_key = false;
     loop {
@@ -157,7 +159,7 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<(String, Vec<
     assert!(has_key, "a request without its key");
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.ok()?;
-    Some((path, body))
+    Some((method, path, body))
 }
 
 async fn read_line(stream: &mut BufReader<TcpStream>) -> Option<String> {

@@ -22,7 +22,7 @@ use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::frame::{Group, SamplesFrame, Sequence};
+use crate::frame::{Group, SamplesFrame, Sequence, Stamp};
 
 const SHARDS: usize = 64;
 /// Memory the index takes for one group: an entry and a share of the map.
@@ -37,6 +37,7 @@ pub struct Buffer {
     bytes: AtomicUsize,
     samples: AtomicU64,
     last: AtomicU64,
+    ordering: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +78,7 @@ impl Default for Buffer {
             bytes: AtomicUsize::new(0),
             samples: AtomicU64::new(0),
             last: AtomicU64::new(0),
+            ordering: AtomicU64::new(0),
         }
     }
 }
@@ -96,8 +98,15 @@ impl Buffer {
             let bytes = frame.byte_len() + frame.group_count() * GROUP_INDEX_BYTES;
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
             self.samples.fetch_add(frame.sample_count() as u64, Ordering::Relaxed);
-            self.last.fetch_max(frame.header().stamp.sequence.0, Ordering::Release);
+            self.advance(&frame.header().stamp);
         }
+    }
+
+    /// Moves the position over a committed frame without samples, so that a flush
+    /// of this buffer settles it too.
+    pub fn advance(&self, stamp: &Stamp) {
+        self.ordering.fetch_max(stamp.ordering, Ordering::Relaxed);
+        self.last.fetch_max(stamp.sequence.0, Ordering::Release);
     }
 
     fn index(&self, frame_index: u32, frame: &SamplesFrame) {
@@ -161,6 +170,12 @@ impl Buffer {
     #[must_use]
     pub fn sample_count(&self) -> u64 {
         self.samples.load(Ordering::Relaxed)
+    }
+
+    /// The greatest `ordering` of its frames and of what it was moved over.
+    #[must_use]
+    pub fn ordering(&self) -> u64 {
+        self.ordering.load(Ordering::Relaxed)
     }
 
     /// Sequence of the newest frame; [`Sequence::ZERO`] if there is none.

@@ -9,12 +9,17 @@
 //! organisations   id, created_at
 //! api_keys        id, org, user_id, name, scopes, hash, created_at
 //! files           path, org, metric, period, bucket, ..., block checksums
-//! positions       name, sequence, ordering         ("flushed")
+//! positions       name, sequence, ordering         ("flushed", "routed", "classified")
+//! instance        name, value                      (key of event ids, last endpoint number)
+//! endpoints       id, number, org, settings, secret, start_sequence, created_at, updated_at
+//! lane_cursors    endpoint, sequence, ordinal      only of lanes that lag
+//! exceptions      endpoint, place of the event, attempts, due_at
 //! ```
 
 mod files;
 mod keys;
 mod schema;
+mod webhooks;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,6 +29,7 @@ use rusqlite::Connection;
 
 pub use files::{FileRecord, Flushed};
 pub use keys::KeyRecord;
+pub use webhooks::{CursorRecord, EndpointRecord, ExceptionRecord, LaneChanges};
 
 /// The catalog's file below the data dir.
 pub const CATALOG_FILE: &str = "catalog.db";

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::{CatalogError, now_ms};
 
 /// Raised with every change of the tables; each step is a transaction below.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 const TABLES: &str = "
 CREATE TABLE organisations (
@@ -50,6 +50,41 @@ CREATE TABLE positions (
 );
 ";
 
+/// Version 2: webhooks.
+const WEBHOOKS: &str = "
+CREATE TABLE instance (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+);
+CREATE TABLE endpoints (
+    id TEXT PRIMARY KEY,
+    number BIGINT NOT NULL UNIQUE,
+    org TEXT NOT NULL,
+    settings TEXT NOT NULL,
+    secret TEXT NOT NULL,
+    start_sequence BIGINT NOT NULL,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL
+);
+CREATE TABLE lane_cursors (
+    endpoint TEXT PRIMARY KEY,
+    sequence BIGINT NOT NULL,
+    ordinal BIGINT NOT NULL
+);
+CREATE TABLE exceptions (
+    endpoint TEXT NOT NULL,
+    sequence BIGINT NOT NULL,
+    event_group BIGINT NOT NULL,
+    chunk BIGINT NOT NULL,
+    kind BIGINT NOT NULL,
+    decided_at BIGINT NOT NULL,
+    event_key BIGINT NOT NULL,
+    attempts BIGINT NOT NULL,
+    due_at BIGINT NOT NULL,
+    PRIMARY KEY (endpoint, sequence, event_group, chunk, kind)
+);
+";
+
 pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(), CatalogError> {
     connection.busy_timeout(busy)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -59,15 +94,19 @@ pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(),
     // find version 0.
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let found: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    match found {
-        0 => {
-            transaction.execute_batch(TABLES)?;
-            transaction
-                .execute("INSERT INTO organisations (id, created_at) VALUES ('default', ?1)", [now_ms()])?;
-            transaction.pragma_update(None, "user_version", VERSION)?;
-        }
-        VERSION => {}
-        _ => return Err(CatalogError::Version { found, known: VERSION }),
+    if !(0..=VERSION).contains(&found) {
+        return Err(CatalogError::Version { found, known: VERSION });
+    }
+    if found < 1 {
+        transaction.execute_batch(TABLES)?;
+        transaction
+            .execute("INSERT INTO organisations (id, created_at) VALUES ('default', ?1)", [now_ms()])?;
+    }
+    if found < 2 {
+        transaction.execute_batch(WEBHOOKS)?;
+    }
+    if found < VERSION {
+        transaction.pragma_update(None, "user_version", VERSION)?;
     }
     transaction.commit()?;
     Ok(())

@@ -21,10 +21,16 @@
 //! request's thread, sealed by the committer (which knows sequence, ordering
 //! and marks), written by the journal, then shared unchanged with the buffer.
 
+mod changes;
+mod published;
 mod samples;
 
 use std::fmt;
 
+use bytes::Bytes;
+
+pub use changes::{Change, Changes, GroupChange, Verdict, encode_changes};
+pub use published::{EventFrame, Published, encode_published};
 pub use samples::{
     Columns, DAILY_FALSE, DAILY_TRUE, DAILY_UNKNOWN, ENDED_NONE, Group, GroupSpec, Mark, SamplesFrame,
     ZONE_UNKNOWN, encode_samples,
@@ -198,6 +204,12 @@ impl Draft {
         self.bytes.len()
     }
 
+    /// What the frame holds.
+    #[must_use]
+    pub fn kind(&self) -> Option<Kind> {
+        Kind::from_number(self.bytes[40])
+    }
+
     /// The payload, for the committer to read and mark.
     pub(crate) fn payload_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + self.payload_bytes]
@@ -271,6 +283,70 @@ pub fn verify(bytes: &[u8]) -> Result<Header, FrameFault> {
         return Err(FrameFault::Checksum { expected: header.crc32c, actual });
     }
     Ok(header)
+}
+
+/// A sealed frame, read as what it is.
+#[derive(Clone, Debug)]
+pub enum Frame {
+    /// Samples of one request.
+    Samples(SamplesFrame),
+    /// Verdicts of the classifier.
+    Changes(Header, Changes),
+    /// An event handed in by a publisher.
+    Event(EventFrame),
+    /// A kind that nothing reads yet.
+    Other(Header),
+}
+
+impl Frame {
+    /// Reads a sealed frame whose checksum is known to be right.
+    ///
+    /// # Errors
+    /// [`FrameFault`] if the payload contradicts itself or the kind is unknown.
+    pub fn parse(bytes: Bytes) -> Result<Frame, FrameFault> {
+        let header = Header::read(&bytes).ok_or(FrameFault::Length { payload_bytes: 0 })?;
+        Ok(match Kind::from_number(header.kind).ok_or(FrameFault::Kind { kind: header.kind })? {
+            Kind::Samples => Frame::Samples(SamplesFrame::parse(bytes)?),
+            Kind::Changes => Frame::Changes(header, Changes::parse(&bytes)?),
+            Kind::Event => Frame::Event(EventFrame::parse(bytes)?),
+            _ => Frame::Other(header),
+        })
+    }
+
+    /// The header.
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        match self {
+            Frame::Samples(frame) => frame.header(),
+            Frame::Changes(header, _) | Frame::Other(header) => header,
+            Frame::Event(frame) => frame.header(),
+        }
+    }
+
+    /// Its samples, if it holds samples.
+    #[must_use]
+    pub fn as_samples(&self) -> Option<&SamplesFrame> {
+        match self {
+            Frame::Samples(frame) => Some(frame),
+            _ => None,
+        }
+    }
+
+    /// Its place in the commit order.
+    #[must_use]
+    pub fn sequence(&self) -> Sequence {
+        self.header().stamp.sequence
+    }
+
+    /// Bytes of memory it holds, about.
+    #[must_use]
+    pub fn byte_len(&self) -> usize {
+        match self {
+            Frame::Samples(frame) => frame.byte_len(),
+            Frame::Event(frame) => frame.byte_len(),
+            Frame::Changes(header, _) | Frame::Other(header) => header.frame_bytes(),
+        }
+    }
 }
 
 /// `bytes` rounded up to the frame alignment.

@@ -21,10 +21,14 @@
 //! the very last group looks like a torn group, and zeros from the first frame of
 //! a group that goes on in the next segment look like the room of a refused one.
 
+mod index;
+mod log;
 mod recovery;
 mod segment;
 mod writer;
 
+pub use index::JournalIndex;
+pub use log::{Log, LogCursor, LogError};
 pub use recovery::{RecoverError, Recovered, recover};
 pub use segment::{SEGMENT_HEADER_BYTES, SealedSegment, SegmentId};
 pub use writer::{AppendError, JournalWriter, SparePreparer};

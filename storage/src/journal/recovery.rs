@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::index::{JournalIndex, Mark};
 use super::segment::{HeaderState, SEGMENT_HEADER_BYTES, SealedSegment, Segment, SegmentId, read_header};
 use super::writer::JournalWriter;
 use crate::disk::Disk;
-use crate::frame::{FRAME_ALIGN, FrameFault, Header, Sequence, verify};
+use crate::frame::{FRAME_ALIGN, FRAME_HEADER_BYTES, FrameFault, Header, Sequence, verify};
 
 /// What recovery found beside the frames.
 #[derive(Debug)]
@@ -87,6 +88,8 @@ pub enum RecoverError {
 
 /// Reads every frame behind `from` in order and hands it to `visit`; cuts off a
 /// torn tail; opens the journal for appending. Memory: one segment at a time.
+/// Segments that lie wholly at or below `from` are kept for readers and not read:
+/// only their first frame is.
 ///
 /// # Errors
 /// [`RecoverError`]; nothing on disk was changed then, except that never-used
@@ -107,7 +110,20 @@ pub fn recover(
         disk.sync_dir(parent).map_err(at(parent))?;
     }
     let ids = segment_ids(disk.as_ref(), dir)?;
+    let index = Arc::new(JournalIndex::default());
+    let mut sealed: Vec<SealedSegment> = Vec::new();
+    let firsts = first_frames(disk.as_ref(), dir, &ids).map_err(at(dir))?;
+    let skipped = settled_segments(&firsts, from);
+    for (place, &id) in ids.iter().enumerate().take(skipped) {
+        let (Some(first), Some(next)) = (firsts[place], firsts[place + 1]) else { break };
+        index.note_first(id, first.mark);
+        let last = Sequence(next.mark.sequence.0 - 1);
+        sealed.push(SealedSegment { id, last, bytes: first.segment_bytes });
+    }
+    // What was durable before the oldest frame that is still here.
+    index.set_removed(firsts.iter().flatten().next().map_or(from, |first| first.synced));
     let mut scan = Scan {
+        index: &index,
         last: from,
         group_synced: None,
         visit: &mut visit,
@@ -116,9 +132,8 @@ pub fn recover(
         frames: 0,
         torn_bytes: 0,
     };
-    let mut sealed: Vec<SealedSegment> = Vec::new();
     let mut tail: Option<(Segment, u64, Sequence)> = None;
-    for (index, &id) in ids.iter().enumerate() {
+    for (place, &id) in ids.iter().enumerate().skip(skipped) {
         let path = id.path(dir);
         let file = disk.open(&path).map_err(at(&path))?;
         let bytes = read_whole(file.as_ref()).map_err(at(&path))?;
@@ -135,9 +150,9 @@ pub fn recover(
         }
         let segment = Segment { id, file, bytes: bytes.len() as u64 };
         let bytes = Bytes::from(bytes);
-        let end = scan.segment(&path, &bytes, || later_frame(disk.as_ref(), dir, &ids[index + 1..]))?;
+        let end = scan.segment(id, &path, &bytes, || later_frame(disk.as_ref(), dir, &ids[place + 1..]))?;
         if let Some((old, _, last)) = tail.take() {
-            sealed.push(SealedSegment { id: old.id, last });
+            sealed.push(SealedSegment { id: old.id, last, bytes: old.bytes });
         }
         settle(&segment, &bytes, &end).map_err(at(&path))?;
         tail = Some((segment, end.offset, scan.last));
@@ -152,11 +167,12 @@ pub fn recover(
         }
     };
     let (last, ordering, frames, torn_bytes) = (scan.last, scan.ordering, scan.frames, scan.torn_bytes);
-    let writer = JournalWriter::new(disk.clone(), dir.to_owned(), segment_bytes, tail, sealed);
+    let writer = JournalWriter::new(disk.clone(), dir.to_owned(), segment_bytes, tail, sealed, index);
     Ok(Recovered { writer, last, ordering, frames, torn_bytes })
 }
 
 struct Scan<'a, V> {
+    index: &'a JournalIndex,
     visit: &'a mut V,
     from: Sequence,
     last: Sequence,
@@ -197,6 +213,7 @@ fn settle(segment: &Segment, bytes: &Bytes, end: &End) -> io::Result<()> {
 impl<V: FnMut(Header, Bytes) -> Result<(), FrameFault>> Scan<'_, V> {
     fn segment(
         &mut self,
+        id: SegmentId,
         path: &Path,
         bytes: &Bytes,
         later: impl FnOnce() -> Result<bool, RecoverError>,
@@ -219,6 +236,7 @@ impl<V: FnMut(Header, Bytes) -> Result<(), FrameFault>> Scan<'_, V> {
                     if header.stamp.synced != group.1 {
                         group = (at, header.stamp.synced);
                     }
+                    self.index.note(id, Mark { sequence: previous, offset: at as u64 });
                     self.frame(path, bytes, at, &header)?;
                     at += header.frame_bytes();
                 }
@@ -267,6 +285,45 @@ impl<V: FnMut(Header, Bytes) -> Result<(), FrameFault>> Scan<'_, V> {
             fault,
         })
     }
+}
+
+/// A segment's first frame.
+#[derive(Clone, Copy, Debug)]
+struct First {
+    mark: Mark,
+    synced: Sequence,
+    segment_bytes: u64,
+}
+
+/// The first frame of each segment; `None` where there is no whole one.
+fn first_frames(disk: &dyn Disk, dir: &Path, ids: &[SegmentId]) -> io::Result<Vec<Option<First>>> {
+    let first = |id: &SegmentId| {
+        let file = disk.open(&id.path(dir))?;
+        let segment_bytes = file.byte_len()?;
+        let read = |bytes: usize| {
+            let mut block = vec![0; bytes.min(usize::try_from(segment_bytes).unwrap_or(usize::MAX))];
+            file.read_exact_at(&mut block, 0).map(|()| block)
+        };
+        let begin = SEGMENT_HEADER_BYTES as usize;
+        let head = read(begin + FRAME_HEADER_BYTES)?;
+        if read_header(&head, *id) != HeaderState::Valid {
+            return Ok(None);
+        }
+        let Some(header) = head.get(begin..).and_then(Header::read) else { return Ok(None) };
+        let whole = read(begin + header.frame_bytes())?;
+        let mark = Mark { sequence: header.stamp.sequence, offset: SEGMENT_HEADER_BYTES };
+        let verified = whole.get(begin..).is_some_and(|frame| verify(frame).is_ok());
+        Ok(verified.then_some(First { mark, synced: header.stamp.synced, segment_bytes }))
+    };
+    ids.iter().map(first).collect()
+}
+
+/// How many of the oldest segments hold nothing behind `from`: the next one begins
+/// at or below it.
+fn settled_segments(firsts: &[Option<First>], from: Sequence) -> usize {
+    let known = firsts.iter().take_while(|first| first.is_some()).flatten();
+    let begun = known.take_while(|first| first.mark.sequence <= from.next()).count();
+    begun.saturating_sub(1)
 }
 
 fn segment_ids(disk: &dyn Disk, dir: &Path) -> Result<Vec<SegmentId>, RecoverError> {

@@ -47,8 +47,11 @@ impl SegmentId {
 pub struct SealedSegment {
     /// Which one.
     pub id: SegmentId,
-    /// The last sequence in it; [`Sequence::ZERO`] if it holds no frame.
+    /// The last sequence in it, or one between that and the next segment's first;
+    /// [`Sequence::ZERO`] if it holds no frame.
     pub last: Sequence,
+    /// Length of its file.
+    pub bytes: u64,
 }
 
 /// An open segment with room for frames.

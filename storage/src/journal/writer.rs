@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::index::{JournalIndex, Mark};
 use super::segment::{SEGMENT_HEADER_BYTES, SealedSegment, Segment, SegmentId};
 use crate::disk::{Disk, is_full};
 use crate::frame::{Header, Sequence};
@@ -42,6 +43,8 @@ pub struct JournalWriter {
     /// Last sequence in `current`.
     last: Sequence,
     sealed: Vec<SealedSegment>,
+    /// Shared with the readers.
+    index: Arc<JournalIndex>,
     spare: Arc<Spare>,
     poisoned: Option<String>,
 }
@@ -78,6 +81,7 @@ impl JournalWriter {
         segment_bytes: u64,
         tail: (Segment, u64, Sequence),
         sealed: Vec<SealedSegment>,
+        index: Arc<JournalIndex>,
     ) -> JournalWriter {
         let (current, at, last) = tail;
         let writer = JournalWriter {
@@ -88,6 +92,7 @@ impl JournalWriter {
             at,
             last,
             sealed,
+            index,
             spare: Arc::default(),
             poisoned: None,
         };
@@ -121,6 +126,18 @@ impl JournalWriter {
         }
     }
 
+    /// Where frames stand, for readers.
+    #[must_use]
+    pub fn index(&self) -> &Arc<JournalIndex> {
+        &self.index
+    }
+
+    /// Bytes of all segments, the current one as far as it is written.
+    #[must_use]
+    pub fn byte_len(&self) -> u64 {
+        self.sealed.iter().map(|segment| segment.bytes).sum::<u64>() + self.at
+    }
+
     /// Segments that take no more frames, oldest first.
     #[must_use]
     pub fn sealed(&self) -> &[SealedSegment] {
@@ -137,6 +154,8 @@ impl JournalWriter {
             if oldest.last > position {
                 break;
             }
+            // Before the file, so that a reader that finds none knows why.
+            self.index.remove(oldest.id, oldest.last);
             self.disk.remove(&oldest.id.path(&self.dir))?;
             // One by one: a crash must not bring back an older segment than one
             // that stayed away, which recovery would take for a gap.
@@ -171,10 +190,21 @@ impl JournalWriter {
             let at = self.at;
             self.at += now.iter().map(|frame| frame.len() as u64).sum::<u64>();
             self.current.file.write_all_at(&mut slices, at).map_err(Failure::Write)?;
-            self.last = last_sequence(now).unwrap_or(self.last);
+            self.note(now, at);
             rest = later;
         }
         self.current.file.sync_data().map_err(Failure::Sync)
+    }
+
+    /// Enters frames that were written from offset `at` on.
+    fn note(&mut self, frames: &[&[u8]], mut offset: u64) {
+        for frame in frames {
+            if let Some(header) = Header::read(frame) {
+                self.last = header.stamp.sequence;
+                self.index.note(self.current.id, Mark { sequence: self.last, offset });
+            }
+            offset += frame.len() as u64;
+        }
     }
 
     /// How many of `frames` fit into what is left of the current segment.
@@ -194,7 +224,7 @@ impl JournalWriter {
         self.current.file.sync_data().map_err(Failure::Sync)?;
         let next = self.take_segment(frame_bytes).map_err(Failure::Segment)?;
         let old = std::mem::replace(&mut self.current, next);
-        self.sealed.push(SealedSegment { id: old.id, last: self.last });
+        self.sealed.push(SealedSegment { id: old.id, last: self.last, bytes: old.bytes });
         self.at = SEGMENT_HEADER_BYTES;
         self.want_spare();
         Ok(())
@@ -230,6 +260,7 @@ impl JournalWriter {
     fn cut_back(&mut self, at: u64, last: Sequence) -> Result<(), AppendError> {
         let written = std::mem::replace(&mut self.at, at);
         self.last = last;
+        self.index.cut_back(self.current.id, at);
         self.current.erase(at, written).map_err(|failure| self.poison(&failure))
     }
 
@@ -246,10 +277,6 @@ impl Drop for JournalWriter {
         *self.spare.slot.lock() = Slot::Stopped;
         self.spare.changed.notify_all();
     }
-}
-
-fn last_sequence(frames: &[&[u8]]) -> Option<Sequence> {
-    Some(Header::read(frames.last()?)?.stamp.sequence)
 }
 
 /// Prepares the next segment while the current one fills, so that a roll costs

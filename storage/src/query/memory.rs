@@ -34,6 +34,9 @@ fn wanted<'a>(scan: &Scan, found: &'a GroupRef) -> Option<Part<'a>> {
     if scan.source.as_ref().is_some_and(|source| source != group.source) {
         return None;
     }
+    if scan.before.is_some_and(|before| frame.header().stamp.sequence >= before) {
+        return None;
+    }
     let first_at = |time: i64| {
         let (mut low, mut high) = (group.first, group.first + group.count);
         while low < high {

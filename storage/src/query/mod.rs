@@ -20,6 +20,7 @@ mod latest;
 mod memory;
 mod metadata;
 mod pool;
+mod state;
 mod supersede;
 mod table;
 mod window;
@@ -31,6 +32,7 @@ use datafusion::error::DataFusionError;
 pub use chunk::{SampleChunk, SampleRow};
 pub use latest::LatestTable;
 pub use pool::{QueryPool, SampleStream};
+pub use state::{StateQuestion, StateRow};
 pub use table::{SamplesTable, Scan};
 
 /// In which order samples come.

@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use super::chunk::SERIES_COLUMNS;
 use super::memory::count_rows;
 use super::metadata::CheckedReaders;
+use super::state::{StateQuestion, StateRow};
 use super::table::Located;
 use super::window::{SLICE_ROWS_MAX, Slices};
 use super::{LatestTable, Order, QueryError, SampleChunk, SamplesTable, Scan, SeriesQuery};
@@ -119,6 +120,17 @@ impl QueryPool {
     pub async fn latest(&self, org: &str, user: &str) -> Result<Vec<LatestValue>, QueryError> {
         let plan = LatestTable::new(org, self.store.clone()).plan(user, None)?;
         Ok(LatestTable::values(&collect(plan, self.context.clone()).await?))
+    }
+
+    /// What a series held before a frame, at some times. Runs on the calling
+    /// thread, which must be none of a runtime; one at a time is meant to.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub fn state_before(&self, question: &StateQuestion<'_>) -> Result<Vec<StateRow>, QueryError> {
+        let table = SamplesTable::new(question.org, self.store.snapshot(), self.readers.clone());
+        let runtime = self.runtime.as_ref().ok_or(QueryError::Stopping)?;
+        runtime.block_on(question.answer(&table, &self.context))
     }
 
     async fn permit(&self) -> Result<OwnedSemaphorePermit, QueryError> {
@@ -289,6 +301,7 @@ impl Answer {
             source: self.query.source.clone(),
             start,
             end,
+            before: None,
         }
     }
 }

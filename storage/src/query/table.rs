@@ -27,6 +27,7 @@ use super::memory::sorted_rows;
 use super::metadata::CheckedReaders;
 use super::supersede::SupersedeExec;
 use crate::buffer::GroupRef;
+use crate::frame::Sequence;
 use crate::files::{COLUMN_NAMES, DataFile, samples_schema};
 use crate::store::Snapshot;
 
@@ -45,6 +46,8 @@ pub struct Scan {
     pub start: i64,
     /// First millisecond behind.
     pub end: i64,
+    /// Only what was committed before this frame, as if nothing had come since.
+    pub before: Option<Sequence>,
 }
 
 /// One organisation's samples, each key once with its latest value.
@@ -153,7 +156,8 @@ fn series_order(schema: &SchemaRef) -> Result<LexOrdering> {
     LexOrdering::new(keys).ok_or_else(|| DataFusionError::Internal("an order of no columns".to_owned()))
 }
 
-/// `user_id = u AND recorded_at >= start AND recorded_at < end [AND source = s]`.
+/// `user_id = u AND recorded_at >= start AND recorded_at < end [AND source = s]
+/// [AND sequence < n]`.
 /// Pages are skipped by it and rows filtered, so it holds exactly.
 fn predicate(scan: &Scan, schema: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
     let compare = |name: &str, operator: Operator, value: ScalarValue| -> Result<Arc<dyn PhysicalExpr>> {
@@ -171,6 +175,9 @@ fn predicate(scan: &Scan, schema: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
     ];
     if let Some(source) = &scan.source {
         parts.push(compare("source", Operator::Eq, text(source))?);
+    }
+    if let Some(before) = scan.before {
+        parts.push(compare("sequence", Operator::Lt, ScalarValue::UInt64(Some(before.0)))?);
     }
     let all = parts.into_iter().reduce(|all, part| Arc::new(PhysicalBinary::new(all, Operator::And, part)));
     all.ok_or_else(|| DataFusionError::Internal("a predicate of no parts".to_owned()))
@@ -201,7 +208,7 @@ impl TableProvider for SamplesTable {
                 "a scan of samples needs user_id = '...' and metric = '...'".to_owned(),
             ));
         };
-        let scan = Scan { org: self.org.clone(), user, metric, source: None, start: i64::MIN, end: i64::MAX };
+        let scan = Scan { org: self.org.clone(), user, metric, source: None, start: i64::MIN, end: i64::MAX, before: None };
         let located = self.locate(&scan.user, &scan.metric, scan.start, scan.end);
         let plan = self.plan(&scan, &located, &COLUMN_NAMES)?;
         let Some(projection) = projection else {

@@ -23,8 +23,8 @@ use crate::catalog::{Catalog, CatalogError, FileRecord, Flushed};
 use crate::disk::{Disk, RealDisk};
 use crate::files::{DataFile, FileReadError, FileSet, FileWriteError};
 use crate::flush::write_frames;
-use crate::frame::{SamplesFrame, Sequence};
-use crate::journal::{JournalWriter, RecoverError, recover};
+use crate::frame::{SamplesFrame, Sequence, Stamp};
+use crate::journal::{JournalWriter, Log, RecoverError, recover};
 use crate::series::{Newest, SeriesMap, SeriesName};
 use series_of_files::load_series;
 use start::{Replay, lock, present_files, remove_unfinished};
@@ -54,6 +54,8 @@ pub struct Opened {
     pub last: Sequence,
     /// The greatest `ordering` that was ever durable.
     pub ordering: u64,
+    /// The journal, for its readers.
+    pub log: Arc<Log>,
     /// Everything up to this is in files.
     pub flushed: Sequence,
 }
@@ -175,6 +177,7 @@ impl Store {
         let catalog = Arc::new(Catalog::open(data_dir)?);
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let flushed = catalog.flushed()?;
+        let settled = catalog.settled()?;
         let files = present_files(data_dir, catalog.files()?)?;
         let series = SeriesMap::default();
         for file in files.iter() {
@@ -195,6 +198,7 @@ impl Store {
             flush_bytes: settings.flush_bytes,
             flushed: flushed.sequence,
             full: false,
+            settled,
             failure: None,
         };
         let recovered =
@@ -218,9 +222,11 @@ impl Store {
             files = store.snapshot().files.iter().count(),
             "store opened"
         );
+        let last = recovered.last.max(flushed.sequence);
         Ok(Opened {
+            log: Arc::new(Log::new(disk, journal_dir, recovered.writer.index().clone(), last)),
             writer: recovered.writer,
-            last: recovered.last.max(flushed.sequence),
+            last,
             ordering: recovered.ordering.max(flushed.ordering),
             flushed: store.catalog.flushed()?.sequence,
             store,
@@ -253,6 +259,11 @@ impl Store {
         self.snapshot.load().active.publish(frames);
     }
 
+    /// Moves the position over a durable frame without samples. The committer's.
+    pub fn advance(&self, stamp: &Stamp) {
+        self.snapshot.load().active.advance(stamp);
+    }
+
     /// Ends the active buffer and starts a new one; `None` if it is empty. The
     /// committer's, so that no publish comes between.
     pub fn freeze(&self) -> Option<Arc<Buffer>> {
@@ -271,17 +282,17 @@ impl Store {
     }
 
     /// Brings the oldest frozen buffer into files. The flush thread's; buffers
-    /// must come in the order they were frozen.
+    /// must come in the order they were frozen. `settled` is the position up to
+    /// which nobody will ask what a sample changed: only rows that were superseded
+    /// at or below it are dropped.
     ///
     /// # Errors
     /// [`StoreError::Write`], [`StoreError::Catalog`]; then nothing changed and
     /// the buffer is still read.
-    pub fn flush(&self, buffer: &Arc<Buffer>) -> Result<FlushReport, StoreError> {
+    pub fn flush(&self, buffer: &Arc<Buffer>, settled: Sequence) -> Result<FlushReport, StoreError> {
         let frames = buffer.frames();
-        let ordering = frames.iter().map(|frame| frame.header().stamp.ordering).max().unwrap_or_default();
-        let flushed = Flushed { sequence: buffer.last(), ordering };
-        // Nothing classifies yet, so everything committed is settled.
-        let written = write_frames(self.disk.as_ref(), &self.data_dir, &frames, flushed.sequence)?;
+        let flushed = Flushed { sequence: buffer.last(), ordering: buffer.ordering() };
+        let written = write_frames(self.disk.as_ref(), &self.data_dir, &frames, settled)?;
         let records: Vec<FileRecord> = written.into_iter().map(|file| file.record).collect();
         self.catalog.commit_flush(&records, flushed)?;
         let report = FlushReport {

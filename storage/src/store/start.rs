@@ -25,6 +25,9 @@ pub(super) struct Replay<'a> {
     pub(super) flush_bytes: usize,
     /// How far the files reached before this start.
     pub(super) flushed: Sequence,
+    /// Up to where it is decided what each sample changed; everything, if nobody
+    /// wants to know.
+    pub(super) settled: Sequence,
     /// The disk is full: flushing waits until the flush thread runs.
     pub(super) full: bool,
     pub(super) failure: Option<StoreError>,
@@ -37,12 +40,14 @@ impl Replay<'_> {
         let store = self.store;
         let files = &store.snapshot().files;
         remove_unfinished(store.disk.as_ref(), &store.data_dir, files, self.flushed, frozen.last())?;
-        store.flush(frozen).map(drop)
+        store.flush(frozen, self.settled).map(drop)
     }
 
     pub(super) fn frame(&mut self, header: &Header, bytes: Bytes) -> Result<(), FrameFault> {
         if header.kind != Kind::Samples as u8 {
-            return Err(FrameFault::Kind { kind: header.kind });
+            // Its readers find it in the journal; here only its place counts.
+            self.store.advance(&header.stamp);
+            return Ok(());
         }
         let frame = SamplesFrame::parse(bytes)?;
         self.store.widen_series(&frame);

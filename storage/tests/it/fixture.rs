@@ -105,7 +105,7 @@ impl TestStore {
     /// Brings everything committed into files.
     pub fn flush(&mut self) {
         if let Some(frozen) = self.store.freeze() {
-            self.store.flush(&frozen).unwrap();
+            self.store.flush(&frozen, Sequence(u64::MAX)).unwrap();
         }
         let flushed = self.store.catalog().flushed().unwrap();
         self.writer.remove_through(flushed.sequence).unwrap();

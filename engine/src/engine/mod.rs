@@ -11,6 +11,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use systole_storage::journal::Log;
+#[cfg(not(feature = "query"))]
+use systole_storage::Sequence;
 use systole_storage::{Catalog, Draft, FlushReport, Store, StoreError, StoreSettings};
 use tokio::sync::oneshot;
 
@@ -44,6 +47,12 @@ pub struct EngineSettings {
     pub query_concurrency: usize,
     /// Memory that queries' sorts and merges may take together.
     pub query_memory_bytes: usize,
+    /// Journal kept for deliveries that wait; beyond it the oldest are given up.
+    /// `None` is a tenth of the disk.
+    pub retention_bytes: Option<u64>,
+    /// What webhooks are run with.
+    #[cfg(feature = "query")]
+    pub webhooks: crate::events::webhooks::WebhookSettings,
 }
 
 impl Default for EngineSettings {
@@ -60,6 +69,9 @@ impl Default for EngineSettings {
             query_threads: 2,
             query_concurrency: 32,
             query_memory_bytes: 256 * MIB,
+            retention_bytes: None,
+            #[cfg(feature = "query")]
+            webhooks: Default::default(),
         }
     }
 }
@@ -70,6 +82,10 @@ pub enum OpenError {
     /// The store does not open.
     #[error("the data dir cannot be opened")]
     Store(#[from] StoreError),
+    /// Webhooks do not start.
+    #[cfg(feature = "query")]
+    #[error("cannot start webhooks")]
+    Webhooks(#[from] crate::events::webhooks::WebhookStartError),
     /// A thread or runtime cannot be started.
     #[error("cannot start the {what}")]
     Start {
@@ -101,15 +117,18 @@ pub struct Engine {
 #[derive(Debug)]
 struct Inner {
     settings: EngineSettings,
-    registry: Registry,
+    registry: Arc<Registry>,
     store: Arc<Store>,
+    log: Arc<Log>,
     intake: Arc<Intake>,
     budget: Arc<ByteBudget>,
     counters: Arc<Counters>,
     /// In drain order; taken by whoever drains.
     threads: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
     #[cfg(feature = "query")]
-    queries: systole_storage::query::QueryPool,
+    queries: Arc<systole_storage::query::QueryPool>,
+    #[cfg(feature = "query")]
+    webhooks: Arc<crate::events::webhooks::Webhooks>,
 }
 
 impl Engine {
@@ -123,16 +142,26 @@ impl Engine {
             segment_bytes: settings.segment_bytes,
             flush_bytes: settings.flush_bytes,
         })?;
-        let store = opened.store;
+        let (store, log) = (opened.store, opened.log);
         let intake = Intake::new(settings.ring_slots);
         let counters = Arc::new(Counters::default());
         counters.sequence.store(opened.last.0, Ordering::Relaxed);
         counters.flushed_sequence.store(opened.flushed.0, Ordering::Relaxed);
+        let registry = Arc::new(Registry::builtin());
+        #[cfg(feature = "query")]
+        let query = query::Parts::start(&settings, &store, &log, &registry, &intake)?;
+        #[cfg(feature = "query")]
+        let (floor, settled) = query.positions();
+        #[cfg(not(feature = "query"))]
+        let (floor, settled) = (everything(), everything());
         let (flushes, jobs) = mpsc::channel();
         let preparer = opened.writer.preparer();
         let committer = Committer::new(CommitterParts {
             store: store.clone(),
             writer: opened.writer,
+            log: log.clone(),
+            floor,
+            retention_bytes: settings.retention_bytes.unwrap_or_else(|| tenth_of_disk(&settings.data_dir)),
             intake: intake.clone(),
             counters: counters.clone(),
             flushes,
@@ -141,7 +170,7 @@ impl Engine {
             last: opened.last,
             ordering: opened.ordering,
         });
-        let flusher = Flusher::new(store.clone(), intake.clone(), counters.clone());
+        let flusher = Flusher::new(store.clone(), intake.clone(), counters.clone(), settled);
         let guard = EndOnDrop(intake.clone());
         let run_committer = move || {
             let _guard = guard;
@@ -156,24 +185,22 @@ impl Engine {
         intake.attach(committer.1.thread().clone());
         let spare = spawn("journal-spare", move || preparer.run())?;
         let flush = spawn("flush", run_flush)?;
+        let mut threads = vec![committer, spare, flush];
         #[cfg(feature = "query")]
-        let queries = systole_storage::query::QueryPool::start(
-            store.clone(),
-            settings.query_threads,
-            settings.query_concurrency,
-            settings.query_memory_bytes,
-        )
-        .map_err(|source| OpenError::Start { what: "query runtime", source })?;
+        let (queries, webhooks) = query.run(&intake, &mut threads)?;
         let inner = Inner {
-            registry: Registry::builtin(),
+            registry,
             budget: ByteBudget::new(settings.body_budget_bytes),
             settings,
             store,
+            log,
             intake,
             counters,
-            threads: Mutex::new(vec![committer, spare, flush]),
+            threads: Mutex::new(threads),
             #[cfg(feature = "query")]
             queries,
+            #[cfg(feature = "query")]
+            webhooks,
         };
         Ok(Engine { inner: Arc::new(inner) })
     }
@@ -270,7 +297,12 @@ impl Engine {
         tracing::info!(waiting = self.inner.intake.ring.len(), "draining: committing what waits");
         self.inner.intake.stop();
         let threads = std::mem::take(&mut *self.inner.threads.lock());
+        let inner = self.inner.clone();
         let joined = tokio::task::spawn_blocking(move || {
+            // Who reads the journal along ends first, so that positions are final.
+            inner.log.stop();
+            #[cfg(feature = "query")]
+            inner.webhooks.stop();
             for (name, handle) in threads {
                 if handle.join().is_err() {
                     tracing::error!(thread = name, "thread had panicked");
@@ -285,28 +317,24 @@ impl Engine {
 }
 
 #[cfg(feature = "query")]
-mod query {
-    use systole_storage::LatestValue;
-    use systole_storage::query::{QueryError, SampleStream, SeriesQuery};
+mod query;
 
-    use super::Engine;
+#[cfg(feature = "query")]
+pub use query::PublishError;
 
-    impl Engine {
-        /// One user's samples of one metric, as a stream of chunks in the order
-        /// asked for, over one snapshot.
-        ///
-        /// # Errors
-        /// [`QueryError`].
-        pub async fn samples(&self, query: SeriesQuery) -> Result<SampleStream, QueryError> {
-            self.inner.queries.samples(query).await
-        }
+/// Every position: where nobody reads along.
+#[cfg(not(feature = "query"))]
+fn everything() -> Box<dyn Fn() -> Sequence + Send> {
+    Box::new(|| Sequence(u64::MAX))
+}
 
-        /// The newest value of each metric of a user, sorted by metric.
-        ///
-        /// # Errors
-        /// [`QueryError`].
-        pub async fn latest(&self, org: &str, user: &str) -> Result<Vec<LatestValue>, QueryError> {
-            self.inner.queries.latest(org, user).await
+/// How much journal is kept for deliveries unless a setting says.
+fn tenth_of_disk(data_dir: &std::path::Path) -> u64 {
+    match rustix::fs::statvfs(data_dir) {
+        Ok(disk) => disk.f_blocks.saturating_mul(disk.f_frsize) / 10,
+        Err(error) => {
+            tracing::warn!(%error, "cannot ask for the size of the disk; the journal is not bounded");
+            u64::MAX
         }
     }
 }

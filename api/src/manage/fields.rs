@@ -1,0 +1,118 @@
+//! Reading the JSON of management calls, field by field, with errors that name the
+//! field.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value};
+use systole_engine::timestamp::write_rfc3339;
+use systole_engine::{Catalog, CatalogError};
+
+use crate::app::App;
+use crate::auth::is_user_id;
+use crate::error::{Entry, Place, Refusal};
+use crate::route::Call;
+use crate::server::BodyLimits;
+
+/// Longest body of a management call.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// The body of a management call.
+pub(super) async fn read_body(call: &mut Call<'_>) -> Result<Vec<u8>, Refusal> {
+    let mut body = Vec::new();
+    let limits = BodyLimits { bytes_max: BODY_BYTES_MAX, timeout: call.app.settings.http.body_timeout };
+    call.body.read(&mut body, &limits, |_| Ok(())).await?;
+    Ok(body)
+}
+
+/// The fields of a body that is one object.
+pub(super) fn fields(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(_) => {
+            let place = Place { root: "body", index: None, field: None };
+            Err(Refusal::invalid(Entry::new(place, "wrong_type", "must be an object")))
+        }
+        Err(fault) => Err(Refusal::MalformedJson {
+            offset: offset(body, &fault),
+            reason: reason(&fault.to_string()),
+        }),
+    }
+}
+
+/// The byte a parser's line and column lead to.
+fn offset(body: &[u8], fault: &serde_json::Error) -> usize {
+    let lines = body.split_inclusive(|byte| *byte == b'\n').take(fault.line().saturating_sub(1));
+    (lines.map(<[u8]>::len).sum::<usize>() + fault.column().saturating_sub(1)).min(body.len())
+}
+
+/// A parser's text without its own way to name the place.
+fn reason(text: &str) -> String {
+    text.split(" at line ").next().unwrap_or(text).to_owned()
+}
+
+/// A field that is a text; `null` is as good as absent.
+pub(super) fn text(fields: &Map<String, Value>, field: &'static str) -> Result<Option<String>, Refusal> {
+    match fields.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(Refusal::invalid(Entry::body(field, "wrong_type", "must be a text"))),
+    }
+}
+
+/// A field that is true or false.
+pub(super) fn flag(fields: &Map<String, Value>, field: &'static str) -> Result<Option<bool>, Refusal> {
+    match fields.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(*flag)),
+        Some(_) => Err(Refusal::invalid(Entry::body(field, "wrong_type", "must be true or false"))),
+    }
+}
+
+/// The field `user_id`.
+pub(super) fn user(fields: &Map<String, Value>) -> Result<Option<String>, Refusal> {
+    let user = text(fields, "user_id")?;
+    match &user {
+        Some(user) if !is_user_id(user) => {
+            let message = "must be 1 to 128 characters of A-Z a-z 0-9 . _ : @ -";
+            Err(Refusal::invalid(Entry::body("user_id", "malformed", message)))
+        }
+        _ => Ok(user),
+    }
+}
+
+/// Milliseconds since 1970.
+pub(super) fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A time as it is printed.
+pub(super) fn timestamp(ms: i64) -> String {
+    let mut text = Vec::new();
+    write_rfc3339(ms, &mut text);
+    String::from_utf8(text).unwrap_or_default()
+}
+
+/// Runs `work` on the catalog where it may block.
+pub(super) async fn blocking<T: Send + 'static>(
+    app: &App,
+    work: impl FnOnce(&Catalog) -> Result<T, CatalogError> + Send + 'static,
+) -> Result<T, Refusal> {
+    let catalog = Arc::clone(app.engine.catalog());
+    let done = tokio::task::spawn_blocking(move || work(&catalog)).await;
+    done.map_err(Refusal::internal)?.map_err(Refusal::catalog)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parsers_place_becomes_a_byte() {
+        let body = b"{\n \"a\": nul }";
+        let fault = serde_json::from_slice::<Value>(body).unwrap_err();
+        assert!((8..=12).contains(&offset(body, &fault)), "{}", offset(body, &fault));
+        assert_eq!(reason("expected ident at line 2 column 10"), "expected ident");
+    }
+}

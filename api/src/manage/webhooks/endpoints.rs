@@ -1,0 +1,200 @@
+//! `/api/v1/webhooks/endpoints`: make, list, show, change, delete; the secret; a test.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use systole_engine::events::webhooks::{
+    Endpoint, PayloadSize, Secret, Timeseries, WebhookError, Webhooks,
+};
+
+use super::wish::{apply, new_settings};
+use crate::error::{Entry, Quoted, Refusal};
+use crate::manage::fields::{fields, read_body, text, timestamp};
+use crate::manage::page::{LIMIT_DEFAULT, LIMIT_MAX, Page, Place, Step};
+use crate::reply::{self, Reply};
+use crate::route::Call;
+
+/// An endpoint as it is shown: all it was made with, never its secret. Values of its
+/// own headers may be credentials, so only their names are shown.
+#[derive(Serialize)]
+struct Shown<'a> {
+    id: &'a str,
+    url: &'a str,
+    description: Option<&'a str>,
+    name: Option<&'a str>,
+    filter_types: Option<&'a BTreeSet<String>>,
+    user_id: Option<&'a str>,
+    dialect: &'static str,
+    signature: &'static str,
+    headers: BTreeMap<&'a str, &'static str>,
+    active: bool,
+    attributes: Option<&'a Map<String, Value>>,
+    send_organization_code: bool,
+    timeout_seconds: u32,
+    timeseries: &'static str,
+    payload: &'static str,
+    created_at: String,
+    updated_at: String,
+}
+
+pub(crate) async fn create(mut call: Call<'_>) -> Result<Reply, Refusal> {
+    let body = read_body(&mut call).await?;
+    let fields = fields(&body)?;
+    let webhooks = call.app.engine.webhooks().clone();
+    let mut settings = new_settings(&fields, webhooks.catalogue())?;
+    settings.user_id = grant(&call, settings.user_id)?;
+    let secret = match text(&fields, "secret")? {
+        Some(brought) => parse_secret(&brought, settings.dialect)?,
+        None => Secret::generate(settings.dialect).map_err(Refusal::internal)?,
+    };
+    let org = call.org.clone();
+    let made = blocking(webhooks, move |webhooks| webhooks.create(&org, settings, &secret)).await?;
+    Ok(reply::json_of(StatusCode::CREATED, &show(&made)))
+}
+
+pub(crate) async fn list(call: Call<'_>) -> Result<Reply, Refusal> {
+    let limit = call.query.limit(LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);
+    let step = call.query.get("iterator").map(Step::decode).transpose()?;
+    let mut endpoints = call.app.engine.webhooks().list(&call.org).map_err(refusal)?;
+    endpoints.retain(|endpoint| sees(&call, endpoint));
+    endpoints.sort_by(|a, b| place(a).cmp(&place(b)));
+    let places: Vec<Place<'_>> = endpoints.iter().map(place).collect();
+    let page = Page::of(&places, step.as_ref(), limit);
+    let data: Vec<_> = endpoints[page.rows.clone()].iter().map(show).collect();
+    Ok(reply::json_of(StatusCode::OK, &page.listing(data)))
+}
+
+pub(crate) async fn get(call: Call<'_>) -> Result<Reply, Refusal> {
+    Ok(reply::json_of(StatusCode::OK, &show(&found(&call)?)))
+}
+
+pub(crate) async fn patch(mut call: Call<'_>) -> Result<Reply, Refusal> {
+    let body = read_body(&mut call).await?;
+    let fields = fields(&body)?;
+    let endpoint = found(&call)?;
+    let webhooks = call.app.engine.webhooks().clone();
+    let mut settings = endpoint.settings;
+    apply(&fields, &mut settings, webhooks.catalogue())?;
+    settings.user_id = grant(&call, settings.user_id)?;
+    let secret = match text(&fields, "secret")? {
+        Some(brought) => Some(parse_secret(&brought, settings.dialect)?),
+        None => None,
+    };
+    let (org, id) = (call.org.clone(), endpoint.id);
+    let changed =
+        blocking(webhooks, move |webhooks| webhooks.update(&org, &id, settings, secret.as_ref())).await?;
+    Ok(reply::json_of(StatusCode::OK, &show(&changed)))
+}
+
+pub(crate) async fn delete(call: Call<'_>) -> Result<Reply, Refusal> {
+    let (org, id) = (call.org.clone(), found(&call)?.id);
+    let webhooks = call.app.engine.webhooks().clone();
+    blocking(webhooks, move |webhooks| webhooks.delete(&org, &id)).await?;
+    Ok(reply::empty(StatusCode::NO_CONTENT))
+}
+
+pub(crate) async fn secret(call: Call<'_>) -> Result<Reply, Refusal> {
+    let endpoint = found(&call)?;
+    let key = call.app.engine.webhooks().secret(&call.org, &endpoint.id).map_err(refusal)?;
+    Ok(reply::json_of(StatusCode::OK, &json!({ "key": key })))
+}
+
+pub(crate) async fn test(mut call: Call<'_>) -> Result<Reply, Refusal> {
+    let body = read_body(&mut call).await?;
+    let fields = if body.trim_ascii().is_empty() { Map::new() } else { fields(&body)? };
+    let endpoint = found(&call)?;
+    let name = text(&fields, "event_type")?;
+    let webhooks = call.app.engine.webhooks();
+    if let Some(name) = name.as_ref().filter(|name| !webhooks.catalogue().has(name)) {
+        let message = format!("{} is no event type; GET /api/v1/webhooks/event-types lists them", Quoted(name));
+        return Err(Refusal::invalid(Entry::body("event_type", "unknown_event_type", message)));
+    }
+    let id = webhooks.send_example(&call.org, &endpoint.id, name.as_deref()).map_err(refusal)?;
+    Ok(reply::json_of(StatusCode::ACCEPTED, &json!({ "id": id })))
+}
+
+/// The endpoint that the path names, if the caller may see it.
+fn found(call: &Call<'_>) -> Result<Endpoint, Refusal> {
+    let unknown = || Refusal::UnknownEndpoint { id: call.parameter.clone() };
+    let endpoint = call.app.engine.webhooks().get(&call.org, &call.parameter);
+    let endpoint = endpoint.map_err(|fault| match fault {
+        WebhookError::Unknown => unknown(),
+        other => refusal(other),
+    })?;
+    if sees(call, &endpoint) { Ok(endpoint) } else { Err(unknown()) }
+}
+
+/// Whose events an endpoint may ask for: those of the user its maker is bound to.
+fn grant(call: &Call<'_>, asked: Option<String>) -> Result<Option<String>, Refusal> {
+    match (&call.caller.user, &asked) {
+        (Some(bound), Some(user)) if **bound != **user => Err(Refusal::OtherUser),
+        (Some(bound), _) => Ok(Some(bound.to_string())),
+        (None, _) => Ok(asked),
+    }
+}
+
+fn sees(call: &Call<'_>, endpoint: &Endpoint) -> bool {
+    call.caller.user.as_deref().is_none_or(|bound| endpoint.settings.user_id.as_deref() == Some(bound))
+}
+
+fn parse_secret(text: &str, dialect: systole_engine::events::webhooks::Dialect) -> Result<Secret, Refusal> {
+    Secret::parse(text, dialect).map_err(|fault| {
+        Refusal::invalid(Entry::body("secret", "malformed", fault.to_string()))
+    })
+}
+
+async fn blocking<T: Send + 'static>(
+    webhooks: Arc<Webhooks>,
+    work: impl FnOnce(&Webhooks) -> Result<T, WebhookError> + Send + 'static,
+) -> Result<T, Refusal> {
+    let done = tokio::task::spawn_blocking(move || work(&webhooks)).await;
+    done.map_err(Refusal::internal)?.map_err(refusal)
+}
+
+fn refusal(fault: WebhookError) -> Refusal {
+    let invalid = |field, kind, message: String| Refusal::invalid(Entry::body(field, kind, message));
+    match fault {
+        WebhookError::Unknown => Refusal::UnknownEndpoint { id: String::new() },
+        WebhookError::Target(fault) => invalid("url", "forbidden_target", fault.to_string()),
+        WebhookError::Secret(fault) => invalid("secret", "malformed", fault.to_string()),
+        WebhookError::Header(fault) => invalid("headers", "forbidden_header", fault.to_string()),
+        WebhookError::Catalog(fault) => Refusal::catalog(fault),
+        other => Refusal::Internal { inside: crate::error::chain(&other) },
+    }
+}
+
+fn place(endpoint: &Endpoint) -> Place<'_> {
+    (endpoint.created_at, &endpoint.id)
+}
+
+fn show(endpoint: &Endpoint) -> Shown<'_> {
+    let settings = &endpoint.settings;
+    Shown {
+        id: &endpoint.id,
+        url: &settings.url,
+        description: settings.description.as_deref(),
+        name: settings.name.as_deref(),
+        filter_types: settings.filter_types.as_ref(),
+        user_id: settings.user_id.as_deref(),
+        dialect: settings.dialect.as_str(),
+        signature: "v1",
+        headers: settings.headers.keys().map(|name| (name.as_str(), "[redacted]")).collect(),
+        active: settings.active,
+        attributes: settings.attributes.as_ref(),
+        send_organization_code: settings.send_organization_code,
+        timeout_seconds: settings.timeout_seconds,
+        timeseries: match settings.timeseries {
+            Timeseries::Group => "group",
+            Timeseries::Granular => "granular",
+        },
+        payload: match settings.payload {
+            PayloadSize::Full => "full",
+            PayloadSize::Thin => "thin",
+        },
+        created_at: timestamp(endpoint.created_at),
+        updated_at: timestamp(endpoint.updated_at),
+    }
+}

@@ -1,0 +1,104 @@
+//! `POST /api/v1/events`: an upstream hands an event in. `GET
+//! /api/v1/webhooks/event-types`: what there is.
+
+use hyper::StatusCode;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use systole_engine::{PublishError, Published};
+
+use crate::error::{Entry, Quoted, Refusal};
+use crate::manage::fields::{fields, text, user};
+use crate::reply::{self, Reply};
+use crate::route::Call;
+use crate::server::BodyLimits;
+
+/// Longest event: what the hosted systems this replaces take, and more.
+const EVENT_BYTES_MAX: usize = 1024 * 1024;
+/// Longest id that a publisher may bring.
+const EVENT_ID_CHARS_MAX: usize = 256;
+
+#[derive(Serialize)]
+struct ShownType<'a> {
+    name: &'a str,
+    system: &'a str,
+    description: &'a str,
+    published: bool,
+}
+
+pub(crate) fn types(call: &Call<'_>) -> Reply {
+    let types = call.app.engine.webhooks().catalogue().types().iter();
+    let data: Vec<ShownType<'_>> = types
+        .map(|known| ShownType {
+            name: &known.name,
+            system: &known.system,
+            description: &known.description,
+            published: known.published,
+        })
+        .collect();
+    reply::json_of(StatusCode::OK, &json!({ "data": data }))
+}
+
+pub(crate) async fn publish(call: Call<'_>) -> Result<Reply, Refusal> {
+    let limits =
+        BodyLimits { bytes_max: EVENT_BYTES_MAX, timeout: call.app.settings.http.body_timeout };
+    call.body.check_declared(&limits)?;
+    let declared = call.body.declared_bytes().and_then(|bytes| usize::try_from(bytes).ok());
+    let budget = call.app.engine.budget();
+    let permit = budget.try_take(declared.unwrap_or(EVENT_BYTES_MAX)).ok_or(Refusal::BudgetSpent)?;
+    let mut body = Vec::new();
+    call.body.read(&mut body, &limits, |_| Ok(())).await?;
+    let fields = fields(&body)?;
+    let name = event_type(&call, &fields)?;
+    let user = match (&call.caller.user, user(&fields)?) {
+        (Some(bound), Some(user)) if **bound != *user => return Err(Refusal::OtherUser),
+        (Some(bound), _) => Some(bound.to_string()),
+        (None, user) => user,
+    };
+    let id = event_id(&fields)?;
+    let Some(data) = fields.get("data").filter(|data| data.is_object()) else {
+        return Err(Refusal::invalid(Entry::body("data", "missing", "must be an object")));
+    };
+    let event = Published {
+        org: &call.org,
+        user: user.as_deref(),
+        name: &name,
+        id: id.as_deref(),
+        data: &data.to_string(),
+    };
+    let made = call.app.engine.publish(&event, permit).await.map_err(|fault| match fault {
+        PublishError::Submit(fault) => Refusal::from(fault),
+        PublishError::Commit(fault) => Refusal::from(fault),
+    })?;
+    Ok(reply::json_of(StatusCode::ACCEPTED, &json!({ "id": made })))
+}
+
+fn event_type(call: &Call<'_>, fields: &Map<String, Value>) -> Result<String, Refusal> {
+    let refuse = |kind, message: String| Err(Refusal::invalid(Entry::body("type", kind, message)));
+    let Some(name) = text(fields, "type")? else {
+        return refuse("missing", "is missing".to_owned());
+    };
+    let catalogue = call.app.engine.webhooks().catalogue();
+    if catalogue.of_published(&name).is_some() {
+        return Ok(name);
+    }
+    if catalogue.has(&name) {
+        let message = format!("{} follows from samples and cannot be published", Quoted(&name));
+        return refuse("not_publishable", message);
+    }
+    let message = format!("{} is no event type; GET /api/v1/webhooks/event-types lists them", Quoted(&name));
+    refuse("unknown_event_type", message)
+}
+
+fn event_id(fields: &Map<String, Value>) -> Result<Option<String>, Refusal> {
+    let id = text(fields, "event_id")?;
+    let shaped = |id: &String| {
+        (1..=EVENT_ID_CHARS_MAX).contains(&id.chars().count()) && !id.chars().any(char::is_control)
+    };
+    match id {
+        Some(id) if !shaped(&id) => {
+            let message = format!("must be 1 to {EVENT_ID_CHARS_MAX} printable characters");
+            Err(Refusal::invalid(Entry::body("event_id", "malformed", message)))
+        }
+        id => Ok(id),
+    }
+}

@@ -1,0 +1,12 @@
+//! `/api/v1/webhooks` and `/api/v1/events`: endpoints, the catalogue of event types,
+//! and events that publishers hand in.
+//!
+//! A caller bound to a user makes endpoints for that user, and sees and changes only
+//! those.
+
+mod endpoints;
+mod events;
+mod wish;
+
+pub(crate) use endpoints::{create, delete, get, list, patch, secret, test};
+pub(crate) use events::{publish, types};

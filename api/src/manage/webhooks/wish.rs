@@ -1,0 +1,245 @@
+//! What the body of a `POST` or `PATCH` asks of an endpoint.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value};
+use systole_engine::events::topics::EventCatalogue;
+use systole_engine::events::webhooks::{Dialect, EndpointSettings, PayloadSize, Timeseries};
+
+use crate::error::{Entry, Quoted, Refusal};
+use crate::manage::fields::{flag, text, user};
+
+/// Longest description or name.
+const TEXT_CHARS_MAX: usize = 1024;
+/// Most names of a filter.
+const FILTER_NAMES_MAX: usize = 1024;
+/// Longest exchange that may be asked for, in seconds.
+const TIMEOUT_SECONDS_MAX: u64 = 60;
+
+/// Fields of the contract that this version does not take yet, with the value that
+/// changes nothing.
+const LATER: [(&str, &str); 5] = [
+    ("signature", "v1"),
+    ("rate_limit_per_second", ""),
+    ("coalesce_ms", ""),
+    ("batch_events", ""),
+    ("channels", ""),
+];
+
+const KNOWN: [&str; 13] = [
+    "url",
+    "description",
+    "name",
+    "filter_types",
+    "user_id",
+    "dialect",
+    "secret",
+    "headers",
+    "active",
+    "attributes",
+    "send_organization_code",
+    "timeout_seconds",
+    "timeseries",
+];
+
+/// The settings of a new endpoint.
+pub(super) fn new_settings(
+    fields: &Map<String, Value>,
+    catalogue: &EventCatalogue,
+) -> Result<EndpointSettings, Refusal> {
+    let Some(url) = text(fields, "url")? else {
+        return Err(Refusal::invalid(Entry::body("url", "missing", "is missing")));
+    };
+    let dialect = dialect(fields)?.unwrap_or_default();
+    let mut settings = EndpointSettings {
+        url,
+        description: None,
+        name: None,
+        filter_types: None,
+        user_id: None,
+        dialect,
+        headers: BTreeMap::new(),
+        active: true,
+        attributes: None,
+        send_organization_code: false,
+        timeout_seconds: dialect.timeout_default_seconds(),
+        timeseries: Timeseries::default(),
+        payload: PayloadSize::default(),
+    };
+    apply(fields, &mut settings, catalogue)?;
+    Ok(settings)
+}
+
+/// Changes what a body names; `null` takes a value away.
+pub(super) fn apply(
+    fields: &Map<String, Value>,
+    settings: &mut EndpointSettings,
+    catalogue: &EventCatalogue,
+) -> Result<(), Refusal> {
+    refuse_unknown(fields)?;
+    if let Some(url) = text(fields, "url")? {
+        settings.url = url;
+    }
+    if let Some(dialect) = dialect(fields)? {
+        settings.dialect = dialect;
+    }
+    for (field, value) in [("description", &mut settings.description), ("name", &mut settings.name)] {
+        if fields.contains_key(field) {
+            *value = short_text(fields, field)?;
+        }
+    }
+    if fields.contains_key("filter_types") {
+        settings.filter_types = filter_types(fields, catalogue)?;
+    }
+    if fields.contains_key("user_id") {
+        settings.user_id = user(fields)?;
+    }
+    if fields.contains_key("headers") {
+        settings.headers = headers(fields)?;
+    }
+    if fields.contains_key("attributes") {
+        settings.attributes = attributes(fields)?;
+    }
+    if let Some(active) = flag(fields, "active")? {
+        settings.active = active;
+    }
+    if let Some(send) = flag(fields, "send_organization_code")? {
+        settings.send_organization_code = send;
+    }
+    if let Some(seconds) = timeout(fields)? {
+        settings.timeout_seconds = seconds;
+    }
+    if let Some(choice) = choice(fields, "timeseries", [("group", Timeseries::Group), ("granular", Timeseries::Granular)])? {
+        settings.timeseries = choice;
+    }
+    if let Some(choice) = choice(fields, "payload", [("full", PayloadSize::Full), ("thin", PayloadSize::Thin)])? {
+        settings.payload = choice;
+    }
+    Ok(())
+}
+
+fn refuse_unknown(fields: &Map<String, Value>) -> Result<(), Refusal> {
+    for (field, nothing) in LATER {
+        let value = fields.get(field).filter(|value| !value.is_null());
+        if value.is_some_and(|value| value.as_str() != Some(nothing)) {
+            return Err(Refusal::invalid(Entry::body(field, "unsupported", "is not supported by this version")));
+        }
+    }
+    let known = |name: &str| {
+        KNOWN.contains(&name) || name == "payload" || LATER.iter().any(|(later, _)| *later == name)
+    };
+    match fields.keys().find(|name| !known(name)) {
+        None => Ok(()),
+        Some(name) => {
+            let message = format!("has a field that no endpoint has: {}", Quoted(name));
+            Err(Refusal::invalid(Entry::new(
+                crate::error::Place { root: "body", index: None, field: None },
+                "unknown_field",
+                message,
+            )))
+        }
+    }
+}
+
+fn short_text(fields: &Map<String, Value>, field: &'static str) -> Result<Option<String>, Refusal> {
+    let value = text(fields, field)?;
+    if value.as_ref().is_some_and(|value| value.chars().count() > TEXT_CHARS_MAX) {
+        let message = format!("must be at most {TEXT_CHARS_MAX} characters");
+        return Err(Refusal::invalid(Entry::body(field, "too_long", message)));
+    }
+    Ok(value)
+}
+
+fn dialect(fields: &Map<String, Value>) -> Result<Option<Dialect>, Refusal> {
+    let Some(name) = text(fields, "dialect")? else { return Ok(None) };
+    match Dialect::parse(&name) {
+        Some(dialect) => Ok(Some(dialect)),
+        None => {
+            let message = format!("must be standard, avycenna, avon or azodha, not {}", Quoted(&name));
+            Err(Refusal::invalid(Entry::body("dialect", "unknown_dialect", message)))
+        }
+    }
+}
+
+/// The names of a filter; none and an empty list mean everything.
+fn filter_types(
+    fields: &Map<String, Value>,
+    catalogue: &EventCatalogue,
+) -> Result<Option<BTreeSet<String>>, Refusal> {
+    let refuse = |kind, message: String| Err(Refusal::invalid(Entry::body("filter_types", kind, message)));
+    let list = match fields.get("filter_types") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Array(list)) if list.len() <= FILTER_NAMES_MAX => list,
+        Some(_) => {
+            return refuse("wrong_type", format!("must be an array of at most {FILTER_NAMES_MAX} event types"));
+        }
+    };
+    let mut names = BTreeSet::new();
+    for value in list {
+        let Some(name) = value.as_str() else {
+            return refuse("wrong_type", "must be an array of texts".to_owned());
+        };
+        if !catalogue.has(name) {
+            let near = catalogue.nearest(name);
+            let hint = match near.as_slice() {
+                [] => "GET /api/v1/webhooks/event-types lists them".to_owned(),
+                near => format!("perhaps {}", near.join(" or ")),
+            };
+            return refuse("unknown_event_type", format!("{} is no event type; {hint}", Quoted(name)));
+        }
+        names.insert(name.to_owned());
+    }
+    Ok((!names.is_empty()).then_some(names))
+}
+
+fn headers(fields: &Map<String, Value>) -> Result<BTreeMap<String, String>, Refusal> {
+    let refuse = || Err(Refusal::invalid(Entry::body("headers", "wrong_type", "must be an object of texts")));
+    let Some(value) = fields.get("headers").filter(|value| !value.is_null()) else {
+        return Ok(BTreeMap::new());
+    };
+    let Some(object) = value.as_object() else { return refuse() };
+    let mut headers = BTreeMap::new();
+    for (name, value) in object {
+        let Some(value) = value.as_str() else { return refuse() };
+        headers.insert(name.clone(), value.to_owned());
+    }
+    Ok(headers)
+}
+
+fn attributes(fields: &Map<String, Value>) -> Result<Option<Map<String, Value>>, Refusal> {
+    match fields.get("attributes") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Object(attributes)) => Ok(Some(attributes.clone())),
+        Some(_) => Err(Refusal::invalid(Entry::body("attributes", "wrong_type", "must be an object"))),
+    }
+}
+
+fn timeout(fields: &Map<String, Value>) -> Result<Option<u32>, Refusal> {
+    let value = match fields.get("timeout_seconds") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(value) => value,
+    };
+    let seconds = value.as_u64().filter(|seconds| (1..=TIMEOUT_SECONDS_MAX).contains(seconds));
+    match seconds.and_then(|seconds| u32::try_from(seconds).ok()) {
+        Some(seconds) => Ok(Some(seconds)),
+        None => {
+            let message = format!("must be a whole number from 1 to {TIMEOUT_SECONDS_MAX}");
+            Err(Refusal::invalid(Entry::body("timeout_seconds", "out_of_range", message)))
+        }
+    }
+}
+
+fn choice<T: Copy>(
+    fields: &Map<String, Value>,
+    field: &'static str,
+    known: [(&str, T); 2],
+) -> Result<Option<T>, Refusal> {
+    let Some(name) = text(fields, field)? else { return Ok(None) };
+    match known.iter().find(|(known, _)| *known == name) {
+        Some((_, value)) => Ok(Some(*value)),
+        None => {
+            let message = format!("must be {} or {}, not {}", known[0].0, known[1].0, Quoted(&name));
+            Err(Refusal::invalid(Entry::body(field, "unknown_value", message)))
+        }
+    }
+}

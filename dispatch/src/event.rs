@@ -1,0 +1,196 @@
+//! Events and their places, and who gives them a body.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::topic::TopicId;
+
+/// The place of an event in the journal: all that is needed to find it again and
+/// to make its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// Sequence of the frame.
+    pub sequence: u64,
+    /// First group of the frame that belongs to the event; 24 bits.
+    pub group: u32,
+    /// Which part of a split event; 12 bits.
+    pub chunk: u16,
+    /// What kind of event it is.
+    pub kind: EventKind,
+}
+
+/// Why an event exists. The numbers are part of event ids; 4 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum EventKind {
+    /// Samples that were not there before.
+    Created = 1,
+    /// Samples that replace others.
+    Updated = 2,
+    /// Several events of one endpoint drawn together.
+    Coalesced = 3,
+    /// Several events in one request.
+    Batch = 4,
+    /// Handed in by a publisher.
+    Published = 5,
+}
+
+impl EventKind {
+    /// The kind with this number, if there is one.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<EventKind> {
+        Some(match number {
+            1 => EventKind::Created,
+            2 => EventKind::Updated,
+            3 => EventKind::Coalesced,
+            4 => EventKind::Batch,
+            5 => EventKind::Published,
+            _ => return None,
+        })
+    }
+}
+
+/// An event as the router sees it: whom it concerns, not what it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Whose it is; never crosses.
+    pub org: Arc<str>,
+    /// The user it is about, if it is about one.
+    pub user: Option<Arc<str>>,
+    /// What it is called.
+    pub topic: TopicId,
+    /// Where it comes from.
+    pub place: Place,
+    /// How many events of its frame come before it.
+    pub ordinal: u32,
+    /// The sequence of the frame that decided which of its samples changed: its
+    /// own, or the classifier's.
+    pub decided_at: u64,
+    /// Hash of what is delivered one at a time: of samples (user, metric, source),
+    /// of anything else the event itself.
+    pub key: u64,
+}
+
+impl Event {
+    /// Where a reader stands that reads it next.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        Cursor { sequence: self.place.sequence, ordinal: self.ordinal }
+    }
+}
+
+/// A reader's place between events: the frame of the next one, and how many events
+/// of that frame were read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cursor {
+    /// The frame's sequence.
+    pub sequence: u64,
+    /// Events of the frame that were read.
+    pub ordinal: u32,
+}
+
+impl Cursor {
+    /// Behind everything up to a sequence.
+    #[must_use]
+    pub fn behind(sequence: u64) -> Cursor {
+        Cursor { sequence: sequence + 1, ordinal: 0 }
+    }
+}
+
+/// The events of the journal, in order.
+pub trait EventLog: fmt::Debug + Send + Sync {
+    /// A reader that begins at a cursor.
+    fn reader(&self, from: Cursor) -> Box<dyn EventReader>;
+
+    /// Waits until the log is longer than a reader has [seen](EventReader::seen) it,
+    /// or something else changed; false once it has stopped. Blocks for at most a
+    /// second.
+    fn wait(&self, seen: u64) -> bool;
+}
+
+/// One reader with a place of its own. Calls may read from disk.
+pub trait EventReader: Send {
+    /// The next event before `through`, of the organisations for which `wanted`
+    /// gives the sequence they are wanted from.
+    ///
+    /// # Errors
+    /// [`ReadFault`]; the reader stays where it was, unless it says otherwise.
+    fn next(&mut self, wanted: Wanted<'_>, through: Cursor) -> Result<Step, ReadFault>;
+
+    /// Everything before this was read.
+    fn cursor(&self) -> Cursor;
+
+    /// How long the log was when it was read last, as a sequence.
+    fn seen(&self) -> u64;
+}
+
+/// From which sequence on an organisation's events are wanted, if they are.
+pub type Wanted<'a> = &'a dyn Fn(&str) -> Option<u64>;
+
+/// What a reader came to.
+#[derive(Debug)]
+pub enum Step {
+    /// An event.
+    Event(Event),
+    /// Nothing more for now.
+    Pause,
+}
+
+/// Why a reader does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadFault {
+    /// Frames it had not read were dropped; it goes on behind them.
+    #[error("frames up to {through} were dropped before they were delivered")]
+    Dropped {
+        /// The last that is gone.
+        through: u64,
+    },
+    /// The journal cannot be read.
+    #[error("the journal cannot be read")]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Which words a body prints for metrics and units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vocabulary {
+    /// Open Wearables' codes and units.
+    OpenWearables,
+    /// Our keys and units.
+    Own,
+}
+
+/// Gives the bodies of events. A promise: the same place gives the same bytes as
+/// long as the payload is retained.
+pub trait PayloadSource: fmt::Debug + Send + Sync {
+    /// The payload at a place.
+    ///
+    /// # Errors
+    /// [`PayloadGone`] if it was erased or is no longer retained.
+    fn open(&self, place: Place, decided_at: u64) -> Result<Box<dyn Payload>, PayloadGone>;
+}
+
+/// What an event says.
+pub trait Payload: Send {
+    /// When it was committed, RFC 3339 in UTC with milliseconds.
+    fn timestamp(&self) -> &str;
+
+    /// The same in milliseconds since 1970.
+    fn timestamp_ms(&self) -> i64;
+
+    /// The id its publisher brought, if it did.
+    fn publisher_id(&self) -> Option<&str>;
+
+    /// What it is called.
+    fn topic(&self) -> TopicId;
+
+    /// About how many bytes [`Payload::write_data`] will append.
+    fn data_bytes(&self) -> usize;
+
+    /// Appends the event's data, one JSON value; `thin` leaves the samples out.
+    fn write_data(&self, vocabulary: Vocabulary, thin: bool, out: &mut Vec<u8>);
+}
+
+/// The payload was erased or is no longer retained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the payload is gone")]
+pub struct PayloadGone;

@@ -1,0 +1,137 @@
+//! One attempt: render, sign, send, judge.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::{Job, Lane, LaneConfig, now_ms};
+use crate::client::Answer;
+use crate::dialect::Envelope;
+use crate::dispatcher::Shared;
+use crate::endpoint::PayloadSize;
+use crate::event::{EventKind, Payload};
+
+/// Longest pause that a receiver may ask for: the last of the standard schedule.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(10 * 3600);
+/// What a body holds beside its data, about.
+const ENVELOPE_BYTES: usize = 512;
+
+/// What came of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// 2xx.
+    Delivered,
+    /// Anything else; perhaps with a wish for patience.
+    Failed {
+        /// What the receiver asked for.
+        retry_after: Option<Duration>,
+    },
+    /// 410: the receiver wants nothing any more.
+    SwitchedOff,
+    /// The endpoint's settings no longer want the event.
+    Unwanted,
+    /// The payload is no longer there.
+    Gone,
+    /// The server is stopping; the event stays undecided.
+    Parked,
+}
+
+pub(super) async fn deliver(shared: &Shared, lane: &Lane, job: &Job) -> Outcome {
+    let Ok(payload) = shared.source.open(job.place, job.decided_at) else {
+        return Outcome::Gone;
+    };
+    let config = lane.config.load_full();
+    let Some(name) = shared.topics.get(payload.topic()).name_for(&config.settings, job.place.kind) else {
+        return Outcome::Unwanted;
+    };
+    let id = shared.ids.seal(job.place, 0);
+    // Taken before the body is made: bodies in flight are what deliveries hold.
+    let share = shared.memory_share(payload.data_bytes() + ENVELOPE_BYTES);
+    let Ok(_memory) = shared.memory.acquire_many(share).await else {
+        return Outcome::Parked;
+    };
+    let body = render(lane, &config, &id, name, payload.as_ref());
+    let started = Instant::now();
+    let answer = post(shared, &config, &id, body).await;
+    let (outcome, status) = judge(&answer);
+    shared.counters.observe(started.elapsed(), &outcome);
+    let ms = started.elapsed().as_secs_f64() * 1e3;
+    let (endpoint, attempt) = (lane.id.as_str(), job.attempts + 1);
+    match answer {
+        Err(fault) => tracing::info!(endpoint, id, attempt, ms, %fault, "delivery failed"),
+        Ok(_) if outcome == Outcome::Delivered => {
+            tracing::debug!(endpoint, id, attempt, status, ms, "delivered");
+        }
+        Ok(_) => tracing::info!(endpoint, id, attempt, status, ms, "delivery failed"),
+    }
+    outcome
+}
+
+fn render(lane: &Lane, config: &LaneConfig, id: &str, name: &str, payload: &dyn Payload) -> Vec<u8> {
+    let settings = &config.settings;
+    let envelope = Envelope {
+        id,
+        publisher_id: payload.publisher_id(),
+        name,
+        timestamp: payload.timestamp(),
+        timestamp_ms: payload.timestamp_ms(),
+        org: &lane.org,
+        attributes: settings.attributes.as_ref(),
+        send_organization_code: settings.send_organization_code,
+    };
+    let thin = settings.payload == PayloadSize::Thin;
+    let mut body = Vec::with_capacity(payload.data_bytes() + ENVELOPE_BYTES);
+    let data = |out: &mut Vec<u8>| payload.write_data(settings.dialect.vocabulary(), thin, out);
+    settings.dialect.write_body(&envelope, data, &mut body);
+    body
+}
+
+async fn post(
+    shared: &Shared,
+    config: &LaneConfig,
+    id: &str,
+    body: Vec<u8>,
+) -> Result<Answer, crate::client::PostFault> {
+    let mut headers = config.headers.clone();
+    let unix_seconds = u64::try_from(now_ms() / 1000).unwrap_or_default();
+    config.signer.sign(id, unix_seconds, &body, &mut headers);
+    shared.client.post(&config.target, headers, Bytes::from(body), config.settings.timeout()).await
+}
+
+fn judge(answer: &Result<Answer, crate::client::PostFault>) -> (Outcome, u16) {
+    let Ok(answer) = answer else {
+        return (Outcome::Failed { retry_after: None }, 0);
+    };
+    let status = answer.status.as_u16();
+    let outcome = match status {
+        200..=299 => Outcome::Delivered,
+        410 => Outcome::SwitchedOff,
+        429 | 503 => {
+            Outcome::Failed { retry_after: answer.retry_after.map(|pause| pause.min(RETRY_AFTER_MAX)) }
+        }
+        _ => Outcome::Failed { retry_after: None },
+    };
+    (outcome, status)
+}
+
+/// Sends an example to one endpoint, once, whatever it subscribes to.
+pub(crate) async fn post_example(
+    shared: &Shared,
+    lane: &Arc<Lane>,
+    id: String,
+    name: Option<String>,
+    payload: Box<dyn Payload>,
+) {
+    let config = lane.config();
+    let topic = shared.topics.get(payload.topic());
+    let own = topic.name_for(&config.settings, EventKind::Created).map(str::to_owned);
+    let name = name.or(own).or_else(|| topic.names().next().map(str::to_owned)).unwrap_or_default();
+    let body = render(lane, &config, &id, &name, payload.as_ref());
+    let answer = post(shared, &config, &id, body).await;
+    let endpoint = lane.id.as_str();
+    match answer {
+        Ok(answer) => tracing::info!(endpoint, id, status = answer.status.as_u16(), "test event sent"),
+        Err(fault) => tracing::info!(endpoint, id, %fault, "test event failed"),
+    }
+}

@@ -1,0 +1,592 @@
+//! A lane: one endpoint's deliveries.
+//!
+//! Constraints: at most [`TAKEN_MAX`] events are taken and not decided, at most
+//! [`WINDOW_MAX`] requests are in flight, at most one of them for one (user, metric,
+//! source); at most [`EXCEPTIONS_MAX`] deliveries wait for another attempt. A lane that
+//! has no room for an event lets it pass and lags: it has a cursor of its own, reads
+//! the journal itself when there is room, and joins the router again where that is.
+//!
+//! ```text
+//! router --offer--> taken --> in flight --2xx--> decided
+//!            |                    '--else--> exception (durable) --due--> in flight ...
+//!            '-- no room: cursor --fill--> taken         '--schedule over--> given up
+//! ```
+//!
+//! Who calls: the router offers, workers take jobs and finish them, the keeper wakes
+//! what is due, the saver collects what must survive a crash. Every call holds the
+//! lane's lock for a moment and none waits inside it.
+
+mod delivery;
+mod taken;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use hashbrown::HashMap;
+use hyper::HeaderMap;
+use parking_lot::Mutex;
+
+use crate::dispatcher::Shared;
+use crate::endpoint::EndpointSettings;
+use crate::event::{Cursor, Event, EventReader, Place, ReadFault, Step};
+use crate::ledger::{Changes, Exception};
+use crate::signer::Signer;
+use crate::target::Target;
+use taken::{Taken, Ticket};
+
+pub(crate) use delivery::{Outcome, post_example};
+
+/// Events taken and not decided: enough to keep a fast receiver busy between two
+/// fills, small enough for ten thousand lanes.
+const TAKEN_MAX: usize = 512;
+/// Requests in flight to a receiver that answers well.
+const WINDOW_MAX: usize = 64;
+/// Requests in flight to begin with; one more with each success, half as many with
+/// each failure.
+const WINDOW_FIRST: usize = 8;
+/// Deliveries that wait for another attempt; then the lane takes no more.
+const EXCEPTIONS_MAX: usize = 1000;
+/// A lane whose lowest undecided event is older than this no longer holds back the
+/// position that all others share: it gets a row.
+const HELD_MAX: Duration = Duration::from_secs(2);
+
+/// What a lane needs to know to deliver; replaced as a whole.
+#[derive(Debug)]
+pub struct LaneConfig {
+    /// What the subscriber asked for.
+    pub settings: EndpointSettings,
+    /// Where deliveries go.
+    pub target: Target,
+    /// Signs them.
+    pub signer: Signer,
+    /// The endpoint's own headers.
+    pub headers: HeaderMap,
+}
+
+/// One endpoint's deliveries.
+#[derive(Debug)]
+pub struct Lane {
+    /// `ep_...`
+    pub id: String,
+    /// Whose it is.
+    pub org: Arc<str>,
+    config: ArcSwap<LaneConfig>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    mode: Mode,
+    taken: Taken,
+    /// Ready to be sent, in order.
+    ready: VecDeque<Job>,
+    /// Keys in flight, with what waits for them.
+    busy: HashMap<u64, VecDeque<Job>>,
+    /// Workers that run.
+    workers: usize,
+    window: usize,
+    exceptions: BTreeMap<Place, Exception>,
+    /// Exceptions by when they are due; none that is in flight or ready.
+    due: BTreeSet<(i64, Place)>,
+    /// What the next save has to tell.
+    unsaved: Unsaved,
+    /// Whether the catalog has a cursor of this lane.
+    row: Option<Cursor>,
+    /// Somebody reads the journal for this lane now.
+    filling: bool,
+}
+
+#[derive(Debug, Default)]
+struct Unsaved {
+    failed: BTreeSet<Place>,
+    settled: BTreeSet<Place>,
+    /// Decided once their exceptions are durable.
+    tickets: Vec<Ticket>,
+}
+
+/// Where a lane's events come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Mode {
+    /// The router offers them.
+    #[default]
+    Live,
+    /// It reads them itself, from here on.
+    Behind(Cursor),
+    /// It takes none.
+    Off,
+}
+
+/// A delivery to make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Job {
+    pub(crate) place: Place,
+    pub(crate) decided_at: u64,
+    key: u64,
+    /// Attempts made before.
+    pub(crate) attempts: u32,
+    /// Of a first attempt; retries are decided already.
+    ticket: Option<Ticket>,
+}
+
+/// What is saved of a lane.
+pub(crate) struct Collected {
+    /// Lanes without a row: the first event that is not decided.
+    pub(crate) holds: Option<Cursor>,
+    /// The first frame it still needs.
+    pub(crate) needs: u64,
+    tickets: usize,
+    row: Option<Cursor>,
+    /// Its parts of what is saved.
+    failed: Range<usize>,
+    settled: Range<usize>,
+}
+
+impl Lane {
+    /// A lane that begins at a cursor of its own.
+    #[must_use]
+    pub fn new(id: String, org: Arc<str>, config: LaneConfig, from: Cursor) -> Lane {
+        let mode = if config.settings.active { Mode::Behind(from) } else { Mode::Off };
+        let state = State { mode, window: WINDOW_FIRST, row: Some(from), ..State::default() };
+        Lane { id, org, config: ArcSwap::from_pointee(config), state: Mutex::new(state) }
+    }
+
+    /// A lane as a restart finds it: without a row it follows the router.
+    #[must_use]
+    pub fn restored(
+        id: String,
+        org: Arc<str>,
+        config: LaneConfig,
+        row: Option<Cursor>,
+        exceptions: Vec<Exception>,
+    ) -> Lane {
+        let mode = match (config.settings.active, row) {
+            (false, _) => Mode::Off,
+            (true, Some(from)) => Mode::Behind(from),
+            (true, None) => Mode::Live,
+        };
+        let due = exceptions.iter().map(|exception| (exception.due_at_ms, exception.place)).collect();
+        let exceptions = exceptions.into_iter().map(|exception| (exception.place, exception)).collect();
+        let state = State { mode, window: WINDOW_FIRST, row, exceptions, due, ..State::default() };
+        Lane { id, org, config: ArcSwap::from_pointee(config), state: Mutex::new(state) }
+    }
+
+    /// What it delivers by.
+    #[must_use]
+    pub fn config(&self) -> Arc<LaneConfig> {
+        self.config.load_full()
+    }
+
+    /// Delivers by other settings from the next attempt on.
+    pub fn reconfigure(&self, config: LaneConfig) {
+        self.config.store(Arc::new(config));
+    }
+
+    /// Ends everything that waits; what is in flight ends by itself.
+    pub fn switch_off(&self) {
+        self.state.lock().reset(Mode::Off, None);
+    }
+
+    /// Begins anew at a cursor.
+    pub fn switch_on(&self, from: Cursor) {
+        self.state.lock().reset(Mode::Behind(from), Some(from));
+    }
+
+    /// Deliveries that wait for another attempt.
+    #[must_use]
+    pub fn exception_count(&self) -> usize {
+        self.state.lock().exceptions.len()
+    }
+
+    /// Whether it takes no events.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.state.lock().mode == Mode::Off
+    }
+
+    /// Workers that deliver now.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.state.lock().workers
+    }
+
+    /// Whether it reads the journal itself.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        matches!(self.state.lock().mode, Mode::Behind(_))
+    }
+
+    /// Takes an event from the router, or lets it pass and lags from there. True if
+    /// there is work for a worker.
+    pub(crate) fn offer(&self, event: &Event) -> bool {
+        let mut state = self.state.lock();
+        if state.mode != Mode::Live || state.exceptions.contains_key(&event.place) {
+            return false;
+        }
+        if !state.has_room() {
+            tracing::debug!(endpoint = self.id, "lane lags: it reads the journal itself from here");
+            state.mode = Mode::Behind(event.cursor());
+            return false;
+        }
+        state.take(event);
+        state.wants_worker()
+    }
+
+    /// Runs workers for what is ready.
+    pub(crate) fn pump(self: &Arc<Lane>, shared: &Arc<Shared>) {
+        loop {
+            let job = {
+                let mut state = self.state.lock();
+                if !state.wants_worker() {
+                    return;
+                }
+                let Some(job) = state.next_job() else { return };
+                state.workers += 1;
+                job
+            };
+            let (lane, shared_too) = (self.clone(), shared.clone());
+            shared.handle.spawn(async move { lane.work(&shared_too, job).await });
+        }
+    }
+
+    /// One worker: delivers until nothing is ready or the window has shrunk.
+    async fn work(self: Arc<Lane>, shared: &Arc<Shared>, first: Job) {
+        let mut job = first;
+        loop {
+            let outcome = if shared.is_stopping() {
+                Outcome::Parked
+            } else {
+                delivery::deliver(shared, &self, &job).await
+            };
+            if outcome == Outcome::SwitchedOff {
+                shared.switch_off(&self);
+            }
+            let (next, low) = {
+                let mut state = self.state.lock();
+                self.finish(&mut state, shared, &job, outcome);
+                let next = if state.workers > state.window { None } else { state.next_job() };
+                if next.is_none() {
+                    state.workers -= 1;
+                }
+                (next, state.wants_fill())
+            };
+            if low {
+                self.fill_soon(shared);
+            }
+            match next {
+                Some(next) => job = next,
+                None => break,
+            }
+        }
+        // What came between the last look and the end.
+        if !shared.is_stopping() {
+            self.pump(shared);
+        }
+    }
+
+    fn finish(&self, state: &mut State, shared: &Shared, job: &Job, outcome: Outcome) {
+        let counters = &shared.counters;
+        match outcome {
+            Outcome::Parked => return,
+            Outcome::Delivered => {
+                counters.delivered();
+                state.window = (state.window + 1).min(WINDOW_MAX);
+                state.settle(job);
+            }
+            Outcome::Unwanted => state.settle(job),
+            Outcome::Gone => {
+                counters.payload_gone();
+                tracing::warn!(endpoint = self.id, sequence = job.place.sequence, "payload gone, given up");
+                state.settle(job);
+            }
+            Outcome::SwitchedOff => counters.failed(),
+            Outcome::Failed { retry_after } => {
+                counters.failed();
+                state.window = (state.window / 2).max(1);
+                let retries = self.config.load().settings.dialect.retries();
+                match retries.get(job.attempts as usize) {
+                    _ if state.mode == Mode::Off => state.settle(job),
+                    Some(pause) => state.except(job, (*pause).max(retry_after.unwrap_or_default())),
+                    None => {
+                        counters.given_up();
+                        let attempts = job.attempts + 1;
+                        tracing::warn!(endpoint = self.id, attempts, "delivery given up");
+                        state.settle(job);
+                    }
+                }
+            }
+        }
+        state.release(job.key);
+    }
+
+    /// What the keeper does now and then: wakes exceptions that are due, and reads
+    /// on for a lane that lags.
+    pub(crate) fn tend(self: &Arc<Lane>, shared: &Arc<Shared>, now_ms: i64) {
+        let (woken, low) = {
+            let mut state = self.state.lock();
+            let woken = state.wake_due(now_ms);
+            (woken, state.wants_fill())
+        };
+        if woken {
+            self.pump(shared);
+        }
+        if low {
+            self.fill_soon(shared);
+        }
+    }
+
+    /// Reads on where reading may block, unless that is under way.
+    fn fill_soon(self: &Arc<Lane>, shared: &Arc<Shared>) {
+        {
+            let mut state = self.state.lock();
+            if state.filling || shared.is_stopping() {
+                return;
+            }
+            state.filling = true;
+        }
+        let (lane, shared) = (self.clone(), shared.clone());
+        let handle = shared.handle.clone();
+        handle.spawn(async move {
+            // Few at once: a thousand lanes that lag must not read all together.
+            let Ok(_turn) = shared.readers.acquire().await else { return };
+            let reader = shared.clone();
+            let reading = tokio::task::spawn_blocking(move || {
+                lane.fill(&reader);
+                lane.pump(&reader);
+            });
+            if reading.await.is_err() {
+                tracing::error!("reading for a lane panicked");
+            }
+        });
+    }
+
+    /// Reads events until the lane has no room or has caught up.
+    fn fill(&self, shared: &Shared) {
+        let mut reader: Option<Box<dyn EventReader>> = None;
+        loop {
+            let through = *shared.routed.lock();
+            let mut state = self.state.lock();
+            let Mode::Behind(cursor) = state.mode else { break };
+            if !state.has_room() || shared.is_stopping() {
+                break;
+            }
+            drop(state);
+            let reader = reader.get_or_insert_with(|| shared.log.reader(cursor));
+            if reader.cursor() != cursor {
+                // It was switched off and on, or somebody else moved it.
+                *reader = shared.log.reader(cursor);
+            }
+            let wanted = |org: &str| (*org == *self.org).then_some(0);
+            match reader.next(&wanted, through) {
+                Ok(Step::Event(event)) => {
+                    let config = self.config.load();
+                    let fits = shared.wants(&config.settings, &event);
+                    state = self.state.lock();
+                    if state.mode != Mode::Behind(cursor) {
+                        continue;
+                    }
+                    state.mode = Mode::Behind(reader.cursor());
+                    if fits && !state.exceptions.contains_key(&event.place) {
+                        state.take(&event);
+                    }
+                }
+                Ok(Step::Pause) => {
+                    let reached = reader.cursor();
+                    // Nobody routes meanwhile, so nothing can come between.
+                    let routed = shared.routed.lock();
+                    state = self.state.lock();
+                    if state.mode != Mode::Behind(cursor) {
+                        continue;
+                    }
+                    if reached >= *routed {
+                        state.mode = Mode::Live;
+                        break;
+                    }
+                    state.mode = Mode::Behind(reached);
+                    if reached == cursor && through == *routed {
+                        break;
+                    }
+                }
+                Err(ReadFault::Dropped { through }) => {
+                    shared.counters.payload_gone();
+                    tracing::warn!(endpoint = self.id, through, "events were dropped before they were delivered");
+                    state = self.state.lock();
+                    state.mode = Mode::Behind(Cursor::behind(through).max(cursor));
+                }
+                Err(fault) => {
+                    tracing::error!(endpoint = self.id, error = %fault, "cannot read events for a lane");
+                    break;
+                }
+            }
+        }
+        self.state.lock().filling = false;
+    }
+
+    /// Adds what must survive a crash to `changes`; `routed` is where the router is.
+    pub(crate) fn collect(&self, routed: Cursor, changes: &mut Changes) -> Collected {
+        let state = self.state.lock();
+        let (failed, settled) = (changes.failed.len(), changes.settled.len());
+        for place in &state.unsaved.failed {
+            if let Some(exception) = state.exceptions.get(place) {
+                changes.failed.push((self.id.clone(), *exception));
+            }
+        }
+        changes.settled.extend(state.unsaved.settled.iter().map(|place| (self.id.clone(), *place)));
+        let lowest = match (state.taken.lowest(), state.mode) {
+            (Some(lowest), _) => Some(lowest),
+            (None, Mode::Live) => Some(routed),
+            (None, Mode::Behind(cursor)) => Some(cursor),
+            (None, Mode::Off) => None,
+        };
+        let held = state.taken.held_for().is_some_and(|held| held > HELD_MAX);
+        let row = match state.mode {
+            Mode::Behind(_) => lowest,
+            Mode::Live if held => lowest,
+            _ => None,
+        };
+        if row != state.row {
+            match row {
+                Some(cursor) => changes.cursors.push((self.id.clone(), cursor)),
+                None => changes.caught_up.push(self.id.clone()),
+            }
+        }
+        let waiting = state.exceptions.keys().next().map(|place| place.sequence);
+        let needs = lowest.map(|cursor| cursor.sequence).into_iter().chain(waiting).min();
+        Collected {
+            holds: lowest.filter(|_| row.is_none()),
+            needs: needs.unwrap_or(u64::MAX),
+            tickets: state.unsaved.tickets.len(),
+            row,
+            failed: failed..changes.failed.len(),
+            settled: settled..changes.settled.len(),
+        }
+    }
+
+    /// What was collected is durable.
+    pub(crate) fn saved(&self, collected: &Collected, changes: &Changes) {
+        let mut state = self.state.lock();
+        let told = collected.tickets.min(state.unsaved.tickets.len());
+        let tickets: Vec<Ticket> = state.unsaved.tickets.drain(..told).collect();
+        for ticket in tickets {
+            state.taken.decide(ticket);
+        }
+        if state.mode != Mode::Off {
+            state.row = collected.row;
+        }
+        for (_, saved) in &changes.failed[collected.failed.clone()] {
+            // Unless it failed once more meanwhile.
+            if state.exceptions.get(&saved.place) == Some(saved) {
+                state.unsaved.failed.remove(&saved.place);
+            }
+        }
+        for (_, place) in &changes.settled[collected.settled.clone()] {
+            state.unsaved.settled.remove(place);
+        }
+    }
+}
+
+impl State {
+    fn has_room(&self) -> bool {
+        self.taken.len() < TAKEN_MAX && self.exceptions.len() < EXCEPTIONS_MAX
+    }
+
+    fn wants_worker(&self) -> bool {
+        !self.ready.is_empty() && self.workers < self.window
+    }
+
+    fn wants_fill(&self) -> bool {
+        matches!(self.mode, Mode::Behind(_)) && !self.filling && self.taken.len() < TAKEN_MAX / 2 && self.has_room()
+    }
+
+    fn take(&mut self, event: &Event) {
+        let ticket = self.taken.push(event.cursor());
+        let Event { place, decided_at, key, .. } = *event;
+        self.ready.push_back(Job { place, decided_at, key, attempts: 0, ticket: Some(ticket) });
+    }
+
+    /// The next job whose key is free; others go behind the one in flight.
+    fn next_job(&mut self) -> Option<Job> {
+        while let Some(job) = self.ready.pop_front() {
+            match self.busy.get_mut(&job.key) {
+                Some(waiting) => waiting.push_back(job),
+                None => {
+                    self.busy.insert(job.key, VecDeque::new());
+                    return Some(job);
+                }
+            }
+        }
+        None
+    }
+
+    /// A key is no longer in flight: what waits for it is next.
+    fn release(&mut self, key: u64) {
+        if let Some(waiting) = self.busy.remove(&key) {
+            for job in waiting.into_iter().rev() {
+                self.ready.push_front(job);
+            }
+        }
+    }
+
+    /// An event is done with.
+    fn settle(&mut self, job: &Job) {
+        match job.ticket {
+            Some(ticket) => self.taken.decide(ticket),
+            None => {
+                if self.exceptions.remove(&job.place).is_some() {
+                    self.unsaved.failed.remove(&job.place);
+                    self.unsaved.settled.insert(job.place);
+                }
+            }
+        }
+    }
+
+    /// An attempt failed and another one is due after `pause`.
+    fn except(&mut self, job: &Job, pause: Duration) {
+        let due_at_ms = now_ms().saturating_add(i64::try_from(pause.as_millis()).unwrap_or(i64::MAX));
+        let Job { place, decided_at, key, attempts, ticket } = *job;
+        if ticket.is_none() && !self.exceptions.contains_key(&place) {
+            // The lane was switched off and on meanwhile.
+            return;
+        }
+        let exception = Exception { place, decided_at, key, attempts: attempts + 1, due_at_ms };
+        self.exceptions.insert(place, exception);
+        self.due.insert((due_at_ms, place));
+        self.unsaved.failed.insert(place);
+        self.unsaved.tickets.extend(ticket);
+    }
+
+    fn wake_due(&mut self, now_ms: i64) -> bool {
+        let mut woken = false;
+        while let Some(&(due, place)) = self.due.first() {
+            if due > now_ms {
+                break;
+            }
+            self.due.pop_first();
+            if let Some(exception) = self.exceptions.get(&place) {
+                let Exception { place, decided_at, key, attempts, .. } = *exception;
+                self.ready.push_back(Job { place, decided_at, key, attempts, ticket: None });
+                woken = true;
+            }
+        }
+        woken
+    }
+
+    /// Forgets what waits; workers in flight find nothing of theirs.
+    fn reset(&mut self, mode: Mode, row: Option<Cursor>) {
+        let (workers, window) = (self.workers, self.window);
+        let mut taken = std::mem::take(&mut self.taken);
+        taken.clear();
+        let busy = std::mem::take(&mut self.busy);
+        let keys = busy.into_keys().map(|key| (key, VecDeque::new())).collect();
+        let filling = self.filling;
+        *self = State { mode, taken, busy: keys, workers, window, row, filling, ..State::default() };
+    }
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

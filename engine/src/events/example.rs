@@ -1,0 +1,140 @@
+//! Example events: what a test sends, rendered as real ones are.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use systole_dispatch::event::Vocabulary;
+use systole_dispatch::topic::TopicId;
+use systole_dispatch::{EventKind, Payload, Place};
+use systole_storage::Sequence;
+use systole_storage::frame::{Columns, GroupSpec, SamplesFrame, Stamp, encode_samples};
+
+use super::payload::{Samples, Timestamp};
+use super::topics::EventCatalogue;
+use crate::registry::{Metric, Registry};
+
+/// The user that examples are about.
+const EXAMPLE_USER: &str = "user_example";
+
+/// An example of the type `name`: of samples, two of them from a minute ago; of a
+/// published type, every documented field with a text.
+pub(super) fn example(
+    registry: &Arc<Registry>,
+    catalogue: &EventCatalogue,
+    name: &str,
+    now_ms: i64,
+) -> Box<dyn Payload> {
+    let topics = catalogue.topics().named(name);
+    let metric = topics.first().and_then(|topic| catalogue.metric_of(*topic, registry));
+    if let Some(metric) = metric
+        && let Some(samples) = samples(registry, metric, now_ms)
+    {
+        return Box::new(samples);
+    }
+    let topic = catalogue.of_published(name).unwrap_or(TopicId(0));
+    let fields = catalogue.types().iter().find(|known| known.name == name);
+    let data = fields.map_or_else(|| Value::Object(Map::new()), |known| data_of(&known.fields));
+    Box::new(Made { topic, data: data.to_string(), timestamp: Timestamp::of(now_ms * 1000) })
+}
+
+fn samples(registry: &Arc<Registry>, metric: &Metric, now_ms: i64) -> Option<Samples> {
+    let middle = f64::midpoint(
+        metric.soft_min.unwrap_or(metric.hard_min),
+        metric.soft_max.unwrap_or_else(|| metric.hard_max.min(100.0).max(metric.hard_min)),
+    )
+    .round()
+    .clamp(metric.hard_min, metric.hard_max);
+    let group = GroupSpec {
+        user: EXAMPLE_USER,
+        metric: &metric.key,
+        unit: &metric.unit,
+        source: "garmin",
+        device: Some("garmin-device-001"),
+        first: 0,
+        count: 2,
+    };
+    let minute = now_ms - now_ms.rem_euclid(60_000);
+    let columns = Columns {
+        recorded_at: &[minute - 120_000, minute - 60_000],
+        value: &[middle, middle],
+        zone: None,
+        ended_at: None,
+        daily: None,
+    };
+    let micros = now_ms.saturating_mul(1000);
+    let stamp = Stamp {
+        sequence: Sequence::ZERO,
+        synced: Sequence::ZERO,
+        ordering: micros.unsigned_abs(),
+        committed_at: micros,
+    };
+    let mut draft = encode_samples("example", false, &[group], columns);
+    draft.mark_groups(|_, _| systole_storage::frame::Mark::New).ok()?;
+    let frame = SamplesFrame::parse(draft.seal(stamp).into()).ok()?;
+    let place = Place { sequence: 0, group: 0, chunk: 0, kind: EventKind::Created };
+    Samples::open(registry.clone(), frame, None, place).ok()
+}
+
+/// Every field of `data.a.b`, with a text; other tops of a body are the dialect's.
+fn data_of(fields: &[String]) -> Value {
+    let mut data = Value::Object(Map::new());
+    for field in fields {
+        let path = field.strip_prefix("data.").or_else(|| field.strip_prefix("object."));
+        let Some(path) = path else { continue };
+        put(&mut data, path);
+    }
+    data
+}
+
+fn put(value: &mut Value, path: &str) {
+    let (name, rest) = path.split_once('.').map_or((path, None), |(name, rest)| (name, Some(rest)));
+    let Value::Object(fields) = value else { return };
+    match (name.strip_suffix("[]"), rest) {
+        (Some(name), None) => {
+            fields.entry(name).or_insert_with(|| Value::Array(vec!["example".into()]));
+        }
+        (Some(name), Some(rest)) => {
+            let list = fields.entry(name).or_insert_with(|| Value::Array(vec![Value::Object(Map::new())]));
+            if let Value::Array(entries) = list {
+                entries.iter_mut().for_each(|entry| put(entry, rest));
+            }
+        }
+        (None, None) => {
+            fields.entry(name).or_insert_with(|| "example".into());
+        }
+        (None, Some(rest)) => put(fields.entry(name).or_insert_with(|| Value::Object(Map::new())), rest),
+    }
+}
+
+/// A payload that no frame holds.
+struct Made {
+    topic: TopicId,
+    data: String,
+    timestamp: Timestamp,
+}
+
+impl Payload for Made {
+    fn timestamp(&self) -> &str {
+        &self.timestamp.text
+    }
+
+    fn timestamp_ms(&self) -> i64 {
+        self.timestamp.ms
+    }
+
+    fn publisher_id(&self) -> Option<&str> {
+        None
+    }
+
+    fn topic(&self) -> TopicId {
+        self.topic
+    }
+
+    fn data_bytes(&self) -> usize {
+        self.data.len()
+    }
+
+    fn write_data(&self, _: Vocabulary, _: bool, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.data.as_bytes());
+    }
+}

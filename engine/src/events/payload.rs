@@ -1,0 +1,413 @@
+//! What an event says, straight out of its frame.
+//!
+//! A payload is a pure function of the journal: of the frame, and for samples that
+//! had to be compared of the changes frame that decided on them. So every attempt
+//! prints the same bytes.
+//!
+//! ```text
+//! {"user_id","provider","series_type","sample_count","ordering","start_time","end_time",
+//!  "backfill"?,"chunk_index"?,"total_chunks"?,
+//!  "samples":[{"timestamp","zone_offset","type","value","unit","source":{"provider","device"},
+//!              "is_daily_total"}]}
+//! ```
+//!
+//! `sample_count` is that of all parts; `start_time` and `end_time` are those of the
+//! samples printed. What repeats from sample to sample is rendered once a group.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use systole_dispatch::event::Vocabulary;
+use systole_dispatch::topic::TopicId;
+use systole_dispatch::{EventKind, Payload, PayloadGone, PayloadSource, Place};
+use systole_storage::Sequence;
+use systole_storage::frame::{Change, Changes, EventFrame, Frame, SamplesFrame, Verdict};
+
+use super::reader::{EVENT_SAMPLES_MAX, JournalEvents, event_groups, verdict_of};
+use crate::registry::{Metric, Registry};
+use crate::timestamp::{write_offset, write_rfc3339};
+
+/// Samples older than this at commit are history.
+const BACKFILL_AGE_MS: i64 = 48 * 3600 * 1000;
+/// Bytes a sample takes in a body, about: what is allocated for it.
+const SAMPLE_BYTES: usize = 184;
+
+impl PayloadSource for JournalEvents {
+    fn open(&self, place: Place, decided_at: u64) -> Result<Box<dyn Payload>, PayloadGone> {
+        match self.frame(place.sequence)? {
+            Frame::Event(frame) => {
+                let topic = self.catalogue.of_published(frame.name()).ok_or(PayloadGone)?;
+                let timestamp = Timestamp::of(frame.header().stamp.committed_at);
+                Ok(Box::new(Published { frame, topic, timestamp }))
+            }
+            Frame::Samples(frame) => {
+                let changes = self.changes(place.sequence, decided_at)?;
+                Samples::open(self.registry.clone(), frame, changes, place).map(|samples| {
+                    let samples: Box<dyn Payload> = Box::new(samples);
+                    samples
+                })
+            }
+            _ => Err(PayloadGone),
+        }
+    }
+}
+
+impl JournalEvents {
+    fn frame(&self, sequence: u64) -> Result<Frame, PayloadGone> {
+        self.log.frame(Sequence(sequence)).map_err(|error| {
+            tracing::warn!(sequence, %error, "a payload cannot be read");
+            PayloadGone
+        })
+    }
+
+    fn changes(&self, sequence: u64, decided_at: u64) -> Result<Option<Changes>, PayloadGone> {
+        if decided_at == sequence {
+            return Ok(None);
+        }
+        match self.frame(decided_at)? {
+            Frame::Changes(_, changes) => Ok(Some(changes)),
+            _ => Err(PayloadGone),
+        }
+    }
+}
+
+/// When a frame was committed.
+pub(super) struct Timestamp {
+    pub(super) text: String,
+    pub(super) ms: i64,
+}
+
+impl Timestamp {
+    pub(super) fn of(committed_at_micros: i64) -> Timestamp {
+        let ms = committed_at_micros.div_euclid(1000);
+        let mut text = Vec::with_capacity(24);
+        write_rfc3339(ms, &mut text);
+        Timestamp { text: String::from_utf8(text).unwrap_or_default(), ms }
+    }
+}
+
+/// A published event.
+struct Published {
+    frame: EventFrame,
+    topic: TopicId,
+    timestamp: Timestamp,
+}
+
+impl Payload for Published {
+    fn timestamp(&self) -> &str {
+        &self.timestamp.text
+    }
+
+    fn timestamp_ms(&self) -> i64 {
+        self.timestamp.ms
+    }
+
+    fn publisher_id(&self) -> Option<&str> {
+        self.frame.id()
+    }
+
+    fn topic(&self) -> TopicId {
+        self.topic
+    }
+
+    fn data_bytes(&self) -> usize {
+        self.frame.data().len()
+    }
+
+    fn write_data(&self, _: Vocabulary, _: bool, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.frame.data().as_bytes());
+    }
+}
+
+/// Samples of one event, or of one part of it.
+pub(super) struct Samples {
+    registry: Arc<Registry>,
+    frame: SamplesFrame,
+    topic: TopicId,
+    timestamp: Timestamp,
+    /// Rows to print, group by group.
+    parts: Vec<Part>,
+    /// Samples of all parts of the event.
+    total: usize,
+    chunk: usize,
+}
+
+struct Part {
+    group: usize,
+    rows: Rows,
+}
+
+enum Rows {
+    All(Range<usize>),
+    Some(Vec<u32>),
+}
+
+impl Rows {
+    fn len(&self) -> usize {
+        match self {
+            Rows::All(rows) => rows.len(),
+            Rows::Some(rows) => rows.len(),
+        }
+    }
+
+    /// Its rows `from..to`.
+    fn part(self, from: usize, to: usize) -> Rows {
+        match self {
+            Rows::All(rows) => Rows::All(rows.start + from..rows.start + to),
+            Rows::Some(rows) => Rows::Some(rows[from..to].to_vec()),
+        }
+    }
+
+    fn first_and_last(&self) -> Option<(usize, usize)> {
+        match self {
+            Rows::All(rows) => (!rows.is_empty()).then(|| (rows.start, rows.end - 1)),
+            Rows::Some(rows) => Some((*rows.first()? as usize, *rows.last()? as usize)),
+        }
+    }
+
+    fn for_each(&self, mut each: impl FnMut(usize)) {
+        match self {
+            Rows::All(rows) => rows.clone().for_each(each),
+            Rows::Some(rows) => rows.iter().for_each(|row| each(*row as usize)),
+        }
+    }
+}
+
+impl Samples {
+    pub(super) fn open(
+        registry: Arc<Registry>,
+        frame: SamplesFrame,
+        changes: Option<Changes>,
+        place: Place,
+    ) -> Result<Samples, PayloadGone> {
+        let first = place.group as usize;
+        if first >= frame.group_count() {
+            return Err(PayloadGone);
+        }
+        let (metric, _) = registry.resolve(frame.group(first).metric).ok_or(PayloadGone)?;
+        let change = if place.kind == EventKind::Updated { Change::Updated } else { Change::Created };
+        let all: Vec<Part> = (first..event_groups(&frame, first))
+            .map(|group| Part { group, rows: changed(&frame, group, changes.as_ref(), change) })
+            .collect();
+        let total = all.iter().map(|part| part.rows.len()).sum();
+        let chunk = usize::from(place.chunk);
+        let parts = cut(all, chunk * EVENT_SAMPLES_MAX);
+        let timestamp = Timestamp::of(frame.header().stamp.committed_at);
+        let topic = TopicId(metric.number());
+        Ok(Samples { registry, frame, topic, timestamp, parts, total, chunk })
+    }
+
+    fn span(&self) -> (i64, i64) {
+        let spans = self.parts.iter().filter_map(|part| part.rows.first_and_last());
+        let times = spans.map(|(first, last)| (self.frame.recorded_at(first), self.frame.recorded_at(last)));
+        times.reduce(|all, one| (all.0.min(one.0), all.1.max(one.1))).unwrap_or_default()
+    }
+
+    fn is_backfill(&self, latest: i64) -> bool {
+        self.frame.header().is_backfill() || latest < self.timestamp.ms - BACKFILL_AGE_MS
+    }
+
+    fn write_head(&self, words: &Words<'_>, out: &mut Vec<u8>) {
+        let group = self.frame.group(self.parts.first().map_or(0, |part| part.group));
+        let (earliest, latest) = self.span();
+        out.extend_from_slice(b"{\"user_id\":");
+        write_string(group.user, out);
+        out.extend_from_slice(b",\"provider\":");
+        write_string(group.source, out);
+        out.extend_from_slice(b",\"series_type\":");
+        write_string(words.code, out);
+        out.extend_from_slice(b",\"sample_count\":");
+        write_number(self.total as u64, out);
+        out.extend_from_slice(b",\"ordering\":");
+        write_number(self.frame.header().stamp.ordering, out);
+        out.extend_from_slice(b",\"start_time\":\"");
+        write_rfc3339(earliest, out);
+        out.extend_from_slice(b"\",\"end_time\":\"");
+        write_rfc3339(latest, out);
+        out.push(b'"');
+        if self.is_backfill(latest) {
+            out.extend_from_slice(b",\"backfill\":true");
+        }
+        if self.total > EVENT_SAMPLES_MAX {
+            out.extend_from_slice(b",\"chunk_index\":");
+            write_number(self.chunk as u64, out);
+            out.extend_from_slice(b",\"total_chunks\":");
+            write_number(self.total.div_ceil(EVENT_SAMPLES_MAX) as u64, out);
+        }
+    }
+
+    fn write_samples(&self, part: &Part, words: &Words<'_>, out: &mut Vec<u8>) {
+        let frame = &self.frame;
+        let group = frame.group(part.group);
+        let mut typed = b"\"type\":".to_vec();
+        write_string(words.code, &mut typed);
+        typed.extend_from_slice(b",\"value\":");
+        let mut sourced = b",\"unit\":".to_vec();
+        write_string(words.unit, &mut sourced);
+        sourced.extend_from_slice(b",\"source\":{\"provider\":");
+        write_string(group.source, &mut sourced);
+        sourced.extend_from_slice(b",\"device\":");
+        match group.device {
+            Some(device) => write_string(device, &mut sourced),
+            None => sourced.extend_from_slice(b"null"),
+        }
+        sourced.extend_from_slice(b"},\"is_daily_total\":");
+        let mut numbers = zmij::Buffer::new();
+        part.rows.for_each(|row| {
+            out.extend_from_slice(b"{\"timestamp\":\"");
+            write_rfc3339(frame.recorded_at(row), out);
+            match frame.zone(row) {
+                None => out.extend_from_slice(b"\",\"zone_offset\":null,"),
+                Some(minutes) => {
+                    out.extend_from_slice(b"\",\"zone_offset\":\"");
+                    write_offset(minutes, out);
+                    out.extend_from_slice(b"\",");
+                }
+            }
+            out.extend_from_slice(&typed);
+            out.extend_from_slice(numbers.format_finite(frame.value(row)).as_bytes());
+            out.extend_from_slice(&sourced);
+            out.extend_from_slice(match frame.is_daily_total(row) {
+                None => b"null},",
+                Some(true) => b"true},",
+                Some(false) => b"false},",
+            });
+        });
+    }
+}
+
+impl Payload for Samples {
+    fn timestamp(&self) -> &str {
+        &self.timestamp.text
+    }
+
+    fn timestamp_ms(&self) -> i64 {
+        self.timestamp.ms
+    }
+
+    fn publisher_id(&self) -> Option<&str> {
+        None
+    }
+
+    fn topic(&self) -> TopicId {
+        self.topic
+    }
+
+    fn data_bytes(&self) -> usize {
+        let names: usize = self.parts.iter().map(|part| names_bytes(&self.frame, part.group)).max().unwrap_or(0);
+        let rows: usize = self.parts.iter().map(|part| part.rows.len()).sum();
+        512 + names + rows * (SAMPLE_BYTES + names)
+    }
+
+    fn write_data(&self, vocabulary: Vocabulary, thin: bool, out: &mut Vec<u8>) {
+        let words = Words::of(&self.registry.metrics()[self.topic.0 as usize], vocabulary);
+        self.write_head(&words, out);
+        if !thin {
+            out.extend_from_slice(b",\"samples\":[");
+            let before = out.len();
+            for part in &self.parts {
+                self.write_samples(part, &words, out);
+            }
+            if out.len() > before {
+                // The last comma.
+                out.pop();
+            }
+            out.push(b']');
+        }
+        out.push(b'}');
+    }
+}
+
+/// The words a vocabulary has for a metric.
+struct Words<'a> {
+    code: &'a str,
+    unit: &'a str,
+}
+
+impl Words<'_> {
+    fn of(metric: &Metric, vocabulary: Vocabulary) -> Words<'_> {
+        match (vocabulary, &metric.ow_code, &metric.ow_unit) {
+            (Vocabulary::OpenWearables, Some(code), Some(unit)) => Words { code, unit },
+            _ => Words { code: &metric.key, unit: &metric.unit },
+        }
+    }
+}
+
+/// Rows of a group that did `change`.
+fn changed(frame: &SamplesFrame, index: usize, changes: Option<&Changes>, change: Change) -> Rows {
+    let rows = frame.group(index).rows();
+    match verdict_of(frame, index, changes) {
+        Verdict::All(all) if all == change => Rows::All(rows),
+        Verdict::All(_) => Rows::All(rows.start..rows.start),
+        mixed => {
+            let did = |row: &usize| mixed.change(row - rows.start) == change;
+            let number = |row: usize| u32::try_from(row).expect("a frame is at most 64 MiB");
+            Rows::Some(rows.clone().filter(did).map(number).collect())
+        }
+    }
+}
+
+/// The rows from number `skip` on, at most as many as one body holds.
+fn cut(parts: Vec<Part>, mut skip: usize) -> Vec<Part> {
+    let mut left = EVENT_SAMPLES_MAX;
+    let mut kept = Vec::with_capacity(parts.len());
+    for Part { group, rows } in parts {
+        let from = skip.min(rows.len());
+        skip -= from;
+        let to = rows.len().min(from + left);
+        left -= to - from;
+        if from < to {
+            kept.push(Part { group, rows: rows.part(from, to) });
+        }
+    }
+    kept
+}
+
+fn names_bytes(frame: &SamplesFrame, group: usize) -> usize {
+    let group = frame.group(group);
+    group.source.len() + group.device.map_or(0, str::len) + group.unit.len() + group.metric.len()
+}
+
+fn write_number(number: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// Appends a JSON string.
+fn write_string(text: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    let mut plain = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        let escape: Option<&[u8]> = match byte {
+            b'"' => Some(b"\\\""),
+            b'\\' => Some(b"\\\\"),
+            b'\n' => Some(b"\\n"),
+            b'\r' => Some(b"\\r"),
+            b'\t' => Some(b"\\t"),
+            0x20.. => continue,
+            _ => None,
+        };
+        out.extend_from_slice(&text.as_bytes()[plain..at]);
+        plain = at + 1;
+        match escape {
+            Some(escape) => out.extend_from_slice(escape),
+            None => out.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
+        }
+    }
+    out.extend_from_slice(&text.as_bytes()[plain..]);
+    out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_are_escaped_as_json_wants_it() {
+        for text in ["", "garmin", "a\"b\\c", "line\nbreak\ttab\r", "\u{1}\u{1f}", "Müller’s Uhr 手表 ⌚"] {
+            let mut out = Vec::new();
+            write_string(text, &mut out);
+            let read: String = serde_json::from_slice(&out).unwrap();
+            assert_eq!(read, text);
+        }
+    }
+}

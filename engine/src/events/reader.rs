@@ -1,0 +1,302 @@
+//! Events out of the journal, in commit order, with the classifier's verdicts.
+//!
+//! An event is one (user, source, metric) of one frame, in parts of at most
+//! [`EVENT_SAMPLES_MAX`] samples; new and corrected samples are two events. A frame
+//! whose `look` groups are not decided yet holds up the reader, so events come in the
+//! order of commits. Verdicts stand behind their frames: a second cursor looks ahead
+//! for them and holds at most one changes frame.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use systole_dispatch::event::{Cursor, EventLog, EventReader, ReadFault, Step, Wanted};
+use systole_dispatch::{Event, EventKind, Place};
+use systole_storage::Sequence;
+use systole_storage::frame::{Change, Changes, EventFrame, Frame, Group, GroupChange, Mark, SamplesFrame, Verdict};
+use systole_storage::journal::{Log, LogCursor, LogError};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::topics::EventCatalogue;
+use crate::registry::Registry;
+
+/// Most samples of one event's body: Open Wearables' limit, about 500 KB.
+pub(super) const EVENT_SAMPLES_MAX: usize = 2500;
+/// Frames read at a time.
+const READ_BYTES: usize = 256 * 1024;
+/// How long a waiting reader sleeps at most.
+const WAIT: Duration = Duration::from_millis(500);
+
+/// The journal as a log of events.
+#[derive(Clone, Debug)]
+pub(crate) struct JournalEvents {
+    pub(crate) log: Arc<Log>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) catalogue: Arc<EventCatalogue>,
+}
+
+impl EventLog for JournalEvents {
+    fn reader(&self, from: Cursor) -> Box<dyn EventReader> {
+        let after = Sequence(from.sequence.saturating_sub(1));
+        Box::new(Reader {
+            frames: self.log.cursor(after),
+            verdicts: Verdicts { cursor: self.log.cursor(after), found: VecDeque::new(), through: Sequence::ZERO },
+            source: self.clone(),
+            ahead: VecDeque::new(),
+            events: VecDeque::new(),
+            at: from,
+            seen: Sequence::ZERO,
+        })
+    }
+
+    fn wait(&self, seen: u64) -> bool {
+        self.log.wait_beyond(Sequence(seen), WAIT);
+        !self.log.is_stopped()
+    }
+}
+
+/// One reader.
+struct Reader {
+    source: JournalEvents,
+    frames: LogCursor,
+    verdicts: Verdicts,
+    /// Frames that were read and not looked at.
+    ahead: VecDeque<Frame>,
+    /// Events of the frame at `at`.
+    events: VecDeque<Event>,
+    at: Cursor,
+    /// The head when it was asked last.
+    seen: Sequence,
+}
+
+impl EventReader for Reader {
+    fn next(&mut self, wanted: Wanted<'_>, through: Cursor) -> Result<Step, ReadFault> {
+        if self.events.is_empty() {
+            self.seen = self.source.log.head();
+        }
+        if !self.source.log.is_watched() && self.ahead.is_empty() && self.events.is_empty() {
+            // Nobody has an endpoint, so nothing until here is an event.
+            let head = self.source.log.head();
+            self.frames.seek(head);
+            self.at = self.at.max(Cursor::behind(head.0));
+            return Ok(Step::Pause);
+        }
+        loop {
+            if self.at >= through {
+                return Ok(Step::Pause);
+            }
+            if let Some(event) = self.events.pop_front() {
+                self.at = Cursor { ordinal: event.ordinal + 1, ..event.cursor() };
+                return Ok(Step::Event(event));
+            }
+            if self.ahead.is_empty() {
+                self.ahead = self.frames.next(READ_BYTES).map_err(fault)?.into();
+            }
+            let Some(frame) = self.ahead.front() else {
+                // Everything up to `through`, or to the head, was read.
+                let end = Cursor::behind(self.frames.position().0).min(through);
+                self.at = self.at.max(end);
+                return Ok(Step::Pause);
+            };
+            let sequence = frame.sequence();
+            let begin = Cursor { sequence: sequence.0, ordinal: 0 };
+            if begin >= through {
+                self.at = self.at.max(through);
+                return Ok(Step::Pause);
+            }
+            if !self.read_frame(wanted)? {
+                return Ok(Step::Pause);
+            }
+        }
+    }
+
+    fn cursor(&self) -> Cursor {
+        self.at
+    }
+
+    fn seen(&self) -> u64 {
+        self.seen.0
+    }
+}
+
+impl Reader {
+    /// Takes the next frame apart; false if its verdict is not there yet.
+    fn read_frame(&mut self, wanted: Wanted<'_>) -> Result<bool, ReadFault> {
+        let Some(frame) = self.ahead.front() else { return Ok(true) };
+        let sequence = frame.sequence();
+        let is_wanted = |org: &str| wanted(org).is_some_and(|since| sequence.0 > since);
+        let mut events = VecDeque::new();
+        match frame {
+            Frame::Samples(samples) if is_wanted(samples.org()) => {
+                let looks = samples.groups().any(|group| group.mark == Mark::Look);
+                if looks && !self.verdicts.reach(sequence).map_err(fault)? {
+                    return Ok(false);
+                }
+                let changes = if looks { self.verdicts.of(sequence) } else { None };
+                self.source.events_of(samples, changes, &mut events);
+            }
+            Frame::Event(event) if is_wanted(event.org()) => {
+                events.extend(self.source.event_of(event));
+            }
+            _ => {}
+        }
+        self.ahead.pop_front();
+        // Those that were read before.
+        if self.at.sequence == sequence.0 {
+            let taken = self.at.ordinal;
+            events.retain(|event| event.ordinal >= taken);
+        }
+        if events.is_empty() {
+            self.at = Cursor::behind(sequence.0);
+        }
+        self.events = events;
+        Ok(true)
+    }
+}
+
+/// A look-ahead for changes frames.
+struct Verdicts {
+    cursor: LogCursor,
+    found: VecDeque<Arc<Changes>>,
+    /// Everything up to this is decided.
+    through: Sequence,
+}
+
+impl Verdicts {
+    /// Looks ahead until a frame is decided; false if it is not yet.
+    fn reach(&mut self, sequence: Sequence) -> Result<bool, LogError> {
+        self.found.retain(|changes| changes.through >= sequence);
+        while self.through < sequence {
+            if self.cursor.position() < sequence {
+                // Verdicts on it stand behind it.
+                self.cursor.seek(sequence);
+            }
+            let frames = self.cursor.next(READ_BYTES)?;
+            if frames.is_empty() {
+                return Ok(false);
+            }
+            for frame in frames {
+                if let Frame::Changes(_, changes) = frame {
+                    self.through = self.through.max(changes.through);
+                    self.found.push_back(Arc::new(changes));
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// The changes frame that decided on a frame.
+    fn of(&self, sequence: Sequence) -> Option<Arc<Changes>> {
+        let has = |changes: &&Arc<Changes>| {
+            changes.groups.binary_search_by_key(&sequence, |group| group.sequence).is_ok()
+        };
+        self.found.iter().find(has).cloned()
+    }
+}
+
+impl JournalEvents {
+    /// The events of a samples frame. `changes` is the verdict on its `look` groups.
+    fn events_of(&self, frame: &SamplesFrame, changes: Option<Arc<Changes>>, events: &mut VecDeque<Event>) {
+        let stamp = frame.header().stamp;
+        let org: Arc<str> = frame.org().into();
+        let mut ordinal = 0;
+        let mut first = 0;
+        while first < frame.group_count() {
+            let end = event_groups(frame, first);
+            let group = frame.group(first);
+            if let Some((metric, _)) = self.registry.resolve(group.metric) {
+                let user: Arc<str> = group.user.into();
+                for (kind, change) in KINDS {
+                    let rows = (first..end)
+                        .map(|index| changed_rows(frame, index, changes.as_deref(), change))
+                        .sum::<usize>();
+                    let parts = rows.div_ceil(EVENT_SAMPLES_MAX);
+                    for chunk in 0..parts {
+                        events.push_back(Event {
+                            org: org.clone(),
+                            user: Some(user.clone()),
+                            topic: self.catalogue.of_metric(metric),
+                            place: Place {
+                                sequence: stamp.sequence.0,
+                                group: u32::try_from(first).expect("a frame is at most 64 MiB"),
+                                chunk: u16::try_from(chunk).unwrap_or(u16::MAX),
+                                kind,
+                            },
+                            ordinal,
+                            decided_at: changes.as_ref().map_or(stamp.sequence, |changes| changes.sequence).0,
+                            key: key_of(&group),
+                        });
+                        ordinal += 1;
+                    }
+                }
+            }
+            first = end;
+        }
+    }
+
+    /// The event of a published frame.
+    fn event_of(&self, frame: &EventFrame) -> Option<Event> {
+        let sequence = frame.header().stamp.sequence.0;
+        Some(Event {
+            org: frame.org().into(),
+            user: frame.user().map(Into::into),
+            topic: self.catalogue.of_published(frame.name())?,
+            place: Place { sequence, group: 0, chunk: 0, kind: EventKind::Published },
+            ordinal: 0,
+            decided_at: sequence,
+            key: xxhash_rust::xxh3::xxh3_64(&sequence.to_le_bytes()),
+        })
+    }
+}
+
+const KINDS: [(EventKind, Change); 2] =
+    [(EventKind::Created, Change::Created), (EventKind::Updated, Change::Updated)];
+
+/// The end of the groups that belong to the event which begins at group `first`:
+/// neighbours that differ only by device.
+pub(super) fn event_groups(frame: &SamplesFrame, first: usize) -> usize {
+    let names = |index: usize| {
+        let group = frame.group(index);
+        (group.user, group.metric, group.source)
+    };
+    let mut end = first + 1;
+    while end < frame.group_count() && names(end) == names(first) {
+        end += 1;
+    }
+    end
+}
+
+/// The verdict on a group of a frame.
+pub(super) fn verdict_of(frame: &SamplesFrame, index: usize, changes: Option<&Changes>) -> Verdict {
+    if frame.group(index).mark == Mark::New {
+        return Verdict::All(Change::Created);
+    }
+    let sequence = frame.header().stamp.sequence;
+    let Some(changes) = changes else { return Verdict::All(Change::Unchanged) };
+    let key = |group: &GroupChange| (group.sequence, group.group as usize);
+    match changes.groups.binary_search_by_key(&(sequence, index), key) {
+        Ok(found) => changes.groups[found].verdict.clone(),
+        Err(_) => Verdict::All(Change::Unchanged),
+    }
+}
+
+fn changed_rows(frame: &SamplesFrame, index: usize, changes: Option<&Changes>, change: Change) -> usize {
+    verdict_of(frame, index, changes).count(frame.group(index).count, change)
+}
+
+/// What is delivered one at a time.
+fn key_of(group: &Group<'_>) -> u64 {
+    let mut hasher = Xxh3::new();
+    for part in [group.user, group.metric, group.source] {
+        hasher.update(part.as_bytes());
+        hasher.update(&[0]);
+    }
+    hasher.digest()
+}
+
+fn fault(error: LogError) -> ReadFault {
+    match error {
+        LogError::Gone { removed } => ReadFault::Dropped { through: removed.0 },
+        other => ReadFault::Failed(Box::new(other)),
+    }
+}

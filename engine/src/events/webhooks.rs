@@ -1,0 +1,419 @@
+//! Endpoints, as the front end manages them, and what publishers hand in.
+//!
+//! Promises: an endpoint gets every event committed after its creation returned;
+//! nothing of one organisation is shown to, changed by or sent to another. Calls that
+//! change something write the catalog and block.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use systole_dispatch::client::Client;
+use systole_dispatch::dispatcher::{DispatchParts, Dispatcher};
+use systole_dispatch::endpoint::{ENDPOINT_ID_PREFIX, HeaderFault};
+use systole_dispatch::event::Cursor;
+use systole_dispatch::id::{IdCipher, RandomFault, random_id};
+use systole_dispatch::lane::{Lane, LaneConfig};
+use systole_dispatch::ledger::Exception;
+use systole_storage::journal::Log;
+use systole_storage::{Catalog, CatalogError, EndpointRecord, Sequence};
+
+use super::example::example;
+use super::ledger::{CatalogLedger, cursor_of, exception_of};
+use super::topics::EventCatalogue;
+use super::{JournalEvents, Subscribed};
+use crate::registry::Registry;
+
+pub use systole_dispatch::dialect::Dialect;
+pub use systole_dispatch::dispatcher::{DispatchSettings, DispatchStats};
+pub use systole_dispatch::endpoint::{EndpointSettings, PayloadSize, Timeseries};
+pub use systole_dispatch::signer::{Secret, SecretFault, Signer};
+pub use systole_dispatch::target::{TargetFault, Targets};
+
+/// Why an endpoint was not made, changed or found.
+#[derive(Debug, thiserror::Error)]
+pub enum WebhookError {
+    /// No such endpoint in this organisation.
+    #[error("there is no such endpoint")]
+    Unknown,
+    /// The URL may not be called.
+    #[error("the url cannot be used")]
+    Target(#[from] TargetFault),
+    /// The secret does not fit the dialect.
+    #[error("the secret cannot be used")]
+    Secret(#[from] SecretFault),
+    /// A header may not be set.
+    #[error("the headers cannot be used")]
+    Header(#[from] HeaderFault),
+    /// The catalog failed.
+    #[error("the catalog failed")]
+    Catalog(#[from] CatalogError),
+    /// What the catalog holds cannot be read.
+    #[error("an endpoint's settings in the catalog cannot be read")]
+    Malformed(#[from] serde_json::Error),
+    /// No random numbers.
+    #[error("cannot make an id")]
+    Random(#[from] RandomFault),
+}
+
+/// An endpoint as it is shown; never with its secret.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    /// `ep_...`
+    pub id: String,
+    /// What its owner asked for.
+    pub settings: EndpointSettings,
+    /// Milliseconds since 1970.
+    pub created_at: i64,
+    /// Milliseconds since 1970.
+    pub updated_at: i64,
+}
+
+/// What webhooks are run with.
+#[derive(Clone, Debug, Default)]
+pub struct WebhookSettings {
+    /// Addresses that may be called although they are not public.
+    pub targets: Targets,
+    /// Sizes.
+    pub dispatch: DispatchSettings,
+}
+
+/// All endpoints by id, as the catalog has them. Held while one is made or changed.
+pub(super) type Endpoints = Arc<Mutex<BTreeMap<String, EndpointRecord>>>;
+
+/// Endpoints and their deliveries.
+#[derive(Debug)]
+pub struct Webhooks {
+    catalog: Arc<Catalog>,
+    log: Arc<Log>,
+    registry: Arc<Registry>,
+    catalogue: Arc<EventCatalogue>,
+    subscribed: Arc<Subscribed>,
+    targets: Arc<Targets>,
+    dispatcher: Dispatcher,
+    endpoints: Endpoints,
+}
+
+/// What webhooks are made of.
+pub(crate) struct WebhookParts {
+    pub(crate) settings: WebhookSettings,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) events: JournalEvents,
+    pub(crate) subscribed: Arc<Subscribed>,
+}
+
+/// Why webhooks do not start.
+#[derive(Debug, thiserror::Error)]
+pub enum WebhookStartError {
+    /// The catalog failed.
+    #[error("the catalog failed")]
+    Catalog(#[from] CatalogError),
+    /// No random numbers.
+    #[error("cannot make the key of event ids")]
+    Random(#[source] std::io::Error),
+    /// The system gives no threads.
+    #[error("cannot start the dispatch threads")]
+    Threads(#[source] std::io::Error),
+}
+
+impl Webhooks {
+    /// Brings the lanes of the last run back and starts what delivers; events come
+    /// once [`Webhooks::route`] runs.
+    pub(crate) fn start(parts: WebhookParts) -> Result<Webhooks, WebhookStartError> {
+        let WebhookParts { settings, catalog, events, subscribed } = parts;
+        let targets = Arc::new(settings.targets);
+        let records = catalog.endpoints()?;
+        subscribed.set_floor(0);
+        subscribed.set(since_by_org(records.iter()));
+        let lanes = restore(&catalog, &targets, &records)?;
+        // Without a saved position no lane ever went without a row.
+        let routed = catalog.routed()?.unwrap_or_else(|| events.log.head()).max(events.log.removed());
+        let endpoints: Endpoints =
+            Arc::new(Mutex::new(records.into_iter().map(|record| (record.id.clone(), record)).collect()));
+        let ledger = CatalogLedger {
+            catalog: catalog.clone(),
+            subscribed: subscribed.clone(),
+            endpoints: endpoints.clone(),
+        };
+        let mut fresh = [0; 16];
+        getrandom::fill(&mut fresh).map_err(|error| WebhookStartError::Random(error.into()))?;
+        let dispatcher = Dispatcher::start(DispatchParts {
+            settings: settings.dispatch,
+            source: Arc::new(events.clone()),
+            log: Arc::new(events.clone()),
+            ledger: Arc::new(ledger),
+            topics: events.catalogue.topics().clone(),
+            client: Client::new(targets.clone()),
+            ids: IdCipher::new(catalog.instance_key(fresh)?),
+            lanes,
+            routed: Cursor::behind(routed.0),
+        })
+        .map_err(WebhookStartError::Threads)?;
+        Ok(Webhooks {
+            catalog,
+            log: events.log,
+            registry: events.registry,
+            catalogue: events.catalogue,
+            subscribed,
+            targets,
+            dispatcher,
+            endpoints,
+        })
+    }
+
+    /// Up to where verdicts are known to be durable.
+    pub(crate) fn classified(&self) -> Result<Sequence, CatalogError> {
+        let endpoints = self.endpoints.lock();
+        let earliest = endpoints.values().map(|record| record.start).min();
+        let Some(earliest) = earliest else { return Ok(self.log.head()) };
+        // Before it was saved for the first time nothing before the first endpoint
+        // can matter.
+        Ok(self.catalog.classified()?.unwrap_or(earliest).max(self.log.removed()))
+    }
+
+    /// Routes events to lanes until the log stops. Blocks.
+    pub(crate) fn route(&self) {
+        self.dispatcher.route(|org| self.subscribed.since(org));
+    }
+
+    /// Parks deliveries. Blocks for some seconds at most.
+    pub(crate) fn stop(&self) {
+        self.dispatcher.stop();
+    }
+
+    /// What events are called.
+    #[must_use]
+    pub fn catalogue(&self) -> &EventCatalogue {
+        &self.catalogue
+    }
+
+    /// Makes an endpoint; it gets everything that is committed from now on.
+    ///
+    /// # Errors
+    /// [`WebhookError`]; then nothing was made.
+    pub fn create(
+        &self,
+        org: &str,
+        settings: EndpointSettings,
+        secret: &Secret,
+    ) -> Result<Endpoint, WebhookError> {
+        let config = config(&self.targets, settings.clone(), secret)?;
+        let mut endpoints = self.endpoints.lock();
+        // The classifier sees the organisation before the start is chosen, so every
+        // frame behind the start is classified.
+        let head = self.log.head();
+        self.subscribed.lower_floor(head.0);
+        self.subscribed.add(org, head.0);
+        let start = self.log.head();
+        let now = now_ms();
+        let record = EndpointRecord {
+            id: random_id(ENDPOINT_ID_PREFIX)?,
+            number: 0,
+            org: org.to_owned(),
+            settings: serde_json::to_string(&settings)?,
+            secret: secret.expose().to_owned(),
+            start,
+            created_at: now,
+            updated_at: now,
+        };
+        let number = match self.catalog.insert_endpoint(&record) {
+            Ok(number) => number,
+            Err(error) => {
+                self.subscribed.set(since_by_org(endpoints.values()));
+                return Err(error.into());
+            }
+        };
+        let endpoint = shown(&record, settings);
+        let lane = Lane::new(record.id.clone(), org.into(), config, Cursor::behind(start.0));
+        self.dispatcher.add(Arc::new(lane));
+        endpoints.insert(record.id.clone(), EndpointRecord { number, ..record });
+        Ok(endpoint)
+    }
+
+    /// An organisation's endpoints, oldest first.
+    ///
+    /// # Errors
+    /// [`WebhookError::Malformed`].
+    pub fn list(&self, org: &str) -> Result<Vec<Endpoint>, WebhookError> {
+        let endpoints = self.endpoints.lock();
+        let mut records: Vec<&EndpointRecord> = endpoints.values().filter(|record| record.org == org).collect();
+        records.sort_by_key(|record| record.number);
+        records.into_iter().map(|record| Ok(shown(record, serde_json::from_str(&record.settings)?))).collect()
+    }
+
+    /// One endpoint of an organisation.
+    ///
+    /// # Errors
+    /// [`WebhookError::Unknown`], [`WebhookError::Malformed`].
+    pub fn get(&self, org: &str, id: &str) -> Result<Endpoint, WebhookError> {
+        let record = self.record(org, id)?;
+        let settings = serde_json::from_str(&record.settings)?;
+        Ok(shown(&record, settings))
+    }
+
+    /// What signs an endpoint's deliveries.
+    ///
+    /// # Errors
+    /// [`WebhookError::Unknown`].
+    pub fn secret(&self, org: &str, id: &str) -> Result<String, WebhookError> {
+        Ok(self.record(org, id)?.secret)
+    }
+
+    /// Changes an endpoint. One that is switched off ends what waits for it; one that
+    /// is switched on begins at the head.
+    ///
+    /// # Errors
+    /// [`WebhookError`]; then nothing changed.
+    pub fn update(
+        &self,
+        org: &str,
+        id: &str,
+        settings: EndpointSettings,
+        secret: Option<&Secret>,
+    ) -> Result<Endpoint, WebhookError> {
+        let mut endpoints = self.endpoints.lock();
+        let record = endpoints.get_mut(id).filter(|record| record.org == org).ok_or(WebhookError::Unknown)?;
+        let before: EndpointSettings = serde_json::from_str(&record.settings)?;
+        let kept = Secret::parse(&record.secret, settings.dialect);
+        let secret = match secret {
+            Some(secret) => secret.clone(),
+            None => kept?,
+        };
+        let config = config(&self.targets, settings.clone(), &secret)?;
+        let toggled = before.active != settings.active;
+        let head = self.log.head();
+        let text = serde_json::to_string(&settings)?;
+        let now = now_ms();
+        self.catalog.update_endpoint(id, &text, now, toggled.then_some(head))?;
+        record.settings = text;
+        record.updated_at = now;
+        if let Some(lane) = self.dispatcher.lane(id) {
+            lane.reconfigure(config);
+            match (toggled, settings.active) {
+                (true, true) => lane.switch_on(Cursor::behind(head.0)),
+                (true, false) => lane.switch_off(),
+                _ => {}
+            }
+        }
+        self.dispatcher.changed();
+        Ok(shown(record, settings))
+    }
+
+    /// Deletes an endpoint and ends what waits for it.
+    ///
+    /// # Errors
+    /// [`WebhookError::Unknown`], [`WebhookError::Catalog`].
+    pub fn delete(&self, org: &str, id: &str) -> Result<(), WebhookError> {
+        let mut endpoints = self.endpoints.lock();
+        if endpoints.get(id).is_none_or(|record| record.org != org) {
+            return Err(WebhookError::Unknown);
+        }
+        self.catalog.delete_endpoint(id)?;
+        endpoints.remove(id);
+        self.dispatcher.remove(id);
+        self.subscribed.set(since_by_org(endpoints.values()));
+        Ok(())
+    }
+
+    /// Sends one example event to one endpoint, whatever its filter says; returns the
+    /// message's id. `name` is one of the catalogue's.
+    ///
+    /// # Errors
+    /// [`WebhookError::Unknown`], [`WebhookError::Random`].
+    pub fn send_example(&self, org: &str, id: &str, name: Option<&str>) -> Result<String, WebhookError> {
+        let record = self.record(org, id)?;
+        let lane = self.dispatcher.lane(&record.id).ok_or(WebhookError::Unknown)?;
+        let message = random_id("evt_")?;
+        let filter = lane.config().settings.filter_types.as_ref().and_then(|filter| filter.first().cloned());
+        let name = name.map_or_else(|| filter.unwrap_or_else(|| "heart_rate.created".to_owned()), str::to_owned);
+        let payload = example(&self.registry, &self.catalogue, &name, now_ms());
+        self.dispatcher.send_example(lane, message.clone(), Some(name), payload);
+        Ok(message)
+    }
+
+    /// The id of the event that was published with a frame.
+    #[must_use]
+    pub fn published_id(&self, sequence: Sequence) -> String {
+        self.dispatcher.id_of(sequence.0)
+    }
+
+    /// What is counted, now.
+    #[must_use]
+    pub fn stats(&self) -> DispatchStats {
+        self.dispatcher.stats()
+    }
+
+    fn record(&self, org: &str, id: &str) -> Result<EndpointRecord, WebhookError> {
+        let endpoints = self.endpoints.lock();
+        endpoints.get(id).filter(|record| record.org == org).cloned().ok_or(WebhookError::Unknown)
+    }
+}
+
+/// The lanes of the last run, each with its cursor and exceptions.
+fn restore(
+    catalog: &Catalog,
+    targets: &Targets,
+    records: &[EndpointRecord],
+) -> Result<Vec<Arc<Lane>>, CatalogError> {
+    let mut cursors: HashMap<String, Cursor> =
+        catalog.lane_cursors()?.into_iter().map(|(id, cursor)| (id, cursor_of(cursor))).collect();
+    let mut exceptions: HashMap<String, Vec<Exception>> = HashMap::new();
+    for record in catalog.exceptions()? {
+        if let Some(exception) = exception_of(&record) {
+            exceptions.entry(record.endpoint).or_default().push(exception);
+        }
+    }
+    let mut lanes = Vec::with_capacity(records.len());
+    for record in records {
+        let row = cursors.remove(&record.id);
+        let waiting = exceptions.remove(&record.id).unwrap_or_default();
+        match stored_config(targets, record) {
+            Ok(config) => {
+                let org = record.org.as_str().into();
+                lanes.push(Arc::new(Lane::restored(record.id.clone(), org, config, row, waiting)));
+            }
+            Err(error) => {
+                let error = crate::flusher::chain(&error);
+                tracing::error!(endpoint = record.id, error, "endpoint cannot be used and gets nothing");
+            }
+        }
+    }
+    Ok(lanes)
+}
+
+fn stored_config(targets: &Targets, record: &EndpointRecord) -> Result<LaneConfig, WebhookError> {
+    let settings: EndpointSettings = serde_json::from_str(&record.settings)?;
+    let secret = Secret::parse(&record.secret, settings.dialect)?;
+    config(targets, settings, &secret)
+}
+
+fn config(targets: &Targets, settings: EndpointSettings, secret: &Secret) -> Result<LaneConfig, WebhookError> {
+    Ok(LaneConfig {
+        target: targets.check_url(&settings.url)?,
+        signer: Signer::new(settings.dialect, secret)?,
+        headers: settings.header_map()?,
+        settings,
+    })
+}
+
+/// The earliest start of each organisation's endpoints.
+fn since_by_org<'a>(records: impl Iterator<Item = &'a EndpointRecord>) -> HashMap<String, u64> {
+    let mut since: HashMap<String, u64> = HashMap::new();
+    for record in records {
+        let known = since.entry_ref(record.org.as_str()).or_insert(record.start.0);
+        *known = (*known).min(record.start.0);
+    }
+    since
+}
+
+fn shown(record: &EndpointRecord, settings: EndpointSettings) -> Endpoint {
+    let EndpointRecord { id, created_at, updated_at, .. } = record;
+    Endpoint { id: id.clone(), settings, created_at: *created_at, updated_at: *updated_at }
+}
+
+pub(super) fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

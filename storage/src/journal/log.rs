@@ -1,0 +1,440 @@
+//! The journal as its readers see it: frames behind a position, in order, up to
+//! what is acknowledged.
+//!
+//! Constraints: the newest [`TAIL_BYTES`] of frames are kept in memory while
+//! somebody reads along, so that a reader that keeps up touches no disk; one that
+//! lags reads segments, at most [`READ_BYTES`] at a time. A reader never sees a
+//! frame before its group is durable and visible.
+//!
+//! ```text
+//! committer --publish--> tail (memory) --.
+//! segments (disk) -----------------------+--> cursor.next() --> classifier, router, lanes
+//! ```
+//!
+//! Who writes: the committer. Who reads: any number of cursors, each with a
+//! position of its own. Who keeps segments from being removed: whoever owns a
+//! position, by the floor it hands to the committer.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+
+use super::index::{JournalIndex, MARK_BYTES, Mark, Start};
+use super::segment::SegmentId;
+use crate::disk::{Disk, DiskFile};
+use crate::frame::{FRAME_HEADER_BYTES, Frame, FrameFault, Header, Sequence, Stamp, verify};
+
+/// Frames kept in memory: some seconds of a saturated server, whose frames take 16
+/// bytes a sample.
+const TAIL_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes read from a segment at a time; a longer frame is read whole.
+const READ_BYTES: usize = 1024 * 1024;
+
+/// Why frames cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// A segment cannot be read.
+    #[error("cannot read the journal file {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A frame that was durable is broken.
+    #[error("the journal is damaged: {} at byte {offset}: {fault}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where the frame begins.
+        offset: u64,
+        /// What is wrong with it.
+        fault: FrameFault,
+    },
+    /// The frames asked for are no longer kept.
+    #[error("frames up to {removed} are no longer kept")]
+    Gone {
+        /// The last that may be gone.
+        removed: Sequence,
+    },
+}
+
+/// The journal, to be read.
+#[derive(Debug)]
+pub struct Log {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    index: Arc<JournalIndex>,
+    tail: Mutex<Tail>,
+    /// Told when the tail grows and somebody watches.
+    grown: Condvar,
+    /// The last sequence that is acknowledged.
+    head: AtomicU64,
+    watched: AtomicBool,
+    stopped: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Tail {
+    frames: VecDeque<Frame>,
+    bytes: usize,
+    /// Every frame behind this is in `frames`.
+    floor: Sequence,
+}
+
+impl Log {
+    pub(crate) fn new(disk: Arc<dyn Disk>, dir: PathBuf, index: Arc<JournalIndex>, head: Sequence) -> Log {
+        Log {
+            disk,
+            dir,
+            index,
+            tail: Mutex::new(Tail { floor: head, ..Tail::default() }),
+            grown: Condvar::new(),
+            head: AtomicU64::new(head.0),
+            watched: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+        }
+    }
+
+    /// The last sequence that is durable and visible.
+    #[must_use]
+    pub fn head(&self) -> Sequence {
+        Sequence(self.head.load(Ordering::Acquire))
+    }
+
+    /// Whether frames are kept in memory for readers.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Acquire)
+    }
+
+    /// Keeps frames in memory from now on, or no longer.
+    pub fn watch(&self, watched: bool) {
+        let mut tail = self.tail.lock();
+        self.watched.store(watched, Ordering::Release);
+        *tail = Tail { floor: self.head(), ..Tail::default() };
+        self.grown.notify_all();
+    }
+
+    /// Takes in a committed group: its last sequence, and its frames if somebody
+    /// watches. The committer's.
+    pub fn publish(&self, head: Sequence, frames: impl IntoIterator<Item = Frame>) {
+        if !self.is_watched() {
+            self.head.store(head.0, Ordering::Release);
+            // Somebody may have begun to watch meanwhile: the tail then lacks this
+            // group, which its floor has to say.
+            let mut tail = self.tail.lock();
+            if tail.floor < head && self.is_watched() {
+                *tail = Tail { floor: head, ..Tail::default() };
+            }
+            return;
+        }
+        let mut tail = self.tail.lock();
+        for frame in frames {
+            tail.bytes += frame.byte_len();
+            tail.frames.push_back(frame);
+        }
+        while tail.bytes > TAIL_BYTES
+            && let Some(oldest) = tail.frames.pop_front()
+        {
+            tail.bytes -= oldest.byte_len();
+            tail.floor = oldest.sequence();
+        }
+        self.head.store(head.0, Ordering::Release);
+        self.grown.notify_all();
+    }
+
+    /// Waits until the head is beyond `position`, at most `timeout` long. False if
+    /// it is not, or if the log was stopped.
+    pub fn wait_beyond(&self, position: Sequence, timeout: Duration) -> bool {
+        let mut tail = self.tail.lock();
+        if self.head() <= position && !self.is_stopped() {
+            self.grown.wait_for(&mut tail, timeout);
+        }
+        self.head() > position && !self.is_stopped()
+    }
+
+    /// Wakes who waits, for good.
+    pub fn stop(&self) {
+        let _tail = self.tail.lock();
+        self.stopped.store(true, Ordering::Release);
+        self.grown.notify_all();
+    }
+
+    /// Wakes who waits, once: something beside the journal changed.
+    pub fn nudge(&self) {
+        let _tail = self.tail.lock();
+        self.grown.notify_all();
+    }
+
+    /// Whether it was stopped.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// The last sequence whose frame may be gone.
+    #[must_use]
+    pub fn removed(&self) -> Sequence {
+        self.index.removed()
+    }
+
+    /// A reader of the frames behind `after`.
+    #[must_use]
+    pub fn cursor(self: &Arc<Log>, after: Sequence) -> LogCursor {
+        LogCursor { log: self.clone(), after, open: None }
+    }
+
+    /// The frame with this sequence.
+    ///
+    /// # Errors
+    /// [`LogError`]; [`LogError::Gone`] also if there never was one.
+    pub fn frame(self: &Arc<Log>, sequence: Sequence) -> Result<Frame, LogError> {
+        if let Some(frame) = self.tail.lock().find(sequence) {
+            return Ok(frame);
+        }
+        let mut cursor = self.cursor(Sequence(sequence.0.saturating_sub(1)));
+        let found = cursor.read_one()?;
+        found.filter(|frame| frame.sequence() == sequence).ok_or(LogError::Gone { removed: sequence })
+    }
+}
+
+impl Tail {
+    fn find(&self, sequence: Sequence) -> Option<Frame> {
+        let at = self.frames.binary_search_by_key(&sequence, Frame::sequence).ok()?;
+        self.frames.get(at).cloned()
+    }
+
+    /// Frames behind `after`, if all of them are here.
+    fn behind(&self, after: Sequence, bytes_max: usize) -> Option<Vec<Frame>> {
+        if after < self.floor {
+            return None;
+        }
+        let from = self.frames.partition_point(|frame| frame.sequence() <= after);
+        let mut bytes = 0;
+        let within = |frame: &&Frame| {
+            let fits = bytes < bytes_max;
+            bytes += frame.byte_len();
+            fits
+        };
+        Some(self.frames.range(from..).take_while(within).cloned().collect())
+    }
+}
+
+/// A reader with a position of its own.
+#[derive(Debug)]
+pub struct LogCursor {
+    log: Arc<Log>,
+    after: Sequence,
+    /// The segment it reads while it lags.
+    open: Option<OpenSegment>,
+}
+
+#[derive(Debug)]
+struct OpenSegment {
+    id: SegmentId,
+    path: PathBuf,
+    file: Box<dyn DiskFile>,
+    bytes: u64,
+    /// Of the next frame.
+    offset: u64,
+}
+
+impl LogCursor {
+    /// Everything up to this was read.
+    #[must_use]
+    pub fn position(&self) -> Sequence {
+        self.after
+    }
+
+    /// Goes on behind `after`.
+    pub fn seek(&mut self, after: Sequence) {
+        if after != self.after {
+            self.after = after;
+            self.open = None;
+        }
+    }
+
+    /// The next frames, about `bytes_max` of them; none at the head.
+    ///
+    /// # Errors
+    /// [`LogError`]; the position stays where it was.
+    pub fn next(&mut self, bytes_max: usize) -> Result<Vec<Frame>, LogError> {
+        let frames = match self.log.tail.lock().behind(self.after, bytes_max) {
+            Some(frames) => {
+                self.open = None;
+                frames
+            }
+            None => Vec::new(),
+        };
+        let frames = if frames.is_empty() && self.after < self.log.head() {
+            let mut frames = self.read_disk(bytes_max)?;
+            if frames.is_empty() {
+                // Everything up to the head was looked through.
+                frames = self.log.tail.lock().behind(self.after, bytes_max).unwrap_or_default();
+            }
+            frames
+        } else {
+            frames
+        };
+        if let Some(last) = frames.last() {
+            self.after = last.sequence();
+        }
+        Ok(frames)
+    }
+
+    fn read_one(&mut self) -> Result<Option<Frame>, LogError> {
+        Ok(self.read_disk(MARK_BYTES as usize)?.into_iter().next())
+    }
+
+    /// Frames from segments: those behind the position, up to the head.
+    fn read_disk(&mut self, bytes_max: usize) -> Result<Vec<Frame>, LogError> {
+        let (head, bytes_max) = (self.log.head(), bytes_max.min(READ_BYTES));
+        let mut frames = Vec::new();
+        while frames.is_empty() {
+            let found = match self.open.take() {
+                Some(open) => Some(open),
+                None => self.find()?,
+            };
+            let Some(mut open) = found else { break };
+            // Asked before reading: what a sealed segment shows does not change.
+            let following = self.log.index.following(open.id);
+            match (open.read(self.after, head, bytes_max, &mut frames)?, following) {
+                (End::Segment, Some((id, offset))) => self.open = Some(self.log.open(id, offset)?),
+                (End::Block, _) => self.open = Some(open),
+                (End::Segment, None) | (End::Head, _) => {
+                    self.open = Some(open);
+                    break;
+                }
+            }
+        }
+        Ok(frames)
+    }
+
+    fn find(&self) -> Result<Option<OpenSegment>, LogError> {
+        match self.log.index.start(self.after) {
+            Start::At(id, offset) => self.log.open(id, offset).map(Some),
+            Start::Unscanned(id) => {
+                let mut open = self.log.open(id, super::SEGMENT_HEADER_BYTES)?;
+                self.log.index.note_scan(id, open.scan()?);
+                match self.log.index.start(self.after) {
+                    Start::At(id, offset) => self.log.open(id, offset).map(Some),
+                    _ => Ok(None),
+                }
+            }
+            Start::Gone(removed) => Err(LogError::Gone { removed }),
+            Start::Nothing => Ok(None),
+        }
+    }
+}
+
+impl Log {
+    fn open(&self, id: SegmentId, offset: u64) -> Result<OpenSegment, LogError> {
+        let path = id.path(&self.dir);
+        let opened = self.disk.open(&path).and_then(|file| Ok((file.byte_len()?, file)));
+        match opened {
+            Ok((bytes, file)) => Ok(OpenSegment { id, path, file, bytes, offset }),
+            // Removed between the look into the index and here.
+            Err(source) if source.kind() == io::ErrorKind::NotFound => {
+                Err(LogError::Gone { removed: self.index.removed() })
+            }
+            Err(source) => Err(LogError::Io { path, source }),
+        }
+    }
+}
+
+impl OpenSegment {
+    /// Reads frames from the offset on, about `bytes_max` of them; those behind
+    /// `after` go to `frames`.
+    fn read(
+        &mut self,
+        after: Sequence,
+        head: Sequence,
+        bytes_max: usize,
+        frames: &mut Vec<Frame>,
+    ) -> Result<End, LogError> {
+        let mut block = self.block(self.offset, bytes_max.max(FRAME_HEADER_BYTES))?;
+        let mut at = 0;
+        let mut previous = after;
+        while self.offset + FRAME_HEADER_BYTES as u64 <= self.bytes {
+            if block.len() - at < FRAME_HEADER_BYTES {
+                return Ok(End::Block);
+            }
+            let Some(header) = frame_at(&block, at) else { return Ok(End::Segment) };
+            let Stamp { sequence, synced, .. } = header.stamp;
+            if sequence > head {
+                return Ok(End::Head);
+            }
+            let length = header.frame_bytes();
+            if block.len() - at < length {
+                if at > 0 {
+                    return Ok(End::Block);
+                }
+                block = self.block(self.offset, length)?;
+            }
+            if sequence > after {
+                if synced > previous {
+                    return Err(self.damaged(FrameFault::Payload { what: "durable frames before it are missing" }));
+                }
+                verify(&block[at..]).map_err(|fault| self.damaged(fault))?;
+                let whole = Bytes::copy_from_slice(&block[at..at + length]);
+                frames.push(Frame::parse(whole).map_err(|fault| self.damaged(fault))?);
+                previous = sequence;
+            }
+            at += length;
+            self.offset += length as u64;
+        }
+        Ok(End::Segment)
+    }
+
+    fn damaged(&self, fault: FrameFault) -> LogError {
+        LogError::Damaged { path: self.path.clone(), offset: self.offset, fault }
+    }
+
+    /// Marks for the whole segment, from its headers.
+    fn scan(&mut self) -> Result<Vec<Mark>, LogError> {
+        let mut marks: Vec<Mark> = Vec::new();
+        let mut offset = self.offset;
+        while offset + FRAME_HEADER_BYTES as u64 <= self.bytes {
+            let block = self.block(offset, FRAME_HEADER_BYTES)?;
+            let Some(header) = frame_at(&block, 0) else { break };
+            if marks.last().is_none_or(|last| offset - last.offset >= MARK_BYTES) {
+                marks.push(Mark { sequence: header.stamp.sequence, offset });
+            }
+            offset += header.frame_bytes() as u64;
+        }
+        Ok(marks)
+    }
+
+    fn block(&self, offset: u64, bytes: usize) -> Result<Vec<u8>, LogError> {
+        let left = usize::try_from(self.bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let mut block = vec![0; bytes.min(left)];
+        let read = self.file.read_exact_at(&mut block, offset);
+        read.map_err(|source| LogError::Io { path: self.path.clone(), source })?;
+        Ok(block)
+    }
+}
+
+/// Why a read of a segment ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// What was read at once is used up.
+    Block,
+    /// The next frame is not acknowledged yet.
+    Head,
+    /// No frame follows in this segment.
+    Segment,
+}
+
+/// The header of the frame at `at`; `None` where zeros or the end are.
+fn frame_at(block: &[u8], at: usize) -> Option<Header> {
+    let header = Header::read(block.get(at..)?)?;
+    (header.payload_bytes > 0).then_some(header)
+}
