@@ -70,6 +70,8 @@ pub(crate) struct Ledger {
     random: Random,
     next_second: u32,
     acknowledged: Vec<Batch>,
+    /// Every batch that was acknowledged, also those that were corrected since.
+    history: Vec<Batch>,
     doubtful: Option<Plan>,
     pub(crate) counts: Counts,
 }
@@ -86,6 +88,7 @@ impl Ledger {
             random: Random(seed ^ ((writer as u64) << 32)),
             next_second: 0,
             acknowledged: Vec::new(),
+            history: Vec::new(),
             doubtful: None,
             counts: Counts::default(),
         }
@@ -121,7 +124,30 @@ impl Ledger {
         self.counts.batches += 1;
         self.counts.points += u64::from(plan.batch.count);
         self.counts.corrections += u64::from(plan.corrects.is_some());
+        self.history.push(plan.batch);
         self.store(plan);
+    }
+
+    /// Everything that was ever acknowledged, as (user, metric, time, value).
+    pub(crate) fn acknowledged_rows(&self) -> impl Iterator<Item = (&str, &'static str, String, f64)> {
+        self.history.iter().flat_map(move |batch| {
+            (0..batch.count).map(move |index| {
+                let series = series_of(index);
+                let time = print_second(batch.first + index);
+                (self.users[series].as_str(), METRICS[series].0, time, batch.value(index))
+            })
+        })
+    }
+
+    /// What the series hold at the end, as (user, metric, time, value).
+    pub(crate) fn final_rows(&self) -> Vec<(&str, &'static str, String, f64)> {
+        let rows = self.expected().into_iter().enumerate();
+        rows.flat_map(|(series, rows)| {
+            rows.into_iter().map(move |(second, value)| {
+                (self.users[series].as_str(), METRICS[series].0, print_second(second), value)
+            })
+        })
+        .collect()
     }
 
     /// The server said that it is not stored.

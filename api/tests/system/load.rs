@@ -80,6 +80,11 @@ impl Fleet {
         }
     }
 
+    /// What each writer was told.
+    pub(crate) fn ledgers(&self) -> &[Ledger] {
+        &self.ledgers
+    }
+
     pub(crate) fn counts(&self) -> Counts {
         self.ledgers.iter().map(|ledger| ledger.counts).fold(Counts::default(), |sum, one| Counts {
             batches: sum.batches + one.batches,

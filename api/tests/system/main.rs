@@ -16,9 +16,11 @@ mod disk_full;
 mod drain;
 mod isolation;
 mod kills;
+mod webhooks;
 
 mod client;
 mod ledger;
 mod load;
+mod receiver;
 mod samples;
 mod server;
