@@ -19,6 +19,8 @@ OPERATOR = "avk_receivers_0123456789"
 PATIENCE = 90
 # After so long without a delivery nothing more comes of what was sent.
 QUIET = 1.5
+# The server closes connections that are idle for longer.
+IDLE = 30
 # `standard` tries again after this.
 FIRST_RETRY = 5
 EVENT_SAMPLES_MAX = 2500
@@ -65,15 +67,23 @@ class Server:
         expect(line.startswith("listening on http://"), f"the server did not come up: {line!r}")
         self.address = line.strip().removeprefix("listening on http://")
         self.connection = http.client.HTTPConnection(self.address, timeout=60)
+        self.called = time.monotonic()
+
+    def ask(self, method, path, body=None, headers={}):
+        """Status and text of the answer."""
+        if time.monotonic() - self.called > IDLE:
+            self.connection.close()
+        self.called = time.monotonic()
+        self.connection.request(method, path, body, headers)
+        answer = self.connection.getresponse()
+        return answer.status, answer.read().decode()
 
     def call(self, method, path, body=None, key=OPERATOR):
         """Status and parsed answer."""
         body = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"X-API-Key": key} | ({"Content-Type": "application/json"} if body else {})
-        self.connection.request(method, path, body, headers)
-        answer = self.connection.getresponse()
-        text = answer.read()
-        return answer.status, json.loads(text) if text else None
+        status, text = self.ask(method, path, body, headers)
+        return status, json.loads(text) if text else None
 
     def want(self, status, method, path, body=None, key=OPERATOR):
         found, answer = self.call(method, path, body, key)
@@ -89,8 +99,7 @@ class Server:
         return made["id"]
 
     def counter(self, name):
-        self.connection.request("GET", "/metrics")
-        text = self.connection.getresponse().read().decode()
+        _, text = self.ask("GET", "/metrics")
         return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name} "))
 
     def stop(self):
@@ -160,15 +169,15 @@ class Received:
     def samples(self):
         """By sample: (ordering, kind, value), in order."""
         found = defaultdict(list)
-        for _, name, data in self.of_samples():
+        for id, name, data in self.of_samples():
             metric = self.metrics[data["series_type"]]
             for sample in data["samples"]:
                 device = sample["source"]["device"]
                 at = samples.milliseconds(sample["timestamp"])
                 key = data["user_id"], metric["key"], data["provider"], device, at
-                expect(sample["source"]["provider"] == data["provider"], f"two providers in {data}")
-                expect(sample["type"] == data["series_type"], f"two series in {data}")
-                expect(sample["unit"] == metric["unit"], f"{metric['key']} in {sample['unit']}")
+                expect(sample["source"]["provider"] == data["provider"], f"{id} has two providers")
+                expect(sample["type"] == data["series_type"], f"{id} has two series")
+                expect(sample["unit"] == metric["unit"], f"{id} has another unit than {metric['unit']}")
                 found[key].append((data["ordering"], name.rpartition(".")[2], sample["value"]))
         for states in found.values():
             states.sort()

@@ -30,6 +30,13 @@ pub enum Command {
     /// TOML file over defaults; docs/configuration.md lists them. A wrong setting ends
     /// it with one line that names it, exit code 64.
     Serve(ServeArgs),
+    /// Shows the whole product: a server, a fleet that pushes, a receiver that verifies
+    ///
+    /// Runs a server on a temporary data folder and a free port, a simulated fleet that
+    /// pushes samples over HTTP, and a receiver that verifies the signature of each
+    /// webhook. Figures are shown live; at the end what was sent, stored and delivered
+    /// is compared. Exit 0 only if they agree. The folder is removed.
+    Demo(DemoArgs),
     /// Manages API keys, beside a running server too
     #[command(subcommand)]
     Key(KeyCommand),
@@ -49,6 +56,20 @@ pub struct ServeArgs {
     /// Address and port; port 0 takes a free one [env: SYSTOLE_LISTEN] [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
+}
+
+/// Flags of `demo`.
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// Ends the load after so many seconds; without it Ctrl-C does
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub seconds: Option<u64>,
+    /// Samples a second that the fleet offers
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1000..=100_000_000))]
+    pub rate: u64,
+    /// Users of the fleet
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub users: u64,
 }
 
 /// What to do with keys.

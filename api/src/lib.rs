@@ -7,12 +7,13 @@
 //! In reading order: [`Settings`] say what can be set; [`Server`] accepts connections
 //! and drains; `route` leads a request from its table through `auth` to a handler in
 //! `ingest`, `read`, `manage` or `observe`; `error` is the one mapping of what can go
-//! wrong to HTTP, `reply` what is sent; [`openapi`] describes it all; [`open_files`] fits
+//! wrong to HTTP, `reply` what is sent; [`openapi`] describes it all; [`demo`] shows it; [`open_files`] fits
 //! the server into what the system allows a process.
 
 mod app;
 mod auth;
 pub mod cli;
+pub mod demo;
 mod error;
 mod ingest;
 mod manage;
@@ -30,6 +31,7 @@ pub use auth::{
 };
 pub use server::{Drained, Server, StartFault};
 pub use settings::{
-    DEFAULT_ORG, DispatchSettings, Environment, Flags, HttpSettings, IngestSettings, IssuerKey, IssuerSettings, LogSettings,
-    QuerySettings, SettingFault, Settings, StorageSettings, TlsSettings, process_environment,
+    DEFAULT_ORG, DispatchSettings, Environment, Flags, HttpSettings, IngestSettings, IssuerKey,
+    IssuerSettings, LogSettings, QuerySettings, SettingFault, Settings, StorageSettings, TlsSettings,
+    process_environment,
 };

@@ -5,9 +5,10 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use systole::cli::{self, Cli, Command, KeyCommand, KeyFault};
-use systole::{Server, Settings, StartFault, open_files, openapi, process_environment};
+use systole::cli::{self, Cli, Command, DemoArgs, KeyCommand, KeyFault};
+use systole::{Server, Settings, StartFault, demo, open_files, openapi, process_environment};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::level_filters::LevelFilter;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
             Ok(settings) => serve(settings),
             Err(fault) => fail(&fault, EXIT_SETTING),
         },
+        Command::Demo(args) => show(&args),
         Command::Key(KeyCommand::Create(args)) => match cli::create_key(args, &process_environment()) {
             Ok(made) => {
                 if let Some(folder) = &made.new_folder {
@@ -43,11 +45,8 @@ fn main() -> ExitCode {
 }
 
 fn serve(mut settings: Settings) -> ExitCode {
-    let level = settings.log.level;
-    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).init();
+    prepare(settings.log.level);
     open_files::fit(&mut settings);
-    // One provider for the whole process; it can only be installed already, which is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(fault) => return fail(&fault, 1),
@@ -58,6 +57,32 @@ fn serve(mut settings: Settings) -> ExitCode {
             let setting = matches!(fault.downcast_ref(), Some(StartFault::Setting { .. }));
             fail(fault.as_ref(), if setting { EXIT_SETTING } else { 1 })
         }
+    }
+}
+
+/// Log and TLS, once for the process.
+fn prepare(level: LevelFilter) {
+    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).init();
+    // One provider for the whole process; it can only be installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+fn show(args: &DemoArgs) -> ExitCode {
+    prepare(demo::log_level());
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(fault) => return fail(&fault, 1),
+    };
+    let shown = runtime.block_on(demo::run(args, async {
+        // Without signals only the time ends it.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }));
+    match shown {
+        Ok(outcome) if outcome.agrees => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(fault) => fail(&fault, 1),
     }
 }
 

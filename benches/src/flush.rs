@@ -149,7 +149,8 @@ impl Buffered {
     /// # Panics
     /// If the disk refuses.
     pub fn flush(&mut self) {
-        self.report = Some(self.store.flush(&self.buffer, Sequence(u64::MAX)).expect("the disk takes the files"));
+        self.report =
+            Some(self.store.flush(&self.buffer, Sequence(u64::MAX)).expect("the disk takes the files"));
     }
 
     /// What every user's questions answer now, over all metrics of the fleet.

@@ -19,7 +19,7 @@ use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::client::Client;
 use crate::endpoint::EndpointSettings;
@@ -87,13 +87,17 @@ pub(crate) struct Shared {
     pub(crate) ids: IdCipher,
     pub(crate) handle: Handle,
     /// Bodies in flight, in units of [`MEMORY_UNIT`]; full waits.
-    pub(crate) memory: Semaphore,
-    memory_units: u32,
+    memory: Memory,
+    /// The same for lanes whose last attempt failed, so that receivers that hang do
+    /// not hold what the others need.
+    failing_memory: Memory,
     /// Turns to read the journal; full waits.
     pub(crate) readers: Semaphore,
     pub(crate) counters: Counters,
     /// Where the router is; held while it routes, so that a lane can join.
     pub(crate) routed: Mutex<Cursor>,
+    /// The same for whoever only wants to know.
+    routed_sequence: AtomicU64,
     ledger: Arc<dyn Ledger>,
     lanes: Mutex<HashMap<String, Arc<Lane>>>,
     routes: ArcSwap<Routes>,
@@ -174,7 +178,28 @@ impl Counters {
     }
 }
 
+/// A share of the bytes that bodies may hold.
+struct Memory {
+    permits: Semaphore,
+    units: u32,
+}
+
+impl Memory {
+    fn new(bytes: usize) -> Memory {
+        let units = (bytes / MEMORY_UNIT).clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+        Memory { permits: Semaphore::new(units), units: u32::try_from(units).unwrap_or(u32::MAX) }
+    }
+}
+
 impl Shared {
+    /// Room for a body of `bytes`; one that is longer than all there is takes all of
+    /// it. `None` when the server stops.
+    pub(crate) async fn memory(&self, bytes: usize, failing: bool) -> Option<SemaphorePermit<'_>> {
+        let memory = if failing { &self.failing_memory } else { &self.memory };
+        let share = u32::try_from(bytes.div_ceil(MEMORY_UNIT)).unwrap_or(u32::MAX).min(memory.units);
+        memory.permits.acquire_many(share).await.ok()
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
@@ -186,31 +211,23 @@ impl Shared {
             && self.topics.get(event.topic).name_for(settings, event.place.kind).is_some()
     }
 
-    /// Permits of [`Shared::memory`] for `bytes`; a body longer than all of it
-    /// takes all of it.
-    pub(crate) fn memory_share(&self, bytes: usize) -> u32 {
-        u32::try_from(bytes.div_ceil(MEMORY_UNIT)).unwrap_or(u32::MAX).min(self.memory_units)
-    }
-
     /// A receiver answered that it wants nothing any more.
     pub(crate) fn switch_off(self: &Arc<Shared>, lane: &Arc<Lane>) {
-        lane.switch_off();
-        let mut settings = EndpointSettings::clone(&lane.config().settings);
-        settings.active = false;
+        lane.deactivate();
         tracing::warn!(endpoint = lane.id, "endpoint switched off: its receiver answered 410");
         let (shared, lane) = (self.clone(), lane.clone());
         self.handle.spawn_blocking(move || {
-            shared.rebuild();
+            shared.rebuild(&shared.lanes.lock());
             if let Err(fault) = shared.ledger.switch_off(&lane.id) {
                 tracing::error!(endpoint = lane.id, error = %fault, "could not store that an endpoint is off");
             }
         });
     }
 
-    fn rebuild(&self) {
-        let lanes = self.lanes.lock();
-        let taking = lanes.values().filter(|lane| !lane.is_off());
-        self.routes.store(Arc::new(Routes::new(taking, &self.topics)));
+    /// Makes the router's index anew; the caller holds the lanes, so that none is
+    /// there without its routes.
+    fn rebuild(&self, lanes: &HashMap<String, Arc<Lane>>) {
+        self.routes.store(Arc::new(Routes::new(lanes.values(), &self.topics)));
     }
 
     fn lanes(&self) -> Vec<Arc<Lane>> {
@@ -230,7 +247,11 @@ impl Shared {
         changes.routed = holds.sequence.saturating_sub(1);
         let needs = collected.iter().map(|lane| lane.needs).min().unwrap_or(u64::MAX).min(holds.sequence);
         changes.floor = needs.saturating_sub(1);
-        let rows = changes.cursors.len() + changes.caught_up.len() + changes.failed.len() + changes.settled.len();
+        let rows = changes.wiped.len()
+            + changes.cursors.len()
+            + changes.caught_up.len()
+            + changes.failed.len()
+            + changes.settled.len();
         if rows == 0 && *last == (changes.routed, changes.floor) {
             return;
         }
@@ -242,7 +263,9 @@ impl Shared {
                     lane.saved(collected, &changes);
                 }
             }
-            Err(fault) => tracing::error!(error = %fault, "delivery positions could not be saved, trying again"),
+            Err(fault) => {
+                tracing::error!(error = %fault, "delivery positions could not be saved, trying again")
+            }
         }
     }
 }
@@ -265,8 +288,6 @@ impl Dispatcher {
             .thread_name("dispatch")
             .enable_all()
             .build()?;
-        let units = (parts.settings.memory_bytes / MEMORY_UNIT).clamp(1, Semaphore::MAX_PERMITS);
-        let units = u32::try_from(units).unwrap_or(u32::MAX);
         let lanes = parts.lanes.into_iter().map(|lane| (lane.id.clone(), lane)).collect();
         let shared = Arc::new(Shared {
             source: parts.source,
@@ -275,17 +296,18 @@ impl Dispatcher {
             client: parts.client,
             ids: parts.ids,
             handle: runtime.handle().clone(),
-            memory: Semaphore::new(units as usize),
-            memory_units: units,
+            memory: Memory::new(parts.settings.memory_bytes / 4 * 3),
+            failing_memory: Memory::new(parts.settings.memory_bytes / 4),
             readers: Semaphore::new(READERS_MAX),
             counters: Counters::default(),
             routed: Mutex::new(parts.routed),
+            routed_sequence: AtomicU64::new(parts.routed.sequence.saturating_sub(1)),
             ledger: parts.ledger,
             lanes: Mutex::new(lanes),
             routes: ArcSwap::default(),
             stopping: AtomicBool::new(false),
         });
-        shared.rebuild();
+        shared.rebuild(&shared.lanes.lock());
         runtime.spawn(keep(shared.clone()));
         runtime.spawn(save_often(shared.clone()));
         Ok(Dispatcher { shared, runtime: Mutex::new(Some(runtime)) })
@@ -298,6 +320,7 @@ impl Dispatcher {
         let mut reader = shared.log.reader(*shared.routed.lock());
         loop {
             match self.route_some(&wanted, &mut reader) {
+                Ok(true) if shared.is_stopping() => break,
                 Ok(true) => {}
                 Ok(false) => {
                     if !shared.log.wait(reader.seen()) || shared.is_stopping() {
@@ -329,47 +352,56 @@ impl Dispatcher {
         let shared = &self.shared;
         let end = Cursor { sequence: u64::MAX, ordinal: 0 };
         let mut touched: Vec<Arc<Lane>> = Vec::new();
-        let mut more = true;
+        let mut outcome = Ok(true);
         {
             let mut routed = shared.routed.lock();
             for _ in 0..ROUTED_AT_ONCE {
-                match reader.next(wanted, end)? {
-                    Step::Event(event) => {
+                match reader.next(wanted, end) {
+                    Ok(Step::Event(event)) => {
                         // Behind the read: who registered before it is in there.
                         let routes = shared.routes.load();
                         routes.for_each(&event, &shared.topics, |lane| {
                             shared.counters.routed_events.fetch_add(1, Ordering::Relaxed);
-                            if lane.offer(&event) && !touched.iter().any(|known| Arc::ptr_eq(known, lane)) {
+                            if lane.offer(&event) && lane.touch() {
                                 touched.push(lane.clone());
                             }
                         });
                     }
-                    Step::Pause => {
-                        more = false;
+                    Ok(Step::Pause) => {
+                        outcome = Ok(false);
+                        break;
+                    }
+                    Err(fault) => {
+                        outcome = Err(fault);
                         break;
                     }
                 }
             }
+            // Also after a fault: what was offered was routed.
             *routed = reader.cursor();
+            shared.routed_sequence.store(routed.sequence.saturating_sub(1), Ordering::Relaxed);
         }
-        touched.iter().for_each(|lane| lane.pump(shared));
-        Ok(more)
+        touched.iter().for_each(|lane| lane.pump_touched(shared));
+        outcome
     }
 
     /// Adds a lane.
     pub fn add(&self, lane: Arc<Lane>) {
-        self.shared.lanes.lock().insert(lane.id.clone(), lane.clone());
-        self.shared.rebuild();
+        {
+            let mut lanes = self.shared.lanes.lock();
+            lanes.insert(lane.id.clone(), lane.clone());
+            self.shared.rebuild(&lanes);
+        }
         lane.tend(&self.shared, now_ms());
     }
 
     /// Takes a lane out and ends what waits for it.
     pub fn remove(&self, id: &str) {
-        let removed = self.shared.lanes.lock().remove(id);
-        if let Some(lane) = removed {
+        let mut lanes = self.shared.lanes.lock();
+        if let Some(lane) = lanes.remove(id) {
             lane.switch_off();
         }
-        self.shared.rebuild();
+        self.shared.rebuild(&lanes);
     }
 
     /// The lane of an endpoint.
@@ -380,7 +412,7 @@ impl Dispatcher {
 
     /// A lane's settings changed.
     pub fn changed(&self) {
-        self.shared.rebuild();
+        self.shared.rebuild(&self.shared.lanes.lock());
     }
 
     /// Sends an example to one endpoint, once.
@@ -415,7 +447,7 @@ impl Dispatcher {
             retries_waiting: lanes.iter().map(|lane| lane.exception_count() as u64).sum(),
             in_flight: lanes.iter().map(|lane| lane.in_flight() as u64).sum(),
             lanes_behind: lanes.iter().filter(|lane| lane.is_behind()).count() as u64,
-            routed_sequence: self.shared.routed.lock().sequence.saturating_sub(1),
+            routed_sequence: self.shared.routed_sequence.load(Ordering::Relaxed),
         }
     }
 
@@ -425,7 +457,9 @@ impl Dispatcher {
         self.shared.stopping.store(true, Ordering::Release);
         let Some(runtime) = self.runtime.lock().take() else { return };
         let deadline = std::time::Instant::now() + STOP_GRACE;
-        while std::time::Instant::now() < deadline && self.shared.lanes().iter().any(|lane| lane.in_flight() > 0) {
+        while std::time::Instant::now() < deadline
+            && self.shared.lanes().iter().any(|lane| lane.in_flight() > 0)
+        {
             std::thread::sleep(Duration::from_millis(20));
         }
         self.shared.save(&mut (0, 0));

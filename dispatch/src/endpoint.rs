@@ -109,7 +109,9 @@ pub enum HeaderFault {
         name: String,
     },
     /// A value with characters that a header cannot carry, or too long.
-    #[error("has a value of {name} that a header cannot carry, or longer than {HEADER_VALUE_BYTES_MAX} bytes")]
+    #[error(
+        "has a value of {name} that a header cannot carry, or longer than {HEADER_VALUE_BYTES_MAX} bytes"
+    )]
     Value {
         /// Whose value.
         name: String,

@@ -165,8 +165,12 @@ pub trait PayloadSource: fmt::Debug + Send + Sync {
     /// The payload at a place.
     ///
     /// # Errors
-    /// [`PayloadGone`] if it was erased or is no longer retained.
-    fn open(&self, place: Place, decided_at: u64) -> Result<Box<dyn Payload>, PayloadGone>;
+    /// [`PayloadFault`].
+    fn open(&self, place: Place, decided_at: u64) -> Result<Box<dyn Payload>, PayloadFault>;
+
+    /// Whether the payload of a frame lies in memory, so that opening it reads no
+    /// disk.
+    fn is_at_hand(&self, sequence: u64) -> bool;
 }
 
 /// What an event says.
@@ -183,6 +187,9 @@ pub trait Payload: Send {
     /// What it is called.
     fn topic(&self) -> TopicId;
 
+    /// The user it is about, if it is about one.
+    fn user(&self) -> Option<&str>;
+
     /// About how many bytes [`Payload::write_data`] will append.
     fn data_bytes(&self) -> usize;
 
@@ -190,7 +197,13 @@ pub trait Payload: Send {
     fn write_data(&self, vocabulary: Vocabulary, thin: bool, out: &mut Vec<u8>);
 }
 
-/// The payload was erased or is no longer retained.
+/// Why there is no payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the payload is gone")]
-pub struct PayloadGone;
+pub enum PayloadFault {
+    /// It was erased or is no longer retained; trying again does not help.
+    #[error("the payload is gone")]
+    Gone,
+    /// It cannot be read now.
+    #[error("the payload cannot be read")]
+    Unreadable,
+}

@@ -35,6 +35,8 @@ pub struct Changes {
     pub routed: u64,
     /// Frames up to this are needed by no lane.
     pub floor: u64,
+    /// Endpoints whose lanes began anew: what is stored of them is forgotten first.
+    pub wiped: Vec<String>,
     /// Endpoints whose lanes have a row from now on, or one that moved.
     pub cursors: Vec<(String, Cursor)>,
     /// Endpoints whose lanes need none any more.

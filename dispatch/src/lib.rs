@@ -34,4 +34,4 @@ pub mod signer;
 pub mod target;
 pub mod topic;
 
-pub use event::{Event, EventKind, Payload, PayloadGone, PayloadSource, Place};
+pub use event::{Event, EventKind, Payload, PayloadFault, PayloadSource, Place};

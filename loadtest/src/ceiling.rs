@@ -41,7 +41,7 @@ pub struct CeilingSettings {
 }
 
 impl CeilingSettings {
-    /// Bodies of 500 samples, about 95 KB, of `standard`, over 8 connections, to
+    /// Bodies of 514 samples (95 KB) of `standard`, over 8 connections, to
     /// one receiver thread.
     pub fn new(duration: Duration) -> Self {
         Self { duration, body_bytes: 95_000, connections: 8, dialect: Dialect::Standard, receiver_threads: 1 }

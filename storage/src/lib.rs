@@ -33,7 +33,8 @@ pub mod series;
 pub mod store;
 
 pub use catalog::{
-    CATALOG_FILE, Catalog, CatalogError, CursorRecord, EndpointRecord, ExceptionRecord, KeyRecord, LaneChanges,
+    CATALOG_FILE, Catalog, CatalogError, CursorRecord, EndpointRecord, ExceptionRecord, KeyRecord,
+    LaneChanges,
 };
 pub use frame::{Draft, Sequence};
 pub use series::LatestValue;

@@ -42,22 +42,27 @@ pub struct KeySpec {
     pub created_at: i64,
 }
 
+/// A key that is nowhere stored.
+pub(crate) fn random_key() -> Result<Secret, RandomFault> {
+    Ok(Secret::new(format!("{KEY_PREFIX}{}", random_text::<KEY_RANDOM_BYTES>()?)))
+}
+
 /// Makes a key; the record is for the catalog, the secret for its owner.
 ///
 /// # Errors
 /// [`RandomFault`] if the system gives no random numbers.
 pub fn make_key(spec: KeySpec) -> Result<(Secret, KeyRecord), RandomFault> {
-    let text = format!("{KEY_PREFIX}{}", random_text::<KEY_RANDOM_BYTES>()?);
+    let key = random_key()?;
     let record = KeyRecord {
         id: format!("key_{}", random_text::<ID_RANDOM_BYTES>()?),
         org: spec.org,
         user: spec.user,
         name: spec.name,
         scopes: spec.scopes.to_string(),
-        hash: hash_key(&text),
+        hash: hash_key(key.expose()),
         created_at: spec.created_at,
     };
-    Ok((Secret::new(text), record))
+    Ok((key, record))
 }
 
 /// Whether a text could be a key: then it is worth looking up.

@@ -23,6 +23,7 @@ use jwt::Issuers;
 use keys::Keys;
 
 pub(crate) use jwt::{TokenFault, check_public_key};
+pub(crate) use key::random_key;
 pub use key::{KEY_PREFIX, KeySpec, RandomFault, is_key_shaped, make_key};
 pub use name::{is_org_id, is_user_id};
 pub use scope::{Scope, Scopes};

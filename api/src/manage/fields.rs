@@ -33,10 +33,9 @@ pub(super) fn fields(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
             let place = Place { root: "body", index: None, field: None };
             Err(Refusal::invalid(Entry::new(place, "wrong_type", "must be an object")))
         }
-        Err(fault) => Err(Refusal::MalformedJson {
-            offset: offset(body, &fault),
-            reason: reason(&fault.to_string()),
-        }),
+        Err(fault) => {
+            Err(Refusal::MalformedJson { offset: offset(body, &fault), reason: reason(&fault.to_string()) })
+        }
     }
 }
 

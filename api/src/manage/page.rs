@@ -48,7 +48,8 @@ impl Page {
         let owned = |place: &Place<'_>| (place.0, place.1.to_owned());
         Page {
             iterator: places[rows.clone()].last().map(|place| Step::Behind(owned(place)).encode()),
-            prev_iterator: (rows.start > 0).then(|| Step::Before(owned(&places[rows.start.min(places.len() - 1)])).encode()),
+            prev_iterator: (rows.start > 0)
+                .then(|| Step::Before(owned(&places[rows.start.min(places.len() - 1)])).encode()),
             done: rows.end == places.len(),
             rows,
         }

@@ -259,18 +259,42 @@ impl Scrape {
         let stats = &self.webhooks;
         let lag = self.stats.sequence.saturating_sub(stats.routed_sequence);
         lines.gauge("systole_webhook_endpoints", "Webhook endpoints", stats.endpoints)?;
-        lines.counter("systole_webhook_events", "Events offered to endpoints, once each", stats.routed_events)?;
+        lines.counter(
+            "systole_webhook_events",
+            "Events offered to endpoints, once each",
+            stats.routed_events,
+        )?;
         lines.counter("systole_webhook_attempts", "Delivery attempts", stats.attempts)?;
         lines.counter("systole_webhook_delivered", "Deliveries answered 2xx", stats.delivered)?;
         lines.counter("systole_webhook_failed", "Attempts that failed", stats.failed)?;
         lines.counter("systole_webhook_given_up", "Deliveries whose retries ended", stats.given_up)?;
-        lines.counter("systole_webhook_payload_gone", "Deliveries whose payload was gone", stats.payload_gone)?;
-        lines.gauge("systole_webhook_retries_waiting", "Deliveries that wait for a retry", stats.retries_waiting)?;
+        lines.counter(
+            "systole_webhook_payload_gone",
+            "Deliveries whose payload was gone",
+            stats.payload_gone,
+        )?;
+        lines.gauge(
+            "systole_webhook_retries_waiting",
+            "Deliveries that wait for a retry",
+            stats.retries_waiting,
+        )?;
         lines.gauge("systole_webhook_in_flight", "Requests in flight to receivers", stats.in_flight)?;
-        lines.gauge("systole_webhook_lanes_behind", "Endpoints that lag behind the router", stats.lanes_behind)?;
+        lines.gauge(
+            "systole_webhook_lanes_behind",
+            "Endpoints that lag behind the router",
+            stats.lanes_behind,
+        )?;
         lines.gauge("systole_webhook_router_lag", "Frames committed and not routed", lag)?;
-        lines.counter("systole_webhook_catalog_statements", "Statements that kept deliveries safe", stats.statements)?;
-        lines.counter("systole_webhook_attempt_milliseconds", "Time in attempts", stats.attempt_nanos / 1_000_000)
+        lines.counter(
+            "systole_webhook_catalog_statements",
+            "Statements that kept deliveries safe",
+            stats.statements,
+        )?;
+        lines.counter(
+            "systole_webhook_attempt_milliseconds",
+            "Time in attempts",
+            stats.attempt_nanos / 1_000_000,
+        )
     }
 
     fn http(&self, lines: &mut Lines<'_>) -> Result<(), Error> {

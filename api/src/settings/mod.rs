@@ -318,7 +318,12 @@ impl DispatchSettings {
         reader.count("dispatch.threads", &mut self.threads, 1..=1024)?;
         reader.size("dispatch.memory_bytes", &mut self.memory_bytes, MIB..=1024 * 1024 * MIB)?;
         let mut retained = 0;
-        reader.size_or("dispatch.retention_bytes", &mut retained, "a tenth of the disk", 64 * MIB..=1 << 50)?;
+        reader.size_or(
+            "dispatch.retention_bytes",
+            &mut retained,
+            "a tenth of the disk",
+            64 * MIB..=1 << 50,
+        )?;
         self.retention_bytes = (retained > 0).then_some(retained);
         Ok(())
     }

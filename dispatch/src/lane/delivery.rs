@@ -10,7 +10,7 @@ use crate::client::Answer;
 use crate::dialect::Envelope;
 use crate::dispatcher::Shared;
 use crate::endpoint::PayloadSize;
-use crate::event::{EventKind, Payload};
+use crate::event::{EventKind, Payload, PayloadFault};
 
 /// Longest pause that a receiver may ask for: the last of the standard schedule.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10 * 3600);
@@ -38,17 +38,23 @@ pub(crate) enum Outcome {
 }
 
 pub(super) async fn deliver(shared: &Shared, lane: &Lane, job: &Job) -> Outcome {
-    let Ok(payload) = shared.source.open(job.place, job.decided_at) else {
-        return Outcome::Gone;
+    let payload = match open(shared, job).await {
+        Ok(payload) => payload,
+        Err(PayloadFault::Gone) => return Outcome::Gone,
+        Err(PayloadFault::Unreadable) => return Outcome::Failed { retry_after: None },
     };
     let config = lane.config.load_full();
+    if config.settings.user_id.as_deref().is_some_and(|user| payload.user() != Some(user)) {
+        // The endpoint was bound to another user since.
+        return Outcome::Unwanted;
+    }
     let Some(name) = shared.topics.get(payload.topic()).name_for(&config.settings, job.place.kind) else {
         return Outcome::Unwanted;
     };
     let id = shared.ids.seal(job.place, 0);
     // Taken before the body is made: bodies in flight are what deliveries hold.
-    let share = shared.memory_share(payload.data_bytes() + ENVELOPE_BYTES);
-    let Ok(_memory) = shared.memory.acquire_many(share).await else {
+    let bytes = payload.data_bytes() + ENVELOPE_BYTES;
+    let Some(_memory) = shared.memory(bytes, lane.is_failing()).await else {
         return Outcome::Parked;
     };
     let body = render(lane, &config, &id, name, payload.as_ref());
@@ -66,6 +72,18 @@ pub(super) async fn deliver(shared: &Shared, lane: &Lane, job: &Job) -> Outcome 
         Ok(_) => tracing::info!(endpoint, id, attempt, status, ms, "delivery failed"),
     }
     outcome
+}
+
+/// Reads the payload, on a thread that may block unless it lies in memory.
+async fn open(shared: &Shared, job: &Job) -> Result<Box<dyn Payload>, PayloadFault> {
+    let (place, decided_at) = (job.place, job.decided_at);
+    let at_hand = |sequence| shared.source.is_at_hand(sequence);
+    if at_hand(place.sequence) && (decided_at == place.sequence || at_hand(decided_at)) {
+        return shared.source.open(place, decided_at);
+    }
+    let source = shared.source.clone();
+    let opened = tokio::task::spawn_blocking(move || source.open(place, decided_at)).await;
+    opened.unwrap_or(Err(PayloadFault::Unreadable))
 }
 
 fn render(lane: &Lane, config: &LaneConfig, id: &str, name: &str, payload: &dyn Payload) -> Vec<u8> {

@@ -22,6 +22,7 @@ mod taken;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -54,7 +55,7 @@ const EXCEPTIONS_MAX: usize = 1000;
 const HELD_MAX: Duration = Duration::from_secs(2);
 
 /// What a lane needs to know to deliver; replaced as a whole.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct LaneConfig {
     /// What the subscriber asked for.
     pub settings: EndpointSettings,
@@ -75,11 +76,17 @@ pub struct Lane {
     pub org: Arc<str>,
     config: ArcSwap<LaneConfig>,
     state: Mutex<State>,
+    /// Its last attempt failed: it shares memory with others like it.
+    failing: AtomicBool,
+    /// The router has noted that there is work; its own.
+    touched: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct State {
     mode: Mode,
+    /// Raised when the lane begins anew: what was under way then is not its own.
+    generation: u64,
     taken: Taken,
     /// Ready to be sent, in order.
     ready: VecDeque<Job>,
@@ -105,6 +112,8 @@ struct Unsaved {
     settled: BTreeSet<Place>,
     /// Decided once their exceptions are durable.
     tickets: Vec<Ticket>,
+    /// Whatever the catalog has of this lane is of a time before it began anew.
+    wiped: bool,
 }
 
 /// Where a lane's events come from.
@@ -129,6 +138,7 @@ pub(crate) struct Job {
     pub(crate) attempts: u32,
     /// Of a first attempt; retries are decided already.
     ticket: Option<Ticket>,
+    generation: u64,
 }
 
 /// What is saved of a lane.
@@ -139,6 +149,7 @@ pub(crate) struct Collected {
     pub(crate) needs: u64,
     tickets: usize,
     row: Option<Cursor>,
+    generation: u64,
     /// Its parts of what is saved.
     failed: Range<usize>,
     settled: Range<usize>,
@@ -148,9 +159,10 @@ impl Lane {
     /// A lane that begins at a cursor of its own.
     #[must_use]
     pub fn new(id: String, org: Arc<str>, config: LaneConfig, from: Cursor) -> Lane {
-        let mode = if config.settings.active { Mode::Behind(from) } else { Mode::Off };
-        let state = State { mode, window: WINDOW_FIRST, row: Some(from), ..State::default() };
-        Lane { id, org, config: ArcSwap::from_pointee(config), state: Mutex::new(state) }
+        let active = config.settings.active;
+        let mode = if active { Mode::Behind(from) } else { Mode::Off };
+        let row = active.then_some(from);
+        Lane::with_state(id, org, config, State { mode, row, ..State::default() })
     }
 
     /// A lane as a restart finds it: without a row it follows the router.
@@ -167,10 +179,21 @@ impl Lane {
             (true, Some(from)) => Mode::Behind(from),
             (true, None) => Mode::Live,
         };
+        let exceptions = if config.settings.active { exceptions } else { Vec::new() };
         let due = exceptions.iter().map(|exception| (exception.due_at_ms, exception.place)).collect();
         let exceptions = exceptions.into_iter().map(|exception| (exception.place, exception)).collect();
-        let state = State { mode, window: WINDOW_FIRST, row, exceptions, due, ..State::default() };
-        Lane { id, org, config: ArcSwap::from_pointee(config), state: Mutex::new(state) }
+        Lane::with_state(id, org, config, State { mode, row, exceptions, due, ..State::default() })
+    }
+
+    fn with_state(id: String, org: Arc<str>, config: LaneConfig, state: State) -> Lane {
+        Lane {
+            id,
+            org,
+            config: ArcSwap::from_pointee(config),
+            state: Mutex::new(State { window: WINDOW_FIRST, ..state }),
+            failing: AtomicBool::new(false),
+            touched: AtomicBool::new(false),
+        }
     }
 
     /// What it delivers by.
@@ -186,12 +209,37 @@ impl Lane {
 
     /// Ends everything that waits; what is in flight ends by itself.
     pub fn switch_off(&self) {
-        self.state.lock().reset(Mode::Off, None);
+        self.state.lock().reset(Mode::Off);
     }
 
-    /// Begins anew at a cursor.
+    /// As [`Lane::switch_off`], because the receiver said so.
+    pub(crate) fn deactivate(&self) {
+        let mut config = LaneConfig::clone(&self.config.load());
+        config.settings.active = false;
+        self.config.store(Arc::new(config));
+        self.switch_off();
+    }
+
+    /// Begins anew at a cursor. The router must know the lane already: it may join
+    /// at once.
     pub fn switch_on(&self, from: Cursor) {
-        self.state.lock().reset(Mode::Behind(from), Some(from));
+        self.state.lock().reset(Mode::Behind(from));
+    }
+
+    /// Whether its last attempt failed.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Notes that there is work; false if that was noted before.
+    pub(crate) fn touch(&self) -> bool {
+        !self.touched.swap(true, Ordering::Relaxed)
+    }
+
+    /// Runs workers for what the router noted.
+    pub(crate) fn pump_touched(self: &Arc<Lane>, shared: &Arc<Shared>) {
+        self.touched.store(false, Ordering::Relaxed);
+        self.pump(shared);
     }
 
     /// Deliveries that wait for another attempt.
@@ -288,6 +336,9 @@ impl Lane {
 
     fn finish(&self, state: &mut State, shared: &Shared, job: &Job, outcome: Outcome) {
         let counters = &shared.counters;
+        if let Outcome::Delivered | Outcome::Failed { .. } = outcome {
+            self.failing.store(outcome != Outcome::Delivered, Ordering::Relaxed);
+        }
         match outcome {
             Outcome::Parked => return,
             Outcome::Delivered => {
@@ -307,7 +358,6 @@ impl Lane {
                 state.window = (state.window / 2).max(1);
                 let retries = self.config.load().settings.dialect.retries();
                 match retries.get(job.attempts as usize) {
-                    _ if state.mode == Mode::Off => state.settle(job),
                     Some(pause) => state.except(job, (*pause).max(retry_after.unwrap_or_default())),
                     None => {
                         counters.given_up();
@@ -351,13 +401,14 @@ impl Lane {
         handle.spawn(async move {
             // Few at once: a thousand lanes that lag must not read all together.
             let Ok(_turn) = shared.readers.acquire().await else { return };
-            let reader = shared.clone();
+            let (reader, id_owner) = (shared.clone(), lane.clone());
             let reading = tokio::task::spawn_blocking(move || {
                 lane.fill(&reader);
                 lane.pump(&reader);
             });
             if reading.await.is_err() {
-                tracing::error!("reading for a lane panicked");
+                tracing::error!(endpoint = id_owner.id, "reading for a lane panicked");
+                id_owner.state.lock().filling = false;
             }
         });
     }
@@ -411,9 +462,15 @@ impl Lane {
                 }
                 Err(ReadFault::Dropped { through }) => {
                     shared.counters.payload_gone();
-                    tracing::warn!(endpoint = self.id, through, "events were dropped before they were delivered");
+                    tracing::warn!(
+                        endpoint = self.id,
+                        through,
+                        "events were dropped before they were delivered"
+                    );
                     state = self.state.lock();
-                    state.mode = Mode::Behind(Cursor::behind(through).max(cursor));
+                    if state.mode == Mode::Behind(cursor) {
+                        state.mode = Mode::Behind(Cursor::behind(through).max(cursor));
+                    }
                 }
                 Err(fault) => {
                     tracing::error!(endpoint = self.id, error = %fault, "cannot read events for a lane");
@@ -446,7 +503,10 @@ impl Lane {
             Mode::Live if held => lowest,
             _ => None,
         };
-        if row != state.row {
+        if state.unsaved.wiped {
+            changes.wiped.push(self.id.clone());
+        }
+        if row != state.row || state.unsaved.wiped {
             match row {
                 Some(cursor) => changes.cursors.push((self.id.clone(), cursor)),
                 None => changes.caught_up.push(self.id.clone()),
@@ -459,6 +519,7 @@ impl Lane {
             needs: needs.unwrap_or(u64::MAX),
             tickets: state.unsaved.tickets.len(),
             row,
+            generation: state.generation,
             failed: failed..changes.failed.len(),
             settled: settled..changes.settled.len(),
         }
@@ -467,14 +528,16 @@ impl Lane {
     /// What was collected is durable.
     pub(crate) fn saved(&self, collected: &Collected, changes: &Changes) {
         let mut state = self.state.lock();
+        if state.generation != collected.generation {
+            return;
+        }
+        state.unsaved.wiped = false;
         let told = collected.tickets.min(state.unsaved.tickets.len());
         let tickets: Vec<Ticket> = state.unsaved.tickets.drain(..told).collect();
         for ticket in tickets {
             state.taken.decide(ticket);
         }
-        if state.mode != Mode::Off {
-            state.row = collected.row;
-        }
+        state.row = collected.row;
         for (_, saved) in &changes.failed[collected.failed.clone()] {
             // Unless it failed once more meanwhile.
             if state.exceptions.get(&saved.place) == Some(saved) {
@@ -497,13 +560,17 @@ impl State {
     }
 
     fn wants_fill(&self) -> bool {
-        matches!(self.mode, Mode::Behind(_)) && !self.filling && self.taken.len() < TAKEN_MAX / 2 && self.has_room()
+        matches!(self.mode, Mode::Behind(_))
+            && !self.filling
+            && self.taken.len() < TAKEN_MAX / 2
+            && self.has_room()
     }
 
     fn take(&mut self, event: &Event) {
         let ticket = self.taken.push(event.cursor());
         let Event { place, decided_at, key, .. } = *event;
-        self.ready.push_back(Job { place, decided_at, key, attempts: 0, ticket: Some(ticket) });
+        let generation = self.generation;
+        self.ready.push_back(Job { place, decided_at, key, attempts: 0, ticket: Some(ticket), generation });
     }
 
     /// The next job whose key is free; others go behind the one in flight.
@@ -531,6 +598,9 @@ impl State {
 
     /// An event is done with.
     fn settle(&mut self, job: &Job) {
+        if job.generation != self.generation {
+            return;
+        }
         match job.ticket {
             Some(ticket) => self.taken.decide(ticket),
             None => {
@@ -545,11 +615,10 @@ impl State {
     /// An attempt failed and another one is due after `pause`.
     fn except(&mut self, job: &Job, pause: Duration) {
         let due_at_ms = now_ms().saturating_add(i64::try_from(pause.as_millis()).unwrap_or(i64::MAX));
-        let Job { place, decided_at, key, attempts, ticket } = *job;
-        if ticket.is_none() && !self.exceptions.contains_key(&place) {
-            // The lane was switched off and on meanwhile.
+        if job.generation != self.generation {
             return;
         }
+        let Job { place, decided_at, key, attempts, ticket, .. } = *job;
         let exception = Exception { place, decided_at, key, attempts: attempts + 1, due_at_ms };
         self.exceptions.insert(place, exception);
         self.due.insert((due_at_ms, place));
@@ -566,7 +635,8 @@ impl State {
             self.due.pop_first();
             if let Some(exception) = self.exceptions.get(&place) {
                 let Exception { place, decided_at, key, attempts, .. } = *exception;
-                self.ready.push_back(Job { place, decided_at, key, attempts, ticket: None });
+                let generation = self.generation;
+                self.ready.push_back(Job { place, decided_at, key, attempts, ticket: None, generation });
                 woken = true;
             }
         }
@@ -574,14 +644,25 @@ impl State {
     }
 
     /// Forgets what waits; workers in flight find nothing of theirs.
-    fn reset(&mut self, mode: Mode, row: Option<Cursor>) {
-        let (workers, window) = (self.workers, self.window);
+    fn reset(&mut self, mode: Mode) {
+        let (workers, window, generation) = (self.workers, self.window, self.generation + 1);
         let mut taken = std::mem::take(&mut self.taken);
         taken.clear();
         let busy = std::mem::take(&mut self.busy);
         let keys = busy.into_keys().map(|key| (key, VecDeque::new())).collect();
         let filling = self.filling;
-        *self = State { mode, taken, busy: keys, workers, window, row, filling, ..State::default() };
+        let unsaved = Unsaved { wiped: true, ..Unsaved::default() };
+        *self = State {
+            mode,
+            generation,
+            taken,
+            busy: keys,
+            workers,
+            window,
+            filling,
+            unsaved,
+            ..State::default()
+        };
     }
 }
 

@@ -59,6 +59,8 @@ pub(crate) struct Committer {
     synced: Sequence,
     /// When the active buffer got its first frame.
     filling_since: Option<Instant>,
+    /// The last group found no room: payloads that are kept for deliveries go first.
+    cramped: bool,
     /// Journal bytes since the active buffer was new.
     filled_bytes: usize,
     group: Vec<Submission>,
@@ -74,6 +76,7 @@ impl Committer {
             synced,
             filling_since: replayed.then(Instant::now),
             filled_bytes: 0,
+            cramped: false,
             group: Vec::new(),
             frames: Vec::new(),
         }
@@ -192,6 +195,7 @@ impl Committer {
         self.frames.clear();
         let refusal = match error {
             AppendError::Full(source) => {
+                self.cramped = true;
                 tracing::warn!(error = %source, batches = answers.len(), "no room for the journal, batches refused");
                 CommitError::DiskFull
             }
@@ -237,13 +241,17 @@ impl Committer {
         };
         let mut through = flushed.min((self.parts.floor)());
         if oldest.last > through {
-            if self.parts.writer.byte_len() <= self.parts.retention_bytes {
+            if !self.cramped && self.parts.writer.byte_len() <= self.parts.retention_bytes {
                 return;
             }
             // Deliveries that still wait for it find their payload gone.
-            tracing::warn!(sequence = oldest.last.0, "journal too long, dropping payloads that are still awaited");
+            tracing::warn!(
+                sequence = oldest.last.0,
+                "journal too long, dropping payloads that are still awaited"
+            );
             through = oldest.last;
         }
+        self.cramped = false;
         if let Err(error) = self.parts.writer.remove_through(through) {
             tracing::warn!(%error, "could not remove a flushed journal segment");
         }

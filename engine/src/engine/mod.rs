@@ -11,9 +11,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use systole_storage::journal::Log;
 #[cfg(not(feature = "query"))]
 use systole_storage::Sequence;
+use systole_storage::journal::Log;
 use systole_storage::{Catalog, Draft, FlushReport, Store, StoreError, StoreSettings};
 use tokio::sync::oneshot;
 

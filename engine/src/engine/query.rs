@@ -72,15 +72,21 @@ impl Parts {
     ) -> Result<(Arc<QueryPool>, Arc<Webhooks>), OpenError> {
         let Parts { queries, webhooks, classifier, .. } = self;
         let guard = PoisonOnPanic { intake: intake.clone(), thread: "classifier" };
-        threads.insert(0, spawn("classifier", move || {
-            let _guard = guard;
-            classifier.run();
-        })?);
+        threads.insert(
+            0,
+            spawn("classifier", move || {
+                let _guard = guard;
+                classifier.run();
+            })?,
+        );
         let (routed, guard) = (webhooks.clone(), PoisonOnPanic { intake: intake.clone(), thread: "router" });
-        threads.insert(0, spawn("router", move || {
-            let _guard = guard;
-            routed.route();
-        })?);
+        threads.insert(
+            0,
+            spawn("router", move || {
+                let _guard = guard;
+                routed.route();
+            })?,
+        );
         Ok((queries, webhooks))
     }
 }

@@ -9,11 +9,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use systole_storage::Sequence;
 use systole_storage::frame::{Change, Frame, GroupChange, Mark, SamplesFrame, Verdict, encode_changes};
 use systole_storage::journal::{Log, LogCursor, LogError};
-use systole_storage::query::{QueryError, QueryPool, StateQuestion};
+use systole_storage::query::{QueryError, QueryPool, StateQuestion, StateRow};
 use systole_storage::series::SeriesName;
-use systole_storage::Sequence;
 
 use super::Subscribed;
 use crate::commit::{CommitError, Intake, block_on_ack};
@@ -27,6 +27,8 @@ const HAND_IN: Duration = Duration::from_millis(20);
 const IDLE: Duration = Duration::from_millis(500);
 /// Pause after something failed that may heal: a full disk, a busy file.
 const RETRY: Duration = Duration::from_millis(500);
+/// How often what a series held is asked for.
+const TRIES: u32 = 3;
 
 /// The state of the classifier's thread.
 pub(crate) struct Classifier {
@@ -74,6 +76,7 @@ impl Classifier {
         }
         loop {
             match self.round() {
+                Ok(true) if self.log.is_stopped() => break,
                 Ok(true) => {}
                 Ok(false) => {
                     self.log.wait_beyond(self.cursor.position(), IDLE);
@@ -95,7 +98,8 @@ impl Classifier {
 
     /// Passes over what a run before a crash has decided.
     fn resume(&mut self) -> Result<(), Halt> {
-        let mut decided = self.cursor.position();
+        let mut decided = self.subscribed.classified();
+        self.cursor.seek(decided);
         loop {
             if self.log.is_stopped() {
                 return Err(Halt::Stopping);
@@ -118,7 +122,8 @@ impl Classifier {
     /// Whether it makes sense to go on after a pause.
     fn heals(&mut self, halt: &Halt) -> bool {
         match halt {
-            Halt::Stopping | Halt::Commit(CommitError::Poisoned { .. } | CommitError::Failed)
+            Halt::Stopping
+            | Halt::Commit(CommitError::Poisoned { .. })
             | Halt::Query(QueryError::Stopping) => return false,
             Halt::Log(LogError::Gone { removed }) => {
                 tracing::error!(through = removed.0, "frames were dropped before they were classified");
@@ -126,7 +131,9 @@ impl Classifier {
                 self.subscribed.set_classified(*removed);
                 return true;
             }
-            other => tracing::error!(error = crate::flusher::chain(other), "classifying failed, trying again"),
+            other => {
+                tracing::error!(error = crate::flusher::chain(other), "classifying failed, trying again")
+            }
         }
         std::thread::sleep(RETRY);
         !self.log.is_stopped()
@@ -134,9 +141,10 @@ impl Classifier {
 
     /// Classifies some frames; false if there were none.
     fn round(&mut self) -> Result<bool, Halt> {
+        // Before the question who watches: whoever began to since needs what is behind.
+        let head = self.log.head();
         if !self.log.is_watched() {
             // Nobody wants to know: everything up to here is settled as it is.
-            let head = self.log.head();
             self.cursor.seek(head);
             self.subscribed.set_classified(head);
             return Ok(false);
@@ -175,7 +183,7 @@ impl Classifier {
                 before: sequence,
             };
             let mut changes = vec![Change::Created; times.len()];
-            for was in self.queries.state_before(&question)? {
+            for was in self.before(&question)? {
                 let row = group.first + was.index;
                 let same = was.value.to_bits() == frame.value(row).to_bits()
                     && was.zone_minutes == frame.zone(row)
@@ -186,6 +194,29 @@ impl Classifier {
             verdicts.push(GroupChange { sequence, group: index, rows, verdict: Verdict::of(&changes) });
         }
         Ok(())
+    }
+
+    /// What was there before; nothing, if that cannot be read after some tries: to
+    /// tell a subscriber twice is better than not at all, or than to keep everybody
+    /// waiting.
+    fn before(&self, question: &StateQuestion<'_>) -> Result<Vec<StateRow>, Halt> {
+        for attempt in 1.. {
+            match self.queries.state_before(question) {
+                Ok(rows) => return Ok(rows),
+                Err(QueryError::Stopping) => return Err(Halt::Stopping),
+                Err(error) if attempt < TRIES => {
+                    let error = crate::flusher::chain(&error);
+                    tracing::warn!(error, "what a series held cannot be read, trying again");
+                    std::thread::sleep(RETRY);
+                }
+                Err(error) => {
+                    let (error, sequence) = (crate::flusher::chain(&error), question.before.0);
+                    tracing::error!(error, sequence, "what a series held cannot be read; all counts as new");
+                    break;
+                }
+            }
+        }
+        Ok(Vec::new())
     }
 
     /// Makes verdicts durable and moves the position over them.

@@ -130,6 +130,10 @@ impl Payload for Made {
         self.topic
     }
 
+    fn user(&self) -> Option<&str> {
+        None
+    }
+
     fn data_bytes(&self) -> usize {
         self.data.len()
     }

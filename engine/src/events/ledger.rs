@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use systole_dispatch::endpoint::EndpointSettings;
-use systole_dispatch::ledger::{Changes, Exception, Ledger, LedgerFault};
 use systole_dispatch::event::Cursor;
+use systole_dispatch::ledger::{Changes, Exception, Ledger, LedgerFault};
 use systole_dispatch::{EventKind, Place};
 use systole_storage::{Catalog, CursorRecord, ExceptionRecord, LaneChanges, Sequence};
 
@@ -27,7 +27,12 @@ impl Ledger for CatalogLedger {
         let records = LaneChanges {
             routed: Some(Sequence(changes.routed)),
             classified: Some(classified),
-            cursors: changes.cursors.iter().map(|(id, cursor)| (id.clone(), cursor_record(*cursor))).collect(),
+            wiped: changes.wiped.clone(),
+            cursors: changes
+                .cursors
+                .iter()
+                .map(|(id, cursor)| (id.clone(), cursor_record(*cursor)))
+                .collect(),
             caught_up: changes.caught_up.clone(),
             failed: changes.failed.iter().map(|(id, failed)| exception_record(id, failed)).collect(),
             settled: changes
@@ -51,7 +56,8 @@ impl Ledger for CatalogLedger {
         settings.active = false;
         let text = serde_json::to_string(&settings).map_err(|error| LedgerFault(Box::new(error)))?;
         let now = now_ms();
-        let updated = self.catalog.update_endpoint(endpoint, &text, now, Some(record.start));
+        let secret = record.secret.as_str();
+        let updated = self.catalog.update_endpoint(endpoint, &text, secret, now, Some(record.start));
         updated.map_err(|error| LedgerFault(Box::new(error)))?;
         record.settings = text;
         record.updated_at = now;

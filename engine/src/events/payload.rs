@@ -19,9 +19,10 @@ use std::sync::Arc;
 
 use systole_dispatch::event::Vocabulary;
 use systole_dispatch::topic::TopicId;
-use systole_dispatch::{EventKind, Payload, PayloadGone, PayloadSource, Place};
+use systole_dispatch::{EventKind, Payload, PayloadFault, PayloadSource, Place};
 use systole_storage::Sequence;
 use systole_storage::frame::{Change, Changes, EventFrame, Frame, SamplesFrame, Verdict};
+use systole_storage::journal::LogError;
 
 use super::reader::{EVENT_SAMPLES_MAX, JournalEvents, event_groups, verdict_of};
 use crate::registry::{Metric, Registry};
@@ -33,10 +34,10 @@ const BACKFILL_AGE_MS: i64 = 48 * 3600 * 1000;
 const SAMPLE_BYTES: usize = 184;
 
 impl PayloadSource for JournalEvents {
-    fn open(&self, place: Place, decided_at: u64) -> Result<Box<dyn Payload>, PayloadGone> {
+    fn open(&self, place: Place, decided_at: u64) -> Result<Box<dyn Payload>, PayloadFault> {
         match self.frame(place.sequence)? {
             Frame::Event(frame) => {
-                let topic = self.catalogue.of_published(frame.name()).ok_or(PayloadGone)?;
+                let topic = self.catalogue.of_published(frame.name()).ok_or(PayloadFault::Gone)?;
                 let timestamp = Timestamp::of(frame.header().stamp.committed_at);
                 Ok(Box::new(Published { frame, topic, timestamp }))
             }
@@ -47,26 +48,34 @@ impl PayloadSource for JournalEvents {
                     samples
                 })
             }
-            _ => Err(PayloadGone),
+            _ => Err(PayloadFault::Gone),
         }
+    }
+
+    fn is_at_hand(&self, sequence: u64) -> bool {
+        self.log.is_in_memory(Sequence(sequence))
     }
 }
 
 impl JournalEvents {
-    fn frame(&self, sequence: u64) -> Result<Frame, PayloadGone> {
-        self.log.frame(Sequence(sequence)).map_err(|error| {
-            tracing::warn!(sequence, %error, "a payload cannot be read");
-            PayloadGone
+    fn frame(&self, sequence: u64) -> Result<Frame, PayloadFault> {
+        self.log.frame(Sequence(sequence)).map_err(|error| match error {
+            LogError::Gone { .. } => PayloadFault::Gone,
+            other => {
+                let error = crate::flusher::chain(&other);
+                tracing::error!(sequence, error, "a payload cannot be read");
+                PayloadFault::Unreadable
+            }
         })
     }
 
-    fn changes(&self, sequence: u64, decided_at: u64) -> Result<Option<Changes>, PayloadGone> {
+    fn changes(&self, sequence: u64, decided_at: u64) -> Result<Option<Arc<Changes>>, PayloadFault> {
         if decided_at == sequence {
             return Ok(None);
         }
         match self.frame(decided_at)? {
             Frame::Changes(_, changes) => Ok(Some(changes)),
-            _ => Err(PayloadGone),
+            _ => Err(PayloadFault::Gone),
         }
     }
 }
@@ -110,6 +119,10 @@ impl Payload for Published {
         self.topic
     }
 
+    fn user(&self) -> Option<&str> {
+        self.frame.user()
+    }
+
     fn data_bytes(&self) -> usize {
         self.frame.data().len()
     }
@@ -125,6 +138,8 @@ pub(super) struct Samples {
     frame: SamplesFrame,
     topic: TopicId,
     timestamp: Timestamp,
+    /// The event's first group.
+    first: usize,
     /// Rows to print, group by group.
     parts: Vec<Part>,
     /// Samples of all parts of the event.
@@ -177,24 +192,24 @@ impl Samples {
     pub(super) fn open(
         registry: Arc<Registry>,
         frame: SamplesFrame,
-        changes: Option<Changes>,
+        changes: Option<Arc<Changes>>,
         place: Place,
-    ) -> Result<Samples, PayloadGone> {
+    ) -> Result<Samples, PayloadFault> {
         let first = place.group as usize;
         if first >= frame.group_count() {
-            return Err(PayloadGone);
+            return Err(PayloadFault::Gone);
         }
-        let (metric, _) = registry.resolve(frame.group(first).metric).ok_or(PayloadGone)?;
+        let (metric, _) = registry.resolve(frame.group(first).metric).ok_or(PayloadFault::Gone)?;
         let change = if place.kind == EventKind::Updated { Change::Updated } else { Change::Created };
         let all: Vec<Part> = (first..event_groups(&frame, first))
-            .map(|group| Part { group, rows: changed(&frame, group, changes.as_ref(), change) })
+            .map(|group| Part { group, rows: changed(&frame, group, changes.as_deref(), change) })
             .collect();
         let total = all.iter().map(|part| part.rows.len()).sum();
         let chunk = usize::from(place.chunk);
         let parts = cut(all, chunk * EVENT_SAMPLES_MAX);
         let timestamp = Timestamp::of(frame.header().stamp.committed_at);
         let topic = TopicId(metric.number());
-        Ok(Samples { registry, frame, topic, timestamp, parts, total, chunk })
+        Ok(Samples { registry, frame, topic, timestamp, first, parts, total, chunk })
     }
 
     fn span(&self) -> (i64, i64) {
@@ -208,7 +223,7 @@ impl Samples {
     }
 
     fn write_head(&self, words: &Words<'_>, out: &mut Vec<u8>) {
-        let group = self.frame.group(self.parts.first().map_or(0, |part| part.group));
+        let group = self.frame.group(self.first);
         let (earliest, latest) = self.span();
         out.extend_from_slice(b"{\"user_id\":");
         write_string(group.user, out);
@@ -293,8 +308,13 @@ impl Payload for Samples {
         self.topic
     }
 
+    fn user(&self) -> Option<&str> {
+        Some(self.frame.group(self.first).user)
+    }
+
     fn data_bytes(&self) -> usize {
-        let names: usize = self.parts.iter().map(|part| names_bytes(&self.frame, part.group)).max().unwrap_or(0);
+        let names: usize =
+            self.parts.iter().map(|part| names_bytes(&self.frame, part.group)).max().unwrap_or(0);
         let rows: usize = self.parts.iter().map(|part| part.rows.len()).sum();
         512 + names + rows * (SAMPLE_BYTES + names)
     }
@@ -403,7 +423,8 @@ mod tests {
 
     #[test]
     fn strings_are_escaped_as_json_wants_it() {
-        for text in ["", "garmin", "a\"b\\c", "line\nbreak\ttab\r", "\u{1}\u{1f}", "Müller’s Uhr 手表 ⌚"] {
+        for text in ["", "garmin", "a\"b\\c", "line\nbreak\ttab\r", "\u{1}\u{1f}", "Müller’s Uhr 手表 ⌚"]
+        {
             let mut out = Vec::new();
             write_string(text, &mut out);
             let read: String = serde_json::from_slice(&out).unwrap();

@@ -13,7 +13,9 @@ use std::time::Duration;
 use systole_dispatch::event::{Cursor, EventLog, EventReader, ReadFault, Step, Wanted};
 use systole_dispatch::{Event, EventKind, Place};
 use systole_storage::Sequence;
-use systole_storage::frame::{Change, Changes, EventFrame, Frame, Group, GroupChange, Mark, SamplesFrame, Verdict};
+use systole_storage::frame::{
+    Change, Changes, EventFrame, Frame, Group, GroupChange, Mark, SamplesFrame, Verdict,
+};
 use systole_storage::journal::{Log, LogCursor, LogError};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -40,7 +42,11 @@ impl EventLog for JournalEvents {
         let after = Sequence(from.sequence.saturating_sub(1));
         Box::new(Reader {
             frames: self.log.cursor(after),
-            verdicts: Verdicts { cursor: self.log.cursor(after), found: VecDeque::new(), through: Sequence::ZERO },
+            verdicts: Verdicts {
+                cursor: self.log.cursor(after),
+                found: VecDeque::new(),
+                through: Sequence::ZERO,
+            },
             source: self.clone(),
             ahead: VecDeque::new(),
             events: VecDeque::new(),
@@ -82,7 +88,7 @@ impl EventReader for Reader {
             return Ok(Step::Pause);
         }
         loop {
-            if self.at >= through {
+            if self.at >= through || self.source.log.is_stopped() {
                 return Ok(Step::Pause);
             }
             if let Some(event) = self.events.pop_front() {
@@ -178,7 +184,7 @@ impl Verdicts {
             for frame in frames {
                 if let Frame::Changes(_, changes) = frame {
                     self.through = self.through.max(changes.through);
-                    self.found.push_back(Arc::new(changes));
+                    self.found.push_back(changes);
                 }
             }
         }

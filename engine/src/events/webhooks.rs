@@ -227,8 +227,10 @@ impl Webhooks {
         };
         let endpoint = shown(&record, settings);
         let lane = Lane::new(record.id.clone(), org.into(), config, Cursor::behind(start.0));
-        self.dispatcher.add(Arc::new(lane));
         endpoints.insert(record.id.clone(), EndpointRecord { number, ..record });
+        // What was committed between the two looks at the head is nobody's.
+        self.subscribed.set(since_by_org(endpoints.values()));
+        self.dispatcher.add(Arc::new(lane));
         Ok(endpoint)
     }
 
@@ -238,9 +240,10 @@ impl Webhooks {
     /// [`WebhookError::Malformed`].
     pub fn list(&self, org: &str) -> Result<Vec<Endpoint>, WebhookError> {
         let endpoints = self.endpoints.lock();
-        let mut records: Vec<&EndpointRecord> = endpoints.values().filter(|record| record.org == org).collect();
+        let mut records: Vec<&EndpointRecord> =
+            endpoints.values().filter(|record| record.org == org).collect();
         records.sort_by_key(|record| record.number);
-        records.into_iter().map(|record| Ok(shown(record, serde_json::from_str(&record.settings)?))).collect()
+        records.into_iter().map(|record| Ok(shown(record, record.settings()?))).collect()
     }
 
     /// One endpoint of an organisation.
@@ -249,7 +252,7 @@ impl Webhooks {
     /// [`WebhookError::Unknown`], [`WebhookError::Malformed`].
     pub fn get(&self, org: &str, id: &str) -> Result<Endpoint, WebhookError> {
         let record = self.record(org, id)?;
-        let settings = serde_json::from_str(&record.settings)?;
+        let settings = record.settings()?;
         Ok(shown(&record, settings))
     }
 
@@ -261,43 +264,64 @@ impl Webhooks {
         Ok(self.record(org, id)?.secret)
     }
 
-    /// Changes an endpoint. One that is switched off ends what waits for it; one that
-    /// is switched on begins at the head.
+    /// Changes an endpoint as `change` says, which may give a new secret. One that is
+    /// switched off ends what waits for it; one that is switched on begins at the head.
     ///
     /// # Errors
-    /// [`WebhookError`]; then nothing changed.
-    pub fn update(
+    /// What `change` says, or a [`WebhookError`]; then nothing changed.
+    pub fn update<E: From<WebhookError>>(
         &self,
         org: &str,
         id: &str,
-        settings: EndpointSettings,
-        secret: Option<&Secret>,
-    ) -> Result<Endpoint, WebhookError> {
+        change: impl FnOnce(&mut EndpointSettings) -> Result<Option<Secret>, E>,
+    ) -> Result<Endpoint, E> {
         let mut endpoints = self.endpoints.lock();
         let record = endpoints.get_mut(id).filter(|record| record.org == org).ok_or(WebhookError::Unknown)?;
-        let before: EndpointSettings = serde_json::from_str(&record.settings)?;
-        let kept = Secret::parse(&record.secret, settings.dialect);
+        let before = record.settings().map_err(WebhookError::from)?;
+        let mut settings = before.clone();
+        let secret = change(&mut settings)?;
+        Ok(self.store(record, &before, settings, secret)?)
+    }
+
+    fn store(
+        &self,
+        record: &mut EndpointRecord,
+        before: &EndpointSettings,
+        settings: EndpointSettings,
+        secret: Option<Secret>,
+    ) -> Result<Endpoint, WebhookError> {
         let secret = match secret {
-            Some(secret) => secret.clone(),
-            None => kept?,
+            Some(secret) => secret,
+            None => Secret::parse(&record.secret, settings.dialect)?,
         };
         let config = config(&self.targets, settings.clone(), &secret)?;
-        let toggled = before.active != settings.active;
+        let lane = self.dispatcher.lane(&record.id);
+        // A lane may be off although its record says otherwise, or not be there, if
+        // its settings could not be used at the start.
+        let stands = lane.as_ref().is_some_and(|lane| before.active && !lane.is_off());
+        let toggled = before.active != settings.active || settings.active && !stands;
         let head = self.log.head();
         let text = serde_json::to_string(&settings)?;
         let now = now_ms();
-        self.catalog.update_endpoint(id, &text, now, toggled.then_some(head))?;
+        let restart = toggled.then_some(head);
+        self.catalog.update_endpoint(&record.id, &text, secret.expose(), now, restart)?;
         record.settings = text;
+        record.secret = secret.expose().to_owned();
         record.updated_at = now;
-        if let Some(lane) = self.dispatcher.lane(id) {
-            lane.reconfigure(config);
-            match (toggled, settings.active) {
-                (true, true) => lane.switch_on(Cursor::behind(head.0)),
-                (true, false) => lane.switch_off(),
-                _ => {}
-            }
-        }
+        let from = Cursor::behind(head.0);
+        let Some(lane) = lane else {
+            let lane = Lane::new(record.id.clone(), record.org.as_str().into(), config, from);
+            self.dispatcher.add(Arc::new(lane));
+            return Ok(shown(record, settings));
+        };
+        lane.reconfigure(config);
+        // Before it takes events: it may join the router at once.
         self.dispatcher.changed();
+        match (toggled, settings.active) {
+            (true, true) => lane.switch_on(from),
+            (true, false) => lane.switch_off(),
+            _ => {}
+        }
         Ok(shown(record, settings))
     }
 
@@ -327,7 +351,8 @@ impl Webhooks {
         let lane = self.dispatcher.lane(&record.id).ok_or(WebhookError::Unknown)?;
         let message = random_id("evt_")?;
         let filter = lane.config().settings.filter_types.as_ref().and_then(|filter| filter.first().cloned());
-        let name = name.map_or_else(|| filter.unwrap_or_else(|| "heart_rate.created".to_owned()), str::to_owned);
+        let name =
+            name.map_or_else(|| filter.unwrap_or_else(|| "heart_rate.created".to_owned()), str::to_owned);
         let payload = example(&self.registry, &self.catalogue, &name, now_ms());
         self.dispatcher.send_example(lane, message.clone(), Some(name), payload);
         Ok(message)
@@ -348,6 +373,17 @@ impl Webhooks {
     fn record(&self, org: &str, id: &str) -> Result<EndpointRecord, WebhookError> {
         let endpoints = self.endpoints.lock();
         endpoints.get(id).filter(|record| record.org == org).cloned().ok_or(WebhookError::Unknown)
+    }
+}
+
+/// Reads what the catalog keeps as JSON.
+trait StoredSettings {
+    fn settings(&self) -> Result<EndpointSettings, serde_json::Error>;
+}
+
+impl StoredSettings for EndpointRecord {
+    fn settings(&self) -> Result<EndpointSettings, serde_json::Error> {
+        serde_json::from_str(&self.settings)
     }
 }
 
@@ -384,12 +420,16 @@ fn restore(
 }
 
 fn stored_config(targets: &Targets, record: &EndpointRecord) -> Result<LaneConfig, WebhookError> {
-    let settings: EndpointSettings = serde_json::from_str(&record.settings)?;
+    let settings = record.settings()?;
     let secret = Secret::parse(&record.secret, settings.dialect)?;
     config(targets, settings, &secret)
 }
 
-fn config(targets: &Targets, settings: EndpointSettings, secret: &Secret) -> Result<LaneConfig, WebhookError> {
+fn config(
+    targets: &Targets,
+    settings: EndpointSettings,
+    secret: &Secret,
+) -> Result<LaneConfig, WebhookError> {
     Ok(LaneConfig {
         target: targets.check_url(&settings.url)?,
         signer: Signer::new(settings.dialect, secret)?,

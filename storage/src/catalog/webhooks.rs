@@ -86,6 +86,8 @@ pub struct LaneChanges {
     pub routed: Option<Sequence>,
     /// Up to where verdicts are durable.
     pub classified: Option<Sequence>,
+    /// Lanes that began anew: what is stored of them is forgotten first.
+    pub wiped: Vec<String>,
     /// Lanes with a cursor of their own from now on, or one that moved.
     pub cursors: Vec<(String, CursorRecord)>,
     /// Lanes that need none any more.
@@ -102,6 +104,7 @@ impl LaneChanges {
     pub fn is_empty(&self) -> bool {
         self.routed.is_none()
             && self.classified.is_none()
+            && self.wiped.is_empty()
             && self.cursors.is_empty()
             && self.caught_up.is_empty()
             && self.failed.is_empty()
@@ -112,7 +115,11 @@ impl LaneChanges {
     #[must_use]
     pub fn statement_count(&self) -> u64 {
         let positions = usize::from(self.routed.is_some()) + usize::from(self.classified.is_some());
-        let rows = self.cursors.len() + self.caught_up.len() + self.failed.len() + self.settled.len();
+        let rows = self.wiped.len()
+            + self.cursors.len()
+            + self.caught_up.len()
+            + self.failed.len()
+            + self.settled.len();
         (positions + rows) as u64
     }
 }
@@ -145,7 +152,7 @@ impl Catalog {
         Ok(number)
     }
 
-    /// Changes an endpoint's settings. `restart` ends what waits for it and, if it
+    /// Changes an endpoint's settings and secret. `restart` ends what waits for it and, if it
     /// is active again, begins anew at a position.
     ///
     /// # Errors
@@ -154,14 +161,15 @@ impl Catalog {
         &self,
         id: &str,
         settings: &str,
+        secret: &str,
         updated_at: i64,
         restart: Option<Sequence>,
     ) -> Result<bool, CatalogError> {
         let mut connection = self.connection.lock();
         let transaction = connection.transaction()?;
         let changed = transaction.execute(
-            "UPDATE endpoints SET settings = ?2, updated_at = ?3 WHERE id = ?1",
-            (id, settings, updated_at),
+            "UPDATE endpoints SET settings = ?2, secret = ?3, updated_at = ?4 WHERE id = ?1",
+            (id, settings, secret, updated_at),
         )?;
         if let Some(start) = restart {
             transaction.execute("DELETE FROM exceptions WHERE endpoint = ?1", [id])?;
@@ -255,12 +263,15 @@ impl Catalog {
                 put_position(&transaction, name, position)?;
             }
         }
+        for endpoint in &changes.wiped {
+            let mut statement = transaction.prepare_cached("DELETE FROM exceptions WHERE endpoint = ?1")?;
+            statement.execute([endpoint])?;
+        }
         for (endpoint, cursor) in &changes.cursors {
             put_cursor(&transaction, endpoint, *cursor)?;
         }
         for endpoint in &changes.caught_up {
-            let mut statement =
-                transaction.prepare_cached("DELETE FROM lane_cursors WHERE endpoint = ?1")?;
+            let mut statement = transaction.prepare_cached("DELETE FROM lane_cursors WHERE endpoint = ?1")?;
             statement.execute([endpoint])?;
         }
         for failed in &changes.failed {

@@ -26,6 +26,7 @@ mod published;
 mod samples;
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -291,7 +292,7 @@ pub enum Frame {
     /// Samples of one request.
     Samples(SamplesFrame),
     /// Verdicts of the classifier.
-    Changes(Header, Changes),
+    Changes(Header, Arc<Changes>),
     /// An event handed in by a publisher.
     Event(EventFrame),
     /// A kind that nothing reads yet.
@@ -307,7 +308,7 @@ impl Frame {
         let header = Header::read(&bytes).ok_or(FrameFault::Length { payload_bytes: 0 })?;
         Ok(match Kind::from_number(header.kind).ok_or(FrameFault::Kind { kind: header.kind })? {
             Kind::Samples => Frame::Samples(SamplesFrame::parse(bytes)?),
-            Kind::Changes => Frame::Changes(header, Changes::parse(&bytes)?),
+            Kind::Changes => Frame::Changes(header, Arc::new(Changes::parse(&bytes)?)),
             Kind::Event => Frame::Event(EventFrame::parse(bytes)?),
             _ => Frame::Other(header),
         })

@@ -192,6 +192,13 @@ impl Log {
         LogCursor { log: self.clone(), after, open: None }
     }
 
+    /// Whether the frame with this sequence lies in memory.
+    #[must_use]
+    pub fn is_in_memory(&self, sequence: Sequence) -> bool {
+        let tail = self.tail.lock();
+        tail.frames.binary_search_by_key(&sequence, Frame::sequence).is_ok()
+    }
+
     /// The frame with this sequence.
     ///
     /// # Errors
@@ -369,7 +376,8 @@ impl OpenSegment {
             }
             let Some(header) = frame_at(&block, at) else { return Ok(End::Segment) };
             let Stamp { sequence, synced, .. } = header.stamp;
-            if sequence > head {
+            if sequence > head || sequence == Sequence::ZERO {
+                // Not acknowledged yet, or being written at this moment.
                 return Ok(End::Head);
             }
             let length = header.frame_bytes();
@@ -380,22 +388,24 @@ impl OpenSegment {
                 block = self.block(self.offset, length)?;
             }
             if sequence > after {
-                if synced > previous {
-                    return Err(self.damaged(FrameFault::Payload { what: "durable frames before it are missing" }));
+                match read_frame(&block[at..], length, synced > previous) {
+                    Ok(frame) => frames.push(frame),
+                    // What came before it is given first.
+                    Err(_) if !frames.is_empty() => return Ok(End::Block),
+                    Err(fault) => {
+                        return Err(LogError::Damaged {
+                            path: self.path.clone(),
+                            offset: self.offset,
+                            fault,
+                        });
+                    }
                 }
-                verify(&block[at..]).map_err(|fault| self.damaged(fault))?;
-                let whole = Bytes::copy_from_slice(&block[at..at + length]);
-                frames.push(Frame::parse(whole).map_err(|fault| self.damaged(fault))?);
                 previous = sequence;
             }
             at += length;
             self.offset += length as u64;
         }
         Ok(End::Segment)
-    }
-
-    fn damaged(&self, fault: FrameFault) -> LogError {
-        LogError::Damaged { path: self.path.clone(), offset: self.offset, fault }
     }
 
     /// Marks for the whole segment, from its headers.
@@ -431,6 +441,17 @@ enum End {
     Head,
     /// No frame follows in this segment.
     Segment,
+}
+
+/// The frame of `length` bytes at the start of `bytes`, if it is whole and follows on
+/// what was read before.
+fn read_frame(bytes: &[u8], length: usize, skips: bool) -> Result<Frame, FrameFault> {
+    if skips {
+        return Err(FrameFault::Payload { what: "durable frames before it are missing" });
+    }
+    verify(bytes)?;
+    let whole = bytes.get(..length).ok_or(FrameFault::Payload { what: "cut short" })?;
+    Frame::parse(Bytes::copy_from_slice(whole))
 }
 
 /// The header of the frame at `at`; `None` where zeros or the end are.

@@ -120,8 +120,12 @@ pub fn recover(
         let last = Sequence(next.mark.sequence.0 - 1);
         sealed.push(SealedSegment { id, last, bytes: first.segment_bytes });
     }
-    // What was durable before the oldest frame that is still here.
-    index.set_removed(firsts.iter().flatten().next().map_or(from, |first| first.synced));
+    // What was durable before the oldest frame that is still here; in the middle of a
+    // group, the frame before it.
+    index.set_removed(firsts.iter().flatten().next().map_or(from, |first| {
+        let begins_a_group = first.mark.sequence == first.synced.next();
+        if begins_a_group { first.synced } else { Sequence(first.mark.sequence.0 - 1) }
+    }));
     let mut scan = Scan {
         index: &index,
         last: from,

@@ -27,8 +27,8 @@ use super::memory::sorted_rows;
 use super::metadata::CheckedReaders;
 use super::supersede::SupersedeExec;
 use crate::buffer::GroupRef;
-use crate::frame::Sequence;
 use crate::files::{COLUMN_NAMES, DataFile, samples_schema};
+use crate::frame::Sequence;
 use crate::store::Snapshot;
 
 /// What a scan wants: one user's metric in a window.
@@ -208,7 +208,15 @@ impl TableProvider for SamplesTable {
                 "a scan of samples needs user_id = '...' and metric = '...'".to_owned(),
             ));
         };
-        let scan = Scan { org: self.org.clone(), user, metric, source: None, start: i64::MIN, end: i64::MAX, before: None };
+        let scan = Scan {
+            org: self.org.clone(),
+            user,
+            metric,
+            source: None,
+            start: i64::MIN,
+            end: i64::MAX,
+            before: None,
+        };
         let located = self.locate(&scan.user, &scan.metric, scan.start, scan.end);
         let plan = self.plan(&scan, &located, &COLUMN_NAMES)?;
         let Some(projection) = projection else {

@@ -1,14 +1,11 @@
 //! `/api/v1/webhooks/endpoints`: make, list, show, change, delete; the secret; a test.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use hyper::StatusCode;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use systole_engine::events::webhooks::{
-    Endpoint, PayloadSize, Secret, Timeseries, WebhookError, Webhooks,
-};
+use systole_engine::events::webhooks::{Endpoint, PayloadSize, Secret, Timeseries, WebhookError, Webhooks};
 
 use super::wish::{apply, new_settings};
 use crate::error::{Entry, Quoted, Refusal};
@@ -43,22 +40,22 @@ struct Shown<'a> {
 pub(crate) async fn create(mut call: Call<'_>) -> Result<Reply, Refusal> {
     let body = read_body(&mut call).await?;
     let fields = fields(&body)?;
-    let webhooks = call.app.engine.webhooks().clone();
-    let mut settings = new_settings(&fields, webhooks.catalogue())?;
-    settings.user_id = grant(&call, settings.user_id)?;
+    let mut settings = new_settings(&fields, call.app.engine.webhooks().catalogue())?;
+    settings.user_id = grant(call.caller.user.as_deref(), settings.user_id.take())?;
     let secret = match text(&fields, "secret")? {
         Some(brought) => parse_secret(&brought, settings.dialect)?,
         None => Secret::generate(settings.dialect).map_err(Refusal::internal)?,
     };
     let org = call.org.clone();
-    let made = blocking(webhooks, move |webhooks| webhooks.create(&org, settings, &secret)).await?;
+    let made = blocking(&call, move |webhooks| webhooks.create(&org, settings, &secret)).await?;
     Ok(reply::json_of(StatusCode::CREATED, &show(&made)))
 }
 
 pub(crate) async fn list(call: Call<'_>) -> Result<Reply, Refusal> {
     let limit = call.query.limit(LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);
     let step = call.query.get("iterator").map(Step::decode).transpose()?;
-    let mut endpoints = call.app.engine.webhooks().list(&call.org).map_err(refusal)?;
+    let org = call.org.clone();
+    let mut endpoints = blocking(&call, move |webhooks| webhooks.list(&org)).await?;
     endpoints.retain(|endpoint| sees(&call, endpoint));
     endpoints.sort_by(|a, b| place(a).cmp(&place(b)));
     let places: Vec<Place<'_>> = endpoints.iter().map(place).collect();
@@ -68,69 +65,70 @@ pub(crate) async fn list(call: Call<'_>) -> Result<Reply, Refusal> {
 }
 
 pub(crate) async fn get(call: Call<'_>) -> Result<Reply, Refusal> {
-    Ok(reply::json_of(StatusCode::OK, &show(&found(&call)?)))
+    Ok(reply::json_of(StatusCode::OK, &show(&found(&call).await?)))
 }
 
 pub(crate) async fn patch(mut call: Call<'_>) -> Result<Reply, Refusal> {
     let body = read_body(&mut call).await?;
     let fields = fields(&body)?;
-    let endpoint = found(&call)?;
-    let webhooks = call.app.engine.webhooks().clone();
-    let mut settings = endpoint.settings;
-    apply(&fields, &mut settings, webhooks.catalogue())?;
-    settings.user_id = grant(&call, settings.user_id)?;
-    let secret = match text(&fields, "secret")? {
-        Some(brought) => Some(parse_secret(&brought, settings.dialect)?),
-        None => None,
-    };
-    let (org, id) = (call.org.clone(), endpoint.id);
-    let changed =
-        blocking(webhooks, move |webhooks| webhooks.update(&org, &id, settings, secret.as_ref())).await?;
+    let (org, id) = (call.org.clone(), found(&call).await?.id);
+    let bound = call.caller.user.clone();
+    let changed = blocking(&call, move |webhooks| {
+        webhooks.update(&org, &id, |settings| {
+            apply(&fields, settings, webhooks.catalogue())?;
+            settings.user_id = grant(bound.as_deref(), settings.user_id.take())?;
+            let brought = text(&fields, "secret")?;
+            brought.map(|brought| parse_secret(&brought, settings.dialect)).transpose()
+        })
+    })
+    .await?;
     Ok(reply::json_of(StatusCode::OK, &show(&changed)))
 }
 
 pub(crate) async fn delete(call: Call<'_>) -> Result<Reply, Refusal> {
-    let (org, id) = (call.org.clone(), found(&call)?.id);
-    let webhooks = call.app.engine.webhooks().clone();
-    blocking(webhooks, move |webhooks| webhooks.delete(&org, &id)).await?;
+    let (org, id) = (call.org.clone(), found(&call).await?.id);
+    blocking(&call, move |webhooks| webhooks.delete(&org, &id)).await?;
     Ok(reply::empty(StatusCode::NO_CONTENT))
 }
 
 pub(crate) async fn secret(call: Call<'_>) -> Result<Reply, Refusal> {
-    let endpoint = found(&call)?;
-    let key = call.app.engine.webhooks().secret(&call.org, &endpoint.id).map_err(refusal)?;
+    let (org, id) = (call.org.clone(), found(&call).await?.id);
+    let key = blocking(&call, move |webhooks| webhooks.secret(&org, &id)).await?;
     Ok(reply::json_of(StatusCode::OK, &json!({ "key": key })))
 }
 
 pub(crate) async fn test(mut call: Call<'_>) -> Result<Reply, Refusal> {
     let body = read_body(&mut call).await?;
     let fields = if body.trim_ascii().is_empty() { Map::new() } else { fields(&body)? };
-    let endpoint = found(&call)?;
+    let (org, id) = (call.org.clone(), found(&call).await?.id);
     let name = text(&fields, "event_type")?;
-    let webhooks = call.app.engine.webhooks();
-    if let Some(name) = name.as_ref().filter(|name| !webhooks.catalogue().has(name)) {
-        let message = format!("{} is no event type; GET /api/v1/webhooks/event-types lists them", Quoted(name));
+    let catalogue = call.app.engine.webhooks().catalogue();
+    if let Some(name) = name.as_ref().filter(|name| !catalogue.has(name)) {
+        let message =
+            format!("{} is no event type; GET /api/v1/webhooks/event-types lists them", Quoted(name));
         return Err(Refusal::invalid(Entry::body("event_type", "unknown_event_type", message)));
     }
-    let id = webhooks.send_example(&call.org, &endpoint.id, name.as_deref()).map_err(refusal)?;
-    Ok(reply::json_of(StatusCode::ACCEPTED, &json!({ "id": id })))
+    let sent = blocking(&call, move |webhooks| webhooks.send_example(&org, &id, name.as_deref())).await?;
+    Ok(reply::json_of(StatusCode::ACCEPTED, &json!({ "id": sent })))
 }
 
 /// The endpoint that the path names, if the caller may see it.
-fn found(call: &Call<'_>) -> Result<Endpoint, Refusal> {
-    let unknown = || Refusal::UnknownEndpoint { id: call.parameter.clone() };
-    let endpoint = call.app.engine.webhooks().get(&call.org, &call.parameter);
-    let endpoint = endpoint.map_err(|fault| match fault {
-        WebhookError::Unknown => unknown(),
-        other => refusal(other),
-    })?;
-    if sees(call, &endpoint) { Ok(endpoint) } else { Err(unknown()) }
+async fn found(call: &Call<'_>) -> Result<Endpoint, Refusal> {
+    let (org, id) = (call.org.clone(), call.parameter.clone());
+    let found = blocking(call, move |webhooks| webhooks.get(&org, &id)).await;
+    match found {
+        Ok(endpoint) if sees(call, &endpoint) => Ok(endpoint),
+        Ok(_) | Err(Refusal::UnknownEndpoint { .. }) => {
+            Err(Refusal::UnknownEndpoint { id: call.parameter.clone() })
+        }
+        Err(other) => Err(other),
+    }
 }
 
 /// Whose events an endpoint may ask for: those of the user its maker is bound to.
-fn grant(call: &Call<'_>, asked: Option<String>) -> Result<Option<String>, Refusal> {
-    match (&call.caller.user, &asked) {
-        (Some(bound), Some(user)) if **bound != **user => Err(Refusal::OtherUser),
+fn grant(bound: Option<&str>, asked: Option<String>) -> Result<Option<String>, Refusal> {
+    match (bound, &asked) {
+        (Some(bound), Some(user)) if bound != user => Err(Refusal::OtherUser),
         (Some(bound), _) => Ok(Some(bound.to_string())),
         (None, _) => Ok(asked),
     }
@@ -141,28 +139,31 @@ fn sees(call: &Call<'_>, endpoint: &Endpoint) -> bool {
 }
 
 fn parse_secret(text: &str, dialect: systole_engine::events::webhooks::Dialect) -> Result<Secret, Refusal> {
-    Secret::parse(text, dialect).map_err(|fault| {
-        Refusal::invalid(Entry::body("secret", "malformed", fault.to_string()))
-    })
+    Secret::parse(text, dialect)
+        .map_err(|fault| Refusal::invalid(Entry::body("secret", "malformed", fault.to_string())))
 }
 
-async fn blocking<T: Send + 'static>(
-    webhooks: Arc<Webhooks>,
-    work: impl FnOnce(&Webhooks) -> Result<T, WebhookError> + Send + 'static,
+/// Runs `work` where it may wait for the catalog.
+async fn blocking<T: Send + 'static, E: Into<Refusal> + Send + 'static>(
+    call: &Call<'_>,
+    work: impl FnOnce(&Webhooks) -> Result<T, E> + Send + 'static,
 ) -> Result<T, Refusal> {
+    let webhooks = call.app.engine.webhooks().clone();
     let done = tokio::task::spawn_blocking(move || work(&webhooks)).await;
-    done.map_err(Refusal::internal)?.map_err(refusal)
+    done.map_err(Refusal::internal)?.map_err(Into::into)
 }
 
-fn refusal(fault: WebhookError) -> Refusal {
-    let invalid = |field, kind, message: String| Refusal::invalid(Entry::body(field, kind, message));
-    match fault {
-        WebhookError::Unknown => Refusal::UnknownEndpoint { id: String::new() },
-        WebhookError::Target(fault) => invalid("url", "forbidden_target", fault.to_string()),
-        WebhookError::Secret(fault) => invalid("secret", "malformed", fault.to_string()),
-        WebhookError::Header(fault) => invalid("headers", "forbidden_header", fault.to_string()),
-        WebhookError::Catalog(fault) => Refusal::catalog(fault),
-        other => Refusal::Internal { inside: crate::error::chain(&other) },
+impl From<WebhookError> for Refusal {
+    fn from(fault: WebhookError) -> Refusal {
+        let invalid = |field, kind, message: String| Refusal::invalid(Entry::body(field, kind, message));
+        match fault {
+            WebhookError::Unknown => Refusal::UnknownEndpoint { id: String::new() },
+            WebhookError::Target(fault) => invalid("url", "forbidden_target", fault.to_string()),
+            WebhookError::Secret(fault) => invalid("secret", "malformed", fault.to_string()),
+            WebhookError::Header(fault) => invalid("headers", "forbidden_header", fault.to_string()),
+            WebhookError::Catalog(fault) => Refusal::catalog(fault),
+            other => Refusal::Internal { inside: crate::error::chain(&other) },
+        }
     }
 }
 

@@ -39,8 +39,7 @@ pub(crate) fn types(call: &Call<'_>) -> Reply {
 }
 
 pub(crate) async fn publish(call: Call<'_>) -> Result<Reply, Refusal> {
-    let limits =
-        BodyLimits { bytes_max: EVENT_BYTES_MAX, timeout: call.app.settings.http.body_timeout };
+    let limits = BodyLimits { bytes_max: EVENT_BYTES_MAX, timeout: call.app.settings.http.body_timeout };
     call.body.check_declared(&limits)?;
     let declared = call.body.declared_bytes().and_then(|bytes| usize::try_from(bytes).ok());
     let budget = call.app.engine.budget();

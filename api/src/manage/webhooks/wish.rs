@@ -109,10 +109,14 @@ pub(super) fn apply(
     if let Some(seconds) = timeout(fields)? {
         settings.timeout_seconds = seconds;
     }
-    if let Some(choice) = choice(fields, "timeseries", [("group", Timeseries::Group), ("granular", Timeseries::Granular)])? {
+    if let Some(choice) =
+        choice(fields, "timeseries", [("group", Timeseries::Group), ("granular", Timeseries::Granular)])?
+    {
         settings.timeseries = choice;
     }
-    if let Some(choice) = choice(fields, "payload", [("full", PayloadSize::Full), ("thin", PayloadSize::Thin)])? {
+    if let Some(choice) =
+        choice(fields, "payload", [("full", PayloadSize::Full), ("thin", PayloadSize::Thin)])?
+    {
         settings.payload = choice;
     }
     Ok(())
@@ -122,7 +126,11 @@ fn refuse_unknown(fields: &Map<String, Value>) -> Result<(), Refusal> {
     for (field, nothing) in LATER {
         let value = fields.get(field).filter(|value| !value.is_null());
         if value.is_some_and(|value| value.as_str() != Some(nothing)) {
-            return Err(Refusal::invalid(Entry::body(field, "unsupported", "is not supported by this version")));
+            return Err(Refusal::invalid(Entry::body(
+                field,
+                "unsupported",
+                "is not supported by this version",
+            )));
         }
     }
     let known = |name: &str| {
@@ -171,7 +179,10 @@ fn filter_types(
         None | Some(Value::Null) => return Ok(None),
         Some(Value::Array(list)) if list.len() <= FILTER_NAMES_MAX => list,
         Some(_) => {
-            return refuse("wrong_type", format!("must be an array of at most {FILTER_NAMES_MAX} event types"));
+            return refuse(
+                "wrong_type",
+                format!("must be an array of at most {FILTER_NAMES_MAX} event types"),
+            );
         }
     };
     let mut names = BTreeSet::new();
