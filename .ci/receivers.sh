@@ -13,7 +13,10 @@ work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 
 fail() { echo "FAILED: $1"; exit 1; }
-install() { (apt-get update -qq && apt-get install -y -qq "$@") >"$work/apt" 2>&1 || { cat "$work/apt"; fail "apt-get cannot install $*"; }; }
+install() {
+    (apt-get update -qq && apt-get install -y -qq "$@") >"$work/log" 2>&1 ||
+        { cat "$work/log"; fail "apt-get cannot install $*"; }
+}
 
 command -v python3 >/dev/null || install python3 python3-venv
 python3 -c 'import ensurepip, venv' 2>/dev/null || install python3-venv

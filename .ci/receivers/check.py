@@ -56,12 +56,15 @@ class Server:
     """The binary under test on a data directory of its own."""
 
     def __init__(self, binary, work):
+        self.process = None
         self.log = Path(work, "server.log")
+        self.command = [binary, "serve", "--data-dir", str(Path(work, "data")), "--listen", "127.0.0.1:0"]
+
+    def start(self):
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SYSTOLE_")}
         environment |= {"SYSTOLE_ADMIN_KEY": OPERATOR, "SYSTOLE_DISPATCH_ALLOW_TARGETS": "127.0.0.0/8",
                         "SYSTOLE_INGEST_POINTS_MAX": "3000"}
-        command = [binary, "serve", "--data-dir", str(Path(work, "data")), "--listen", "127.0.0.1:0"]
-        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE,
+        self.process = subprocess.Popen(self.command, env=environment, stdout=subprocess.PIPE,
                                         stderr=self.log.open("wb"), text=True)
         line = self.process.stdout.readline()
         expect(line.startswith("listening on http://"), f"the server did not come up: {line!r}")
@@ -107,7 +110,7 @@ class Server:
         expect(self.process.wait(40) == 0, f"SIGTERM ended the server with {self.process.returncode}")
 
     def kill(self):
-        if self.process.poll() is None:
+        if self.process and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
 
@@ -195,6 +198,17 @@ def words(registry, dialect):
 def quiet(receiver):
     """Waits until nothing comes any more."""
     wait_until(lambda: time.monotonic() - receiver.last_arrival > QUIET, "the end of deliveries")
+
+
+def arrived(receiver):
+    """Ids of all deliveries, by endpoint."""
+    return {endpoint.name: [delivery.id for delivery in endpoint.deliveries]
+            for endpoint in receiver.endpoints.values()}
+
+
+def check_verified(receiver):
+    for endpoint in receiver.endpoints.values():
+        expect(not endpoint.faults, f"{endpoint.name}: {len(endpoint.faults)} not verified: {endpoint.faults[:3]}")
 
 
 def check_samples(ledger, received):
@@ -320,8 +334,8 @@ def run(server, receiver, capture):
     server.register(standard)
     server.register(avycenna, secret="avy_test_secret_0001")
     server.register(avon, filter_types=["check_in.created"], secret="avon_test_secret_0001")
-    server.register(azodha, filter_types=["check_in.created"], attributes={"organizationCode": "OC-1"},
-                    send_organization_code=True)
+    azodha_id = server.register(azodha, filter_types=["check_in.created"],
+                                attributes={"organizationCode": "OC-1"}, send_organization_code=True)
     server.register(retried, user_id="retried")
     other_id = server.register(other, key=made["key"])
     expect(server.call("GET", f"/api/v1/webhooks/endpoints/{other_id}")[0] == 404, "an endpoint is seen elsewhere")
@@ -345,6 +359,7 @@ def run(server, receiver, capture):
     except Failed as fault:
         counts = {endpoint.name: len(endpoint.deliveries) for endpoint in everything}
         raise Failed(f"{fault}: {wanted} events are due at each endpoint, and came: {counts}") from None
+    check_verified(receiver)
     ok(f"{wanted} events at each endpoint, {time.monotonic() - began:.1f} s after the first was sent")
 
     id = publish(server, event_id="evt_5nXyZaBc")
@@ -352,8 +367,6 @@ def run(server, receiver, capture):
     check_published(id, published)
     ok("check_in.created comes in the four dialects under one id")
 
-    for endpoint in receiver.endpoints.values():
-        expect(not endpoint.faults, f"{endpoint.name}: {len(endpoint.faults)} not verified: {endpoint.faults[:3]}")
     registry = server.want(200, "GET", "/api/v1/metrics")["data"]
     received = [Received(endpoint, words(registry, endpoint.dialect)) for endpoint in everything]
     for of in received:
@@ -378,7 +391,7 @@ def run(server, receiver, capture):
         expect(ledger.send(server, request) == 0, "the check itself: a repeated request changes something")
     # Events come in the order of commits, so nothing is left before this one.
     last = publish(server)
-    wait_until(lambda: all(endpoint.deliveries[-1].id == last for endpoint in everything), "the last event")
+    wait_until(lambda: all(any(d.id == last for d in endpoint.deliveries) for endpoint in everything), "the last event")
     quiet(receiver)
     for endpoint in everything:
         more = len(endpoint.deliveries) - before[endpoint.name]
@@ -393,19 +406,26 @@ def run(server, receiver, capture):
     theirs = publish(server, made["key"])
     wait_until(lambda: other.deliveries, "the other organisation's event")
     quiet(receiver)
-    ids = {endpoint.name: {delivery.id for delivery in endpoint.deliveries} for endpoint in receiver.endpoints.values()}
-    expect(ids["other"] == {theirs}, f"the other organisation got {ids['other']}, not its own event alone")
+    ids = arrived(receiver)
+    expect(ids["other"] == [theirs], f"the other organisation got {ids['other']}, not its own event alone")
     expect(all(theirs not in ids[endpoint.name] for endpoint in published), "its event came to this one")
     ok("another organisation's endpoint gets its own event and nothing of this one")
 
     delivered = sum(1 for endpoint in receiver.endpoints.values() for d in endpoint.deliveries if d.status == 200)
+    before = {name: len(ids) for name, ids in arrived(receiver).items()}
+    sent = server.want(202, "POST", f"/api/v1/webhooks/endpoints/{azodha_id}/test")["id"]
+    wait_until(lambda: azodha.deliveries[-1].id == sent, "the test event")
+    quiet(receiver)
+    more = {name: len(ids) - before[name] for name, ids in arrived(receiver).items()}
+    expect(more == {name: int(name == "azodha") for name in more}, f"deliveries of a test event: {more}")
+    ok("a test event comes to its endpoint alone")
+
     counted = server.counter("systole_webhook_delivered_total")
     expect(counted == delivered, f"/metrics counts {counted:.0f} deliveries, {delivered} came")
     failures = server.counter("systole_webhook_failed_total")
     expect(failures == 1, f"/metrics counts {failures:.0f} failed attempts, not 1")
     check_refusal(published)
-    for endpoint in receiver.endpoints.values():
-        expect(not endpoint.faults, f"{endpoint.name}: {len(endpoint.faults)} not verified: {endpoint.faults[:3]}")
+    check_verified(receiver)
     total = sum(len(endpoint.deliveries) for endpoint in receiver.endpoints.values())
     ok(f"every signature of {total} deliveries verified: standardwebhooks, svix, the documented snippets; "
        f"{receiver.connections} connections")
@@ -432,22 +452,19 @@ def main():
     # So that the server is ended below.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began = time.monotonic()
-    server = None
+    server = Server(chosen.binary, chosen.work)
     try:
-        server = Server(chosen.binary, chosen.work)
+        server.start()
         run(server, Receiver(), chosen.capture)
         server.stop()
         ok(f"the server stops with exit 0; {time.monotonic() - began:.1f} s in all")
     except Failed as fault:
         print(f"FAILED: {fault}")
-        log = Path(chosen.work, "server.log")
-        if log.exists():
-            print("the end of the server's log:")
-            print("\n".join(log.read_text(errors="replace").splitlines()[-20:]))
+        print("the end of the server's log:")
+        print("\n".join(server.log.read_text(errors="replace").splitlines()[-20:]))
         return 1
     finally:
-        if server:
-            server.kill()
+        server.kill()
     return 0
 
 

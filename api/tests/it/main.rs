@@ -12,3 +12,4 @@ mod process;
 mod read;
 mod refusals;
 mod tls;
+mod webhooks;

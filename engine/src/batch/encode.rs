@@ -1,7 +1,7 @@
 //! From points in the order of their arrival to the columns of a frame.
 //!
-//! A frame wants the points of a group side by side and strictly rising in
-//! time. A request of one device mostly arrives like that, and its columns are
+//! A frame wants the points of a group side by side and strictly rising in time, and
+//! the groups of one event side by side: those that differ only by device. A request of one device mostly arrives like that, and its columns are
 //! encoded as they are. Otherwise a counting sort brings the points into their
 //! groups, and a group that does not rise is sorted by time; of equal times the
 //! last point stays.
@@ -84,18 +84,21 @@ impl Columns {
 
 /// Encodes points that stand as the frame wants them.
 pub(super) fn encode_as_is(org: &str, backfill: bool, names: &Names, columns: &Columns) -> Draft {
-    let counts = names.groups().iter().map(|group| group.count);
-    encode(org, backfill, names, counts, columns)
+    let groups = names.groups().iter().map(|group| (group, group.count));
+    encode(org, backfill, names, groups, columns)
 }
 
 /// The order of a frame's rows, made anew for each request that needs one.
 #[derive(Debug, Default)]
 pub(super) struct Order {
+    /// Groups as the frame has them: those of one event side by side.
+    groups: Vec<u32>,
     /// Rows of the points' columns, group by group.
     rows: Vec<u32>,
     /// Per group, the end of its rows.
     ends: Vec<u32>,
-    /// Per group, how many rows stay when superseded ones are dropped.
+    /// In the frame's order, how many rows of a group stay when superseded ones are
+    /// dropped.
     counts: Vec<u32>,
     /// The points in this order.
     sorted: Columns,
@@ -118,19 +121,23 @@ impl Order {
         groups: &[u32],
         columns: &Columns,
     ) -> Draft {
+        self.groups.clear();
+        names.in_event_order(&mut self.groups);
         self.bring_together(names.groups(), groups);
         self.drop_superseded(names.groups(), &columns.recorded_at);
         self.sorted.gather(columns, &self.rows);
-        encode(org, backfill, names, self.counts.iter().copied(), &self.sorted)
+        let ordered = self.groups.iter().map(|&group| &names.groups()[group as usize]);
+        encode(org, backfill, names, ordered.zip(self.counts.iter().copied()), &self.sorted)
     }
 
     /// Fills `rows` group by group, each in the order of arrival.
     fn bring_together(&mut self, groups: &[Group], group_of_row: &[u32]) {
         self.ends.clear();
+        self.ends.resize(groups.len(), 0);
         let mut start = 0;
-        for group in groups {
-            self.ends.push(start);
-            start += group.count;
+        for &group in &self.groups {
+            self.ends[group as usize] = start;
+            start += groups[group as usize].count;
         }
         self.rows.clear();
         self.rows.resize(group_of_row.len(), 0);
@@ -147,9 +154,9 @@ impl Order {
         let time = |row: u32| recorded_at[row as usize];
         self.counts.clear();
         let (mut start, mut kept) = (0, 0);
-        for (group, end) in groups.iter().zip(&self.ends) {
-            let end = *end as usize;
-            if !group.rising {
+        for &group in &self.groups {
+            let end = self.ends[group as usize] as usize;
+            if !groups[group as usize].rising {
                 // The row as second key makes the sort stable without the
                 // memory that a stable sort takes.
                 self.rows[start..end].sort_unstable_by_key(|&row| (time(row), row));
@@ -169,16 +176,16 @@ impl Order {
     }
 }
 
-fn encode(
+fn encode<'a>(
     org: &str,
     backfill: bool,
     names: &Names,
-    counts: impl Iterator<Item = u32>,
+    groups: impl Iterator<Item = (&'a Group, u32)>,
     columns: &Columns,
 ) -> Draft {
     let mut specs = Vec::with_capacity(names.groups().len());
     let mut first = 0;
-    for (group, count) in names.groups().iter().zip(counts) {
+    for (group, count) in groups {
         specs.push(GroupSpec {
             user: names.text(group.user),
             metric: names.text(group.key),
@@ -189,10 +196,6 @@ fn encode(
             count,
         });
         first += count;
-    }
-    // What one event tells stands side by side: groups that differ only by device.
-    if specs.len() > 1 && specs.iter().any(|spec| spec.device.is_some()) {
-        specs.sort_unstable_by_key(|spec| (spec.user, spec.metric, spec.source, spec.device));
     }
     encode_samples(org, backfill, &specs, columns.of_frame())
 }

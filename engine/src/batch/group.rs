@@ -11,7 +11,7 @@
 
 use std::hash::BuildHasher;
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
 use super::Point;
 use super::validate::Rule;
@@ -99,6 +99,34 @@ impl Names {
 
     pub(super) fn groups(&self) -> &[Group] {
         &self.groups
+    }
+
+    /// Whether groups of one event, which differ only by device, stand apart.
+    pub(super) fn scatter_events(&self) -> bool {
+        let groups = &self.groups;
+        if groups.len() < 3 || groups.iter().all(|group| group.device.is_none()) {
+            return false;
+        }
+        let mut order = Vec::with_capacity(groups.len());
+        self.in_event_order(&mut order);
+        !order.is_sorted()
+    }
+
+    /// Appends the groups in the order in which their events came up first.
+    pub(super) fn in_event_order(&self, order: &mut Vec<u32>) {
+        order.extend(0..as_u32(self.groups.len()));
+        if self.groups.iter().all(|group| group.device.is_none()) {
+            return;
+        }
+        let mut firsts = HashMap::with_capacity(self.groups.len());
+        for (index, group) in (0..).zip(&self.groups) {
+            firsts.entry(self.event(group)).or_insert(index);
+        }
+        order.sort_by_key(|&index| firsts.get(&self.event(&self.groups[index as usize])).copied());
+    }
+
+    fn event(&self, group: &Group) -> (&str, u32, &str) {
+        (self.text(group.user), group.metric.number(), self.text(group.source))
     }
 
     #[inline]

@@ -135,7 +135,7 @@ impl Batch {
     #[must_use]
     pub fn encode(&mut self, org: &str, backfill: bool) -> Draft {
         assert!(!self.is_empty(), "an empty batch has no frame");
-        if self.unordered {
+        if self.unordered || self.names.scatter_events() {
             self.order.encode(org, backfill, &self.names, &self.groups, &self.columns)
         } else {
             encode::encode_as_is(org, backfill, &self.names, &self.columns)

@@ -315,12 +315,12 @@ fn of_equal_keys_the_last_pushed_stays() {
         [
             (NOW_MS - 60_000, 71.0, None, None),
             (NOW_MS, 73.0, None, None),
-            (NOW_MS, 97.0, None, None),
             (NOW_MS, 74.0, None, None),
+            (NOW_MS, 97.0, None, None),
         ]
     );
     let counts: Vec<_> = frame.groups().map(|group| (group.metric, group.device, group.count)).collect();
-    assert_eq!(counts, [("heart_rate", None, 2), ("spo2", None, 1), ("heart_rate", Some("other"), 1)]);
+    assert_eq!(counts, [("heart_rate", None, 2), ("heart_rate", Some("other"), 1), ("spo2", None, 1)]);
 }
 
 #[test]
@@ -564,6 +564,7 @@ fn enter(model: &mut Model, sent: &Sent) -> bool {
 
 fn read(frame: &SamplesFrame) -> Model {
     let mut model = Model::new();
+    let (mut events, mut last_event) = (std::collections::HashSet::new(), None);
     let mut rows = 0;
     for group in frame.groups() {
         assert_eq!(group.first, rows, "groups follow each other without a gap");
@@ -578,6 +579,11 @@ fn read(frame: &SamplesFrame) -> Model {
         let [user, metric, unit, source] =
             [group.user, group.metric, group.unit, group.source].map(str::to_owned);
         let names = (user, metric, unit, source, group.device.map(str::to_owned));
+        let event = (names.0.clone(), names.1.clone(), names.3.clone());
+        if last_event.as_ref() != Some(&event) {
+            assert!(events.insert(event.clone()), "the groups of an event stand side by side");
+            last_event = Some(event);
+        }
         let before = model.insert(names, group.rows().map(cells).collect());
         assert_eq!(before, None, "a group stands once in a frame");
     }

@@ -1,0 +1,200 @@
+//! Webhook endpoints and published events, over HTTP.
+
+use serde_json::{Value, json};
+
+use crate::fixture::{OPERATOR, TestServer, server};
+
+const ENDPOINTS: &str = "/api/v1/webhooks/endpoints";
+/// Public, and never called: nothing is committed in these tests.
+const URL: &str = "https://receiver.example.org/hook";
+
+async fn create(server: &TestServer, key: &str, wish: &Value) -> Value {
+    server.post(ENDPOINTS, key, wish).await.expect(201).json()
+}
+
+fn id(endpoint: &Value) -> String {
+    endpoint["id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn an_endpoint_is_made_shown_changed_and_deleted_and_its_secret_is_apart() {
+    let server = server().start().await;
+    let wish = json!({
+        "url": URL, "description": "clinic", "filter_types": ["heart_rate.created", "steps.updated"],
+        "user_id": "u_1", "headers": {"X-Tenant": "hush"}, "timeout_seconds": 7
+    });
+    let made = create(&server, OPERATOR, &wish).await;
+    let path = format!("{ENDPOINTS}/{}", id(&made));
+    assert!(id(&made).starts_with("ep_") && id(&made).len() == 29, "{made}");
+    assert_eq!(made["headers"], json!({"X-Tenant": "[redacted]"}));
+    assert_eq!(
+        (&made["dialect"], &made["active"], &made["timeout_seconds"]),
+        (&json!("standard"), &json!(true), &json!(7))
+    );
+    assert_eq!(server.get(&path, OPERATOR).await.expect(200).json(), made);
+    let key = server.get(&format!("{path}/secret"), OPERATOR).await.expect(200).json();
+    let key = key["key"].as_str().unwrap();
+    assert!(key.starts_with("whsec_") && !made.to_string().contains(&key[6..]), "{key}");
+
+    let patch = json!({"description": null, "active": false, "url": "https://other.example.org/"});
+    let answer = server.request("PATCH", &path).key(OPERATOR).body(patch.to_string()).send().await;
+    let changed = answer.expect(200).json();
+    assert_eq!((&changed["description"], &changed["active"]), (&Value::Null, &json!(false)));
+    assert_eq!((&changed["filter_types"], &changed["url"]), (&made["filter_types"], &patch["url"]));
+
+    server.request("DELETE", &path).key(OPERATOR).send().await.expect(204);
+    for gone in [path.clone(), format!("{path}/secret")] {
+        assert_eq!(server.get(&gone, OPERATOR).await.expect(404).json()["code"], "unknown_endpoint");
+    }
+    server.assert_well("managing an endpoint").await;
+}
+
+#[tokio::test]
+async fn a_secret_that_is_brought_or_changed_is_the_one_that_is_kept() {
+    let server = server().start().await;
+    let made = create(
+        &server,
+        OPERATOR,
+        &json!({"url": URL, "dialect": "avycenna", "secret": "first-secret-of-a-clinic"}),
+    )
+    .await;
+    let path = format!("{ENDPOINTS}/{}", id(&made));
+    let key =
+        async || server.get(&format!("{path}/secret"), OPERATOR).await.expect(200).json()["key"].clone();
+    assert_eq!((key().await, &made["timeout_seconds"]), (json!("first-secret-of-a-clinic"), &json!(10)));
+    let patch = json!({"secret": "second-secret-of-a-clinic"}).to_string();
+    server.request("PATCH", &path).key(OPERATOR).body(patch).send().await.expect(200);
+    assert_eq!(key().await, json!("second-secret-of-a-clinic"));
+}
+
+#[tokio::test]
+async fn a_wrong_wish_names_its_field_and_makes_nothing() {
+    let server = server().start().await;
+    let cases = [
+        (json!({}), "url", "missing"),
+        (json!({"url": 7}), "url", "wrong_type"),
+        (json!({"url": "http://receiver.example.org/"}), "url", "forbidden_target"),
+        (json!({"url": "https://127.0.0.1/"}), "url", "forbidden_target"),
+        (json!({"url": "https://0x7f.1/"}), "url", "forbidden_target"),
+        (json!({"url": "https://[::ffff:10.0.0.1]/"}), "url", "forbidden_target"),
+        (json!({"url": "https://[64:ff9b::7f00:1]/"}), "url", "forbidden_target"),
+        (json!({"url": "https://169.254.169.254/latest"}), "url", "forbidden_target"),
+        (json!({"url": "https://localhost/"}), "url", "forbidden_target"),
+        (json!({"url": URL, "filter_types": ["heartrate.created"]}), "filter_types", "unknown_event_type"),
+        (json!({"url": URL, "filter_types": "heart_rate.created"}), "filter_types", "wrong_type"),
+        (json!({"url": URL, "user_id": "a b"}), "user_id", "malformed"),
+        (json!({"url": URL, "dialect": "svix"}), "dialect", "unknown_dialect"),
+        (json!({"url": URL, "headers": {"Host": "x"}}), "headers", "forbidden_header"),
+        (json!({"url": URL, "headers": {"webhook-id": "x"}}), "headers", "forbidden_header"),
+        (json!({"url": URL, "headers": {"X-A": "a\r\nb: c"}}), "headers", "forbidden_header"),
+        (json!({"url": URL, "secret": "whsec_short"}), "secret", "malformed"),
+        (json!({"url": URL, "timeout_seconds": 0}), "timeout_seconds", "out_of_range"),
+        (json!({"url": URL, "timeseries": "all"}), "timeseries", "unknown_value"),
+        (json!({"url": URL, "signature": "v1a"}), "signature", "unsupported"),
+        (json!({"url": URL, "coalesce_ms": 100}), "coalesce_ms", "unsupported"),
+    ];
+    for (wish, field, kind) in cases {
+        let answer = server.post(ENDPOINTS, OPERATOR, &wish).await.expect(422).json();
+        let entry = &answer["detail"][0];
+        assert_eq!(
+            (&entry["loc"], &entry["type"]),
+            (&json!(["body", field]), &json!(kind)),
+            "{wish}: {answer}"
+        );
+    }
+    let listed = server.get(ENDPOINTS, OPERATOR).await.expect(200).json();
+    assert_eq!((&listed["data"], &listed["done"]), (&json!([]), &json!(true)));
+    server.post(ENDPOINTS, OPERATOR, &json!({"url": URL, "urls": 1})).await.expect(422);
+    server.request("POST", ENDPOINTS).key(OPERATOR).body("{").send().await.expect(400);
+}
+
+#[tokio::test]
+async fn endpoints_are_listed_by_pages_and_only_to_their_organisation() {
+    let server = server().start().await;
+    let mut ids = Vec::new();
+    for number in 0..5 {
+        ids.push(id(&create(&server, OPERATOR, &json!({"url": format!("{URL}/{number}")})).await));
+    }
+    let acme = server.make_key("acme", &json!({"scopes": ["webhooks", "ingest"]})).await.key;
+    let theirs = id(&create(&server, &acme, &json!({"url": URL})).await);
+    let mut seen = Vec::new();
+    let mut path = format!("{ENDPOINTS}?limit=2");
+    loop {
+        let page = server.get(&path, OPERATOR).await.expect(200).json();
+        seen.extend(page["data"].as_array().unwrap().iter().map(id));
+        if page["done"] == json!(true) {
+            break;
+        }
+        path = format!("{ENDPOINTS}?limit=2&iterator={}", page["iterator"].as_str().unwrap());
+    }
+    assert_eq!(
+        {
+            ids.sort();
+            ids.clone()
+        },
+        {
+            seen.sort();
+            seen
+        }
+    );
+    for (path, method) in [("", "GET"), ("", "PATCH"), ("", "DELETE"), ("/secret", "GET"), ("/test", "POST")]
+    {
+        let path = format!("{ENDPOINTS}/{}{path}", ids[0]);
+        server.request(method, &path).key(&acme).body("{}").send().await.expect(404);
+    }
+    let listed = server.get(ENDPOINTS, &acme).await.expect(200).json();
+    assert_eq!(listed["data"].as_array().unwrap().iter().map(id).collect::<Vec<_>>(), [theirs]);
+}
+
+#[tokio::test]
+async fn a_bound_key_makes_and_sees_only_endpoints_of_its_user() {
+    let server = server().start().await;
+    let bound =
+        server.make_key("default", &json!({"scopes": ["webhooks", "ingest"], "user_id": "u_1"})).await.key;
+    let others = id(&create(&server, OPERATOR, &json!({"url": URL})).await);
+    let own = create(&server, &bound, &json!({"url": URL})).await;
+    assert_eq!(own["user_id"], "u_1");
+    server.post(ENDPOINTS, &bound, &json!({"url": URL, "user_id": "u_2"})).await.expect(403);
+    server.get(&format!("{ENDPOINTS}/{others}"), &bound).await.expect(404);
+    let patch = json!({"user_id": null}).to_string();
+    let path = format!("{ENDPOINTS}/{}", id(&own));
+    let changed = server.request("PATCH", &path).key(&bound).body(patch).send().await.expect(200).json();
+    assert_eq!(changed["user_id"], "u_1");
+    let reader = server.make_key("default", &json!({"scopes": ["read", "ingest"]})).await.key;
+    server.get(ENDPOINTS, &reader).await.expect(403);
+}
+
+#[tokio::test]
+async fn events_are_published_by_type_and_bad_ones_are_named() {
+    let server = server().start().await;
+    let events = "/api/v1/events";
+    let good = json!({"type": "check_in.created", "user_id": "u_1", "data": {"mood": 4}, "event_id": "ci-1"});
+    let answer = server.post(events, OPERATOR, &good).await.expect(202).json();
+    let id = answer["id"].as_str().unwrap();
+    assert!(id.starts_with("evt_") && id.len() == 30, "{id}");
+    for (wish, field, kind) in [
+        (json!({"data": {}}), "type", "missing"),
+        (json!({"type": "check_in.updated", "data": {}}), "type", "unknown_event_type"),
+        (json!({"type": "heart_rate.created", "data": {}}), "type", "not_publishable"),
+        (json!({"type": "check_in.created"}), "data", "missing"),
+        (json!({"type": "check_in.created", "data": [1]}), "data", "missing"),
+        (json!({"type": "check_in.created", "data": {}, "user_id": ""}), "user_id", "malformed"),
+        (json!({"type": "check_in.created", "data": {}, "event_id": ""}), "event_id", "malformed"),
+    ] {
+        let answer = server.post(events, OPERATOR, &wish).await.expect(422).json();
+        let entry = &answer["detail"][0];
+        assert_eq!(
+            (&entry["loc"], &entry["type"]),
+            (&json!(["body", field]), &json!(kind)),
+            "{wish}: {answer}"
+        );
+    }
+    let bound = server.make_key("default", &json!({"scopes": ["ingest"], "user_id": "u_1"})).await.key;
+    server.post(events, &bound, &json!({"type": "check_in.created", "data": {}})).await.expect(202);
+    server
+        .post(events, &bound, &json!({"type": "check_in.created", "data": {}, "user_id": "u_2"}))
+        .await
+        .expect(403);
+    let types = server.get("/api/v1/webhooks/event-types", OPERATOR).await.expect(200).json();
+    assert!(types["data"].as_array().unwrap().len() > 136);
+}
