@@ -315,6 +315,22 @@ def check_refusal(endpoints):
         raise Failed(f"{endpoint.dialect}: a changed body verifies")
 
 
+def check_repeated(server, receiver, ledger, requests, endpoints):
+    """What was sent before causes nothing; how long that took to know."""
+    before = {name: len(ids) for name, ids in arrived(receiver).items()}
+    began = time.monotonic()
+    for request in requests:
+        expect(ledger.send(server, request) == 0, "the check itself: a repeated request changes something")
+    # Events come in the order of commits, so nothing is left before this one.
+    last = publish(server)
+    wait_until(lambda: all(any(d.id == last for d in endpoint.deliveries) for endpoint in endpoints), "the last event")
+    quiet(receiver)
+    for endpoint in endpoints:
+        more = len(endpoint.deliveries) - before[endpoint.name]
+        expect(more == 1, f"{endpoint.name}: {more - 1} deliveries of samples that did not change")
+    return time.monotonic() - began
+
+
 def publish(server, key=OPERATOR, **fields):
     event = {"type": "check_in.created", "user_id": "usr_7jRtHvBk", "data": CHECK_IN, **fields}
     return server.want(202, "POST", "/api/v1/events", event, key)["id"]
@@ -384,19 +400,13 @@ def run(server, receiver, capture):
     expect(all(id == event_id for id, event_id in inside.items()), "event_id is not webhook-id")
     ok("an event has one id at both endpoints, and avycenna's body prints it")
 
-    before = {endpoint.name: len(endpoint.deliveries) for endpoint in everything}
-    began = time.monotonic()
-    repeated = [request for request in requests if request not in corrections] + corrections[2:]
-    for request in repeated:
-        expect(ledger.send(server, request) == 0, "the check itself: a repeated request changes something")
-    # Events come in the order of commits, so nothing is left before this one.
-    last = publish(server)
-    wait_until(lambda: all(any(d.id == last for d in endpoint.deliveries) for endpoint in everything), "the last event")
-    quiet(receiver)
-    for endpoint in everything:
-        more = len(endpoint.deliveries) - before[endpoint.name]
-        expect(more == 1, f"{endpoint.name}: {more - 1} deliveries of samples that did not change")
-    ok(f"{len(repeated)} requests sent again cause no delivery, {time.monotonic() - began:.1f} s")
+    unchanged = [*requests[:2], corrections[-1], *recorded]
+    seconds = check_repeated(server, receiver, ledger, unchanged, everything)
+    ok(f"{len(unchanged)} requests sent again cause no delivery, {seconds:.1f} s")
+    server.want(200, "POST", "/api/v1/admin/flush")
+    unchanged = [*requests[:2], corrections[-1], *recorded[::10]]
+    seconds = check_repeated(server, receiver, ledger, unchanged, everything)
+    ok(f"nor do {len(unchanged)} of them once all is in Parquet, {seconds:.1f} s")
 
     wait_until(lambda: len(retried.deliveries) >= 2, "the retry")
     waited = check_retry(retried)

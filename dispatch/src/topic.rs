@@ -148,3 +148,164 @@ impl Topics {
         self.by_name.keys().map(String::as_str)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::dialect::Dialect;
+    use crate::endpoint::PayloadSize;
+    use crate::endpoint::Timeseries::{Granular, Group};
+    use crate::event::EventKind::{Created, Published, Updated};
+
+    fn endpoint(filter: Option<&[&str]>, timeseries: Timeseries) -> EndpointSettings {
+        EndpointSettings {
+            url: String::new(),
+            description: None,
+            name: None,
+            filter_types: filter.map(|names| names.iter().map(|name| (*name).to_owned()).collect()),
+            user_id: None,
+            dialect: Dialect::Standard,
+            headers: BTreeMap::new(),
+            active: true,
+            attributes: None,
+            send_organization_code: false,
+            timeout_seconds: 15,
+            timeseries,
+            payload: PayloadSize::Full,
+        }
+    }
+
+    fn series(group: Option<&str>) -> Topic {
+        Topic::Series { group: group.map(SeriesName::of), granular: SeriesName::of("series.g") }
+    }
+
+    type Case = (Option<&'static [&'static str]>, Timeseries, EventKind, Option<&'static str>);
+
+    fn check(topic: &Topic, cases: &[Case]) {
+        for (filter, timeseries, kind, expected) in cases {
+            let endpoint = endpoint(*filter, *timeseries);
+            assert_eq!(topic.name_for(&endpoint, *kind), *expected, "{filter:?} {timeseries:?} {kind:?}");
+        }
+    }
+
+    const NONE: Option<&[&str]> = None;
+    const GROUP_CREATED: Option<&[&str]> = Some(&["group.created"]);
+    const GROUP_UPDATED: Option<&[&str]> = Some(&["group.updated"]);
+    const GRANULAR_CREATED: Option<&[&str]> = Some(&["series.g.created"]);
+    const GRANULAR_UPDATED: Option<&[&str]> = Some(&["series.g.updated"]);
+    const BOTH_CREATED: Option<&[&str]> = Some(&["group.created", "series.g.created"]);
+    const ELSE: Option<&[&str]> = Some(&["series.h.created"]);
+
+    #[test]
+    fn a_metric_of_a_group_has_the_name_that_filter_and_timeseries_give_it() {
+        check(
+            &series(Some("group")),
+            &[
+                (NONE, Group, Created, Some("group.created")),
+                (NONE, Group, Updated, Some("group.updated")),
+                (NONE, Granular, Created, Some("series.g.created")),
+                (NONE, Granular, Updated, Some("series.g.updated")),
+                (GROUP_CREATED, Group, Created, Some("group.created")),
+                (GROUP_CREATED, Group, Updated, Some("group.created")),
+                (GROUP_CREATED, Granular, Created, Some("series.g.created")),
+                (GROUP_CREATED, Granular, Updated, Some("series.g.created")),
+                (GRANULAR_CREATED, Group, Created, Some("series.g.created")),
+                (GRANULAR_CREATED, Group, Updated, Some("series.g.created")),
+                (GRANULAR_CREATED, Granular, Created, Some("series.g.created")),
+                (GRANULAR_CREATED, Granular, Updated, Some("series.g.created")),
+                (GROUP_UPDATED, Group, Created, None),
+                (GROUP_UPDATED, Group, Updated, Some("group.updated")),
+                (GROUP_UPDATED, Granular, Created, None),
+                (GROUP_UPDATED, Granular, Updated, Some("series.g.updated")),
+                (GRANULAR_UPDATED, Group, Created, None),
+                (GRANULAR_UPDATED, Group, Updated, Some("series.g.updated")),
+                (GRANULAR_UPDATED, Granular, Created, None),
+                (GRANULAR_UPDATED, Granular, Updated, Some("series.g.updated")),
+                (BOTH_CREATED, Group, Created, Some("series.g.created")),
+                (BOTH_CREATED, Group, Updated, Some("series.g.created")),
+                (BOTH_CREATED, Granular, Created, Some("series.g.created")),
+                (BOTH_CREATED, Granular, Updated, Some("series.g.created")),
+                (ELSE, Group, Created, None),
+                (ELSE, Group, Updated, None),
+                (ELSE, Granular, Created, None),
+                (ELSE, Granular, Updated, None),
+            ],
+        );
+    }
+
+    /// The granular name asks for the granular name; the kind follows what is named.
+    #[test]
+    fn names_of_both_kinds_are_chosen_by_the_kind_first() {
+        const CREATED_AND_UPDATED: Option<&[&str]> = Some(&["series.g.created", "group.updated"]);
+        const GROUPS: Option<&[&str]> = Some(&["group.created", "group.updated"]);
+        check(
+            &series(Some("group")),
+            &[
+                (CREATED_AND_UPDATED, Group, Created, Some("series.g.created")),
+                (CREATED_AND_UPDATED, Group, Updated, Some("group.updated")),
+                (CREATED_AND_UPDATED, Granular, Updated, Some("series.g.updated")),
+                (GROUPS, Group, Created, Some("group.created")),
+                (GROUPS, Group, Updated, Some("group.updated")),
+                (GROUPS, Granular, Updated, Some("series.g.updated")),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_metric_without_a_group_has_its_own_name_whatever_is_asked_for() {
+        for timeseries in [Group, Granular] {
+            check(
+                &series(None),
+                &[
+                    (NONE, timeseries, Created, Some("series.g.created")),
+                    (NONE, timeseries, Updated, Some("series.g.updated")),
+                    (GRANULAR_CREATED, timeseries, Created, Some("series.g.created")),
+                    (GRANULAR_CREATED, timeseries, Updated, Some("series.g.created")),
+                    (GRANULAR_UPDATED, timeseries, Created, None),
+                    (GRANULAR_UPDATED, timeseries, Updated, Some("series.g.updated")),
+                    (GROUP_CREATED, timeseries, Created, None),
+                    (GROUP_CREATED, timeseries, Updated, None),
+                ],
+            );
+        }
+    }
+
+    #[test]
+    fn a_published_event_has_its_one_name() {
+        let topic = Topic::Published { name: "check_in.created".to_owned() };
+        for timeseries in [Group, Granular] {
+            check(
+                &topic,
+                &[
+                    (NONE, timeseries, Published, Some("check_in.created")),
+                    (Some(&["check_in.created", "x"]), timeseries, Published, Some("check_in.created")),
+                    (ELSE, timeseries, Published, None),
+                    (Some(&[]), timeseries, Published, None),
+                ],
+            );
+        }
+    }
+
+    #[test]
+    fn a_name_leads_to_every_topic_that_has_it() {
+        let other =
+            Topic::Series { group: Some(SeriesName::of("group")), granular: SeriesName::of("series.h") };
+        let published = Topic::Published { name: "check_in.created".to_owned() };
+        let topics = Topics::new(vec![series(Some("group")), other, published]);
+        let cases: [(&str, &[u32]); 6] = [
+            ("group.created", &[0, 1]),
+            ("group.updated", &[0, 1]),
+            ("series.g.created", &[0]),
+            ("series.h.updated", &[1]),
+            ("check_in.created", &[2]),
+            ("check_in.updated", &[]),
+        ];
+        for (name, expected) in cases {
+            let numbers: Vec<u32> = topics.named(name).iter().map(|topic| topic.0).collect();
+            assert_eq!(numbers, expected, "{name}");
+        }
+        assert_eq!(topics.names().count(), 7);
+    }
+}

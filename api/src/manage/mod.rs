@@ -8,6 +8,7 @@ mod admin;
 mod api_keys;
 mod fields;
 mod page;
+mod raw;
 mod registry;
 pub(crate) mod webhooks;
 

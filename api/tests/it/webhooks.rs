@@ -92,6 +92,7 @@ async fn a_wrong_wish_names_its_field_and_makes_nothing() {
         (json!({"url": URL, "timeseries": "all"}), "timeseries", "unknown_value"),
         (json!({"url": URL, "signature": "v1a"}), "signature", "unsupported"),
         (json!({"url": URL, "coalesce_ms": 100}), "coalesce_ms", "unsupported"),
+        (json!({"url": URL, "batch_events": ""}), "batch_events", "unsupported"),
     ];
     for (wish, field, kind) in cases {
         let answer = server.post(ENDPOINTS, OPERATOR, &wish).await.expect(422).json();
@@ -177,7 +178,7 @@ async fn events_are_published_by_type_and_bad_ones_are_named() {
         (json!({"type": "check_in.updated", "data": {}}), "type", "unknown_event_type"),
         (json!({"type": "heart_rate.created", "data": {}}), "type", "not_publishable"),
         (json!({"type": "check_in.created"}), "data", "missing"),
-        (json!({"type": "check_in.created", "data": [1]}), "data", "missing"),
+        (json!({"type": "check_in.created", "data": [1]}), "data", "wrong_type"),
         (json!({"type": "check_in.created", "data": {}, "user_id": ""}), "user_id", "malformed"),
         (json!({"type": "check_in.created", "data": {}, "event_id": ""}), "event_id", "malformed"),
     ] {

@@ -1,6 +1,14 @@
-//! Signatures as receivers verify them, and posts to receivers of every manner.
+//! Signatures as receivers verify them, posts to receivers of every manner, and a
+//! dispatcher among fakes.
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+mod attempts;
 mod client;
+mod headers;
+mod lagging;
 mod receiver;
+mod restarts;
+mod routing;
+mod switching;
 mod vectors;
+mod world;

@@ -1,6 +1,7 @@
 //! A receiver that does as it is told, one connection after the other.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,6 +10,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+/// Says what to answer to a request, and takes its time.
+pub(crate) type Ask = Arc<dyn Fn(String) -> Pin<Box<dyn Future<Output = Vec<u8>> + Send>> + Send + Sync>;
+
 /// What it does with a request.
 #[derive(Clone)]
 pub(crate) enum Manner {
@@ -16,6 +20,8 @@ pub(crate) enum Manner {
     Answer(Vec<u8>),
     /// Writes these bytes, then closes the connection.
     AnswerAndClose(Vec<u8>),
+    /// Writes what it is told and keeps the connection; does not keep the request.
+    Ask(Ask),
     /// Writes these bytes, then one more from time to time.
     Drip(Vec<u8>, Duration),
     /// Writes these bytes as often as they are taken.
@@ -114,6 +120,12 @@ async fn serve_any(stream: TcpStream, manner: Manner, acceptor: Option<TlsAccept
 
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, manner: Manner, seen: &Seen) {
     while let Some(request) = read_request(&mut stream).await {
+        if let Manner::Ask(ask) = &manner {
+            if stream.write_all(&ask(request).await).await.is_err() {
+                return;
+            }
+            continue;
+        }
         seen.requests.lock().unwrap().push(request);
         if act(&mut stream, &manner).await.is_none() {
             return;
@@ -140,7 +152,7 @@ async fn act<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, manner: &Manner)
             stream.write_all(answer).await.ok()?;
         },
         Manner::Silence => stream.read_u8().await.ok().map(drop),
-        Manner::Reset => None,
+        Manner::Ask(_) | Manner::Reset => None,
     }
 }
 

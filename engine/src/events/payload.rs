@@ -419,7 +419,135 @@ fn write_string(text: &str, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use systole_storage::frame::{Columns, GroupChange, GroupSpec, Mark, Stamp, encode_samples};
+
     use super::*;
+
+    /// 2026-06-30T07:45:01.123Z
+    const COMMITTED_MS: i64 = 1_782_805_501_123;
+
+    /// A frame of two devices' heart rates, `counts` samples a second apart each, from
+    /// `start` on.
+    fn frame(start: i64, counts: [u32; 2], marks: [Mark; 2]) -> SamplesFrame {
+        let (mut times, mut values) = (Vec::new(), Vec::new());
+        for (device, count) in counts.iter().enumerate() {
+            let rows = i64::from(*count);
+            times.extend((0..rows).map(|row| start + row * 1000));
+            values.extend((0..rows).map(|row| 62.0 + device as f64 + row as f64 / 10_000.0));
+        }
+        let group = |device, first, count| GroupSpec {
+            user: "u_123",
+            metric: "hrv",
+            unit: "ms",
+            source: "garmin",
+            device,
+            first,
+            count,
+        };
+        let groups = [group(None, 0, counts[0]), group(Some("w\"1"), counts[0], counts[1])];
+        let used = groups.iter().filter(|group| group.count > 0).copied().collect::<Vec<_>>();
+        let zone: Vec<i16> = times.iter().map(|_| 120).collect();
+        let columns =
+            Columns { recorded_at: &times, value: &values, zone: Some(&zone), ended_at: None, daily: None };
+        let mut draft = encode_samples("acme", false, &used, columns);
+        let mut marks = marks.into_iter();
+        draft.mark_groups(|_, _| marks.next().unwrap()).unwrap();
+        let stamp = Stamp {
+            sequence: Sequence(7),
+            synced: Sequence(6),
+            ordering: 1_782_805_501_123_456,
+            committed_at: COMMITTED_MS * 1000 + 456,
+        };
+        SamplesFrame::parse(draft.seal(stamp).into()).unwrap()
+    }
+
+    fn open(frame: &SamplesFrame, changes: Option<Changes>, kind: EventKind, chunk: u16) -> Samples {
+        let place = Place { sequence: 7, group: 0, chunk, kind };
+        let registry = Arc::new(Registry::builtin());
+        Samples::open(registry, frame.clone(), changes.map(Arc::new), place).unwrap()
+    }
+
+    fn data(samples: &Samples, vocabulary: Vocabulary, thin: bool) -> String {
+        let mut out = Vec::new();
+        samples.write_data(vocabulary, thin, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_body_prints_what_the_contract_says_to_the_byte() {
+        let frame = frame(COMMITTED_MS - 1123, [1, 1], [Mark::New; 2]);
+        let samples = open(&frame, None, EventKind::Created, 0);
+        assert_eq!(samples.timestamp(), "2026-06-30T07:45:01.123Z");
+        assert_eq!(samples.user(), Some("u_123"));
+        let head = "{\"user_id\":\"u_123\",\"provider\":\"garmin\",\"series_type\":\"heart_rate_variability_rmssd\",\
+            \"sample_count\":2,\"ordering\":1782805501123456,\"start_time\":\"2026-06-30T07:45:00Z\",\
+            \"end_time\":\"2026-06-30T07:45:00Z\"";
+        let sample = |value: &str, device: &str| {
+            format!(
+                "{{\"timestamp\":\"2026-06-30T07:45:00Z\",\"zone_offset\":\"+02:00\",\
+                 \"type\":\"heart_rate_variability_rmssd\",\"value\":{value},\"unit\":\"ms\",\
+                 \"source\":{{\"provider\":\"garmin\",\"device\":{device}}},\"is_daily_total\":null}}"
+            )
+        };
+        let expected =
+            format!("{head},\"samples\":[{},{}]}}", sample("62.0", "null"), sample("63.0", "\"w\\\"1\""));
+        assert_eq!(data(&samples, Vocabulary::OpenWearables, false), expected);
+        assert_eq!(data(&samples, Vocabulary::OpenWearables, true), format!("{head}}}"));
+        let own = data(&samples, Vocabulary::Own, false);
+        assert_eq!(own, expected.replace("heart_rate_variability_rmssd", "hrv"));
+    }
+
+    #[test]
+    fn a_long_event_is_cut_into_parts_that_hold_each_sample_once() {
+        let frame = frame(COMMITTED_MS - 9_000_000, [2600, 2500], [Mark::New; 2]);
+        let mut seen = Vec::new();
+        for chunk in 0..3 {
+            let samples = open(&frame, None, EventKind::Created, chunk);
+            let body: serde_json::Value =
+                serde_json::from_str(&data(&samples, Vocabulary::Own, false)).unwrap();
+            assert_eq!((&body["sample_count"], &body["total_chunks"]), (&5100.into(), &3.into()));
+            assert_eq!(body["chunk_index"], chunk);
+            let list = body["samples"].as_array().unwrap();
+            assert_eq!(list.len(), if chunk == 2 { 100 } else { 2500 });
+            let times = || list.iter().map(|sample| sample["timestamp"].as_str().unwrap());
+            let bounds = (body["start_time"].as_str(), body["end_time"].as_str());
+            assert_eq!(bounds, (times().min(), times().max()));
+            seen.extend(
+                list.iter()
+                    .map(|sample| (sample["timestamp"].to_string(), sample["source"]["device"].to_string())),
+            );
+        }
+        assert_eq!(seen.len(), 5100);
+        assert_eq!(seen.into_iter().collect::<std::collections::HashSet<_>>().len(), 5100);
+    }
+
+    #[test]
+    fn only_what_changed_is_printed_and_new_and_corrected_apart() {
+        let frame = frame(COMMITTED_MS - 9_000, [4, 2], [Mark::Look, Mark::New]);
+        let verdict = Verdict::of(&[Change::Unchanged, Change::Created, Change::Updated, Change::Updated]);
+        let groups = vec![GroupChange { sequence: Sequence(7), group: 0, rows: 4, verdict }];
+        let changes = Changes { sequence: Sequence(9), through: Sequence(8), groups };
+        let values = |kind| {
+            let samples = open(&frame, Some(changes.clone()), kind, 0);
+            let body: serde_json::Value =
+                serde_json::from_str(&data(&samples, Vocabulary::Own, false)).unwrap();
+            let list = body["samples"].as_array().unwrap().clone();
+            assert_eq!(body["sample_count"], list.len());
+            list.iter().map(|sample| sample["value"].as_f64().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(values(EventKind::Created), [62.0001, 63.0, 63.0001]);
+        assert_eq!(values(EventKind::Updated), [62.0002, 62.0003]);
+    }
+
+    #[test]
+    fn samples_of_more_than_two_days_ago_are_history() {
+        const TWO_DAYS_MS: i64 = 48 * 3_600_000;
+        for (start, history) in [(COMMITTED_MS - TWO_DAYS_MS, false), (COMMITTED_MS - TWO_DAYS_MS - 1, true)]
+        {
+            let samples = open(&frame(start, [1, 0], [Mark::New; 2]), None, EventKind::Created, 0);
+            assert_eq!(data(&samples, Vocabulary::Own, true).contains("\"backfill\":true"), history);
+        }
+    }
 
     #[test]
     fn strings_are_escaped_as_json_wants_it() {

@@ -112,7 +112,7 @@ pub enum WebhookStartError {
     Catalog(#[from] CatalogError),
     /// No random numbers.
     #[error("cannot make the key of event ids")]
-    Random(#[source] std::io::Error),
+    Random(#[source] getrandom::Error),
     /// The system gives no threads.
     #[error("cannot start the dispatch threads")]
     Threads(#[source] std::io::Error),
@@ -138,7 +138,7 @@ impl Webhooks {
             endpoints: endpoints.clone(),
         };
         let mut fresh = [0; 16];
-        getrandom::fill(&mut fresh).map_err(|error| WebhookStartError::Random(error.into()))?;
+        getrandom::fill(&mut fresh).map_err(WebhookStartError::Random)?;
         let dispatcher = Dispatcher::start(DispatchParts {
             settings: settings.dispatch,
             source: Arc::new(events.clone()),

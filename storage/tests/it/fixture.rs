@@ -1,12 +1,20 @@
 //! Frames and stores for the tests.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use std::sync::Arc;
-use systole_storage::frame::{Columns, GroupSpec, SamplesFrame, Stamp, encode_samples};
-use systole_storage::journal::JournalWriter;
+use systole_storage::catalog::Flushed;
+use systole_storage::disk::Disk;
+use systole_storage::frame::{Columns, Frame, GroupSpec, Header, SamplesFrame, Stamp, encode_samples};
+use systole_storage::journal::{
+    AppendError, JournalWriter, Log, LogCursor, LogError, SEGMENT_HEADER_BYTES, SealedSegment,
+};
 use systole_storage::series::SeriesName;
-use systole_storage::{Draft, Opened, Sequence, Store, StoreError, StoreSettings};
+use systole_storage::store::JOURNAL_DIR;
+use systole_storage::{Catalog, Draft, Opened, Sequence, Store, StoreError, StoreSettings};
+use tempfile::TempDir;
+
+use super::simulated_disk::SimulatedDisk;
 
 /// Samples of one series, as a request would bring them.
 #[derive(Clone, Debug)]
@@ -110,4 +118,207 @@ impl TestStore {
         let flushed = self.store.catalog().flushed().unwrap();
         self.writer.remove_through(flushed.sequence).unwrap();
     }
+}
+
+/// A journal and its log, with the committer's part played by the test.
+pub struct TestJournal {
+    opened: Opened,
+    segment_bytes: u64,
+    /// The last sequence given to a frame, also of one that was refused.
+    given: u64,
+    /// The last sequence that is durable.
+    pub synced: u64,
+    dir: TempDir,
+}
+
+impl TestJournal {
+    pub fn new(segment_bytes: u64) -> TestJournal {
+        TestJournal::open(tempfile::tempdir().unwrap(), segment_bytes).unwrap()
+    }
+
+    /// Opens the files that `disk` has in `dir`, of which everything up to `flushed`
+    /// counts as flushed.
+    pub fn of_disk(
+        disk: &SimulatedDisk,
+        dir: &Path,
+        segment_bytes: u64,
+        flushed: u64,
+    ) -> Result<TestJournal, StoreError> {
+        let data_dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(data_dir.path().join(JOURNAL_DIR)).unwrap();
+        for path in disk.list(dir).unwrap() {
+            let file = disk.open(&path).unwrap();
+            let mut bytes = vec![0; usize::try_from(file.byte_len().unwrap()).unwrap()];
+            file.read_exact_at(&mut bytes, 0).unwrap();
+            let copy = data_dir.path().join(JOURNAL_DIR).join(path.file_name().unwrap());
+            std::fs::write(copy, bytes).unwrap();
+        }
+        set_flushed(&Catalog::open(data_dir.path()).unwrap(), flushed);
+        TestJournal::open(data_dir, segment_bytes)
+    }
+
+    fn open(dir: TempDir, segment_bytes: u64) -> Result<TestJournal, StoreError> {
+        let data_dir = dir.path().to_owned();
+        let opened = Store::open(&StoreSettings { data_dir, segment_bytes, flush_bytes: 64 << 20 })?;
+        let last = opened.last.0;
+        Ok(TestJournal { opened, segment_bytes, given: last, synced: last, dir })
+    }
+
+    /// Stops and starts again; everything up to `flushed` is in files.
+    pub fn restart(self, flushed: u64) -> TestJournal {
+        self.try_restart(flushed).unwrap()
+    }
+
+    pub fn try_restart(self, flushed: u64) -> Result<TestJournal, StoreError> {
+        set_flushed(self.opened.store.catalog(), flushed);
+        drop(self.opened);
+        TestJournal::open(self.dir, self.segment_bytes)
+    }
+
+    pub fn log(&self) -> &Arc<Log> {
+        &self.opened.log
+    }
+
+    pub fn cursor(&self, after: u64) -> LogCursor {
+        self.log().cursor(Sequence(after))
+    }
+
+    pub fn sealed(&self) -> &[SealedSegment] {
+        self.opened.writer.sealed()
+    }
+
+    /// Makes a group durable; each number is a frame's samples.
+    pub fn append(&mut self, group: &[usize]) -> Result<Vec<Frame>, AppendError> {
+        let first = self.given + 1;
+        self.given += group.len() as u64;
+        let sealed: Vec<Vec<u8>> =
+            (first..).zip(group).map(|(sequence, &samples)| frame(sequence, self.synced, samples)).collect();
+        let slices: Vec<&[u8]> = sealed.iter().map(Vec::as_slice).collect();
+        self.opened.writer.append(&slices)?;
+        self.synced = self.given;
+        Ok(sealed.into_iter().map(|bytes| Frame::parse(bytes.into()).unwrap()).collect())
+    }
+
+    /// Makes a group that was appended visible.
+    pub fn publish(&self, frames: Vec<Frame>) {
+        self.log().publish(Sequence(self.synced), frames);
+    }
+
+    /// Commits a group; returns its sequences.
+    pub fn commit(&mut self, group: &[usize]) -> Vec<u64> {
+        let frames = self.append(group).unwrap();
+        let committed = sequences(&frames);
+        self.publish(frames);
+        committed
+    }
+
+    /// Gives sequences to a group of `frames` frames that is refused before anything is written.
+    pub fn skip(&mut self, frames: u64) {
+        self.given += frames;
+    }
+
+    /// Commits a group while no next segment can be made: a folder has its name. A
+    /// group that needs one is refused with no sequences.
+    pub fn commit_without_segments(&mut self, group: &[usize]) -> Vec<u64> {
+        let newest = self.segment_paths().pop().unwrap();
+        let number: u64 = newest.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+        let in_the_way = newest.with_file_name(format!("{:010}.segment", number + 1));
+        std::fs::create_dir(&in_the_way).unwrap();
+        let appended = self.append(group);
+        std::fs::remove_dir(&in_the_way).unwrap();
+        match appended {
+            Ok(frames) => {
+                let committed = sequences(&frames);
+                self.publish(frames);
+                committed
+            }
+            Err(AppendError::NoSegment(_)) => Vec::new(),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    /// Removes sealed segments through `position`; returns how many.
+    pub fn remove_through(&mut self, position: u64) -> usize {
+        self.opened.writer.remove_through(Sequence(position)).unwrap()
+    }
+
+    /// The segments, oldest first.
+    pub fn segment_paths(&self) -> Vec<PathBuf> {
+        let listed = std::fs::read_dir(self.dir.path().join(JOURNAL_DIR)).unwrap();
+        let mut paths: Vec<PathBuf> = listed.map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        paths
+    }
+
+    /// Where each frame lies.
+    pub fn places(&self) -> Vec<Place> {
+        let segments = self.segment_paths().into_iter();
+        segments.flat_map(|path| places_in(&std::fs::read(&path).unwrap(), &path)).collect()
+    }
+}
+
+/// A frame in a segment.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub path: PathBuf,
+    pub at: u64,
+    pub header: Header,
+}
+
+impl Place {
+    pub fn sequence(&self) -> u64 {
+        self.header.stamp.sequence.0
+    }
+
+    /// Whether it is the first in its segment.
+    pub fn is_first(&self) -> bool {
+        self.at == SEGMENT_HEADER_BYTES
+    }
+}
+
+/// The frames of a segment that is whole.
+pub fn places_in(segment: &[u8], path: &Path) -> Vec<Place> {
+    let mut at = SEGMENT_HEADER_BYTES as usize;
+    let next = || {
+        let header = segment.get(at..).and_then(Header::read).filter(|header| header.payload_bytes > 0)?;
+        let place = Place { path: path.to_owned(), at: at as u64, header };
+        at += header.frame_bytes();
+        Some(place)
+    };
+    std::iter::from_fn(next).collect()
+}
+
+/// The sequences of frames that [`frame`] made, each with the content it was made with.
+pub fn sequences(frames: &[Frame]) -> Vec<u64> {
+    let sequence = |frame: &Frame| {
+        let sequence = frame.sequence().0;
+        assert_eq!(frame.as_samples().unwrap().recorded_at(0), sequence as i64 * 1_000_000);
+        sequence
+    };
+    frames.iter().map(sequence).collect()
+}
+
+/// Reads up to the head, about `bytes_max` bytes at a time; what was read before an
+/// error is read.
+pub fn drain(cursor: &mut LogCursor, bytes_max: usize) -> (Vec<u64>, Option<LogError>) {
+    let mut read = Vec::new();
+    loop {
+        match cursor.next(bytes_max) {
+            Ok(frames) if frames.is_empty() => return (read, None),
+            Ok(frames) => read.extend(sequences(&frames)),
+            Err(error) => return (read, Some(error)),
+        }
+    }
+}
+
+/// Reads up to the head.
+pub fn drained(cursor: &mut LogCursor, bytes_max: usize) -> Vec<u64> {
+    let (read, error) = drain(cursor, bytes_max);
+    assert!(error.is_none(), "{error:?} behind {read:?}");
+    read
+}
+
+fn set_flushed(catalog: &Catalog, flushed: u64) {
+    let flushed = Flushed { sequence: Sequence(flushed), ordering: 1_000_000 + flushed };
+    catalog.commit_flush(&[], flushed).unwrap();
 }

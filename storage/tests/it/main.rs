@@ -6,10 +6,13 @@
     reason = "a test that cannot go on fails; its modules are its own"
 )]
 
+mod catalog_webhooks;
 mod files;
 mod fixture;
 mod journal_crashes;
 mod journal_damage;
+mod journal_retained;
+mod log;
 #[cfg(feature = "query")]
 mod model;
 mod simulated_disk;

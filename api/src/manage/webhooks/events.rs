@@ -8,6 +8,7 @@ use systole_engine::{PublishError, Published};
 
 use crate::error::{Entry, Quoted, Refusal};
 use crate::manage::fields::{fields, text, user};
+use crate::manage::raw::member;
 use crate::reply::{self, Reply};
 use crate::route::Call;
 use crate::server::BodyLimits;
@@ -54,21 +55,25 @@ pub(crate) async fn publish(call: Call<'_>) -> Result<Reply, Refusal> {
         (None, user) => user,
     };
     let id = event_id(&fields)?;
-    let Some(data) = fields.get("data").filter(|data| data.is_object()) else {
-        return Err(Refusal::invalid(Entry::body("data", "missing", "must be an object")));
+    let data = match fields.get("data") {
+        Some(Value::Object(_)) => raw_data(&body)?,
+        None | Some(Value::Null) => {
+            return Err(Refusal::invalid(Entry::body("data", "missing", "is missing")));
+        }
+        Some(_) => return Err(Refusal::invalid(Entry::body("data", "wrong_type", "must be an object"))),
     };
-    let event = Published {
-        org: &call.org,
-        user: user.as_deref(),
-        name: &name,
-        id: id.as_deref(),
-        data: &data.to_string(),
-    };
+    let event = Published { org: &call.org, user: user.as_deref(), name: &name, id: id.as_deref(), data };
     let made = call.app.engine.publish(&event, permit).await.map_err(|fault| match fault {
         PublishError::Submit(fault) => Refusal::from(fault),
         PublishError::Commit(fault) => Refusal::from(fault),
     })?;
     Ok(reply::json_of(StatusCode::ACCEPTED, &json!({ "id": made })))
+}
+
+/// The event's data as it was sent.
+fn raw_data(body: &[u8]) -> Result<&str, Refusal> {
+    let document = std::str::from_utf8(body).map_err(Refusal::internal)?;
+    member(document, "data").ok_or_else(|| Refusal::internal("a member that was there is gone"))
 }
 
 fn event_type(call: &Call<'_>, fields: &Map<String, Value>) -> Result<String, Refusal> {

@@ -17,13 +17,12 @@ const FILTER_NAMES_MAX: usize = 1024;
 const TIMEOUT_SECONDS_MAX: u64 = 60;
 
 /// Fields of the contract that this version does not take yet, with the value that
-/// changes nothing.
-const LATER: [(&str, &str); 5] = [
-    ("signature", "v1"),
-    ("rate_limit_per_second", ""),
-    ("coalesce_ms", ""),
-    ("batch_events", ""),
-    ("channels", ""),
+/// changes nothing, if there is one.
+const LATER: [(&str, Option<&str>); 4] = [
+    ("signature", Some("v1")),
+    ("rate_limit_per_second", None),
+    ("coalesce_ms", None),
+    ("batch_events", None),
 ];
 
 const KNOWN: [&str; 13] = [
@@ -125,7 +124,7 @@ pub(super) fn apply(
 fn refuse_unknown(fields: &Map<String, Value>) -> Result<(), Refusal> {
     for (field, nothing) in LATER {
         let value = fields.get(field).filter(|value| !value.is_null());
-        if value.is_some_and(|value| value.as_str() != Some(nothing)) {
+        if value.is_some_and(|value| nothing.is_none() || value.as_str() != nothing) {
             return Err(Refusal::invalid(Entry::body(
                 field,
                 "unsupported",

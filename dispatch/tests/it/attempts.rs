@@ -1,0 +1,200 @@
+//! What becomes of an attempt that fails.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hyper::HeaderMap;
+use systole_dispatch::dialect::Dialect;
+use systole_dispatch::endpoint::EndpointSettings;
+use systole_dispatch::event::PayloadFault;
+use systole_dispatch::ledger::Exception;
+
+use crate::world::{
+    Draft, Hook, ORG, Reply, World, comes_within, id_of, ids_of, now_ms, place_of, settings, signer,
+};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Answers every `n`th request 500.
+fn failing_each(n: usize) -> Hook {
+    let requests = Arc::new(AtomicUsize::new(1));
+    Hook::start(move |_| {
+        let fails = requests.fetch_add(1, Ordering::Relaxed).is_multiple_of(n);
+        Reply::status(if fails { 500 } else { 200 })
+    })
+}
+
+#[test]
+fn routed_never_passes_what_was_neither_answered_nor_saved_as_failed() {
+    let (world, failing, willing) = (World::new(), failing_each(3), Hook::willing());
+    world.book.watch("ep_1", &failing);
+    world.book.watch("ep_2", &willing);
+    let run = world.endpoint("ep_1", &failing.url()).endpoint("ep_2", &willing.url()).start();
+    for _ in 0..60 {
+        world.log.append_many(8, 40);
+        world.log.append(&[Draft::of(1), Draft::of(2), Draft::of(1)]);
+        std::thread::sleep(Duration::from_millis(15));
+    }
+    let events = world.log.events();
+    let head = world.log.head();
+    assert!(comes_within(SOON, || failing.count() >= events.len() && world.book.stored().routed == head));
+    run.stop();
+    world.book.check_positions(&events);
+    let saved = world.book.saved();
+    let rising = saved.iter().filter(|saved| saved.changes.routed > 0 && saved.changes.routed < head).count();
+    assert!(rising >= 3, "{rising} of {} saves were under way", saved.len());
+    let failures = saved.iter().flat_map(|saved| &saved.changes.failed).count();
+    assert!(failures >= events.len() / 4, "{failures}");
+    assert_eq!(willing.taken(), ids_of(&events));
+}
+
+#[test]
+fn a_retry_carries_the_same_id_and_bytes_and_a_fresh_timestamp() {
+    let world = World::new();
+    let hook = Hook::start(|delivery| Reply::status(if delivery.earlier == 0 { 500 } else { 200 }));
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    let events = world.log.append(&[Draft::of(1), Draft::of(2), Draft::of(1)]);
+    assert!(comes_within(SOON, || world.book.stored().exceptions.len() == 3));
+    assert!(comes_within(SOON, || hook.count() == 6), "{}", hook.count());
+    assert!(comes_within(SOON, || world.book.stored().exceptions.is_empty()));
+    let stats = run.stats();
+    assert_eq!((stats.retries_waiting, stats.delivered, stats.failed), (0, 3, 3));
+    run.stop();
+    let deliveries = hook.deliveries();
+    for event in &events {
+        let of_event: Vec<_> = deliveries.iter().filter(|one| one.id == id_of(event.place)).collect();
+        let [first, second] = of_event[..] else { panic!("{of_event:?}") };
+        assert_eq!(first.body, second.body);
+        let seconds = |one: &crate::world::Delivery| one.headers["webhook-timestamp"].parse::<u64>().unwrap();
+        assert!((4..=8).contains(&(seconds(second) - seconds(first))), "{of_event:?}");
+        for one in of_event {
+            let mut expected = HeaderMap::new();
+            signer(Dialect::Standard).sign(&one.id, seconds(one), one.body.as_bytes(), &mut expected);
+            for (name, value) in &expected {
+                assert_eq!(one.headers[name.as_str()], value.to_str().unwrap(), "{name}");
+            }
+        }
+    }
+    let settled: Vec<_> = world.book.saved().into_iter().flat_map(|saved| saved.changes.settled).collect();
+    assert_eq!(settled.len(), 3, "{settled:?}");
+}
+
+#[test]
+fn a_retry_is_due_by_the_schedule_or_when_a_busy_receiver_wishes() {
+    let cases = [
+        (Dialect::Standard, 500, None, 5),
+        (Dialect::Standard, 500, Some(120), 5),
+        (Dialect::Standard, 302, Some(120), 5),
+        (Dialect::Standard, 429, None, 5),
+        (Dialect::Standard, 429, Some(1), 5),
+        (Dialect::Standard, 429, Some(120), 120),
+        (Dialect::Standard, 503, Some(3000), 3000),
+        (Dialect::Standard, 503, Some(u64::MAX), 36_000),
+        (Dialect::Avycenna, 500, None, 30),
+        (Dialect::Avycenna, 503, Some(10), 30),
+        (Dialect::Avycenna, 429, Some(90), 90),
+    ];
+    let world = World::new();
+    let mut hooks = Vec::new();
+    for (number, (dialect, status, retry_after, _)) in cases.into_iter().enumerate() {
+        let hook = Hook::start(move |_| Reply { retry_after, ..Reply::status(status) });
+        world.endpoint_with(
+            &format!("ep_{number:02}"),
+            ORG,
+            EndpointSettings { dialect, ..settings(&hook.url()) },
+        );
+        hooks.push(hook);
+    }
+    let began = now_ms();
+    let run = world.start();
+    let event = world.log.append(&[Draft::of(1)]).remove(0);
+    assert!(comes_within(Duration::from_secs(4), || world.book.stored().exceptions.len() == cases.len()));
+    let ended = now_ms();
+    run.stop();
+    for (((endpoint, place), exception), case) in world.book.stored().exceptions.into_iter().zip(cases) {
+        let pause = case.3 * 1000;
+        let Exception { attempts, due_at_ms, key, decided_at, .. } = exception;
+        assert_eq!((place, attempts, key, decided_at), (event.place, 1, 1, 1), "{endpoint}");
+        assert!((began + pause..=ended + pause).contains(&due_at_ms), "{case:?}: {}", due_at_ms - began);
+    }
+}
+
+#[test]
+fn a_delivery_is_given_up_after_the_last_attempt_of_the_schedule() {
+    let (world, hook) = (World::new(), Hook::start(|_| Reply::status(500)));
+    let events = world.log.append_many(2, 2);
+    for (event, attempts) in events.iter().zip([6, 7]) {
+        let exception = Exception {
+            place: event.place,
+            decided_at: event.decided_at,
+            key: event.key,
+            attempts,
+            due_at_ms: 0,
+        };
+        world.book.store(|stored| {
+            stored.exceptions.insert(("ep_1".to_owned(), event.place), exception);
+            stored.routed = 2;
+        });
+    }
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    assert!(comes_within(SOON, || hook.count() == 2));
+    assert!(comes_within(SOON, || world.book.stored().exceptions.len() == 1));
+    let stats = run.stats();
+    assert_eq!((stats.given_up, stats.failed, stats.retries_waiting), (1, 2, 1));
+    run.stop();
+    let left = world.book.stored().exceptions.into_values().next().unwrap();
+    assert_eq!((left.place, left.attempts), (events[0].place, 7));
+    assert!(left.due_at_ms > now_ms() + 35_000_000, "{left:?}");
+}
+
+#[test]
+fn a_payload_that_is_gone_is_given_up_and_one_that_is_unreadable_is_tried_again() {
+    let (world, hook) = (World::new(), Hook::willing());
+    // Of each kind one that lies in memory and one that does not.
+    let events = world.log.append_many(6, 1);
+    let [gone, unreadable, plain] = [&events[0..2], &events[2..4], &events[4..6]];
+    gone.iter().for_each(|event| world.source.tell(event.place, Some(PayloadFault::Gone)));
+    unreadable.iter().for_each(|event| world.source.tell(event.place, Some(PayloadFault::Unreadable)));
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    assert!(comes_within(SOON, || hook.count() == 2 && world.book.stored().exceptions.len() == 2));
+    assert_eq!(hook.taken(), ids_of(plain));
+    let stats = run.stats();
+    assert_eq!((stats.payload_gone, stats.retries_waiting, stats.failed), (2, 2, 2));
+    unreadable.iter().for_each(|event| world.source.tell(event.place, None));
+    assert!(comes_within(SOON, || hook.count() == 4 && world.book.stored().exceptions.is_empty()));
+    run.stop();
+    assert_eq!(hook.taken(), ids_of(events[2..].iter()));
+    let opens: Vec<usize> = events.iter().map(|event| world.source.opens(event.place)).collect();
+    assert_eq!(opens, [1, 1, 2, 2, 1, 1]);
+    assert_eq!(world.book.stored().routed, 6);
+}
+
+#[test]
+fn a_ledger_that_fails_delays_and_loses_nothing() {
+    let (world, failing, willing) = (World::new(), failing_each(10), Hook::willing());
+    world.book.watch("ep_1", &failing);
+    world.book.watch("ep_2", &willing);
+    world.endpoint("ep_1", &failing.url()).endpoint("ep_2", &willing.url());
+    world.book.fail(true);
+    let run = world.start();
+    let events = world.log.append_many(1000, 100);
+    // Who takes everything needs no ledger.
+    assert!(comes_within(SOON, || willing.count() == 1000), "{}", willing.count());
+    assert!(comes_within(SOON, || world.book.refused() >= 3));
+    assert!(run.lane("ep_1").is_behind(), "it takes no more than it may forget");
+    assert!(world.book.stored().exceptions.is_empty());
+    assert_eq!(world.book.stored().routed, 0);
+    world.book.fail(false);
+    assert!(comes_within(SOON, || failing.count() >= 1000 && !run.lane("ep_1").is_behind()));
+    assert!(comes_within(SOON, || world.book.stored().routed == 1000), "{}", world.book.stored().routed);
+    run.stop();
+    world.book.check_positions(&events);
+    assert_eq!(willing.count(), 1000);
+    // Those that failed are waiting: nothing is lost.
+    let mut got = failing.taken();
+    let waiting = world.book.stored().exceptions.into_keys().map(|(_, place)| id_of(place));
+    got.extend(waiting);
+    assert_eq!(got, ids_of(&events));
+    assert!(failing.deliveries().iter().all(|one| place_of(&one.id).sequence <= 1000));
+}

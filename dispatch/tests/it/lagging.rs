@@ -1,0 +1,158 @@
+//! Endpoints that do not keep up, and a journal that does not.
+
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use systole_dispatch::endpoint::EndpointSettings;
+
+use crate::world::{Hook, ORG, Reply, World, comes_within, ids_of, settings};
+
+const SOON: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(20);
+/// Most deliveries that wait for another attempt, and most in flight; the lane's.
+const EXCEPTIONS_MAX: usize = 1000;
+const WINDOW_FIRST: usize = 8;
+
+/// Where nobody listens.
+fn refused_url() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}/hook", listener.local_addr().unwrap())
+}
+
+#[test]
+fn a_dead_endpoint_slows_no_other_and_lags_with_a_cursor() {
+    let (world, living) = (World::new(), Hook::willing());
+    let silent = Hook::start(|_| Reply::after(Duration::from_secs(3600)));
+    world.endpoint("ep_living", &living.url()).endpoint("ep_refused", &refused_url());
+    world.endpoint_with("ep_silent", ORG, EndpointSettings { timeout_seconds: 1, ..settings(&silent.url()) });
+    world.book.watch("ep_living", &living);
+    let run = world.start();
+    let began = Instant::now();
+    let events = world.log.append_many(5000, 500);
+    assert!(comes_within(LONG, || living.count() >= 5000), "{}", living.count());
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    assert_eq!(living.taken(), ids_of(&events));
+    for dead in ["ep_refused", "ep_silent"] {
+        assert!(run.lane(dead).is_behind(), "{dead}");
+        assert!(comes_within(SOON, || world.book.stored().rows.contains_key(dead)), "{dead}");
+    }
+    assert!(comes_within(SOON, || run.lane("ep_refused").exception_count() >= EXCEPTIONS_MAX));
+    // The living one has no row, and the others do not hold back its position.
+    assert!(comes_within(SOON, || world.book.stored().routed == 5000), "{}", world.book.stored().routed);
+    assert!(!world.book.stored().rows.contains_key("ep_living"));
+    run.stop();
+    world.book.check_positions(&events);
+    assert_eq!(living.count(), 5000);
+}
+
+#[test]
+fn a_dead_endpoint_has_no_more_retries_waiting_than_it_may() {
+    let world = World::new();
+    let run = world.endpoint("ep_1", &refused_url()).start();
+    world.log.append_many(5000, 500);
+    let lane = run.lane("ep_1");
+    assert!(comes_within(SOON, || lane.exception_count() >= EXCEPTIONS_MAX));
+    let mut most = 0;
+    comes_within(Duration::from_secs(2), || {
+        most = most.max(lane.exception_count());
+        false
+    });
+    run.stop();
+    assert!(most <= EXCEPTIONS_MAX + WINDOW_FIRST, "{most} deliveries wait for another attempt");
+    assert_eq!(world.book.stored().exceptions.len(), most);
+}
+
+#[test]
+fn a_lane_that_was_full_catches_up_and_joins_the_router() {
+    let (world, slow) = (World::new(), Hook::start(|_| Reply::after(Duration::from_millis(2))));
+    world.book.watch("ep_1", &slow);
+    let run = world.endpoint("ep_1", &slow.url()).start();
+    let events = world.log.append_many(5000, 400);
+    assert!(comes_within(SOON, || run.lane("ep_1").is_behind()));
+    assert!(comes_within(LONG, || slow.count() >= 5000), "{}", slow.count());
+    assert!(comes_within(SOON, || !run.lane("ep_1").is_behind() && world.book.stored().rows.is_empty()));
+    assert!(comes_within(SOON, || world.book.stored().routed == 5000));
+    let saved = world.book.saved();
+    assert!(saved.iter().any(|saved| !saved.changes.cursors.is_empty()));
+    assert!(saved.iter().any(|saved| saved.changes.caught_up == ["ep_1"]));
+    let more = world.log.append_many(100, 10);
+    assert!(comes_within(SOON, || slow.count() >= 5100), "{}", slow.count());
+    run.stop();
+    assert_eq!(slow.count(), 5100);
+    assert_eq!(slow.taken(), ids_of(events.iter().chain(&more)));
+    assert_eq!(slow.most().1, 1);
+    world.book.check_positions(&world.log.events());
+}
+
+#[test]
+fn a_lane_that_lags_keeps_the_order_of_each_key() {
+    let (world, slow) = (World::new(), Hook::start(|_| Reply::after(Duration::from_millis(1))));
+    let run = world.endpoint("ep_1", &slow.url()).start();
+    for _ in 0..30 {
+        world.log.append_many(60, 7);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(comes_within(LONG, || slow.count() >= 1800), "{}", slow.count());
+    run.stop();
+    for key in 0..7 {
+        let of_key: Vec<String> =
+            slow.deliveries().into_iter().filter(|one| one.key == key).map(|one| one.body).collect();
+        let sequences: Vec<u64> = of_key.iter().map(|body| sequence_of(body)).collect();
+        assert!(sequences.is_sorted_by(|one, next| one < next), "{key}: {sequences:?}");
+    }
+}
+
+fn sequence_of(body: &str) -> u64 {
+    let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    body["data"]["sequence"].as_u64().unwrap()
+}
+
+#[test]
+fn a_journal_that_cannot_be_read_for_a_while_delays_and_loses_nothing() {
+    let (world, hook) = (World::new(), Hook::start(|_| Reply::after(Duration::from_millis(2))));
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    let events = world.log.append_many(700, 100);
+    world.log.fail(2);
+    let more = world.log.append_many(700, 100);
+    // While the lane reads for itself.
+    comes_within(SOON, || hook.count() >= 900);
+    world.log.fail(2);
+    assert!(comes_within(SOON, || hook.count() >= 1400), "{}", hook.count());
+    run.stop();
+    assert_eq!(hook.count(), 1400);
+    assert_eq!(hook.taken(), ids_of(events.iter().chain(&more)));
+}
+
+#[test]
+fn what_was_dropped_before_it_was_routed_is_counted_and_the_rest_goes_on() {
+    let (world, hook) = (World::new(), Hook::willing());
+    let mut run = world.endpoint("ep_1", &hook.url()).start_without_router();
+    let events = world.log.append_many(20, 4);
+    world.log.drop_through(8);
+    run.route();
+    assert!(comes_within(SOON, || hook.count() == 12));
+    assert_eq!(run.stats().payload_gone, 1);
+    run.stop();
+    assert_eq!(hook.taken(), ids_of(&events[8..]));
+    assert_eq!(world.book.stored().routed, 20);
+}
+
+#[test]
+fn what_was_dropped_under_a_lane_that_lags_is_counted_and_the_rest_goes_on() {
+    let (world, hook) = (World::new(), Hook::start(|_| Reply::after(Duration::from_millis(5))));
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    let events = world.log.append_many(3000, 400);
+    let lane = run.lane("ep_1");
+    assert!(comes_within(SOON, || lane.is_behind() && run.stats().routed_sequence == 3000));
+    world.log.drop_through(2900);
+    assert!(comes_within(SOON, || !lane.is_behind() && lane.in_flight() == 0));
+    assert_eq!(run.stats().payload_gone, 1);
+    run.stop();
+    let taken = hook.taken();
+    let last: BTreeSet<String> = ids_of(&events[2900..]);
+    assert!(taken.is_superset(&last));
+    assert!(taken.len() < 2900, "{}", taken.len());
+    assert_eq!(hook.count(), taken.len());
+}

@@ -1,0 +1,144 @@
+//! Stops, restarts and crashes.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::world::{Hook, Random, Reply, Run, World, comes_within, ids_of};
+
+const SOON: Duration = Duration::from_secs(10);
+
+#[test]
+fn a_stop_lets_what_is_in_flight_end_and_leaves_the_rest_to_the_next_start() {
+    let (world, hook) = (World::new(), Hook::start(|_| Reply::after(Duration::from_millis(400))));
+    world.endpoint("ep_1", &hook.url());
+    let run = world.start();
+    let events = world.log.append_many(40, 40);
+    assert!(comes_within(SOON, || hook.begun() == 8));
+    let began = Instant::now();
+    run.stop();
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert_eq!((hook.begun(), hook.count()), (8, 8), "nothing new begins");
+    let run = world.start();
+    assert!(comes_within(SOON, || hook.count() == 40));
+    run.stop();
+    assert_eq!(hook.count(), 40, "what ended was not sent again");
+    assert_eq!(hook.taken(), ids_of(&events));
+    assert_eq!(world.book.stored().routed, 40);
+}
+
+#[test]
+fn retries_survive_a_restart_and_are_made_when_they_are_due() {
+    let heals = Arc::new(AtomicBool::new(false));
+    let healed = heals.clone();
+    let (world, hook) = (
+        World::new(),
+        Hook::start(move |_| Reply::status(if healed.load(Ordering::Relaxed) { 200 } else { 500 })),
+    );
+    world.endpoint("ep_1", &hook.url());
+    let run = world.start();
+    let events = world.log.append_many(50, 10);
+    assert!(comes_within(SOON, || hook.count() == 50));
+    run.stop();
+    assert_eq!(world.book.stored().exceptions.len(), 50);
+    assert_eq!(world.book.stored().routed, 50);
+    heals.store(true, Ordering::Relaxed);
+    // Not due yet.
+    let run = world.start();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!((hook.count(), run.stats().retries_waiting), (50, 50));
+    run.stop();
+    world.hurry();
+    let run = world.start();
+    assert!(comes_within(SOON, || hook.count() == 100 && world.book.stored().exceptions.is_empty()));
+    run.stop();
+    assert_eq!(hook.taken(), ids_of(&events));
+}
+
+/// Three endpoints over twenty lives: one keeps up, one fails a fifth, one lags and
+/// fails a fifth. Every other life ends as by a crash: its last saves are lost.
+fn live_and_die(seed: u64) {
+    let heals = Arc::new(AtomicBool::new(false));
+    let failing = |seed: u64, pause: Duration| {
+        let (heals, random) = (heals.clone(), Arc::new(Mutex::new(Random(seed))));
+        Hook::start(move |_| {
+            let fails = random.lock().unwrap().below(5) == 0 && !heals.load(Ordering::Relaxed);
+            Reply { status: if fails { 500 } else { 200 }, ..Reply::after(pause) }
+        })
+    };
+    let hooks = [
+        ("ep_willing", Hook::willing()),
+        ("ep_failing", failing(seed, Duration::ZERO)),
+        ("ep_slow", failing(seed + 1, Duration::from_millis(15))),
+    ];
+    let (world, mut random) = (World::new(), Random(seed));
+    world.hurry();
+    for (id, hook) in &hooks {
+        world.endpoint(id, &hook.url());
+        world.book.watch(id, hook);
+    }
+    for _ in 0..20 {
+        let run = world.start();
+        for _ in 0..random.below(4) {
+            world.log.append_many(random.below(120), 50);
+            std::thread::sleep(Duration::from_millis(random.below(60)));
+        }
+        let crashes = random.below(2) == 0;
+        world.book.fail(crashes);
+        run.stop();
+        world.book.fail(false);
+    }
+    heals.store(true, Ordering::Relaxed);
+    let run = world.start();
+    let expected = ids_of(&world.log.events());
+    let all = |run: &Run| {
+        hooks.iter().all(|(_, hook)| hook.taken().len() == expected.len())
+            && run.stats().retries_waiting == 0
+            && run.stats().lanes_behind == 0
+    };
+    comes_within(SOON, || all(&run));
+    assert!(comes_within(SOON, || world.book.stored().routed == world.log.head()));
+    run.stop();
+    for (id, hook) in &hooks {
+        let taken = hook.taken();
+        let missing: BTreeSet<&String> = expected.difference(&taken).collect();
+        assert!(missing.is_empty(), "seed {seed}: {id} lost {} of {}", missing.len(), expected.len());
+        assert_eq!(hook.most().1, 1, "seed {seed}: {id}");
+    }
+    world.book.check_positions(&world.log.events());
+    let stored = world.book.stored();
+    assert!(stored.exceptions.is_empty() && stored.rows.is_empty(), "seed {seed}: {stored:?}");
+}
+
+#[test]
+fn nothing_is_lost_over_twenty_lives() {
+    live_and_die(1);
+}
+
+#[test]
+fn nothing_is_lost_over_twenty_other_lives() {
+    live_and_die(1_000_003);
+}
+
+#[test]
+fn a_lane_that_lags_goes_on_at_its_cursor_after_a_restart() {
+    let pause = Arc::new(AtomicU64::new(20));
+    let told = pause.clone();
+    let hook = Hook::start(move |_| Reply::after(Duration::from_millis(told.load(Ordering::Relaxed))));
+    let world = World::new();
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    let events = world.log.append_many(2500, 400);
+    assert!(comes_within(SOON, || run.lane("ep_1").is_behind() && hook.count() > 200));
+    run.stop();
+    let row = world.book.stored().rows["ep_1"];
+    assert!(row.sequence > 100 && row.sequence < 1200, "{row:?}");
+    pause.store(0, Ordering::Relaxed);
+    let (before, run) = (hook.count(), world.start());
+    assert!(comes_within(SOON, || hook.taken().len() == 2500 && world.book.stored().rows.is_empty()));
+    run.stop();
+    assert_eq!(hook.taken(), ids_of(&events));
+    // Again only what was behind the first that was undecided.
+    let again = hook.count() - 2500;
+    assert!(again <= 512, "{again} again after {before}");
+}

@@ -1,0 +1,234 @@
+//! Endpoints that are switched off, on, bound to others and taken away.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use systole_dispatch::endpoint::EndpointSettings;
+use systole_dispatch::event::Cursor;
+use systole_dispatch::lane::Lane;
+
+use crate::world::{Draft, Hook, ORG, Reply, World, comes_within, config, ids_of, place_of, settings};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Answers what it is told last.
+fn obedient(status: u16) -> (Arc<AtomicU16>, Hook) {
+    let told = Arc::new(AtomicU16::new(status));
+    let status = told.clone();
+    (told, Hook::start(move |_| Reply::status(status.load(Ordering::Relaxed))))
+}
+
+#[test]
+fn a_receiver_that_says_410_is_switched_off_and_gets_nothing_more() {
+    let (world, other) = (World::new(), Hook::willing());
+    let (told, hook) = obedient(500);
+    let run = world.endpoint("ep_1", &hook.url()).endpoint("ep_2", &other.url()).start();
+    world.log.append_many(20, 20);
+    assert!(comes_within(SOON, || world.book.stored().exceptions.len() == 20));
+    told.store(410, Ordering::Relaxed);
+    world.log.append_many(5, 1);
+    assert!(comes_within(SOON, || !world.book.switch_offs().is_empty()));
+    let lane = run.lane("ep_1");
+    assert!(lane.is_off() && !lane.is_behind() && !lane.config().settings.active);
+    assert_eq!(lane.exception_count(), 0, "its waiting retries end");
+    assert_eq!(hook.count(), 21);
+    world.log.append_many(100, 10);
+    assert!(comes_within(SOON, || other.count() == 125));
+    assert!(comes_within(SOON, || world.book.stored().exceptions.is_empty()));
+    // Longer than the retries were to wait.
+    std::thread::sleep(Duration::from_secs(6));
+    run.stop();
+    assert_eq!(world.book.switch_offs(), ["ep_1"]);
+    assert_eq!(hook.begun(), 21);
+    assert_eq!(world.book.stored().routed, 125, "who is off holds nothing back");
+    let run = world.start();
+    world.log.append_many(3, 3);
+    assert!(comes_within(SOON, || other.count() == 128));
+    run.stop();
+    assert_eq!(hook.begun(), 21);
+}
+
+#[test]
+fn a_410_to_many_at_once_is_answered_by_those_in_flight_only() {
+    let world = World::new();
+    let hook = Hook::start(|_| Reply { status: 410, ..Reply::after(Duration::from_millis(50)) });
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    world.log.append_many(600, 600);
+    assert!(comes_within(SOON, || run.lane("ep_1").is_off() && run.lane("ep_1").in_flight() == 0));
+    std::thread::sleep(Duration::from_millis(500));
+    run.stop();
+    assert_eq!(hook.begun(), 8);
+}
+
+#[test]
+fn an_endpoint_bound_to_another_user_gets_nothing_of_the_old_one() {
+    let world = World::new();
+    let of = |user: &'static str, key| Draft { user: Some(user), ..Draft::of(key) };
+    // The first two of the old user are in flight, or failed, when it is bound anew.
+    let hook = Hook::start(|delivery| {
+        let fails = place_of(&delivery.id).sequence == 1;
+        Reply { status: if fails { 500 } else { 200 }, ..Reply::after(Duration::from_millis(300)) }
+    });
+    let bound = |user: &str| EndpointSettings { user_id: Some(user.to_owned()), ..settings(&hook.url()) };
+    let run = world.endpoint_with("ep_1", ORG, bound("u_1")).start();
+    let failing = world.log.append(&[of("u_1", 1)]);
+    assert!(comes_within(SOON, || world.book.stored().exceptions.len() == 1));
+    // Some wait behind the key in flight, the last ones for the router.
+    let first = world.log.append(&[of("u_1", 2)]);
+    (0..700).for_each(|_| drop(world.log.append(&[of("u_1", 2), of("u_2", 3)])));
+    assert!(comes_within(SOON, || hook.begun() == 2 && run.lane("ep_1").is_behind()));
+    run.reconfigure("ep_1", bound("u_2"));
+    let last = world.log.append(&[of("u_1", 4), of("u_2", 4)]);
+    assert!(comes_within(SOON, || hook.taken().is_superset(&ids_of(&last[1..]))));
+    // The retry of the old user's comes to nothing.
+    assert!(comes_within(SOON, || world.book.stored().exceptions.is_empty()));
+    run.stop();
+    let mut got = hook.taken();
+    ids_of(first.iter()).iter().for_each(|id| assert!(got.remove(id)));
+    let of_new = world.log.events().into_iter().filter(|event| event.user.as_deref() == Some("u_2"));
+    let of_new: Vec<_> = of_new.collect();
+    assert!(got.is_subset(&ids_of(&of_new)), "something of the old user was sent");
+    let of_failing = hook.deliveries().into_iter().filter(|one| one.id == *ids_of(&failing).first().unwrap());
+    assert_eq!(of_failing.count(), 1);
+}
+
+#[test]
+fn an_endpoint_switched_off_and_on_begins_at_the_new_cursor() {
+    let world = World::new();
+    let (told, hook) = obedient(500);
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    world.log.append_many(30, 5);
+    assert!(comes_within(SOON, || world.book.stored().exceptions.len() == 30));
+    let lane = run.lane("ep_1");
+    run.reconfigure("ep_1", EndpointSettings { active: false, ..settings(&hook.url()) });
+    lane.switch_off();
+    assert_eq!(lane.exception_count(), 0);
+    told.store(200, Ordering::Relaxed);
+    world.log.append_many(30, 5);
+    assert!(comes_within(SOON, || world.book.stored().exceptions.is_empty()));
+    assert!(comes_within(SOON, || world.book.stored().routed == 60));
+    assert_eq!(hook.begun(), 30);
+    let from = world.log.head();
+    run.reconfigure("ep_1", settings(&hook.url()));
+    lane.switch_on(Cursor::behind(from));
+    let events = world.log.append_many(30, 5);
+    assert!(comes_within(SOON, || hook.count() >= 60));
+    // Longer than the retries were to wait.
+    std::thread::sleep(Duration::from_millis(5500));
+    run.stop();
+    assert_eq!(hook.taken(), ids_of(&events));
+    assert_eq!(hook.count(), 60);
+}
+
+#[test]
+fn a_stale_save_brings_nothing_back() {
+    for switches_on in [false, true] {
+        let world = World::new();
+        let (told, hook) = obedient(500);
+        let run = world.endpoint("ep_1", &hook.url()).start();
+        world.log.append_many(30, 5);
+        assert!(comes_within(SOON, || world.book.stored().exceptions.len() == 30));
+        // The next save is under way with what failed since.
+        world.book.hold();
+        world.log.append_many(10, 5);
+        assert!(comes_within(SOON, || hook.count() == 40 && world.book.held() == 1));
+        let lane = run.lane("ep_1");
+        run.reconfigure("ep_1", EndpointSettings { active: false, ..settings(&hook.url()) });
+        lane.switch_off();
+        let from = world.log.head();
+        if switches_on {
+            run.reconfigure("ep_1", settings(&hook.url()));
+            lane.switch_on(Cursor::behind(from));
+        }
+        told.store(503, Ordering::Relaxed);
+        world.log.append_many(7, 7);
+        let sent = if switches_on { 47 } else { 40 };
+        assert!(comes_within(SOON, || hook.count() == sent), "{}", hook.count());
+        world.book.let_go();
+        let wiped = || world.book.saved().iter().any(|saved| saved.changes.wiped == ["ep_1"]);
+        assert!(comes_within(SOON, wiped));
+        assert!(comes_within(SOON, || world.book.stored().routed == 47));
+        let left = world.book.stored().exceptions;
+        assert_eq!(left.len(), sent - 40, "{left:?}");
+        assert!(left.keys().all(|(_, place)| place.sequence > from), "{left:?}");
+        run.stop();
+        assert_eq!(world.book.stored().exceptions, left);
+        assert_eq!(hook.begun(), sent);
+        let wipes = world.book.saved().iter().filter(|saved| !saved.changes.wiped.is_empty()).count();
+        assert_eq!(wipes, 1, "what is wiped is wiped once");
+    }
+}
+
+#[test]
+fn an_answer_to_what_was_sent_before_the_switch_says_nothing_about_what_came_after() {
+    let world = World::new();
+    let hook = Hook::start(|delivery| {
+        let old = place_of(&delivery.id).sequence <= 8;
+        Reply {
+            status: if old { 500 } else { 200 },
+            pause: Duration::from_millis(if old { 500 } else { 0 }),
+            retry_after: None,
+        }
+    });
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    world.log.append_many(8, 8);
+    assert!(comes_within(SOON, || hook.begun() == 8));
+    let lane = run.lane("ep_1");
+    lane.switch_off();
+    lane.switch_on(Cursor::behind(8));
+    // The same keys, of which the old ones are still in flight.
+    let events = world.log.append_many(80, 8);
+    assert!(comes_within(SOON, || hook.count() == 88));
+    assert!(comes_within(SOON, || world.book.stored().routed == 88));
+    assert_eq!(lane.exception_count(), 0);
+    run.stop();
+    assert_eq!(hook.taken(), ids_of(&events));
+    assert_eq!(hook.most().1, 1);
+    assert!(world.book.stored().exceptions.is_empty());
+}
+
+/// The router may be behind the head: the classifier comes before it.
+#[test]
+fn an_endpoint_begins_at_its_cursor_though_the_router_is_not_there_yet() {
+    let (world, hook, toggled) = (World::new(), Hook::willing(), Hook::willing());
+    let mut run = world.endpoint("ep_1", &toggled.url()).start_without_router();
+    world.log.append_many(20, 4);
+    let from = Cursor::behind(world.log.head());
+    run.dispatcher.add(Arc::new(Lane::new(
+        "ep_2".to_owned(),
+        ORG.into(),
+        config(settings(&hook.url())),
+        from,
+    )));
+    run.lane("ep_1").switch_off();
+    run.lane("ep_1").switch_on(from);
+    // The keeper looks at both.
+    std::thread::sleep(Duration::from_millis(300));
+    run.route();
+    let events = world.log.append_many(10, 4);
+    assert!(comes_within(SOON, || hook.count() >= 10 && toggled.count() >= 10));
+    assert!(comes_within(SOON, || world.book.stored().routed == 30));
+    run.stop();
+    let expected = ids_of(&events);
+    let early = |hook: &Hook| hook.taken().difference(&expected).count();
+    assert_eq!((early(&hook), early(&toggled)), (0, 0), "events from before they began");
+    assert_eq!((hook.taken(), toggled.taken()), (expected.clone(), expected.clone()));
+}
+
+#[test]
+fn an_endpoint_that_is_taken_away_gets_nothing_more() {
+    let (world, other) = (World::new(), Hook::willing());
+    let (_, hook) = obedient(500);
+    let run = world.endpoint("ep_1", &hook.url()).endpoint("ep_2", &other.url()).start();
+    world.log.append_many(10, 2);
+    assert!(comes_within(SOON, || hook.count() == 10 && other.count() == 10));
+    run.dispatcher.remove("ep_1");
+    assert!(run.dispatcher.lane("ep_1").is_none());
+    world.log.append_many(10, 2);
+    assert!(comes_within(SOON, || other.count() == 20));
+    assert!(comes_within(SOON, || world.book.stored().routed == 20));
+    assert_eq!(run.stats().endpoints, 1);
+    run.stop();
+    assert_eq!(hook.begun(), 10);
+}

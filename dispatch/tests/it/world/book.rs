@@ -1,0 +1,168 @@
+//! A ledger that remembers all it was told, and can say no.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Condvar, Mutex};
+
+use systole_dispatch::Place;
+use systole_dispatch::event::{Cursor, Event};
+use systole_dispatch::ledger::{Changes, Exception, Ledger, LedgerFault};
+
+use super::{Hook, hook::Deliveries, place_of};
+
+#[derive(Debug, Default)]
+pub(crate) struct Book {
+    state: Mutex<State>,
+    opened: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stored: Stored,
+    saved: Vec<Saved>,
+    refused: usize,
+    fails: bool,
+    /// Saves wait, and how many do.
+    held: Option<usize>,
+    switch_offs: Vec<String>,
+    watched: Vec<(String, Arc<Deliveries>)>,
+}
+
+/// What a restart finds.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stored {
+    pub(crate) routed: u64,
+    pub(crate) rows: BTreeMap<String, Cursor>,
+    pub(crate) exceptions: BTreeMap<(String, Place), Exception>,
+    pub(crate) switched_off: BTreeSet<String>,
+}
+
+/// One save.
+#[derive(Clone, Debug)]
+pub(crate) struct Saved {
+    pub(crate) changes: Changes,
+    /// Answers that each watched receiver had given by then.
+    answers: Vec<usize>,
+}
+
+impl Stored {
+    /// As the catalog does it.
+    fn apply(&mut self, changes: &Changes) {
+        self.routed = changes.routed;
+        self.exceptions.retain(|(endpoint, _), _| !changes.wiped.contains(endpoint));
+        self.rows.extend(changes.cursors.iter().cloned());
+        for endpoint in &changes.caught_up {
+            self.rows.remove(endpoint);
+        }
+        for (endpoint, exception) in &changes.failed {
+            self.exceptions.insert((endpoint.clone(), exception.place), *exception);
+        }
+        for settled in &changes.settled {
+            self.exceptions.remove(settled);
+        }
+    }
+}
+
+impl Book {
+    pub(crate) fn stored(&self) -> Stored {
+        self.state.lock().unwrap().stored.clone()
+    }
+
+    /// What is stored at first.
+    pub(crate) fn store(&self, store: impl FnOnce(&mut Stored)) {
+        store(&mut self.state.lock().unwrap().stored);
+    }
+
+    pub(crate) fn saved(&self) -> Vec<Saved> {
+        self.state.lock().unwrap().saved.clone()
+    }
+
+    /// Saves that were refused.
+    pub(crate) fn refused(&self) -> usize {
+        self.state.lock().unwrap().refused
+    }
+
+    /// Whether saves fail from now on.
+    pub(crate) fn fail(&self, fails: bool) {
+        self.state.lock().unwrap().fails = fails;
+    }
+
+    /// Endpoints that were switched off, in order.
+    pub(crate) fn switch_offs(&self) -> Vec<String> {
+        self.state.lock().unwrap().switch_offs.clone()
+    }
+
+    /// Saves wait until they are let go.
+    pub(crate) fn hold(&self) {
+        self.state.lock().unwrap().held = Some(0);
+    }
+
+    /// Saves that wait.
+    pub(crate) fn held(&self) -> usize {
+        self.state.lock().unwrap().held.unwrap_or_default()
+    }
+
+    pub(crate) fn let_go(&self) {
+        self.state.lock().unwrap().held = None;
+        self.opened.notify_all();
+    }
+
+    /// Notes at each save how far a receiver is.
+    pub(crate) fn watch(&self, endpoint: &str, hook: &Hook) {
+        self.state.lock().unwrap().watched.push((endpoint.to_owned(), hook.deliveries_of()));
+    }
+
+    /// At each save, no position was past an event that its watched endpoint neither
+    /// had answered 2xx nor had saved as failed. All of them want everything.
+    pub(crate) fn check_positions(&self, events: &[Event]) {
+        let state = self.state.lock().unwrap();
+        for (index, (endpoint, deliveries)) in state.watched.iter().enumerate() {
+            let deliveries = deliveries.lock().unwrap();
+            let mut stored = Stored::default();
+            let mut decided: BTreeSet<Place> = BTreeSet::new();
+            let mut known = 0;
+            for saved in &state.saved {
+                stored.apply(&saved.changes);
+                let answered = deliveries[known..saved.answers[index]].iter().filter(|one| one.is_success());
+                decided.extend(answered.map(|one| place_of(&one.id)));
+                known = saved.answers[index];
+                let failed = saved.changes.failed.iter().filter(|(failed, _)| failed == endpoint);
+                decided.extend(failed.map(|(_, exception)| exception.place));
+                let position = stored.rows.get(endpoint).copied();
+                let position = position.unwrap_or(Cursor::behind(stored.routed));
+                let passed = events.iter().take_while(|event| event.cursor() < position);
+                let missing: Vec<&Event> = passed.filter(|event| !decided.contains(&event.place)).collect();
+                assert!(missing.is_empty(), "{endpoint} passed {missing:?} with {:?}", saved.changes);
+                assert!(
+                    saved.changes.floor < position.sequence,
+                    "{endpoint} needs {position:?} with {:?}",
+                    saved.changes
+                );
+            }
+        }
+    }
+}
+
+impl Ledger for Book {
+    fn save(&self, changes: &Changes) -> Result<(), LedgerFault> {
+        let mut state = self.state.lock().unwrap();
+        if let Some(held) = &mut state.held {
+            *held += 1;
+            state = self.opened.wait_while(state, |state| state.held.is_some()).unwrap();
+        }
+        if state.fails {
+            state.refused += 1;
+            return Err(LedgerFault("told to fail".into()));
+        }
+        state.stored.apply(changes);
+        let answers = state.watched.iter().map(|(_, deliveries)| deliveries.lock().unwrap().len()).collect();
+        state.saved.push(Saved { changes: changes.clone(), answers });
+        Ok(())
+    }
+
+    fn switch_off(&self, endpoint: &str) -> Result<(), LedgerFault> {
+        let mut state = self.state.lock().unwrap();
+        state.switch_offs.push(endpoint.to_owned());
+        state.stored.switched_off.insert(endpoint.to_owned());
+        Ok(())
+    }
+}

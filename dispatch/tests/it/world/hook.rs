@@ -1,0 +1,179 @@
+//! A receiver that judges each request, and remembers what it saw.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::receiver::{Manner, Receiver};
+
+/// What it got, in the order of its answers.
+pub(crate) type Deliveries = Mutex<Vec<Delivery>>;
+
+/// A request and what was answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Delivery {
+    /// `webhook-id`
+    pub(crate) id: String,
+    /// The event type in its body.
+    pub(crate) name: String,
+    /// The key in its body's data.
+    pub(crate) key: u64,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: String,
+    /// How many requests with this id came before.
+    pub(crate) earlier: usize,
+    pub(crate) status: u16,
+}
+
+impl Delivery {
+    pub(crate) fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    fn read(request: &str) -> Delivery {
+        let (head, body) = request.split_once("\r\n\r\n").unwrap();
+        let lines = head.lines().skip(1).filter_map(|line| line.split_once(": "));
+        let headers: BTreeMap<String, String> =
+            lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let parsed: Value = serde_json::from_str(body).unwrap();
+        let name = parsed.get("type").or_else(|| parsed.get("event")).unwrap();
+        Delivery {
+            id: headers["webhook-id"].clone(),
+            name: name.as_str().unwrap().to_owned(),
+            key: parsed["data"]["key"].as_u64().unwrap(),
+            headers,
+            body: body.to_owned(),
+            earlier: 0,
+            status: 0,
+        }
+    }
+}
+
+/// What it answers, and after which time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) retry_after: Option<u64>,
+    pub(crate) pause: Duration,
+}
+
+impl Reply {
+    pub(crate) fn status(status: u16) -> Reply {
+        Reply { status, retry_after: None, pause: Duration::ZERO }
+    }
+
+    pub(crate) fn after(pause: Duration) -> Reply {
+        Reply { pause, ..Reply::status(200) }
+    }
+
+    fn bytes(self) -> Vec<u8> {
+        let wish = self.retry_after.map(|seconds| format!("retry-after: {seconds}\r\n")).unwrap_or_default();
+        format!("HTTP/1.1 {} Told\r\n{wish}content-length: 0\r\n\r\n", self.status).into_bytes()
+    }
+}
+
+/// Listens on a thread of its own until it is dropped.
+pub(crate) struct Hook {
+    receiver: Receiver,
+    deliveries: Arc<Deliveries>,
+    flights: Arc<Mutex<Flights>>,
+    _runtime: Runtime,
+}
+
+/// Requests that were read and not answered.
+#[derive(Default)]
+struct Flights {
+    by_key: HashMap<u64, usize>,
+    seen_by_id: HashMap<String, usize>,
+    now: usize,
+    begun: usize,
+    /// Most at a time.
+    most: usize,
+    /// Most at a time of one key.
+    most_of_a_key: usize,
+}
+
+impl Flights {
+    fn begin(&mut self, delivery: &mut Delivery) {
+        let seen = self.seen_by_id.entry(delivery.id.clone()).or_default();
+        delivery.earlier = *seen;
+        *seen += 1;
+        let of_key = self.by_key.entry(delivery.key).or_default();
+        *of_key += 1;
+        self.most_of_a_key = self.most_of_a_key.max(*of_key);
+        self.now += 1;
+        self.begun += 1;
+        self.most = self.most.max(self.now);
+    }
+
+    fn end(&mut self, delivery: &Delivery) {
+        *self.by_key.get_mut(&delivery.key).unwrap() -= 1;
+        self.now -= 1;
+    }
+}
+
+impl Hook {
+    pub(crate) fn start(judge: impl Fn(&Delivery) -> Reply + Send + Sync + 'static) -> Hook {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (deliveries, flights) = (Arc::<Deliveries>::default(), Arc::<Mutex<Flights>>::default());
+        let (got, flying) = (deliveries.clone(), flights.clone());
+        let manner = Manner::Ask(Arc::new(move |request| {
+            let mut delivery = Delivery::read(&request);
+            flying.lock().unwrap().begin(&mut delivery);
+            let reply = judge(&delivery);
+            let (got, flying) = (got.clone(), flying.clone());
+            Box::pin(async move {
+                if !reply.pause.is_zero() {
+                    tokio::time::sleep(reply.pause).await;
+                }
+                flying.lock().unwrap().end(&delivery);
+                got.lock().unwrap().push(Delivery { status: reply.status, ..delivery });
+                reply.bytes()
+            })
+        }));
+        let receiver = runtime.block_on(Receiver::start(manner));
+        Hook { receiver, deliveries, flights, _runtime: runtime }
+    }
+
+    /// One that takes everything.
+    pub(crate) fn willing() -> Hook {
+        Hook::start(|_| Reply::status(200))
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.receiver.url()
+    }
+
+    pub(crate) fn deliveries(&self) -> Vec<Delivery> {
+        self.deliveries.lock().unwrap().clone()
+    }
+
+    pub(super) fn deliveries_of(&self) -> Arc<Deliveries> {
+        self.deliveries.clone()
+    }
+
+    /// Answers given.
+    pub(crate) fn count(&self) -> usize {
+        self.deliveries.lock().unwrap().len()
+    }
+
+    /// Requests read, whether they were answered or not.
+    pub(crate) fn begun(&self) -> usize {
+        self.flights.lock().unwrap().begun
+    }
+
+    /// Ids that were answered 2xx.
+    pub(crate) fn taken(&self) -> BTreeSet<String> {
+        let deliveries = self.deliveries.lock().unwrap();
+        deliveries.iter().filter(|one| one.is_success()).map(|one| one.id.clone()).collect()
+    }
+
+    /// Most requests at a time, over all and of one key.
+    pub(crate) fn most(&self) -> (usize, usize) {
+        let flights = self.flights.lock().unwrap();
+        (flights.most, flights.most_of_a_key)
+    }
+}

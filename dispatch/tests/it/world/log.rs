@@ -1,0 +1,154 @@
+//! The journal's events, as tests append them.
+
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use systole_dispatch::event::{
+    Cursor, Event, EventKind, EventLog, EventReader, Place, ReadFault, Step, Wanted,
+};
+use systole_dispatch::topic::TopicId;
+
+use super::{ORG, RESTING};
+
+/// Short, because the router looks whether it is to stop between two waits.
+const WAIT: Duration = Duration::from_millis(50);
+
+/// An event before it has a place.
+#[derive(Clone)]
+pub(crate) struct Draft {
+    pub(crate) org: &'static str,
+    pub(crate) user: Option<&'static str>,
+    pub(crate) topic: TopicId,
+    pub(crate) kind: EventKind,
+    pub(crate) key: u64,
+}
+
+impl Draft {
+    pub(crate) fn of(key: u64) -> Draft {
+        Draft { org: ORG, user: Some("u_1"), topic: RESTING, kind: EventKind::Created, key }
+    }
+}
+
+/// Readers share it.
+#[derive(Debug, Default)]
+pub(crate) struct Log {
+    state: Arc<Mutex<State>>,
+    grown: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By place.
+    events: Vec<Event>,
+    head: u64,
+    dropped: u64,
+    failures: usize,
+}
+
+impl Log {
+    /// Appends a frame.
+    pub(crate) fn append(&self, drafts: &[Draft]) -> Vec<Event> {
+        let mut state = self.state.lock().unwrap();
+        state.head += 1;
+        let sequence = state.head;
+        let event = |(ordinal, draft): (u32, &Draft)| Event {
+            org: draft.org.into(),
+            user: draft.user.map(Into::into),
+            topic: draft.topic,
+            place: Place { sequence, group: ordinal * 2, chunk: 0, kind: draft.kind },
+            ordinal,
+            decided_at: sequence,
+            key: draft.key,
+        };
+        let events: Vec<Event> = (0..).zip(drafts).map(event).collect();
+        state.events.extend(events.iter().cloned());
+        self.grown.notify_all();
+        events
+    }
+
+    /// Appends frames of one event each, whose keys go round.
+    pub(crate) fn append_many(&self, count: u64, keys: u64) -> Vec<Event> {
+        (0..count).flat_map(|number| self.append(&[Draft::of(number % keys)])).collect()
+    }
+
+    pub(crate) fn events(&self) -> Vec<Event> {
+        self.state.lock().unwrap().events.clone()
+    }
+
+    pub(crate) fn head(&self) -> u64 {
+        self.state.lock().unwrap().head
+    }
+
+    /// The event at a place.
+    pub(crate) fn get(&self, place: Place) -> Option<Event> {
+        let state = self.state.lock().unwrap();
+        let index = state.events.binary_search_by_key(&place, |event| event.place).ok()?;
+        Some(state.events[index].clone())
+    }
+
+    /// Frames up to this can no longer be read.
+    pub(crate) fn drop_through(&self, sequence: u64) {
+        self.state.lock().unwrap().dropped = sequence;
+    }
+
+    /// This many of the next reads fail.
+    pub(crate) fn fail(&self, reads: usize) {
+        self.state.lock().unwrap().failures = reads;
+    }
+}
+
+impl EventLog for Log {
+    fn reader(&self, from: Cursor) -> Box<dyn EventReader> {
+        Box::new(Reader { state: self.state.clone(), at: from, seen: 0 })
+    }
+
+    fn wait(&self, seen: u64) -> bool {
+        let state = self.state.lock().unwrap();
+        drop(self.grown.wait_timeout_while(state, WAIT, |state| state.head <= seen).unwrap());
+        true
+    }
+}
+
+struct Reader {
+    state: Arc<Mutex<State>>,
+    at: Cursor,
+    seen: u64,
+}
+
+impl EventReader for Reader {
+    fn next(&mut self, wanted: Wanted<'_>, through: Cursor) -> Result<Step, ReadFault> {
+        let mut state = self.state.lock().unwrap();
+        self.seen = state.head;
+        if state.failures > 0 {
+            state.failures -= 1;
+            return Err(ReadFault::Failed("told to fail".into()));
+        }
+        if self.at >= through {
+            return Ok(Step::Pause);
+        }
+        if self.at.sequence <= state.dropped {
+            self.at = Cursor::behind(state.dropped);
+            return Err(ReadFault::Dropped { through: state.dropped });
+        }
+        let first = state.events.partition_point(|event| event.cursor() < self.at);
+        let is_wanted = |event: &&Event| wanted(&event.org).is_some_and(|since| event.place.sequence > since);
+        match state.events[first..].iter().find(is_wanted).filter(|event| event.cursor() < through) {
+            Some(event) => {
+                self.at = Cursor { ordinal: event.ordinal + 1, ..event.cursor() };
+                Ok(Step::Event(event.clone()))
+            }
+            None => {
+                self.at = self.at.max(Cursor::behind(state.head).min(through));
+                Ok(Step::Pause)
+            }
+        }
+    }
+
+    fn cursor(&self) -> Cursor {
+        self.at
+    }
+
+    fn seen(&self) -> u64 {
+        self.seen
+    }
+}

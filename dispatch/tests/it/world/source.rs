@@ -1,0 +1,90 @@
+//! Bodies made from places.
+
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::sync::{Arc, Mutex};
+
+use systole_dispatch::event::{Event, Payload, PayloadFault, PayloadSource, Place, Vocabulary};
+use systole_dispatch::topic::TopicId;
+
+use super::Log;
+
+#[derive(Debug)]
+pub(crate) struct Source {
+    log: Arc<Log>,
+    faults: Mutex<HashMap<Place, PayloadFault>>,
+    opens: Mutex<HashMap<Place, usize>>,
+}
+
+impl Source {
+    pub(super) fn of(log: Arc<Log>) -> Source {
+        Source { log, faults: Mutex::default(), opens: Mutex::default() }
+    }
+
+    /// What opening a payload comes to from now on.
+    pub(crate) fn tell(&self, place: Place, fault: Option<PayloadFault>) {
+        let mut faults = self.faults.lock().unwrap();
+        match fault {
+            Some(fault) => faults.insert(place, fault),
+            None => faults.remove(&place),
+        };
+    }
+
+    /// How often a payload was opened.
+    pub(crate) fn opens(&self, place: Place) -> usize {
+        self.opens.lock().unwrap().get(&place).copied().unwrap_or_default()
+    }
+}
+
+impl PayloadSource for Source {
+    fn open(&self, place: Place, decided_at: u64) -> Result<Box<dyn Payload>, PayloadFault> {
+        *self.opens.lock().unwrap().entry(place).or_default() += 1;
+        if let Some(fault) = self.faults.lock().unwrap().get(&place) {
+            return Err(*fault);
+        }
+        let event = self.log.get(place).ok_or(PayloadFault::Gone)?;
+        assert_eq!(event.decided_at, decided_at, "{place:?}");
+        let timestamp = format!("2026-06-30T07:45:01.{:03}Z", place.sequence % 1000);
+        Ok(Box::new(Told { event, timestamp }))
+    }
+
+    /// Every other one, so that both ways are gone.
+    fn is_at_hand(&self, sequence: u64) -> bool {
+        sequence.is_multiple_of(2)
+    }
+}
+
+struct Told {
+    event: Event,
+    timestamp: String,
+}
+
+impl Payload for Told {
+    fn timestamp(&self) -> &str {
+        &self.timestamp
+    }
+
+    fn timestamp_ms(&self) -> i64 {
+        1_782_805_501_000 + i64::try_from(self.event.place.sequence % 1000).unwrap()
+    }
+
+    fn publisher_id(&self) -> Option<&str> {
+        None
+    }
+
+    fn topic(&self) -> TopicId {
+        self.event.topic
+    }
+
+    fn user(&self) -> Option<&str> {
+        self.event.user.as_deref()
+    }
+
+    fn data_bytes(&self) -> usize {
+        64
+    }
+
+    fn write_data(&self, _: Vocabulary, _: bool, out: &mut Vec<u8>) {
+        write!(out, r#"{{"sequence":{},"key":{}}}"#, self.event.place.sequence, self.event.key).unwrap();
+    }
+}
