@@ -102,6 +102,38 @@ pub fn write_rfc3339(ms: i64, out: &mut Vec<u8>) {
     }
 }
 
+/// A writer of timestamps that remembers the minute it wrote last: the samples of a
+/// series mostly follow each other within seconds.
+#[derive(Debug, Default)]
+pub struct TimestampWriter {
+    minute: Option<i64>,
+    /// Up to the seconds, `2026-06-30T07:45:`.
+    prefix: Vec<u8>,
+}
+
+impl TimestampWriter {
+    /// Appends what [`write_rfc3339`] appends.
+    #[inline]
+    pub fn write(&mut self, ms: i64, out: &mut Vec<u8>) {
+        let minute = ms.div_euclid(MS_PER_MINUTE);
+        if self.minute != Some(minute) {
+            self.minute = Some(minute);
+            self.prefix.clear();
+            write_rfc3339(minute * MS_PER_MINUTE, &mut self.prefix);
+            self.prefix.truncate(self.prefix.len() - "00Z".len());
+        }
+        out.extend_from_slice(&self.prefix);
+        let rest = ms.rem_euclid(MS_PER_MINUTE) as u16;
+        let ([s1, s0], fraction) = (pair(rest / 1000), rest % 1000);
+        if fraction == 0 {
+            out.extend_from_slice(&[s1, s0, b'Z']);
+        } else {
+            let [m1, m0] = pair(fraction % 100);
+            out.extend_from_slice(&[s1, s0, b'.', b'0' + (fraction / 100) as u8, m1, m0, b'Z']);
+        }
+    }
+}
+
 /// Appends an offset of less than 100 hours, `+02:00`.
 pub fn write_offset(minutes: i16, out: &mut Vec<u8>) {
     let sign = if minutes < 0 { b'-' } else { b'+' };
@@ -271,6 +303,32 @@ fn civil_from_days(days: i64) -> (i64, u32, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_remembered_minute_writes_what_is_written_without() {
+        let mut writer = TimestampWriter::default();
+        let minute = 29_713_425 * MS_PER_MINUTE;
+        let beyond = 253_402_300_800_000;
+        for ms in [
+            0,
+            1,
+            59_999,
+            60_000,
+            -1,
+            -60_000,
+            -60_001,
+            minute,
+            minute + 7_089,
+            minute + 7_890,
+            beyond,
+            LATEST_MS,
+        ] {
+            let (mut remembered, mut plain) = (Vec::new(), Vec::new());
+            writer.write(ms, &mut remembered);
+            write_rfc3339(ms, &mut plain);
+            assert_eq!(String::from_utf8(remembered).unwrap(), String::from_utf8(plain).unwrap(), "{ms}");
+        }
+    }
 
     #[test]
     fn a_remembered_date_answers_for_its_own_text_only() {

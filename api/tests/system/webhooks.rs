@@ -59,8 +59,11 @@ impl Server {
 /// (user, series, time) and the value's bits.
 type Row = (String, String, String, u64);
 
+/// By (user, series, time) the greatest `ordering` and its value.
+type Newest = HashMap<(String, String, String), (u64, f64)>;
+
 /// Every sample that was delivered, and the last value of each by `ordering`.
-fn delivered(received: &Received) -> (HashSet<Row>, HashMap<(String, String, String), (u64, f64)>) {
+fn delivered(received: &Received) -> (HashSet<Row>, Newest) {
     let (mut rows, mut last) = (HashSet::new(), HashMap::new());
     for event in received.events() {
         assert_eq!(event.data.sample_count, event.data.samples.len(), "{}", event.name);
@@ -170,7 +173,7 @@ fn data_that_is_sent_again_unchanged_notifies_nobody_and_each_correction_once() 
             .events()
             .map(|event| (event.data.ordering, event.name, event.data.samples[0].value))
             .collect();
-        events.sort_by(|a, b| a.0.cmp(&b.0));
+        events.sort_by_key(|event| event.0);
         events.into_iter().map(|(_, name, value)| (name, value)).collect::<Vec<_>>()
     };
     let created = |value| ("heart_rate.created".to_owned(), value);

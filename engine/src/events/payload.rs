@@ -26,7 +26,7 @@ use systole_storage::journal::LogError;
 
 use super::reader::{EVENT_SAMPLES_MAX, JournalEvents, event_groups, verdict_of};
 use crate::registry::{Metric, Registry};
-use crate::timestamp::{write_offset, write_rfc3339};
+use crate::timestamp::{TimestampWriter, write_offset, write_rfc3339};
 
 /// Samples older than this at commit are history.
 const BACKFILL_AGE_MS: i64 = 48 * 3600 * 1000;
@@ -267,10 +267,10 @@ impl Samples {
             None => sourced.extend_from_slice(b"null"),
         }
         sourced.extend_from_slice(b"},\"is_daily_total\":");
-        let mut numbers = zmij::Buffer::new();
+        let (mut numbers, mut times) = (zmij::Buffer::new(), TimestampWriter::default());
         part.rows.for_each(|row| {
             out.extend_from_slice(b"{\"timestamp\":\"");
-            write_rfc3339(frame.recorded_at(row), out);
+            times.write(frame.recorded_at(row), out);
             match frame.zone(row) {
                 None => out.extend_from_slice(b"\",\"zone_offset\":null,"),
                 Some(minutes) => {
