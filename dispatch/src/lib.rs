@@ -3,7 +3,7 @@
 //!
 //! It does not know what a sample is. It gets [`Event`]s (whose, about whom, which
 //! topic, which place in the journal) and asks a [`PayloadSource`] for the body when
-//! one is due; what must survive a crash it hands to a [`Ledger`]. Only this crate
+//! one is due; what must survive a crash it hands to a [`ledger::Ledger`]. Only this crate
 //! names hmac and the outgoing HTTP client.
 //!
 //! In reading order, which is the way of an event:

@@ -172,6 +172,9 @@ mod tests {
         reached
     }
 
+    /// Organisation, user, topic and kind of an event, and the lanes that want it.
+    type Case<'a> = (&'a str, Option<&'a str>, TopicId, EventKind, &'a [&'a str]);
+
     #[test]
     fn an_event_reaches_the_lanes_that_want_it_once_each() {
         let topics = topics();
@@ -187,7 +190,7 @@ mod tests {
         ];
         let routes = Routes::new(&lanes, &topics);
         let (created, updated) = (EventKind::Created, EventKind::Updated);
-        let cases: [(&str, Option<&str>, TopicId, EventKind, &[&str]); 12] = [
+        let cases: [Case<'_>; 12] = [
             ("o", None, HEART_RATE, created, &["all", "both"]),
             ("o", Some("u"), HEART_RATE, created, &["all", "both", "bound"]),
             ("o", Some("v"), RESTING, created, &["all", "both"]),

@@ -1,9 +1,8 @@
 //! A lane: one endpoint's deliveries.
 //!
-//! Constraints: at most [`TAKEN_MAX`] events are taken and not decided, at most
-//! [`WINDOW_MAX`] requests are in flight, at most one of them for one (user, metric,
-//! source); at most [`EXCEPTIONS_MAX`] deliveries wait for another attempt. A lane that
-//! has no room for an event lets it pass and lags: it has a cursor of its own, reads
+//! Constraints: at most 512 events are taken and not decided, at most 64 requests are
+//! in flight, at most one of them for one (user, metric, source); at most 1,000
+//! deliveries wait for another attempt. A lane that has no room for an event lets it pass and lags: it has a cursor of its own, reads
 //! the journal itself when there is room, and joins the router again where that is.
 //!
 //! ```text

@@ -5,8 +5,10 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use systole_dispatch::endpoint::EndpointSettings;
+use systole_dispatch::event::Event;
+use systole_dispatch::ledger::Exception;
 
-use crate::world::{Hook, ORG, Reply, World, comes_within, ids_of, settings};
+use crate::world::{Hook, ORG, Reply, World, comes_within, ids_of, now_ms, settings};
 
 const SOON: Duration = Duration::from_secs(10);
 const LONG: Duration = Duration::from_secs(20);
@@ -47,11 +49,27 @@ fn a_dead_endpoint_slows_no_other_and_lags_with_a_cursor() {
     assert_eq!(living.count(), 5000);
 }
 
+/// Retries of the first events, due in an hour.
+fn wait_for_an_hour(world: &World, events: &[Event]) {
+    world.book.store(|stored| {
+        for event in events {
+            let Event { place, decided_at, key, .. } = *event;
+            let exception =
+                Exception { place, decided_at, key, attempts: 2, due_at_ms: now_ms() + 3_600_000 };
+            stored.exceptions.insert(("ep_1".to_owned(), place), exception);
+        }
+        stored.routed = events.len() as u64;
+    });
+}
+
 #[test]
 fn a_dead_endpoint_has_no_more_retries_waiting_than_it_may() {
-    let world = World::new();
-    let run = world.endpoint("ep_1", &refused_url()).start();
-    world.log.append_many(5000, 500);
+    let (world, dead) =
+        (World::new(), Hook::start(|_| Reply { status: 500, ..Reply::after(Duration::from_millis(100)) }));
+    let waiting = world.log.append_many(EXCEPTIONS_MAX as u64 - 1, 500);
+    wait_for_an_hour(&world, &waiting);
+    let run = world.endpoint("ep_1", &dead.url()).start();
+    world.log.append_many(2000, 500);
     let lane = run.lane("ep_1");
     assert!(comes_within(SOON, || lane.exception_count() >= EXCEPTIONS_MAX));
     let mut most = 0;
@@ -61,7 +79,19 @@ fn a_dead_endpoint_has_no_more_retries_waiting_than_it_may() {
     });
     run.stop();
     assert!(most <= EXCEPTIONS_MAX + WINDOW_FIRST, "{most} deliveries wait for another attempt");
-    assert_eq!(world.book.stored().exceptions.len(), most);
+}
+
+#[test]
+#[ignore = "takes a minute while it fails"]
+fn an_endpoint_that_comes_back_gets_live_events_within_a_minute() {
+    let (world, hook) = (World::new(), Hook::willing());
+    let waiting = world.log.append_many(EXCEPTIONS_MAX as u64, 500);
+    wait_for_an_hour(&world, &waiting);
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    let live = world.log.append_many(10, 10);
+    comes_within(Duration::from_mins(1), || hook.count() >= 10);
+    run.stop();
+    assert_eq!(hook.taken().intersection(&ids_of(&live)).count(), 10);
 }
 
 #[test]

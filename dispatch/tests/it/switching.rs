@@ -25,8 +25,12 @@ fn a_receiver_that_says_410_is_switched_off_and_gets_nothing_more() {
     let (told, hook) = obedient(500);
     let run = world.endpoint("ep_1", &hook.url()).endpoint("ep_2", &other.url()).start();
     world.log.append_many(20, 20);
-    assert!(comes_within(SOON, || world.book.stored().exceptions.len() == 20));
+    assert!(comes_within(SOON, || world.book.stored().routed == 20));
+    run.stop();
+    assert_eq!((world.book.stored().exceptions.len(), other.count()), (20, 20));
+    world.hurry(1000);
     told.store(410, Ordering::Relaxed);
+    let run = world.start();
     world.log.append_many(5, 1);
     assert!(comes_within(SOON, || !world.book.switch_offs().is_empty()));
     let lane = run.lane("ep_1");
@@ -37,7 +41,7 @@ fn a_receiver_that_says_410_is_switched_off_and_gets_nothing_more() {
     assert!(comes_within(SOON, || other.count() == 125));
     assert!(comes_within(SOON, || world.book.stored().exceptions.is_empty()));
     // Longer than the retries were to wait.
-    std::thread::sleep(Duration::from_secs(6));
+    std::thread::sleep(Duration::from_millis(1200));
     run.stop();
     assert_eq!(world.book.switch_offs(), ["ep_1"]);
     assert_eq!(hook.begun(), 21);
@@ -73,7 +77,10 @@ fn an_endpoint_bound_to_another_user_gets_nothing_of_the_old_one() {
     let bound = |user: &str| EndpointSettings { user_id: Some(user.to_owned()), ..settings(&hook.url()) };
     let run = world.endpoint_with("ep_1", ORG, bound("u_1")).start();
     let failing = world.log.append(&[of("u_1", 1)]);
-    assert!(comes_within(SOON, || world.book.stored().exceptions.len() == 1));
+    assert!(comes_within(SOON, || world.book.stored().routed == 1));
+    run.stop();
+    world.hurry(1000);
+    let run = world.start();
     // Some wait behind the key in flight, the last ones for the router.
     let first = world.log.append(&[of("u_1", 2)]);
     (0..700).for_each(|_| drop(world.log.append(&[of("u_1", 2), of("u_2", 3)])));
@@ -99,8 +106,12 @@ fn an_endpoint_switched_off_and_on_begins_at_the_new_cursor() {
     let (told, hook) = obedient(500);
     let run = world.endpoint("ep_1", &hook.url()).start();
     world.log.append_many(30, 5);
-    assert!(comes_within(SOON, || world.book.stored().exceptions.len() == 30));
+    assert!(comes_within(SOON, || world.book.stored().routed == 30));
+    run.stop();
+    world.hurry(1500);
+    let run = world.start();
     let lane = run.lane("ep_1");
+    assert_eq!(lane.exception_count(), 30);
     run.reconfigure("ep_1", EndpointSettings { active: false, ..settings(&hook.url()) });
     lane.switch_off();
     assert_eq!(lane.exception_count(), 0);
@@ -115,7 +126,7 @@ fn an_endpoint_switched_off_and_on_begins_at_the_new_cursor() {
     let events = world.log.append_many(30, 5);
     assert!(comes_within(SOON, || hook.count() >= 60));
     // Longer than the retries were to wait.
-    std::thread::sleep(Duration::from_millis(5500));
+    std::thread::sleep(Duration::from_millis(1600));
     run.stop();
     assert_eq!(hook.taken(), ids_of(&events));
     assert_eq!(hook.count(), 60);
@@ -186,6 +197,28 @@ fn an_answer_to_what_was_sent_before_the_switch_says_nothing_about_what_came_aft
     assert_eq!(hook.taken(), ids_of(&events));
     assert_eq!(hook.most().1, 1);
     assert!(world.book.stored().exceptions.is_empty());
+}
+
+#[test]
+fn a_410_to_what_was_sent_before_the_switch_does_not_switch_off_again() {
+    let (old, new) =
+        (Hook::start(|_| Reply { status: 410, ..Reply::after(Duration::from_millis(300)) }), Hook::willing());
+    let world = World::new();
+    let run = world.endpoint("ep_1", &old.url()).start();
+    world.log.append_many(1, 1);
+    assert!(comes_within(SOON, || old.begun() == 1));
+    let lane = run.lane("ep_1");
+    run.reconfigure("ep_1", EndpointSettings { active: false, ..settings(&old.url()) });
+    lane.switch_off();
+    // It moved, and is switched on again where it is now.
+    run.reconfigure("ep_1", settings(&new.url()));
+    lane.switch_on(Cursor::behind(1));
+    let events = world.log.append_many(1, 1);
+    assert!(comes_within(SOON, || old.count() == 1));
+    comes_within(Duration::from_secs(1), || new.count() == 1);
+    run.stop();
+    assert_eq!(world.book.switch_offs(), Vec::<String>::new());
+    assert_eq!(new.taken(), ids_of(&events));
 }
 
 /// The router may be behind the head: the classifier comes before it.

@@ -10,7 +10,7 @@ mod log;
 mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -134,7 +134,8 @@ pub(crate) struct World {
     pub(crate) source: Arc<Source>,
     pub(crate) book: Arc<Book>,
     endpoints: Mutex<BTreeMap<String, (Arc<str>, EndpointSettings)>>,
-    hurries: AtomicBool,
+    /// Longest wait for a retry that a restart finds, in milliseconds.
+    wait_ms_max: AtomicI64,
 }
 
 impl World {
@@ -145,13 +146,13 @@ impl World {
             log,
             book: Arc::default(),
             endpoints: Mutex::default(),
-            hurries: AtomicBool::new(false),
+            wait_ms_max: AtomicI64::new(i64::MAX),
         }
     }
 
-    /// Restarts find every retry due, as if hours had passed.
-    pub(crate) fn hurry(&self) {
-        self.hurries.store(true, Ordering::Relaxed);
+    /// Restarts find every retry due within this time, as if hours had passed.
+    pub(crate) fn hurry(&self, ms: i64) {
+        self.wait_ms_max.store(ms, Ordering::Relaxed);
     }
 
     /// An endpoint of [`ORG`] that wants everything.
@@ -170,8 +171,8 @@ impl World {
         let stored = self.book.stored();
         settings.active &= !stored.switched_off.contains(id);
         let own = stored.exceptions.into_iter().filter(|((endpoint, _), _)| endpoint == id);
-        let due = |due_at_ms| if self.hurries.load(Ordering::Relaxed) { 0 } else { due_at_ms };
-        let exceptions = own.map(|(_, saved)| Exception { due_at_ms: due(saved.due_at_ms), ..saved });
+        let latest = now_ms().saturating_add(self.wait_ms_max.load(Ordering::Relaxed));
+        let exceptions = own.map(|(_, saved)| Exception { due_at_ms: saved.due_at_ms.min(latest), ..saved });
         let row = stored.rows.get(id).copied();
         Arc::new(Lane::restored(id.to_owned(), org, config(settings), row, exceptions.collect()))
     }
