@@ -86,6 +86,8 @@ struct State {
     mode: Mode,
     /// Raised when the lane begins anew: what was under way then is not its own.
     generation: u64,
+    /// It takes no event before this: the router may still be on its way here.
+    from: Cursor,
     taken: Taken,
     /// Ready to be sent, in order.
     ready: VecDeque<Job>,
@@ -161,7 +163,7 @@ impl Lane {
         let active = config.settings.active;
         let mode = if active { Mode::Behind(from) } else { Mode::Off };
         let row = active.then_some(from);
-        Lane::with_state(id, org, config, State { mode, row, ..State::default() })
+        Lane::with_state(id, org, config, State { mode, from, row, ..State::default() })
     }
 
     /// A lane as a restart finds it: without a row it follows the router.
@@ -181,7 +183,8 @@ impl Lane {
         let exceptions = if config.settings.active { exceptions } else { Vec::new() };
         let due = exceptions.iter().map(|exception| (exception.due_at_ms, exception.place)).collect();
         let exceptions = exceptions.into_iter().map(|exception| (exception.place, exception)).collect();
-        Lane::with_state(id, org, config, State { mode, row, exceptions, due, ..State::default() })
+        let from = row.unwrap_or_default();
+        Lane::with_state(id, org, config, State { mode, from, row, exceptions, due, ..State::default() })
     }
 
     fn with_state(id: String, org: Arc<str>, config: LaneConfig, state: State) -> Lane {
@@ -269,7 +272,8 @@ impl Lane {
     /// there is work for a worker.
     pub(crate) fn offer(&self, event: &Event) -> bool {
         let mut state = self.state.lock();
-        if state.mode != Mode::Live || state.exceptions.contains_key(&event.place) {
+        let known = event.cursor() < state.from || state.exceptions.contains_key(&event.place);
+        if state.mode != Mode::Live || known {
             return false;
         }
         if !state.has_room() {
@@ -307,7 +311,8 @@ impl Lane {
             } else {
                 delivery::deliver(shared, &self, &job).await
             };
-            if outcome == Outcome::SwitchedOff {
+            // What was sent before the lane began anew says nothing about it now.
+            if outcome == Outcome::SwitchedOff && self.state.lock().generation == job.generation {
                 shared.switch_off(&self);
             }
             let (next, low) = {
@@ -451,6 +456,7 @@ impl Lane {
                         continue;
                     }
                     if reached >= *routed {
+                        state.from = reached;
                         state.mode = Mode::Live;
                         break;
                     }
@@ -492,14 +498,14 @@ impl Lane {
         changes.settled.extend(state.unsaved.settled.iter().map(|place| (self.id.clone(), *place)));
         let lowest = match (state.taken.lowest(), state.mode) {
             (Some(lowest), _) => Some(lowest),
-            (None, Mode::Live) => Some(routed),
+            (None, Mode::Live) => Some(routed.max(state.from)),
             (None, Mode::Behind(cursor)) => Some(cursor),
             (None, Mode::Off) => None,
         };
         let held = state.taken.held_for().is_some_and(|held| held > HELD_MAX);
         let row = match state.mode {
             Mode::Behind(_) => lowest,
-            Mode::Live if held => lowest,
+            Mode::Live if held || state.from > routed => lowest,
             _ => None,
         };
         if state.unsaved.wiped {
@@ -551,7 +557,8 @@ impl Lane {
 
 impl State {
     fn has_room(&self) -> bool {
-        self.taken.len() < TAKEN_MAX && self.exceptions.len() < EXCEPTIONS_MAX
+        // All that is taken may fail.
+        self.taken.len() < TAKEN_MAX && self.exceptions.len() + self.taken.len() < EXCEPTIONS_MAX
     }
 
     fn wants_worker(&self) -> bool {
@@ -651,9 +658,11 @@ impl State {
         let keys = busy.into_keys().map(|key| (key, VecDeque::new())).collect();
         let filling = self.filling;
         let unsaved = Unsaved { wiped: true, ..Unsaved::default() };
+        let from = if let Mode::Behind(from) = mode { from } else { Cursor::default() };
         *self = State {
             mode,
             generation,
+            from,
             taken,
             busy: keys,
             workers,

@@ -82,19 +82,6 @@ fn a_dead_endpoint_has_no_more_retries_waiting_than_it_may() {
 }
 
 #[test]
-#[ignore = "takes a minute while it fails"]
-fn an_endpoint_that_comes_back_gets_live_events_within_a_minute() {
-    let (world, hook) = (World::new(), Hook::willing());
-    let waiting = world.log.append_many(EXCEPTIONS_MAX as u64, 500);
-    wait_for_an_hour(&world, &waiting);
-    let run = world.endpoint("ep_1", &hook.url()).start();
-    let live = world.log.append_many(10, 10);
-    comes_within(Duration::from_mins(1), || hook.count() >= 10);
-    run.stop();
-    assert_eq!(hook.taken().intersection(&ids_of(&live)).count(), 10);
-}
-
-#[test]
 fn a_lane_that_was_full_catches_up_and_joins_the_router() {
     let (world, slow) = (World::new(), Hook::start(|_| Reply::after(Duration::from_millis(2))));
     world.book.watch("ep_1", &slow);
