@@ -239,9 +239,6 @@ impl Shared {
         let routed = *self.routed.lock();
         let mut changes = Changes::default();
         let lanes = self.lanes();
-        if lanes.is_empty() {
-            return;
-        }
         let collected: Vec<Collected> = lanes.iter().map(|lane| lane.collect(routed, &mut changes)).collect();
         let holds = collected.iter().filter_map(|lane| lane.holds).min().unwrap_or(routed).min(routed);
         changes.routed = holds.sequence.saturating_sub(1);
@@ -258,7 +255,8 @@ impl Shared {
         match self.ledger.save(&changes) {
             Ok(()) => {
                 *last = (changes.routed, changes.floor);
-                self.counters.statements.fetch_add(rows as u64 + 1, Ordering::Relaxed);
+                let positions = u64::from(!lanes.is_empty());
+                self.counters.statements.fetch_add(rows as u64 + positions, Ordering::Relaxed);
                 for (lane, collected) in lanes.iter().zip(&collected) {
                     lane.saved(collected, &changes);
                 }

@@ -65,7 +65,7 @@ fn wait_for_an_hour(world: &World, events: &[Event]) {
 #[test]
 fn a_dead_endpoint_has_no_more_retries_waiting_than_it_may() {
     let (world, dead) =
-        (World::new(), Hook::start(|_| Reply { status: 500, ..Reply::after(Duration::from_millis(100)) }));
+        (World::new(), Hook::start(|_| Reply { status: 500, ..Reply::after(Duration::from_millis(2)) }));
     let waiting = world.log.append_many(EXCEPTIONS_MAX as u64 - 1, 500);
     wait_for_an_hour(&world, &waiting);
     let run = world.endpoint("ep_1", &dead.url()).start();

@@ -59,12 +59,14 @@ impl Subscribed {
         }
     }
 
+    /// Whether any organisation has an endpoint.
+    pub(crate) fn is_any(&self) -> bool {
+        !self.orgs.load().is_empty()
+    }
+
     /// Up to where rows that were superseded may be dropped.
     pub(crate) fn settled(&self) -> Sequence {
-        if self.orgs.load().is_empty() {
-            return Sequence(u64::MAX);
-        }
-        Sequence(self.classified.load(Ordering::Acquire))
+        if self.is_any() { self.classified() } else { Sequence(u64::MAX) }
     }
 
     pub(crate) fn classified(&self) -> Sequence {
@@ -77,10 +79,7 @@ impl Subscribed {
 
     /// Up to where no lane needs the journal.
     pub(crate) fn floor(&self) -> Sequence {
-        if self.orgs.load().is_empty() {
-            return Sequence(u64::MAX);
-        }
-        Sequence(self.floor.load(Ordering::Acquire))
+        if self.is_any() { Sequence(self.floor.load(Ordering::Acquire)) } else { Sequence(u64::MAX) }
     }
 
     pub(crate) fn set_floor(&self, floor: u64) {

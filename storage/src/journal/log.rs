@@ -252,6 +252,24 @@ struct OpenSegment {
     bytes: u64,
     /// Of the next frame.
     offset: u64,
+    /// The frame before it, if it was read.
+    last: Option<Last>,
+}
+
+/// What a frame says about the one behind it.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    sequence: Sequence,
+    synced: Sequence,
+}
+
+impl Last {
+    /// Whether a frame cannot follow: sequences rise, and have gaps only between
+    /// groups, where a write was refused.
+    fn skips_to(self, sequence: Sequence, synced: Sequence) -> bool {
+        let same_group = synced == self.synced && self.sequence > synced;
+        sequence <= self.sequence || same_group && sequence > self.sequence.next()
+    }
 }
 
 impl LogCursor {
@@ -314,8 +332,21 @@ impl LogCursor {
             // Asked before reading: what a sealed segment shows does not change.
             let following = self.log.index.following(open.id);
             match (open.read(self.after, head, bytes_max, &mut frames)?, following) {
-                (End::Segment, Some((id, offset))) => self.open = Some(self.log.open(id, offset)?),
+                // Looked for anew from behind what was read.
+                (End::Segment, Some(_)) if !frames.is_empty() => {}
+                (End::Segment, Some((id, offset))) => {
+                    let removed = self.log.index.removed();
+                    if self.after < removed {
+                        // Segments between this one and that are gone.
+                        return Err(LogError::Gone { removed });
+                    }
+                    self.open = Some(self.log.open(id, offset)?);
+                }
                 (End::Block, _) => self.open = Some(open),
+                (End::Segment, None) if frames.is_empty() && self.after < head => {
+                    // What is acknowledged was written before it was.
+                    return Err(open.damaged(FrameFault::Payload { what: "a durable frame is missing" }));
+                }
                 (End::Segment, None) | (End::Head, _) => {
                     self.open = Some(open);
                     break;
@@ -347,7 +378,7 @@ impl Log {
         let path = id.path(&self.dir);
         let opened = self.disk.open(&path).and_then(|file| Ok((file.byte_len()?, file)));
         match opened {
-            Ok((bytes, file)) => Ok(OpenSegment { id, path, file, bytes, offset }),
+            Ok((bytes, file)) => Ok(OpenSegment { id, path, file, bytes, offset, last: None }),
             // Removed between the look into the index and here.
             Err(source) if source.kind() == io::ErrorKind::NotFound => {
                 Err(LogError::Gone { removed: self.index.removed() })
@@ -376,8 +407,8 @@ impl OpenSegment {
             }
             let Some(header) = frame_at(&block, at) else { return Ok(End::Segment) };
             let Stamp { sequence, synced, .. } = header.stamp;
-            if sequence > head || sequence == Sequence::ZERO {
-                // Not acknowledged yet, or being written at this moment.
+            if previous >= head {
+                // What follows is not acknowledged yet, or being written at this moment.
                 return Ok(End::Head);
             }
             let length = header.frame_bytes();
@@ -387,25 +418,30 @@ impl OpenSegment {
                 }
                 block = self.block(self.offset, length)?;
             }
-            if sequence > after {
-                match read_frame(&block[at..], length, synced > previous) {
-                    Ok(frame) => frames.push(frame),
-                    // What came before it is given first.
-                    Err(_) if !frames.is_empty() => return Ok(End::Block),
-                    Err(fault) => {
-                        return Err(LogError::Damaged {
-                            path: self.path.clone(),
-                            offset: self.offset,
-                            fault,
-                        });
-                    }
+            // Frames that were read before are checked as well: a broken length would
+            // lead astray.
+            let skips = sequence > head
+                || sequence > after && synced > previous
+                || self.last.is_some_and(|last| last.skips_to(sequence, synced));
+            match read_frame(&block[at..], length, skips) {
+                Ok(frame) if sequence > after => {
+                    frames.push(frame);
+                    previous = sequence;
                 }
-                previous = sequence;
+                Ok(_) => {}
+                // What came before it is given first.
+                Err(_) if !frames.is_empty() => return Ok(End::Block),
+                Err(fault) => return Err(self.damaged(fault)),
             }
+            self.last = Some(Last { sequence, synced });
             at += length;
             self.offset += length as u64;
         }
         Ok(End::Segment)
+    }
+
+    fn damaged(&self, fault: FrameFault) -> LogError {
+        LogError::Damaged { path: self.path.clone(), offset: self.offset, fault }
     }
 
     /// Marks for the whole segment, from its headers.

@@ -122,10 +122,13 @@ pub fn recover(
     }
     // What was durable before the oldest frame that is still here; in the middle of a
     // group, the frame before it.
-    index.set_removed(firsts.iter().flatten().next().map_or(from, |first| {
-        let begins_a_group = first.mark.sequence == first.synced.next();
-        if begins_a_group { first.synced } else { Sequence(first.mark.sequence.0 - 1) }
-    }));
+    index.set_removed(match firsts.iter().flatten().next() {
+        // Nothing was ever removed.
+        _ if ids.first() == Some(&SegmentId(1)) => Sequence::ZERO,
+        Some(first) if first.mark.sequence == first.synced.next() => first.synced,
+        Some(first) => Sequence(first.mark.sequence.0 - 1),
+        None => from,
+    });
     let mut scan = Scan {
         index: &index,
         last: from,

@@ -1,5 +1,7 @@
 //! The journal's readers: each frame once and in order, from memory or from disk.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -300,15 +302,19 @@ fn with_each_flip(bytes: impl Fn(&Place) -> Vec<u64>, check: impl Fn(&TestJourna
     let (journal, places) = on_disk();
     for place in &places {
         let whole = std::fs::read(&place.path).unwrap();
-        for byte in bytes(place) {
+        let file = File::options().write(true).open(&place.path).unwrap();
+        for at in bytes(place).into_iter().map(|byte| place.at + byte) {
+            let right = whole[usize::try_from(at).unwrap()];
             for bit in 0..8 {
-                let mut broken = whole.clone();
-                broken[usize::try_from(place.at + byte).unwrap()] ^= 1 << bit;
-                std::fs::write(&place.path, broken).unwrap();
-                check(&journal, place, &format!("frame {}, byte {byte}, bit {bit}", place.sequence()));
+                file.write_all_at(&[right ^ 1 << bit], at).unwrap();
+                check(
+                    &journal,
+                    place,
+                    &format!("frame {}, byte {}, bit {bit}", place.sequence(), at - place.at),
+                );
             }
+            file.write_all_at(&[right], at).unwrap();
         }
-        std::fs::write(&place.path, whole).unwrap();
     }
 }
 
