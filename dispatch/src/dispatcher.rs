@@ -460,6 +460,8 @@ impl Dispatcher {
         {
             std::thread::sleep(Duration::from_millis(20));
         }
+        // Twice: failures of the last moment count as decided once they are saved.
+        self.shared.save(&mut (0, 0));
         self.shared.save(&mut (0, 0));
         runtime.shutdown_timeout(Duration::from_secs(1));
         tracing::info!("deliveries parked");
