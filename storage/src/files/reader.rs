@@ -1,9 +1,7 @@
 //! Reading a data file with its blocks checked.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,6 +10,7 @@ use parquet::file::reader::{ChunkReader, Length};
 
 use super::blocks::{BLOCK_BYTES, BlockFault, check_blocks};
 use super::set::DataFile;
+use crate::disk::DiskFile;
 
 /// Why bytes of a data file cannot be trusted or had.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +47,7 @@ pub enum FileReadError {
 /// An open data file; every byte it gives out was checked against the catalog.
 #[derive(Clone, Debug)]
 pub struct CheckedFile {
-    file: Arc<File>,
+    file: Arc<dyn DiskFile>,
     data: Arc<DataFile>,
 }
 
