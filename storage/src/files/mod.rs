@@ -15,21 +15,29 @@
 //! visible with the next snapshot. What an unfinished flush left is
 //! removed at start.
 
+mod block;
 mod blocks;
+#[cfg(feature = "query")]
 mod columns;
+mod encode;
 mod layout;
 mod reader;
+mod rows;
+mod run;
 mod schema;
+mod sections;
 mod set;
 mod writer;
 
+pub use block::{Block, BlockError, block_schema};
 pub use blocks::{BLOCK_BYTES, BlockFault, check_blocks};
 #[cfg(feature = "query")]
 pub(crate) use columns::ColumnsBuilder;
-pub use columns::Run;
 pub(crate) use layout::day_of;
 pub use layout::{Partition, Period, SAMPLES_DIR, flush_sequence, is_temporary};
 pub use reader::{BlockByBlock, CheckedFile, FileReadError};
-pub use schema::{COLUMN_NAMES, samples_schema};
+pub use run::Run;
+pub use schema::{COLUMN_NAMES, FileKind, samples_schema};
+pub use sections::SectionRecord;
 pub use set::{DataFile, FileSet};
 pub use writer::{FileWriteError, SamplesFileWriter, WrittenFile, sync_folders};
