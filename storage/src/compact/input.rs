@@ -98,13 +98,10 @@ fn next_block(
     }
 }
 
-/// The names that come first in the order of rows.
+/// Organisation, metric and user, which come first in the order of rows.
 pub(super) fn compare_users(a: (&Block, usize), b: (&Block, usize)) -> Ordering {
-    let names = |(block, row): (&Block, usize)| (block.org(row), block.metric(row), block.user(row));
-    // Users differ most often, so the texts that are mostly equal come first only
-    // in the comparison's order, not in its cost.
-    let (a, b) = (names(a), names(b));
-    a.0.cmp(b.0).then_with(|| a.1.cmp(b.1)).then_with(|| a.2.cmp(b.2))
+    let orgs = a.0.org(a.1).cmp(b.0.org(b.1));
+    orgs.then_with(|| a.0.metric(a.1).cmp(b.0.metric(b.1))).then_with(|| a.0.user(a.1).cmp(b.0.user(b.1)))
 }
 
 /// Two rows of one user and metric, by key.

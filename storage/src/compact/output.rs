@@ -13,7 +13,7 @@ use super::FILE_BYTES_MAX;
 use crate::catalog::{Catalog, CatalogError, FileRecord};
 use crate::disk::Disk;
 use crate::files::{
-    Block, FileKind, FileReadError, FileWriteError, Partition, Period, SamplesFileWriter, WrittenFile, bucket_of,
+    Block, DAY_MS, FileKind, FileReadError, FileWriteError, Partition, Period, SamplesFileWriter, WrittenFile, bucket_of,
     day_of, run_file, sync_folders,
 };
 use crate::series::user_hash;
@@ -23,7 +23,6 @@ const OPEN_ROWS_MAX: usize = 4 * 1024 * 1024;
 /// A file that has this many bytes ends with its user. Less than the most, because
 /// a user's rows may still come.
 const FILE_BYTES_FULL: u64 = FILE_BYTES_MAX - FILE_BYTES_MAX / 8;
-const DAY_MS: i64 = 86_400_000;
 
 /// Why a merge did not get to its end.
 #[derive(Debug, thiserror::Error)]
@@ -64,11 +63,6 @@ pub(crate) struct Numbers<'a> {
 impl<'a> Numbers<'a> {
     pub(crate) fn new(catalog: &'a Catalog) -> Numbers<'a> {
         Numbers { catalog, taken: Vec::new() }
-    }
-
-    /// All that were taken.
-    pub(crate) fn taken(&self) -> &[u64] {
-        &self.taken
     }
 
     /// The `index`th of this compaction: a folder's first file has the first.

@@ -5,7 +5,7 @@
 //! keeps write amplification under 5; reads meet at most 7 runs of a level and a
 //! few files of a period.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::output::{Place, Places};
@@ -298,6 +298,8 @@ fn disjoint(files: &[Arc<DataFile>]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]

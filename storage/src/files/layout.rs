@@ -9,7 +9,7 @@ pub const SAMPLES_DIR: &str = "samples";
 pub const RUNS_DIR: &str = "runs";
 
 const TEMPORARY_SUFFIX: &str = ".tmp";
-const DAY_MS: i64 = 86_400_000;
+pub(crate) const DAY_MS: i64 = 86_400_000;
 
 /// A span of UTC days that is kept together: a day, a month or a year.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -33,6 +33,15 @@ pub enum FileReadError {
         #[source]
         source: BlockFault,
     },
+    /// Its rows are not as data files have them.
+    #[error("{path} is not a data file of this program")]
+    Foreign {
+        /// Below the data dir.
+        path: String,
+        /// Which column.
+        #[source]
+        source: super::block::BlockError,
+    },
     /// The parquet reader refused.
     #[error("{path} is not readable as parquet")]
     Parquet {

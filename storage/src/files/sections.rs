@@ -1,32 +1,11 @@
 //! What a file holds of each metric, found out while it is written.
 
-use super::rows::{Names, Rows};
-use crate::frame::Sequence;
+use std::collections::BTreeMap;
 
-/// The rows of one organisation's metric in a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SectionRecord {
-    /// Whose rows.
-    pub org: String,
-    /// Canonical metric key.
-    pub metric: String,
-    /// First user in byte order.
-    pub user_min: String,
-    /// Last user in byte order.
-    pub user_max: String,
-    /// Earliest time, milliseconds.
-    pub time_min: i64,
-    /// Latest time, milliseconds.
-    pub time_max: i64,
-    /// Rows.
-    pub rows: u64,
-    /// Smallest sequence of its rows.
-    pub sequence_first: Sequence,
-    /// Greatest sequence of its rows.
-    pub sequence_last: Sequence,
-    /// Whether no two rows have the same key (user, time, source, device).
-    pub unique: bool,
-}
+use super::layout::{DAY_MS, day_of};
+use super::rows::{Names, Rows};
+use crate::catalog::SectionRecord;
+use crate::frame::Sequence;
 
 /// The sections of a file so far.
 #[derive(Debug, Default)]
@@ -38,6 +17,7 @@ pub(super) struct Sections {
 #[derive(Debug)]
 struct Open {
     record: SectionRecord,
+    days: BTreeMap<i32, u64>,
     /// The last row's, without the user, who is `user_max`.
     source: String,
     device: Option<String>,
@@ -53,7 +33,7 @@ impl Sections {
     /// The last `added` rows of `rows` are of these names.
     pub(super) fn add(&mut self, names: &Names<'_>, rows: &Rows, added: usize) {
         if self.changes(names) {
-            self.done.extend(self.open.take().map(|open| open.record));
+            self.done.extend(self.open.take().map(Open::close));
             debug_assert!(
                 self.done.last().is_none_or(|last| {
                     (last.org.as_str(), last.metric.as_str()) < (names.org, names.metric)
@@ -70,6 +50,7 @@ impl Sections {
         };
         open.follow(names, first);
         open.time = last;
+        open.count_days(times);
         let record = &mut open.record;
         debug_assert!(times.is_sorted(), "rows come in file order");
         record.unique = record.unique && times.windows(2).all(|pair| pair[0] != pair[1]);
@@ -84,7 +65,7 @@ impl Sections {
     }
 
     pub(super) fn finish(mut self) -> Vec<SectionRecord> {
-        self.done.extend(self.open.map(|open| open.record));
+        self.done.extend(self.open.map(Open::close));
         self.done
     }
 }
@@ -103,10 +84,32 @@ impl Open {
                 sequence_first: Sequence(u64::MAX),
                 sequence_last: Sequence::ZERO,
                 unique: true,
+                days: Vec::new(),
             },
+            days: BTreeMap::new(),
             source: names.source.to_owned(),
             device: names.device.map(str::to_owned),
             time: i64::MIN,
+        }
+    }
+
+    fn close(mut self) -> SectionRecord {
+        self.record.days = self.days.into_iter().collect();
+        self.record
+    }
+
+    /// Counts rows by UTC day; `times` are sorted, so a day is a slice.
+    fn count_days(&mut self, mut times: &[i64]) {
+        while let Some(&first) = times.first() {
+            let day = day_of(first);
+            let behind = (i64::from(day) + 1) * DAY_MS;
+            // Mostly all rows are of one day.
+            let count = match times.last() {
+                Some(&last) if last < behind => times.len(),
+                _ => times.partition_point(|&time| time < behind),
+            };
+            *self.days.entry(day).or_default() += count as u64;
+            times = &times[count..];
         }
     }
 

@@ -217,6 +217,12 @@ impl FileSet {
         self.files.is_empty()
     }
 
+    /// How many of them are runs.
+    #[must_use]
+    pub fn run_count(&self) -> u64 {
+        self.files.values().filter(|file| file.is_run()).count() as u64
+    }
+
     /// Their bytes together.
     #[must_use]
     pub fn byte_len(&self) -> u64 {

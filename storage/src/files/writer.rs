@@ -12,14 +12,14 @@ use parquet::file::writer::SerializedFileWriter;
 use super::block::Block;
 use super::blocks::{BLOCK_BYTES, BlockChecksums};
 use super::encode::Encoder;
-use super::layout::{Partition, temporary};
+use super::layout::temporary;
 use super::rows::{Names, Rows};
 use super::run::Run;
 use super::schema::{
     FileKind, PAGE_ROWS, ROW_GROUP_ROWS, SECTION_GROUP_ROWS, TEXT_BYTES, parquet_schema, writer_properties,
 };
-use super::sections::{SectionRecord, Sections};
-use crate::catalog::FileRecord;
+use super::sections::Sections;
+use crate::catalog::{FileRecord, SectionRecord, now_ms};
 use crate::disk::{Disk, DiskFile, is_full};
 use crate::frame::Sequence;
 
@@ -66,11 +66,9 @@ impl FileWriteError {
 /// A file that is durable under its final name.
 #[derive(Debug)]
 pub struct WrittenFile {
-    /// For the catalog. Organisation, metric, period and bucket are those of the
-    /// partition, and empty for a file of several metrics.
+    /// For the catalog. What the path says (organisation, metric, period, bucket) is
+    /// for the caller to put in.
     pub record: FileRecord,
-    /// Its metrics in file order.
-    pub sections: Vec<SectionRecord>,
 }
 
 /// A data file being written; rows must come in file order: by (organisation,
@@ -87,26 +85,6 @@ pub struct SamplesFileWriter {
 }
 
 impl SamplesFileWriter {
-    /// Starts a file of a partition. `sequence` names it: the last of its flush.
-    ///
-    /// # Errors
-    /// [`FileWriteError`].
-    pub fn create(
-        disk: &dyn Disk,
-        root: &Path,
-        partition: &Partition,
-        level: u32,
-        sequence: Sequence,
-    ) -> Result<SamplesFileWriter, FileWriteError> {
-        let path = partition.file(level, sequence);
-        let mut writer = SamplesFileWriter::create_at(disk, root, &path, FileKind::Period, level)?;
-        writer.record.org.clone_from(&partition.org);
-        writer.record.metric.clone_from(&partition.metric);
-        writer.record.period = partition.period.to_string();
-        writer.record.bucket = partition.bucket;
-        Ok(writer)
-    }
-
     /// Starts a file at a path below `root`, with `/`. What its name says (period
     /// and bucket) is for the caller to put into the record.
     ///
@@ -200,7 +178,18 @@ impl SamplesFileWriter {
         Ok(())
     }
 
-    fn end_row_group(&mut self) -> Result<(), FileWriteError> {
+    /// Rows that are not encoded yet.
+    pub(crate) fn waiting_rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Bytes of what is encoded.
+    pub(crate) fn written_bytes(&self) -> u64 {
+        self.output.bytes_written() as u64
+    }
+
+    /// Encodes what waits, although a row group would hold more.
+    pub(crate) fn end_row_group(&mut self) -> Result<(), FileWriteError> {
         let path = || self.root.join(temporary(&self.record.path));
         self.encoder
             .write(&self.rows, &mut self.output)
@@ -228,10 +217,11 @@ impl SamplesFileWriter {
         let sections = self.sections.finish();
         let mut record = self.record;
         sum_up(&mut record, &sections);
+        record.sections = sections;
         record.bytes = blocks.at;
         record.block_crc32c = std::mem::take(&mut blocks.sums).finish();
         disk.rename(&temporary_path, &self.root.join(&record.path)).map_err(io)?;
-        Ok(WrittenFile { record, sections })
+        Ok(WrittenFile { record })
     }
 }
 
@@ -253,15 +243,13 @@ fn no_rows(path: &str, level: u32) -> FileRecord {
         time_min: i64::MAX,
         time_max: i64::MIN,
         block_crc32c: Vec::new(),
+        sections: Vec::new(),
+        created_at: now_ms(),
     }
 }
 
 /// The whole file's statistics.
 fn sum_up(record: &mut FileRecord, sections: &[SectionRecord]) {
-    if let [section] = sections {
-        record.org.clone_from(&section.org);
-        record.metric.clone_from(&section.metric);
-    }
     let users = || sections.iter().flat_map(|section| [&section.user_min, &section.user_max]);
     record.user_min = users().min().cloned().unwrap_or_default();
     record.user_max = users().max().cloned().unwrap_or_default();

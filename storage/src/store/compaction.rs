@@ -10,7 +10,6 @@ use crate::catalog::FileRecord;
 use crate::compact::{
     Backlog, CompactionReport, Hides, Job, MergeError, Numbers, Outputs, merge, next_job, whole_store,
 };
-use crate::disk::Disk;
 use crate::files::DataFile;
 use crate::frame::Sequence;
 
@@ -81,6 +80,12 @@ impl Store {
     #[must_use]
     pub fn backlog(&self) -> Backlog {
         Backlog::of(&self.snapshot().files)
+    }
+
+    /// Runs that wait to be merged.
+    #[must_use]
+    pub fn backlog_runs(&self) -> u64 {
+        self.snapshot.load().files.run_count()
     }
 
     /// One job; `None` if it was stopped. Returns what it did and the files it made.
