@@ -47,5 +47,6 @@ pub use systole_storage::query::{
     Order, Position, QueryError, SampleChunk, SampleRow, SampleStream, SeriesQuery,
 };
 pub use systole_storage::{
-    CATALOG_FILE, Catalog, CatalogError, CompactionReport, Draft, FlushReport, KeyRecord, LatestValue, Sequence,
+    CATALOG_FILE, Catalog, CatalogError, CompactionReport, Draft, FlushReport, KeyRecord, LatestValue,
+    Sequence,
 };

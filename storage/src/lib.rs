@@ -38,7 +38,7 @@ pub use catalog::{
     CATALOG_FILE, Catalog, CatalogError, CursorRecord, EndpointRecord, ExceptionRecord, KeyRecord,
     LaneChanges,
 };
+pub use compact::{Backlog, CompactionReport};
 pub use frame::{Draft, Sequence};
 pub use series::LatestValue;
-pub use compact::{Backlog, CompactionReport};
 pub use store::{FlushReport, Opened, Pace, Store, StoreError, StoreSettings, Unhurried};

@@ -12,12 +12,14 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use systole_storage::journal::Log;
-use systole_storage::{Catalog, CompactionReport, Draft, FlushReport, Sequence, Store, StoreError, StoreSettings};
+use systole_storage::{
+    Catalog, CompactionReport, Draft, FlushReport, Sequence, Store, StoreError, StoreSettings,
+};
 use tokio::sync::oneshot;
 
 use crate::budget::{ByteBudget, Permit};
-use crate::compactor::{Compactor, CompactorHandle};
 use crate::commit::{Ack, Committer, CommitterParts, Intake, SubmitError};
+use crate::compactor::{Compactor, CompactorHandle};
 use crate::flusher::{FlushError, Flusher};
 use crate::registry::Registry;
 use crate::stats::{Counters, Stats};
@@ -181,13 +183,8 @@ impl Engine {
             ordering: opened.ordering,
         });
         let (handle, requests) = CompactorHandle::new();
-        let flusher = Flusher::new(
-            store.clone(),
-            intake.clone(),
-            counters.clone(),
-            boxed(&settled),
-            handle.clone(),
-        );
+        let flusher =
+            Flusher::new(store.clone(), intake.clone(), counters.clone(), boxed(&settled), handle.clone());
         let compactor = Compactor::new(
             store.clone(),
             counters.clone(),

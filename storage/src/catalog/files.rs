@@ -125,11 +125,10 @@ impl Catalog {
              ON CONFLICT (name) DO UPDATE SET sequence = sequence + 1",
             [],
         )?;
-        let number: i64 = transaction.query_row(
-            "SELECT sequence FROM positions WHERE name = 'compaction'",
-            [],
-            |row| row.get(0),
-        )?;
+        let number: i64 =
+            transaction.query_row("SELECT sequence FROM positions WHERE name = 'compaction'", [], |row| {
+                row.get(0)
+            })?;
         transaction
             .execute("INSERT INTO unfinished (number, created_at) VALUES (?1, ?2)", (number, now_ms()))?;
         transaction.commit()?;

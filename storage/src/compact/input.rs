@@ -92,7 +92,8 @@ fn next_block(
         };
         let batch = batch.map_err(|error| FileReadError::Parquet { path: path(), source: error.into() })?;
         if batch.num_rows() > 0 {
-            let block = Block::new(&batch).map_err(|source| FileReadError::Foreign { path: path(), source })?;
+            let block =
+                Block::new(&batch).map_err(|source| FileReadError::Foreign { path: path(), source })?;
             return Ok(Some(Arc::new(block)));
         }
     }

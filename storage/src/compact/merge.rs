@@ -96,9 +96,7 @@ fn without_superseded(
     let own = input.behind(last);
     let other = second.map(|second| (inputs[second].block().as_ref(), inputs[second].row()));
     let follows = match (own, other) {
-        (Some(own), Some(other)) => {
-            Some(if compare(own, other) == Ordering::Less { own } else { other })
-        }
+        (Some(own), Some(other)) => Some(if compare(own, other) == Ordering::Less { own } else { other }),
         (own, other) => own.or(other),
     };
     let end = if follows.is_some_and(|next| superseded(last, next)) { last } else { rows.end };

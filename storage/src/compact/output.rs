@@ -13,8 +13,8 @@ use super::FILE_BYTES_MAX;
 use crate::catalog::{Catalog, CatalogError, FileRecord};
 use crate::disk::Disk;
 use crate::files::{
-    Block, DAY_MS, FileKind, FileReadError, FileWriteError, Partition, Period, SamplesFileWriter, WrittenFile, bucket_of,
-    day_of, run_file, sync_folders,
+    Block, DAY_MS, FileKind, FileReadError, FileWriteError, Partition, Period, SamplesFileWriter,
+    WrittenFile, bucket_of, day_of, run_file, sync_folders,
 };
 use crate::series::user_hash;
 
@@ -223,7 +223,8 @@ impl<'a> Outputs<'a> {
             self.end_file(run)?;
         }
         let Some(metric) = &mut self.metric else { return Ok(()) };
-        let full: Vec<_> = metric.open.iter().filter(|(_, open)| open.is_full()).map(|(key, _)| *key).collect();
+        let full: Vec<_> =
+            metric.open.iter().filter(|(_, open)| open.is_full()).map(|(key, _)| *key).collect();
         let full: Vec<Open> = full.iter().filter_map(|key| metric.open.remove(key)).collect();
         for open in full {
             self.end_file(open)?;
@@ -276,8 +277,13 @@ impl<'a> Outputs<'a> {
                 None => {
                     let index = next_index(&mut self.begun, "");
                     let path = run_file(self.run_level, self.numbers.nth(index)?);
-                    let writer =
-                        SamplesFileWriter::create_at(self.disk, self.root, &path, FileKind::Run, self.run_level)?;
+                    let writer = SamplesFileWriter::create_at(
+                        self.disk,
+                        self.root,
+                        &path,
+                        FileKind::Run,
+                        self.run_level,
+                    )?;
                     self.run.insert(Open { writer, partition: None })
                 }
             },

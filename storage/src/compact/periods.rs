@@ -14,8 +14,7 @@ const PERIOD_ROWS_MIN: u64 = 1_000_000;
 
 /// The period of each day in `days`, a metric's rows by day.
 pub(super) fn choose(days: &BTreeMap<i32, u64>, existing: &BTreeSet<Period>) -> BTreeMap<i32, Period> {
-    let own_day =
-        |day: i32, rows: u64| rows >= PERIOD_ROWS_MIN || existing.contains(&Period::Day(day));
+    let own_day = |day: i32, rows: u64| rows >= PERIOD_ROWS_MIN || existing.contains(&Period::Day(day));
     let mut months: BTreeMap<Period, u64> = BTreeMap::new();
     for (&day, &rows) in days.iter().filter(|&(&day, &rows)| !own_day(day, rows)) {
         *months.entry(Period::month_of(day)).or_default() += rows;
@@ -57,10 +56,9 @@ mod tests {
     #[test]
     fn a_finer_period_that_exists_takes_the_rows_of_its_days() {
         let existing = [Period::Day(JAN_1), Period::month_of(JAN_1)];
-        assert_eq!(chosen(&[(JAN_1, 1), (JAN_1 + 1, 1), (JAN_1 + 40, 1)], &existing), [
-            "2026-01-01",
-            "2026-01",
-            "2026"
-        ]);
+        assert_eq!(
+            chosen(&[(JAN_1, 1), (JAN_1 + 1, 1), (JAN_1 + 40, 1)], &existing),
+            ["2026-01-01", "2026-01", "2026"]
+        );
     }
 }

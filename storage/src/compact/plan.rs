@@ -238,9 +238,9 @@ fn partitions(files: &FileSet) -> BTreeMap<Shared, Vec<Arc<DataFile>>> {
 fn close_in_size(mut files: Vec<Arc<DataFile>>) -> Option<Vec<Arc<DataFile>>> {
     files.sort_by_key(|file| file.record.bytes);
     let sizes: Vec<u64> = files.iter().map(|file| file.record.bytes).collect();
-    let range = (0..sizes.len()).map(|first| first..first + close_from(&sizes[first..])).find(|range| {
-        range.len() >= FILES_MIN
-    })?;
+    let range = (0..sizes.len())
+        .map(|first| first..first + close_from(&sizes[first..]))
+        .find(|range| range.len() >= FILES_MIN)?;
     Some(files.drain(range).collect())
 }
 

@@ -36,7 +36,9 @@ pub use blocks::{BLOCK_BYTES, BlockFault, check_blocks};
 #[cfg(feature = "query")]
 pub(crate) use columns::ColumnsBuilder;
 pub(crate) use layout::{DAY_MS, day_of};
-pub use layout::{Partition, Period, RUNS_DIR, SAMPLES_DIR, is_run, is_temporary, level_and_number, run_file};
+pub use layout::{
+    Partition, Period, RUNS_DIR, SAMPLES_DIR, is_run, is_temporary, level_and_number, run_file,
+};
 pub use reader::{BlockByBlock, CheckedFile, FileReadError};
 pub use run::Run;
 pub use schema::{COLUMN_NAMES, FileKind, samples_schema};
