@@ -300,6 +300,9 @@ impl Write for BlockWriter {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
         self.file.write_all_at(&mut [IoSlice::new(&self.pending)], self.at)?;
         self.sums.add(&self.pending);
         self.at += self.pending.len() as u64;
