@@ -92,8 +92,19 @@ struct Sent {
     user: u64,
 }
 
-fn sent(signal: &Signal, user: u64, sequence: u64, at: i64, times: &[i64], values: &[f64], zone: i16) -> Sent {
-    let names = (format!("{:032x}", (user + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15)), format!("watch-{:08x}", user * 7919));
+fn sent(
+    signal: &Signal,
+    user: u64,
+    sequence: u64,
+    at: i64,
+    times: &[i64],
+    values: &[f64],
+    zone: i16,
+) -> Sent {
+    let names = (
+        format!("{:032x}", (user + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15)),
+        format!("watch-{:08x}", user * 7919),
+    );
     let group = GroupSpec {
         user: &names.0,
         metric: signal.metric,
@@ -112,8 +123,14 @@ fn sent(signal: &Signal, user: u64, sequence: u64, at: i64, times: &[i64], value
         ended_at: signal.ended.then_some(&ends),
         daily: None,
     };
-    let stamp = Stamp { sequence: Sequence(sequence), synced: Sequence::ZERO, ordering: sequence, committed_at: at * 1000 };
-    let frame = SamplesFrame::parse(encode_samples("default", false, &[group], columns).seal(stamp).into()).unwrap();
+    let stamp = Stamp {
+        sequence: Sequence(sequence),
+        synced: Sequence::ZERO,
+        ordering: sequence,
+        committed_at: at * 1000,
+    };
+    let frame =
+        SamplesFrame::parse(encode_samples("default", false, &[group], columns).seal(stamp).into()).unwrap();
     Sent { frame, user }
 }
 
@@ -134,7 +151,15 @@ fn heart_rate(users: u64, requests: u64) -> Vec<Sent> {
             }
             let values: Vec<f64> = times.iter().map(|_| walk.next(&mut random)).collect();
             let sequence = request * users + user * 7919 % users + 1;
-            all.push(sent(&signal, user, sequence, MIDNIGHT + sequence as i64 * 13, &times, &values, ZONE_UNKNOWN));
+            all.push(sent(
+                &signal,
+                user,
+                sequence,
+                MIDNIGHT + sequence as i64 * 13,
+                &times,
+                &values,
+                ZONE_UNKNOWN,
+            ));
         }
     }
     all
@@ -156,8 +181,10 @@ fn of_fleet(signal: &Signal, users: u64, days: i64) -> Vec<Sent> {
             }
             let from = MIDNIGHT + hour * 3_600_000;
             let slots = (3_600_000 / signal.step_ms).max(1);
-            let mut jitter = || if signal.jitter_ms == 0 { 0 } else { (random.next() % signal.jitter_ms as u64) as i64 };
-            let times: Vec<i64> = (0..slots).map(|slot| from + phase + slot * signal.step_ms + jitter()).collect();
+            let mut jitter =
+                || if signal.jitter_ms == 0 { 0 } else { (random.next() % signal.jitter_ms as u64) as i64 };
+            let times: Vec<i64> =
+                (0..slots).map(|slot| from + phase + slot * signal.step_ms + jitter()).collect();
             let values: Vec<f64> = times.iter().map(|_| walk.next(&mut random).max(0.0)).collect();
             let place = (user * 7919 + hour as u64 * 101) % users;
             let sequence = hour as u64 * users + place + 1;
@@ -173,11 +200,30 @@ fn fleet() -> Vec<Signal> {
         signal("heart_rate", 20, 15, 0),
         Signal { metric: "heart_rate_watch", ..signal("heart_rate", 40, 60, 900) },
         Signal { metric: "heart_rate_burst", ..signal("heart_rate", 20, 7, 3000) },
-        Signal { metric: "heart_rate_variability", grain: 0.1, step: 3.0, mean: 45.0, ..signal("", 55, 300, 0) },
-        Signal { metric: "oxygen_saturation", mean: 97.0, spread: 1.0, step: 0.4, ..signal("", 55, 300, 1000) },
+        Signal {
+            metric: "heart_rate_variability",
+            grain: 0.1,
+            step: 3.0,
+            mean: 45.0,
+            ..signal("", 55, 300, 0)
+        },
+        Signal {
+            metric: "oxygen_saturation",
+            mean: 97.0,
+            spread: 1.0,
+            step: 0.4,
+            ..signal("", 55, 300, 1000)
+        },
         Signal { metric: "steps", mean: 20.0, step: 15.0, ended: true, ..signal("", 60, 60, 0) },
         Signal { metric: "blood_glucose", mean: 110.0, step: 4.0, ..signal("", 5, 300, 0) },
-        Signal { metric: "skin_temperature", mean: 34.0, spread: 0.5, step: 0.05, grain: 0.01, ..signal("", 15, 300, 0) },
+        Signal {
+            metric: "skin_temperature",
+            mean: 34.0,
+            spread: 0.5,
+            step: 0.05,
+            grain: 0.01,
+            ..signal("", 15, 300, 0)
+        },
     ]
 }
 
