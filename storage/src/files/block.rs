@@ -9,7 +9,8 @@ use std::sync::{Arc, LazyLock};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{
-    DataType, Field, Float64Type, Int16Type, Int32Type, Schema, SchemaRef, TimestampMillisecondType, UInt64Type,
+    DataType, Field, Float64Type, Int16Type, Int32Type, Schema, SchemaRef, TimestampMillisecondType,
+    UInt64Type,
 };
 
 use super::rows::{Names, Rows};

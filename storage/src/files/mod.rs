@@ -1,6 +1,6 @@
 //! Parquet files: the open form of the samples.
 //!
-//! Constraints: a file holds one organisation, metric, period and bucket; rows
+//! Constraints: a file of a period holds one organisation, metric, period and bucket; rows
 //! are sorted by (user, time, source, device, sequence); row groups are about
 //! 128 Ki rows and pages about 8 Ki, so that one user's window costs one or two
 //! row groups and a few pages; each 64 KiB block has a CRC-32C in the catalog,

@@ -24,8 +24,8 @@ use systole_storage::files::{
     block_schema, check_blocks, samples_schema,
 };
 use systole_storage::frame::{
-    Columns, DAILY_FALSE, DAILY_TRUE, DAILY_UNKNOWN, ENDED_NONE, GroupSpec, SamplesFrame, Stamp, ZONE_UNKNOWN,
-    encode_samples,
+    Columns, DAILY_FALSE, DAILY_TRUE, DAILY_UNKNOWN, ENDED_NONE, GroupSpec, SamplesFrame, Stamp,
+    ZONE_UNKNOWN, encode_samples,
 };
 
 const FILE: &str = "runs/0-00000000000000000001.parquet";
@@ -92,7 +92,9 @@ fn frame(rows: &[Row]) -> SamplesFrame {
     let values: Vec<f64> = rows.iter().map(|row| row.value).collect();
     let zones: Vec<i16> = rows.iter().map(|row| row.zone.unwrap_or(ZONE_UNKNOWN)).collect();
     let ends: Vec<i64> = rows.iter().map(|row| row.ended_at.unwrap_or(ENDED_NONE)).collect();
-    let number = |daily: Option<bool>| daily.map_or(DAILY_UNKNOWN, |daily| if daily { DAILY_TRUE } else { DAILY_FALSE });
+    let number = |daily: Option<bool>| {
+        daily.map_or(DAILY_UNKNOWN, |daily| if daily { DAILY_TRUE } else { DAILY_FALSE })
+    };
     let daily: Vec<u8> = rows.iter().map(|row| number(row.daily)).collect();
     let group = GroupSpec {
         user: &first.user,
@@ -156,9 +158,9 @@ fn batch(rows: &[Row]) -> RecordBatch {
         ArrayRef, BooleanArray, Float64Array, Int16Array, TimestampMillisecondArray, UInt64Array,
     };
     use std::sync::Arc;
-    fn column<'a, A: Array + 'static, T>(rows: &'a [Row], of: impl Fn(&'a Row) -> T) -> ArrayRef
+    fn column<'a, A, T>(rows: &'a [Row], of: impl Fn(&'a Row) -> T) -> ArrayRef
     where
-        A: FromIterator<T>,
+        A: Array + FromIterator<T> + 'static,
     {
         Arc::new(rows.iter().map(of).collect::<A>())
     }
@@ -266,10 +268,12 @@ fn sections_of(rows: &[Row]) -> Vec<SectionRecord> {
 
 /// Stretches of rows that share what rows of requests share; long, short, or of one.
 fn any_rows() -> impl Strategy<Value = Vec<Row>> {
-    let text = |most: u32| prop_oneof![
-        4 => (0..most).prop_map(|number| format!("t{number}")),
-        1 => "[a-zé水🫀 ]{1,100}",
-    ];
+    let text = |most: u32| {
+        prop_oneof![
+            4 => (0..most).prop_map(|number| format!("t{number}")),
+            1 => "[a-zé水🫀 ]{1,100}",
+        ]
+    };
     let stretch = (
         (text(3), text(3), text(40), text(2), text(3), prop::option::of(text(30))),
         prop_oneof![3 => Just(1usize), 3 => 2..40usize, 1 => 100..1500usize],
@@ -279,7 +283,14 @@ fn any_rows() -> impl Strategy<Value = Vec<Row>> {
     );
     prop::collection::vec(stretch, 1..40).prop_map(|stretches| {
         let mut rows = Vec::new();
-        for ((org, metric, user, unit, source, device), count, (sequence, from, step), (zone, (ends, daily)), grain) in stretches {
+        for (
+            (org, metric, user, unit, source, device),
+            count,
+            (sequence, from, step),
+            (zone, (ends, daily)),
+            grain,
+        ) in stretches
+        {
             for at in 0..count as i64 {
                 let time = from * 1000 + at * step;
                 rows.push(Row {
@@ -375,7 +386,9 @@ fn copy(root: &Path, batch_rows: usize, slice: usize) -> WrittenFile {
 
 /// `users` with `count` samples each, a second apart.
 fn of_users(users: Range<usize>, count: i64) -> Vec<Row> {
-    let of_user = |user: usize| (0..count).map(move |at| Row::at(&format!("u_{user:06}"), at * 1000, (60 + at % 40) as f64));
+    let of_user = |user: usize| {
+        (0..count).map(move |at| Row::at(&format!("u_{user:06}"), at * 1000, (60 + at % 40) as f64))
+    };
     users.flat_map(of_user).collect()
 }
 
@@ -391,7 +404,9 @@ fn a_row_filter_behind_page_pruning_finds_exactly_one_users_rows() {
         let mut selectors = Vec::new();
         let mut pages_read = 0;
         for (group, of_group) in metadata.row_groups().iter().enumerate() {
-            let ColumnIndexMetaData::BYTE_ARRAY(index) = &metadata.column_index().unwrap()[group][user_column] else {
+            let ColumnIndexMetaData::BYTE_ARRAY(index) =
+                &metadata.column_index().unwrap()[group][user_column]
+            else {
                 panic!("no page bounds of users");
             };
             let locations = metadata.offset_index().unwrap()[group][user_column].page_locations();
@@ -458,12 +473,17 @@ fn statistics_are_those_of_the_rows_of_each_group() {
         let Some(Statistics::Int64(times)) = statistics("recorded_at") else { panic!("none of times") };
         assert_eq!(times.min_opt(), of_group.iter().map(|row| &row.time).min());
         assert_eq!(times.max_opt(), of_group.iter().map(|row| &row.time).max());
-        let Some(Statistics::Int32(zones)) = statistics("zone_offset_minutes") else { panic!("none of zones") };
+        let Some(Statistics::Int32(zones)) = statistics("zone_offset_minutes") else {
+            panic!("none of zones")
+        };
         let nulls = of_group.iter().filter(|row| row.zone.is_none()).count() as u64;
         let greatest = of_group.iter().filter_map(|row| row.zone).max().map(i32::from);
         assert_eq!((zones.null_count_opt(), zones.max_opt().copied()), (Some(nulls), greatest));
         let Some(Statistics::Int64(ends)) = statistics("ended_at") else { panic!("none of ends") };
-        assert_eq!(ends.null_count_opt(), Some(of_group.iter().filter(|row| row.ended_at.is_none()).count() as u64));
+        assert_eq!(
+            ends.null_count_opt(),
+            Some(of_group.iter().filter(|row| row.ended_at.is_none()).count() as u64)
+        );
         let Some(Statistics::Double(values)) = statistics("value") else { panic!("none of values") };
         assert_eq!(values.min_opt().map(|least| least.to_bits()), Some((-0.0f64).to_bits()));
         assert_eq!(values.max_opt(), Some(&55.0));

@@ -139,8 +139,8 @@ impl<'a> ChunkWriter<'a> {
     fn write(&mut self, page: Page, uncompressed: usize, encoding: Encoding) -> Result<PageWriteSpec> {
         let page_type = page.page_type();
         self.count(page_type, encoding);
-        let spec = SerializedPageWriter::new(&mut self.sink)
-            .write_page(CompressedPage::new(page, uncompressed))?;
+        let spec =
+            SerializedPageWriter::new(&mut self.sink).write_page(CompressedPage::new(page, uncompressed))?;
         self.uncompressed += spec.uncompressed_size;
         self.compressed += spec.compressed_size;
         Ok(spec)
