@@ -160,9 +160,9 @@ fn batch(rows: &[Row]) -> RecordBatch {
         ArrayRef, BooleanArray, Float64Array, Int16Array, TimestampMillisecondArray, UInt64Array,
     };
     use std::sync::Arc;
-    fn column<'a, A: Array + 'static, T>(rows: &'a [Row], of: impl Fn(&'a Row) -> T) -> ArrayRef
+    fn column<'a, A, T>(rows: &'a [Row], of: impl Fn(&'a Row) -> T) -> ArrayRef
     where
-        A: FromIterator<T>,
+        A: Array + FromIterator<T> + 'static,
     {
         Arc::new(rows.iter().map(of).collect::<A>())
     }
