@@ -16,7 +16,7 @@
 use std::path::Path;
 
 use crate::disk::Disk;
-use crate::files::{FileKind, FileWriteError, SamplesFileWriter, WrittenFile, run_file, sync_folders};
+use crate::files::{FileKind, FileWriteError, SamplesFileWriter, WrittenFile, run_file, sync_folders, temporary};
 use crate::frame::{SamplesFrame, Sequence};
 use crate::merge::{Part, in_file_order};
 
@@ -32,7 +32,24 @@ pub(crate) fn write_run(
     let Some(last) = frames.iter().map(|frame| frame.header().stamp.sequence).max() else {
         return Ok(None);
     };
-    let mut writer = SamplesFileWriter::create_at(disk, root, &run_file(0, last.0), FileKind::Run, 0)?;
+    let path = run_file(0, last.0);
+    let written = write_file(disk, root, &path, frames, settled);
+    if written.is_err() {
+        // Best effort, and room where it may be short. A whole file stays: a commit of
+        // this flush that seemed to fail may list it.
+        let _ = disk.remove(&root.join(temporary(&path)));
+    }
+    written.map(Some)
+}
+
+fn write_file(
+    disk: &dyn Disk,
+    root: &Path,
+    path: &str,
+    frames: &[SamplesFrame],
+    settled: Sequence,
+) -> Result<WrittenFile, FileWriteError> {
+    let mut writer = SamplesFileWriter::create_at(disk, root, path, FileKind::Run, 0)?;
     let groups = sorted_groups(frames);
     for user in groups.chunk_by(|a, b| (a.org, a.metric, a.user) == (b.org, b.metric, b.user)) {
         let mut parts: Vec<Part<'_>> = user.iter().map(Piece::part).collect();
@@ -42,12 +59,8 @@ pub(crate) fn write_run(
     // A run of one metric is still a run.
     written.record.org.clear();
     written.record.metric.clear();
-    if let Err(error) = sync_folders(disk, root, std::slice::from_ref(&written)) {
-        // Best effort: a start removes what the catalog does not list.
-        let _ = disk.remove(&root.join(&written.record.path));
-        return Err(error);
-    }
-    Ok(Some(written))
+    sync_folders(disk, root, std::slice::from_ref(&written))?;
+    Ok(written)
 }
 
 /// A group of a frame with the names it is sorted by.

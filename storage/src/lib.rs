@@ -35,7 +35,7 @@ pub mod series;
 pub mod store;
 
 pub use catalog::{
-    CATALOG_FILE, Catalog, CatalogError, CursorRecord, EndpointRecord, ExceptionRecord, KeyRecord,
+    CATALOG_FILE, Catalog, CatalogError, Commits, CursorRecord, EndpointRecord, ExceptionRecord, KeyRecord,
     LaneChanges,
 };
 pub use compact::{Backlog, CompactionReport};

@@ -19,6 +19,7 @@
 //! exceptions      endpoint, place of the event, attempts, due_at
 //! ```
 
+mod commits;
 mod files;
 mod keys;
 mod schema;
@@ -30,6 +31,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rusqlite::Connection;
 
+pub use commits::Commits;
 pub use files::{FileRecord, Flushed, SectionRecord};
 pub use keys::KeyRecord;
 pub use webhooks::{CursorRecord, EndpointRecord, ExceptionRecord, LaneChanges};

@@ -14,7 +14,7 @@ use crate::catalog::{Catalog, CatalogError, FileRecord};
 use crate::disk::Disk;
 use crate::files::{
     Block, DAY_MS, FileKind, FileReadError, FileWriteError, Partition, Period, SamplesFileWriter,
-    WrittenFile, bucket_of, day_of, run_file, sync_folders,
+    WrittenFile, bucket_of, day_of, run_file, sync_folders, temporary,
 };
 use crate::series::user_hash;
 
@@ -88,6 +88,8 @@ pub(crate) struct Outputs<'a> {
     run: Option<Open>,
     /// Files that were begun in each folder, to number them.
     begun: BTreeMap<String, usize>,
+    /// Every path that was begun.
+    paths: Vec<String>,
     written: Vec<WrittenFile>,
     rows: u64,
 }
@@ -125,6 +127,7 @@ impl<'a> Outputs<'a> {
             metric: None,
             run: None,
             begun: BTreeMap::new(),
+            paths: Vec::new(),
             written: Vec::new(),
             rows: 0,
         }
@@ -154,36 +157,28 @@ impl<'a> Outputs<'a> {
         Ok(())
     }
 
-    /// Ends all files and makes them and their names durable. Returns them and
-    /// the numbers they were given.
-    pub(crate) fn finish(mut self) -> Result<(Vec<FileRecord>, Vec<u64>, u64), MergeError> {
-        match self.end() {
-            Ok(()) => {
-                let records = self.written.into_iter().map(|file| file.record).collect();
-                Ok((records, self.numbers.taken, self.rows))
-            }
-            Err(error) => {
-                self.discard();
-                Err(error)
-            }
-        }
-    }
-
-    /// Removes what was written. Best effort: a start removes what bears an
-    /// unfinished number.
-    pub(crate) fn discard(self) -> Vec<u64> {
-        for file in &self.written {
-            let _ = self.disk.remove(&self.root.join(&file.record.path));
-        }
-        self.numbers.taken
-    }
-
-    fn end(&mut self) -> Result<(), MergeError> {
+    /// Ends all files and makes them and their names durable. Returns them and the
+    /// number of their rows.
+    pub(crate) fn finish(&mut self) -> Result<(Vec<FileRecord>, u64), MergeError> {
         self.end_metric()?;
         if let Some(run) = self.run.take() {
             self.end_file(run)?;
         }
-        Ok(sync_folders(self.disk, self.root, &self.written)?)
+        sync_folders(self.disk, self.root, &self.written)?;
+        let written = std::mem::take(&mut self.written);
+        Ok((written.into_iter().map(|file| file.record).collect(), self.rows))
+    }
+
+    /// The numbers its files were given.
+    pub(crate) fn into_numbers(self) -> Vec<u64> {
+        self.numbers.taken
+    }
+
+    /// Every name below the root that a file may have been given, whole or not, and
+    /// the numbers in them.
+    pub(crate) fn into_leftovers(self) -> (Vec<String>, Vec<u64>) {
+        let paths = self.paths.iter().flat_map(|path| [path.clone(), temporary(path)]).collect();
+        (paths, self.numbers.taken)
     }
 
     fn place_of(&self, day: i32) -> Place {
@@ -277,6 +272,7 @@ impl<'a> Outputs<'a> {
                 None => {
                     let index = next_index(&mut self.begun, "");
                     let path = run_file(self.run_level, self.numbers.nth(index)?);
+                    self.paths.push(path.clone());
                     let writer = SamplesFileWriter::create_at(
                         self.disk,
                         self.root,
@@ -301,6 +297,7 @@ impl<'a> Outputs<'a> {
                         };
                         let index = next_index(&mut self.begun, &partition.folder());
                         let path = partition.file(self.level, self.numbers.nth(index)?);
+                        self.paths.push(path.clone());
                         let writer = SamplesFileWriter::create_at(
                             self.disk,
                             self.root,

@@ -141,7 +141,7 @@ pub fn is_run(path: &str) -> bool {
 }
 
 /// The name a file has while it is written.
-pub(super) fn temporary(path: &str) -> String {
+pub(crate) fn temporary(path: &str) -> String {
     format!("{path}{TEMPORARY_SUFFIX}")
 }
 

@@ -2,9 +2,10 @@
 //! its outputs, and the removal of what nobody reads any more.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::start::remove;
+use super::start::remove_for_good;
 use super::{Snapshot, Store, StoreError};
 use crate::catalog::FileRecord;
 use crate::compact::{
@@ -112,18 +113,15 @@ impl Store {
             }
             outputs.push(block, rows)
         });
-        let finished = match merged {
-            Ok(rows_read) => outputs.finish().map(|finished| (rows_read, finished)),
+        let finished = merged.and_then(|rows_read| Ok((rows_read, outputs.finish()?)));
+        let (rows_read, (records, rows_written)) = match finished {
+            Ok(finished) => finished,
             Err(error) => {
-                self.catalog.forget_unfinished(&outputs.discard())?;
-                Err(error)
+                self.abandon(outputs);
+                return if let MergeError::Stopped = error { Ok(None) } else { Err(error.into()) };
             }
         };
-        let (rows_read, (records, numbers, rows_written)) = match finished {
-            Ok(finished) => finished,
-            Err(MergeError::Stopped) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
+        let numbers = outputs.into_numbers();
         let report = CompactionReport {
             jobs: 1,
             inputs: job.inputs.len() as u64,
@@ -136,6 +134,19 @@ impl Store {
         let paths = records.iter().map(|record| record.path.clone()).collect();
         self.replace(&job.inputs, records, &numbers)?;
         Ok(Some((report, paths)))
+    }
+
+    /// Gives the room of a job back that did not get to its end. Best effort: a start
+    /// removes what bears an unfinished number, and everything half written.
+    fn abandon(&self, outputs: Outputs<'_>) {
+        let (paths, numbers) = outputs.into_leftovers();
+        let paths: Vec<PathBuf> = paths.iter().map(|path| self.data_dir.join(path)).collect();
+        let removed = remove_for_good(self.disk.as_ref(), &paths);
+        let forgotten =
+            removed.and_then(|()| self.catalog.forget_unfinished(&numbers).map_err(StoreError::from));
+        if let Err(error) = forgotten {
+            tracing::warn!(error = &error as &dyn std::error::Error, "an unfinished compaction left files");
+        }
     }
 
     /// Which rows merges leave out beside superseded ones.
@@ -189,9 +200,8 @@ impl Store {
         };
         let dead: Vec<String> =
             self.catalog.garbage()?.into_iter().filter(|path| !waiting.contains(path)).collect();
-        for path in &dead {
-            remove(self.disk.as_ref(), &self.data_dir.join(path))?;
-        }
+        let paths: Vec<PathBuf> = dead.iter().map(|path| self.data_dir.join(path)).collect();
+        remove_for_good(self.disk.as_ref(), &paths)?;
         if !dead.is_empty() {
             self.catalog.forget_garbage(&dead)?;
         }

@@ -170,7 +170,7 @@ pub struct Store {
     /// Files that were replaced, until their last reader is gone.
     graveyard: Mutex<Vec<Weak<DataFile>>>,
     /// Held while the store lives; another process finds it locked.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl Store {
@@ -179,10 +179,31 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; a damaged journal or file is named.
     pub fn open(settings: &StoreSettings) -> Result<Opened, StoreError> {
+        let lock = lock(&settings.data_dir)?;
+        let catalog = Arc::new(Catalog::open(&settings.data_dir)?);
+        Store::start(settings, Arc::new(RealDisk), catalog, Some(lock))
+    }
+
+    /// Opens the store of a data dir on some disk, with a catalog that lies elsewhere.
+    /// The caller sees to it that nobody else has the two open.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_on(
+        settings: &StoreSettings,
+        disk: Arc<dyn Disk>,
+        catalog: Arc<Catalog>,
+    ) -> Result<Opened, StoreError> {
+        Store::start(settings, disk, catalog, None)
+    }
+
+    fn start(
+        settings: &StoreSettings,
+        disk: Arc<dyn Disk>,
+        catalog: Arc<Catalog>,
+        lock: Option<File>,
+    ) -> Result<Opened, StoreError> {
         let data_dir = &settings.data_dir;
-        let lock = lock(data_dir)?;
-        let catalog = Arc::new(Catalog::open(data_dir)?);
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let flushed = catalog.flushed()?;
         let settled = catalog.settled()?;
         remove_garbage(disk.as_ref(), data_dir, &catalog)?;
@@ -303,7 +324,12 @@ impl Store {
         let flushed = Flushed { sequence: buffer.last(), ordering: buffer.ordering() };
         let written = write_run(self.disk.as_ref(), &self.data_dir, &frames, settled)?;
         let records: Vec<FileRecord> = written.into_iter().map(|file| file.record).collect();
-        self.catalog.commit_flush(&records, flushed)?;
+        if let Err(error) = self.catalog.commit_flush(&records, flushed) {
+            // A commit that failed may have become durable all the same.
+            if self.catalog.flushed()? != flushed {
+                return Err(error.into());
+            }
+        }
         let report = FlushReport {
             files: records.len() as u64,
             rows: records.iter().map(|record| record.rows).sum(),

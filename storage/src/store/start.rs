@@ -1,7 +1,7 @@
 //! The steps of a start: lock the folder, find its files, replay its journal,
 //! remove what an unfinished flush left.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -112,21 +112,22 @@ pub(super) fn present_files(
 /// that did not get to their end.
 pub(super) fn remove_garbage(disk: &dyn Disk, data_dir: &Path, catalog: &Catalog) -> Result<(), StoreError> {
     let garbage = catalog.garbage()?;
-    for path in &garbage {
-        remove(disk, &data_dir.join(path))?;
-    }
+    let paths: Vec<PathBuf> = garbage.iter().map(|path| data_dir.join(path)).collect();
+    remove_for_good(disk, &paths)?;
     catalog.forget_garbage(&garbage)?;
     let unfinished = catalog.unfinished()?;
     if unfinished.is_empty() {
         return Ok(());
     }
-    for path in data_files(disk, data_dir)? {
-        let number = level_and_number(&path).filter(|&(level, _)| level > 0).map(|(_, number)| number);
-        if number.is_some_and(|number| unfinished.contains(&number)) {
-            tracing::warn!(path = %path.display(), "removing what an unfinished compaction left");
-            remove(disk, &path)?;
-        }
+    let is_left = |path: &PathBuf| {
+        let number = level_and_number(path).filter(|&(level, _)| level > 0).map(|(_, number)| number);
+        number.is_some_and(|number| unfinished.contains(&number))
+    };
+    let left: Vec<PathBuf> = data_files(disk, data_dir)?.into_iter().filter(is_left).collect();
+    for path in &left {
+        tracing::warn!(path = %path.display(), "removing what an unfinished compaction left");
     }
+    remove_for_good(disk, &left)?;
     Ok(catalog.forget_unfinished(&unfinished)?)
 }
 
@@ -168,7 +169,25 @@ fn data_files(disk: &dyn Disk, data_dir: &Path) -> Result<Vec<PathBuf>, StoreErr
     Ok(paths)
 }
 
-pub(super) fn remove(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
+/// Removes files so that no power loss brings one back: after this nobody may know
+/// any more why it would be there.
+pub(super) fn remove_for_good(disk: &dyn Disk, paths: &[PathBuf]) -> Result<(), StoreError> {
+    for path in paths {
+        remove(disk, path)?;
+    }
+    let folders: BTreeSet<&Path> = paths.iter().filter_map(|path| path.parent()).collect();
+    for folder in folders {
+        match disk.sync_dir(folder) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::Io { path: folder.to_owned(), source });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn remove(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
     match disk.remove(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(StoreError::Io { path: path.to_owned(), source })

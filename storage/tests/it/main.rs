@@ -15,9 +15,11 @@ mod journal_crashes;
 mod journal_damage;
 mod journal_retained;
 mod log;
+mod machine;
 #[cfg(feature = "query")]
 mod model;
 mod simulated_disk;
 mod store;
+mod store_crashes;
 mod writer;
 mod writer_figures;

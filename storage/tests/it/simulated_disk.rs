@@ -6,6 +6,7 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use systole_storage::Commits;
 use systole_storage::disk::{Disk, DiskFile};
 
 const SECTOR_BYTES: usize = 512;
@@ -53,6 +54,22 @@ impl SimulatedDisk {
         state.fault = Some((state.operations + number, fault));
     }
 
+    /// Takes a fault back that has not come yet.
+    pub fn heal(&self) {
+        self.0.lock().unwrap().fault = None;
+    }
+
+    /// Whether the fault has come.
+    pub fn has_failed(&self) -> bool {
+        let state = self.0.lock().unwrap();
+        state.fault.is_some_and(|(at, _)| state.operations > at)
+    }
+
+    /// Whether the machine has stopped.
+    pub fn has_crashed(&self) -> bool {
+        self.0.lock().unwrap().crashed
+    }
+
     /// How many operations there were.
     pub fn operations(&self) -> usize {
         self.0.lock().unwrap().operations
@@ -79,7 +96,7 @@ impl SimulatedDisk {
         // Names come and go in any combination until their folder is synced.
         let mut names = state.durable_names.clone();
         for (path, file) in &state.names {
-            if !names.contains_key(path) && random.coin() {
+            if names.get(path) != Some(file) && random.coin() {
                 names.insert(path.clone(), *file);
             }
         }
@@ -212,6 +229,18 @@ impl Disk for SimulatedDisk {
         let names: Vec<_> = names.into_iter().map(|(path, file)| (path.clone(), *file)).collect();
         state.durable_names.extend(names);
         Ok(())
+    }
+}
+
+/// Commits of a catalog that lies on this machine count as operations: one is asked
+/// for before the transaction is durable, one behind it.
+impl Commits for SimulatedDisk {
+    fn before(&self) -> bool {
+        self.whole().is_ok()
+    }
+
+    fn after(&self) -> bool {
+        self.whole().is_ok()
     }
 }
 

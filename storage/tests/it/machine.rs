@@ -1,0 +1,368 @@
+//! A store on a machine that tests can stop: disk and catalog fail at the operation
+//! they say, and the next machine has what the power loss left. Beside it the plain
+//! map that tells what must be there.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{AsArray, Float64Array};
+use arrow::datatypes::Float64Type;
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use systole_storage::disk::Disk;
+use systole_storage::files::{Block, CheckedFile, DataFile, block_schema};
+use systole_storage::frame::{SamplesFrame, Stamp};
+use systole_storage::journal::{AppendError, JournalWriter};
+use systole_storage::series::SeriesName;
+use systole_storage::store::Snapshot;
+use systole_storage::{
+    CATALOG_FILE, Catalog, CompactionReport, Opened, Sequence, Store, StoreError, StoreSettings, Unhurried,
+};
+use tempfile::TempDir;
+
+use super::fixture::Samples;
+use super::simulated_disk::SimulatedDisk;
+
+const DATA_DIR: &str = "/data";
+/// A few commits; long histories take several segments.
+const SEGMENT_BYTES: u64 = 4096;
+/// Less than the longest tail of the journal, so that a start flushes on its way.
+const FLUSH_BYTES: usize = 4096;
+const EVERYTHING: Sequence = Sequence(u64::MAX);
+
+/// Organisation, user, metric, milliseconds, source, device.
+pub type Key = (String, String, String, i64, String, Option<String>);
+/// The newest value of each key, and the sequence it came with.
+pub type Rows = BTreeMap<Key, (u64, f64)>;
+
+/// What is done to a store.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// A group of requests, committed together.
+    Commit(Vec<Samples>),
+    /// Everything committed goes into files, and out of the journal.
+    Flush,
+    /// The most useful merge, if there is one.
+    CompactSome,
+    /// Every row into its period.
+    Compact,
+    /// Every file written anew.
+    Rewrite,
+    /// Stops and starts in order.
+    Restart,
+}
+
+/// Why a step was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    #[error("the journal took nothing")]
+    Append(#[from] AppendError),
+    #[error("segments were not removed")]
+    Trim(#[from] std::io::Error),
+    #[error("the store refused")]
+    Store(#[from] StoreError),
+}
+
+impl Refused {
+    /// Whether the disk was full, in the words of who was asked.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Refused::Append(AppendError::Full(_)) => true,
+            Refused::Append(_) => false,
+            Refused::Trim(error) => systole_storage::disk::is_full(error),
+            Refused::Store(error) => error.is_full(),
+        }
+    }
+
+    /// Whether nothing goes on before a restart.
+    pub fn needs_restart(&self) -> bool {
+        matches!(self, Refused::Append(AppendError::Poisoned { .. }))
+    }
+}
+
+/// What was promised, and what may be there beside it.
+#[derive(Clone, Debug, Default)]
+pub struct Promise {
+    pub rows: Rows,
+    /// A group that was on its way when the machine stopped: any number of its first
+    /// frames may have become durable.
+    pub on_its_way: Vec<(u64, Samples)>,
+}
+
+/// Disk and catalog of one machine.
+pub struct Machine {
+    pub disk: SimulatedDisk,
+    /// The catalog's file. On a file system in memory where there is one: SQLite
+    /// syncs, and that is not what is tried here.
+    catalog_dir: TempDir,
+}
+
+/// A store on a machine, with the committer's part played by the test.
+pub struct Running {
+    pub store: Arc<Store>,
+    disk: SimulatedDisk,
+    writer: JournalWriter,
+    /// The last sequence that was given, also to a group that was refused.
+    given: Sequence,
+    /// The last sequence that is durable.
+    synced: Sequence,
+}
+
+impl Default for Machine {
+    fn default() -> Machine {
+        Machine { disk: SimulatedDisk::default(), catalog_dir: memory_dir() }
+    }
+}
+
+impl Machine {
+    /// Starts the store of this machine. One at a time.
+    pub fn start(&self) -> Result<Running, StoreError> {
+        self.start_with(SEGMENT_BYTES, FLUSH_BYTES)
+    }
+
+    pub fn start_with(&self, segment_bytes: u64, flush_bytes: usize) -> Result<Running, StoreError> {
+        let settings = StoreSettings { data_dir: PathBuf::from(DATA_DIR), segment_bytes, flush_bytes };
+        let catalog = Catalog::open_watched(self.catalog_dir.path(), Arc::new(self.disk.clone()))?;
+        let disk = self.disk.clone();
+        let opened = Store::open_on(&settings, Arc::new(self.disk.clone()), Arc::new(catalog))?;
+        let Opened { store, writer, last, .. } = opened;
+        Ok(Running { store, disk, writer, given: last, synced: last })
+    }
+
+    /// The machine after a power loss, or with no seed after the process was killed.
+    /// Nothing may run on this one any more.
+    pub fn after(&self, power_loss: Option<u64>) -> Machine {
+        let disk = match power_loss {
+            Some(seed) => self.disk.after_power_loss(seed),
+            None => self.disk.after_kill(),
+        };
+        let catalog_dir = memory_dir();
+        for name in [CATALOG_FILE.to_owned(), format!("{CATALOG_FILE}-wal")] {
+            let from = self.catalog_dir.path().join(&name);
+            if from.exists() {
+                std::fs::copy(from, catalog_dir.path().join(name)).unwrap();
+            }
+        }
+        Machine { disk, catalog_dir }
+    }
+
+    /// Data files on the disk.
+    fn data_files(&self) -> BTreeSet<PathBuf> {
+        let list = |folder| self.disk.list(&Path::new(DATA_DIR).join(folder)).unwrap();
+        ["runs", "samples"].into_iter().flat_map(list).collect()
+    }
+
+    /// Checks that the disk has the data files that the catalog lists, and no other.
+    pub fn check_files(&self, running: &Running, what: &str) {
+        let listed = running.store.catalog().files().unwrap();
+        let listed: BTreeSet<PathBuf> =
+            listed.iter().map(|file| Path::new(DATA_DIR).join(&file.path)).collect();
+        assert_eq!(self.data_files(), listed, "{what}: files on disk and in the catalog");
+        assert_eq!(running.store.catalog().garbage().unwrap(), [] as [String; 0], "{what}");
+        assert_eq!(running.store.catalog().unfinished().unwrap(), [] as [u64; 0], "{what}");
+    }
+}
+
+fn memory_dir() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+impl Running {
+    /// Does a step. What it acknowledges is promised from then on.
+    pub fn run(&mut self, step: &Step, promise: &mut Promise) -> Result<(), Refused> {
+        match step {
+            Step::Commit(group) => self.commit(group, promise),
+            Step::Flush => self.flush(),
+            Step::CompactSome => {
+                self.store.compact_some(EVERYTHING, &mut Unhurried)?;
+                Ok(self.store.bury().map(drop)?)
+            }
+            Step::Compact => self.compact(false).map(drop),
+            Step::Rewrite => self.compact(true).map(drop),
+            Step::Restart => unreachable!("whoever has the machine restarts it"),
+        }
+    }
+
+    fn commit(&mut self, group: &[Samples], promise: &mut Promise) -> Result<(), Refused> {
+        let series = self.store.series();
+        let sealed: Vec<(u64, Vec<u8>)> = group
+            .iter()
+            .map(|samples| {
+                self.given = self.given.next();
+                let stamp = Stamp {
+                    sequence: self.given,
+                    synced: self.synced,
+                    ordering: self.given.0,
+                    committed_at: 1_782_805_500_000_000,
+                };
+                let mut draft = samples.draft();
+                draft
+                    .mark_groups(|org, group| {
+                        series.widen(&SeriesName::of(org, &group), group.earliest, group.latest)
+                    })
+                    .unwrap();
+                (self.given.0, draft.seal(stamp))
+            })
+            .collect();
+        let slices: Vec<&[u8]> = sealed.iter().map(|(_, bytes)| bytes.as_slice()).collect();
+        let on_its_way = sealed.iter().map(|(sequence, _)| *sequence).zip(group.iter().cloned()).collect();
+        if let Err(error) = self.writer.append(&slices) {
+            if matches!(error, AppendError::Poisoned { .. }) {
+                promise.on_its_way = on_its_way;
+            }
+            return Err(error.into());
+        }
+        self.synced = self.given;
+        promise.on_its_way = on_its_way;
+        promise.keep(group.len());
+        let frames = sealed.into_iter().map(|(_, bytes)| SamplesFrame::parse(bytes.into()).unwrap());
+        self.store.publish(&frames.collect::<Vec<_>>());
+        Ok(())
+    }
+
+    /// Flushes what was frozen, also before an error, and what is committed.
+    fn flush(&mut self) -> Result<(), Refused> {
+        self.store.freeze();
+        for frozen in self.store.snapshot().frozen.clone() {
+            self.store.flush(&frozen, EVERYTHING)?;
+        }
+        let flushed = self.store.catalog().flushed().map_err(StoreError::from)?;
+        self.writer.remove_through(flushed.sequence)?;
+        Ok(())
+    }
+
+    fn compact(&self, rewrite: bool) -> Result<CompactionReport, Refused> {
+        let report = self.store.compact_whole(EVERYTHING, &|_| rewrite, &mut Unhurried)?;
+        self.store.bury()?;
+        Ok(report)
+    }
+
+    /// Checks that the store has what was promised, each row once, and nothing else
+    /// but the first frames of a group that was on its way, which count from then on.
+    pub fn check(&self, promise: &mut Promise, what: &str) {
+        let found = rows_of(&self.store.snapshot(), what);
+        let more = (0..=promise.on_its_way.len()).find(|&more| {
+            let mut promised = promise.clone();
+            promised.keep(more);
+            promised.rows == found
+        });
+        let Some(more) = more else {
+            let missing: Vec<_> = promise.rows.iter().filter(|&(key, row)| found.get(key) != Some(row)).collect();
+            let strange: Vec<_> =
+                found.iter().filter(|&(key, row)| promise.rows.get(key) != Some(row)).collect();
+            panic!("{what}: missing {missing:?}, not promised {strange:?}, beside {:?}", promise.on_its_way);
+        };
+        promise.keep(more);
+        self.check_newest(promise, what);
+    }
+
+    fn check_newest(&self, promise: &Promise, what: &str) {
+        let mut newest: BTreeMap<(&str, &str), BTreeMap<&str, (i64, u64, f64)>> = BTreeMap::new();
+        for ((org, user, metric, time, _, _), &(sequence, value)) in &promise.rows {
+            let of_user = newest.entry((org, user)).or_default();
+            let best = of_user.entry(metric).or_insert((*time, sequence, value));
+            if (*time, sequence) >= (best.0, best.1) {
+                *best = (*time, sequence, value);
+            }
+        }
+        for ((org, user), metrics) in newest {
+            let latest = self.store.series().latest(org, user);
+            let latest: Vec<_> =
+                latest.iter().map(|it| (it.metric.as_str(), it.recorded_at, it.value)).collect();
+            let expected: Vec<_> = metrics.into_iter().map(|(metric, it)| (metric, it.0, it.2)).collect();
+            assert_eq!(latest, expected, "{what}: newest of {org}/{user}");
+        }
+    }
+
+    /// Whether the machine it runs on has stopped.
+    pub fn has_crashed(&self) -> bool {
+        self.disk.has_crashed()
+    }
+}
+
+impl Promise {
+    /// The first `frames` of the group on its way are durable, the others are not.
+    pub fn keep(&mut self, frames: usize) {
+        for (sequence, samples) in self.on_its_way.drain(..).take(frames) {
+            for &(time, value) in &samples.rows {
+                let device = samples.device.map(str::to_owned);
+                let (org, metric) = (samples.org.to_owned(), samples.metric.to_owned());
+                let key = (org, samples.user.clone(), metric, time, samples.source.to_owned(), device);
+                self.rows.insert(key, (sequence, value));
+            }
+        }
+    }
+}
+
+/// The rows of a snapshot, of equal keys the one with the greatest sequence. Read
+/// without any query: files batch by batch, buffers frame by frame.
+fn rows_of(snapshot: &Snapshot, what: &str) -> Rows {
+    let mut found = Found { seen: BTreeSet::new(), newest: Rows::new(), what };
+    for file in snapshot.files.iter() {
+        rows_of_file(snapshot, file, &mut found);
+    }
+    for frame in snapshot.buffers().flat_map(|buffer| buffer.frames()) {
+        let sequence = frame.header().stamp.sequence.0;
+        for group in frame.groups() {
+            for row in group.rows() {
+                let names = [frame.org(), group.user, group.metric, group.source];
+                found.add(names, group.device, frame.recorded_at(row), sequence, frame.value(row));
+            }
+        }
+    }
+    found.newest
+}
+
+struct Found<'a> {
+    /// Keys with sequences.
+    seen: BTreeSet<(Key, u64)>,
+    newest: Rows,
+    what: &'a str,
+}
+
+impl Found<'_> {
+    fn add(&mut self, names: [&str; 4], device: Option<&str>, time: i64, sequence: u64, value: f64) {
+        let [org, user, metric, source] = names.map(str::to_owned);
+        let key = (org, user, metric, time, source, device.map(str::to_owned));
+        assert!(self.seen.insert((key.clone(), sequence)), "{}: {key:?} of {sequence} is there twice", self.what);
+        let newest = self.newest.entry(key).or_insert((sequence, value));
+        if sequence > newest.0 {
+            *newest = (sequence, value);
+        }
+    }
+}
+
+fn rows_of_file(snapshot: &Snapshot, file: &Arc<DataFile>, found: &mut Found<'_>) {
+    let options = ArrowReaderOptions::new().with_schema(block_schema());
+    let reader = CheckedFile::open(file).unwrap();
+    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(reader, options).unwrap();
+    let mut keys: HashMap<String, u64> = HashMap::new();
+    let mut rows = 0;
+    for batch in builder.build().unwrap() {
+        let batch = batch.unwrap();
+        let values: Float64Array =
+            batch.column_by_name("value").unwrap().as_primitive::<Float64Type>().clone();
+        let block = Block::new(&batch).unwrap();
+        rows += block.rows() as u64;
+        for row in 0..block.rows() {
+            let (org, user, metric) = (block.org(row), block.user(row), block.metric(row));
+            let (time, sequence) = (block.recorded_at(row), block.sequence(row).0);
+            let files = snapshot.files.find(org, user, metric, time, time + 1);
+            assert!(
+                files.iter().any(|it| Arc::ptr_eq(it, file)),
+                "{}: nobody finds {user} at {time} in {}",
+                found.what,
+                file.record.path
+            );
+            *keys.entry(format!("{org}/{metric}")).or_default() += 1;
+            let names = [org, user, metric, block.source(row)];
+            found.add(names, block.device(row), time, sequence, values.value(row));
+        }
+    }
+    assert_eq!(rows, file.record.rows, "{}: rows of {}", found.what, file.record.path);
+    for section in &file.record.sections {
+        let counted = keys.remove(&format!("{}/{}", section.org, section.metric));
+        assert_eq!(counted, Some(section.rows), "{}: sections of {}", found.what, file.record.path);
+    }
+    assert!(keys.is_empty(), "{}: {keys:?} is in no section of {}", found.what, file.record.path);
+}

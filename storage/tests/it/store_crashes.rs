@@ -1,0 +1,125 @@
+//! A store whose machine stops at each operation of its disk and its catalog, whose
+//! disk is full there, or fails there once.
+
+use super::fixture::Samples;
+use super::machine::{Machine, Promise, Running, Step};
+use super::simulated_disk::Fault;
+
+const JUNE_2026: i64 = 1_782_805_500_000;
+const DAY: i64 = 86_400_000;
+
+/// Power losses tried for each crash beside the kill; more with
+/// `SYSTOLE_CRASH_SEEDS`.
+fn seeds() -> u64 {
+    std::env::var("SYSTOLE_CRASH_SEEDS").map_or(2, |seeds| seeds.parse().unwrap())
+}
+
+fn batch(user: u64, metric: &'static str, start: i64, count: i64, value: f64) -> Samples {
+    Samples {
+        org: if user.is_multiple_of(3) { "acme" } else { "default" },
+        user: format!("u_{user}"),
+        metric,
+        source: "garmin",
+        device: user.is_multiple_of(2).then_some("d_1"),
+        rows: (0..count).map(|at| (start + 1000 * at, value + at as f64)).collect(),
+    }
+}
+
+/// Every kind of work, with corrections that cross flushes, periods and restarts.
+fn history() -> Vec<Step> {
+    let mut steps = Vec::new();
+    for round in 0..8_u32 {
+        let start = JUNE_2026 + i64::from(round) * 3_000;
+        let user = u64::from(round) % 4;
+        // Overlaps the round before: its last samples are corrected.
+        let mut group = vec![batch(user, "heart_rate", start, 5, f64::from(round) * 100.0)];
+        if round % 3 == 1 {
+            group.push(batch(1, "heart_rate", JUNE_2026, 3, f64::from(round)));
+            group.push(batch(2, "steps", JUNE_2026 - 370 * DAY, 2, 7.0));
+        }
+        steps.extend([Step::Commit(group), Step::Flush]);
+    }
+    steps.push(Step::CompactSome);
+    // More than a segment in one group, more than a buffer until the restart.
+    let long = |user| batch(user, "heart_rate", JUNE_2026 + 20 * DAY, 60, 0.5);
+    steps.push(Step::Commit((0..4).map(long).collect()));
+    steps.push(Step::Commit((0..2).map(long).collect()));
+    steps.push(Step::Restart);
+    steps.push(Step::Commit(vec![batch(1, "heart_rate", JUNE_2026 + 1000, 2, -1.0)]));
+    steps.extend([Step::Flush, Step::Compact]);
+    steps.push(Step::Commit(vec![batch(1, "heart_rate", JUNE_2026, 4, -7.0), batch(5, "steps", 0, 1, 1.0)]));
+    steps.extend([Step::Flush, Step::Compact, Step::Rewrite]);
+    steps.push(Step::Commit(vec![batch(2, "steps", JUNE_2026, 2, 3.0)]));
+    steps.push(Step::Restart);
+    steps
+}
+
+/// Runs the steps until the machine stops.
+fn run_until_crash(machine: &Machine, steps: &[Step], promise: &mut Promise) {
+    let Ok(mut running) = machine.start() else { return };
+    for step in steps {
+        if let Step::Restart = step {
+            drop(running);
+            match machine.start() {
+                Ok(restarted) => running = restarted,
+                Err(_) => return,
+            }
+            continue;
+        }
+        let done = running.run(step, promise);
+        if running.has_crashed() {
+            return;
+        }
+        done.unwrap_or_else(|error| panic!("{step:?}: {error:?}"));
+    }
+}
+
+fn start(machine: &Machine, what: &str) -> Running {
+    machine.start().unwrap_or_else(|error| panic!("{what}: {error:?}"))
+}
+
+/// Starts a machine that was stopped, twice, and lets it go on.
+fn check_restart(stopped: &Machine, power_loss: Option<u64>, mut promise: Promise, what: &str) {
+    let what = format!("{what}, {power_loss:?}");
+    let machine = stopped.after(power_loss);
+    let mut running = start(&machine, &what);
+    running.check(&mut promise, &what);
+    machine.check_files(&running, &what);
+    // What the start made of it survives the next loss.
+    drop(running);
+    let machine = machine.after(power_loss.map(|seed| seed + 1));
+    running = start(&machine, &what);
+    running.check(&mut promise, &format!("{what}, again"));
+    machine.check_files(&running, &what);
+    let more = Step::Commit(vec![batch(1, "heart_rate", JUNE_2026 + 2000, 3, 5.0)]);
+    for step in [more, Step::Flush, Step::Compact] {
+        running.run(&step, &mut promise).unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        running.check(&mut promise, &format!("{what}, then {step:?}"));
+    }
+    machine.check_files(&running, &what);
+    drop(running);
+    let machine = machine.after(power_loss.map(|seed| seed + 2));
+    start(&machine, &what).check(&mut promise, &format!("{what}, at last"));
+}
+
+#[test]
+fn a_store_is_whole_after_a_stop_at_every_operation() {
+    let steps = history();
+    let mut stops = 0;
+    for operation in 0.. {
+        let machine = Machine::default();
+        machine.disk.fault_at(operation, Fault::Crash);
+        let mut promise = Promise::default();
+        run_until_crash(&machine, &steps, &mut promise);
+        if !machine.disk.has_crashed() {
+            break;
+        }
+        stops += 1;
+        let what = format!("operation {operation}");
+        check_restart(&machine, None, promise.clone(), &what);
+        for seed in 0..seeds() {
+            check_restart(&machine, Some(seed * 1000 + operation as u64), promise.clone(), &what);
+        }
+    }
+    assert!(stops > 200, "only {stops} operations");
+}
