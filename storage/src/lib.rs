@@ -37,5 +37,5 @@ pub use catalog::{
     LaneChanges,
 };
 pub use frame::{Draft, Sequence};
-pub use series::LatestValue;
+pub use series::{CheckpointReport, LatestValue, SeriesStats};
 pub use store::{FlushReport, Opened, Store, StoreError, StoreSettings};

@@ -9,13 +9,15 @@
 //! organisations   id, created_at
 //! api_keys        id, org, user_id, name, scopes, hash, created_at
 //! files           path, org, metric, period, bucket, ..., block checksums
-//! positions       name, sequence, ordering         ("flushed", "routed", "classified")
+//! positions       name, sequence, ordering         ("flushed", "routed", "classified", "checkpointed")
+//! checkpoints     path, kind, sequence, ...        of the series map
 //! instance        name, value                      (key of event ids, last endpoint number)
 //! endpoints       id, number, org, settings, secret, start_sequence, created_at, updated_at
 //! lane_cursors    endpoint, sequence, ordinal      only of lanes that lag
 //! exceptions      endpoint, place of the event, attempts, due_at
 //! ```
 
+mod checkpoints;
 mod files;
 mod keys;
 mod schema;
@@ -27,6 +29,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rusqlite::Connection;
 
+pub use checkpoints::CheckpointRecord;
 pub use files::{FileRecord, Flushed};
 pub use keys::KeyRecord;
 pub use webhooks::{CursorRecord, EndpointRecord, ExceptionRecord, LaneChanges};

@@ -8,6 +8,7 @@
 //! Who does what: the committer publishes and freezes, the flush thread flushes,
 //! queries take snapshots. There is one of each of the first two.
 
+mod checkpoints;
 mod series_of_files;
 mod start;
 
@@ -15,6 +16,7 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 
@@ -25,8 +27,8 @@ use crate::files::{DataFile, FileReadError, FileSet, FileWriteError};
 use crate::flush::write_frames;
 use crate::frame::{SamplesFrame, Sequence, Stamp};
 use crate::journal::{JournalWriter, Log, RecoverError, recover};
-use crate::series::{Newest, SeriesMap, SeriesName};
-use series_of_files::load_series;
+use crate::series::{Newest, SeriesError, SeriesMap, SeriesName};
+use checkpoints::load_newer;
 use start::{Replay, lock, present_files, remove_unfinished};
 
 /// The journal's folder below the data dir.
@@ -41,6 +43,8 @@ pub struct StoreSettings {
     pub segment_bytes: u64,
     /// Memory of a buffer from which it is flushed, also while replaying.
     pub flush_bytes: usize,
+    /// Memory of the series map from which users are evicted.
+    pub series_bytes: usize,
 }
 
 /// A store that has just been opened.
@@ -107,6 +111,9 @@ pub enum StoreError {
     /// A data file cannot be written.
     #[error("a data file cannot be written")]
     Write(#[from] FileWriteError),
+    /// The series map's checkpoints cannot be used.
+    #[error("a checkpoint of the series map failed")]
+    Series(#[from] SeriesError),
 }
 
 impl StoreError {
@@ -115,7 +122,9 @@ impl StoreError {
     pub fn is_full(&self) -> bool {
         match self {
             StoreError::Write(error) => error.is_full(),
-            StoreError::Catalog(CatalogError::Sql(error)) => {
+            StoreError::Series(error) if error.is_full() => true,
+            StoreError::Catalog(CatalogError::Sql(error))
+            | StoreError::Series(SeriesError::Catalog(CatalogError::Sql(error))) => {
                 error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
             }
             _ => false,
@@ -162,6 +171,10 @@ pub struct Store {
     series: SeriesMap,
     /// Swapped by the committer (freeze) and the flush thread (done).
     snapshot: ArcSwap<Snapshot>,
+    /// Everything through this is in files. The flush thread's.
+    flushed: AtomicU64,
+    /// Rows flushed since the last checkpoint of the series map began.
+    rows_unchecked: AtomicU64,
     /// Held while the store lives; another process finds it locked.
     _lock: File,
 }
@@ -179,16 +192,17 @@ impl Store {
         let flushed = catalog.flushed()?;
         let settled = catalog.settled()?;
         let files = present_files(data_dir, catalog.files()?)?;
-        let series = SeriesMap::default();
-        for file in files.iter() {
-            load_series(&series, file)?;
-        }
+        let series = SeriesMap::open(disk.clone(), data_dir, catalog.clone(), settings.series_bytes)?;
+        let checkpointed = series.position();
+        let series_files = load_newer(&series, files.iter())?;
         let snapshot = Snapshot { files: Arc::new(files), ..Snapshot::default() };
         let store = Arc::new(Store {
             data_dir: data_dir.clone(),
             disk: disk.clone(),
             catalog,
             series,
+            flushed: AtomicU64::new(flushed.sequence.0),
+            rows_unchecked: AtomicU64::new(0),
             snapshot: ArcSwap::from_pointee(snapshot),
             _lock: lock,
         });
@@ -220,6 +234,8 @@ impl Store {
             torn_bytes = recovered.torn_bytes,
             sequence = recovered.last.0,
             files = store.snapshot().files.iter().count(),
+            checkpointed = checkpointed.0,
+            series_files,
             "store opened"
         );
         let last = recovered.last.max(flushed.sequence);
@@ -308,6 +324,8 @@ impl Store {
             next.files = Arc::new(next.files.with(&added));
             next
         });
+        self.flushed.store(flushed.sequence.0, Ordering::Release);
+        self.rows_unchecked.fetch_add(report.rows, Ordering::Relaxed);
         Ok(report)
     }
 
@@ -316,13 +334,8 @@ impl Store {
         for group in frame.groups() {
             let value = frame.value(group.first + group.count - 1);
             let newest = Newest { recorded_at: group.latest, value, sequence };
-            self.series.advance(&SeriesName::of(frame.org(), &group), newest);
-        }
-    }
-
-    fn widen_series(&self, frame: &SamplesFrame) {
-        for group in frame.groups() {
-            self.series.widen(&SeriesName::of(frame.org(), &group), group.earliest, group.latest);
+            let name = SeriesName::of(frame.org(), &group);
+            self.series.advance(&name, group.earliest, group.latest, newest);
         }
     }
 }

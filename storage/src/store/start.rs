@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::checkpoints::relieve;
 use super::{Store, StoreError};
 use crate::buffer::Buffer;
 use crate::catalog::FileRecord;
@@ -40,7 +41,9 @@ impl Replay<'_> {
         let store = self.store;
         let files = &store.snapshot().files;
         remove_unfinished(store.disk.as_ref(), &store.data_dir, files, self.flushed, frozen.last())?;
-        store.flush(frozen, self.settled).map(drop)
+        store.flush(frozen, self.settled)?;
+        relieve(&store.series, store.flushed_position());
+        Ok(())
     }
 
     pub(super) fn frame(&mut self, header: &Header, bytes: Bytes) -> Result<(), FrameFault> {
@@ -50,7 +53,6 @@ impl Replay<'_> {
             return Ok(());
         }
         let frame = SamplesFrame::parse(bytes)?;
-        self.store.widen_series(&frame);
         self.store.publish(&[frame]);
         if self.full || self.store.snapshot().active.byte_len() < self.flush_bytes {
             return Ok(());

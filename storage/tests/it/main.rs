@@ -15,5 +15,9 @@ mod journal_retained;
 mod log;
 #[cfg(feature = "query")]
 mod model;
+mod series;
+mod series_crashes;
+mod series_memory;
+mod series_model;
 mod simulated_disk;
 mod store;
