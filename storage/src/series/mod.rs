@@ -48,7 +48,7 @@ mod tally;
 use std::io;
 use std::path::PathBuf;
 
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::catalog::CatalogError;
 use crate::frame::{Group, Sequence};
@@ -57,6 +57,10 @@ pub use checkpoint::CheckpointReport;
 pub use file::LATEST_DIR;
 pub use map::SeriesMap;
 pub use tally::SeriesStats;
+
+/// The longest organisation and user, which are 64 and 128 bytes, with a zero
+/// between them.
+const JOINED_BYTES: usize = 64 + 1 + 128;
 
 /// A sample that may be a series' newest.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -145,9 +149,18 @@ impl SeriesError {
 /// on disk. XXH3 over organisation, a zero byte, user.
 #[must_use]
 pub fn user_hash(org: &str, user: &str) -> u64 {
-    let mut hasher = Xxh3::new();
-    hasher.update(org.as_bytes());
-    hasher.update(&[0]);
-    hasher.update(user.as_bytes());
-    hasher.digest()
+    let mut joined = [0; JOINED_BYTES];
+    let length = org.len() + 1 + user.len();
+    let Some(joined) = joined.get_mut(..length) else {
+        return long_user_hash(org, user);
+    };
+    joined[..org.len()].copy_from_slice(org.as_bytes());
+    joined[org.len() + 1..].copy_from_slice(user.as_bytes());
+    xxh3_64(joined)
+}
+
+/// Organisation and user that are longer than they may be.
+#[cold]
+fn long_user_hash(org: &str, user: &str) -> u64 {
+    xxh3_64(&[org.as_bytes(), &[0], user.as_bytes()].concat())
 }
