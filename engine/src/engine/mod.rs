@@ -41,6 +41,9 @@ pub struct EngineSettings {
     pub buffer_bytes_max: usize,
     /// Length of a journal segment.
     pub segment_bytes: u64,
+    /// Memory of newest values and spans from which users that were not heard of
+    /// are left to the disk.
+    pub series_bytes: usize,
     /// Threads of the query runtime.
     pub query_threads: usize,
     /// Queries that run at once; more wait.
@@ -66,6 +69,7 @@ impl Default for EngineSettings {
             flush_interval: Duration::from_secs(3600),
             buffer_bytes_max: 512 * MIB,
             segment_bytes: 64 * MIB as u64,
+            series_bytes: 1024 * MIB,
             query_threads: 2,
             query_concurrency: 32,
             query_memory_bytes: 256 * MIB,
@@ -141,6 +145,7 @@ impl Engine {
             data_dir: settings.data_dir.clone(),
             segment_bytes: settings.segment_bytes,
             flush_bytes: settings.flush_bytes,
+            series_bytes: settings.series_bytes,
         })?;
         let (store, log) = (opened.store, opened.log);
         let intake = Intake::new(settings.ring_slots);
@@ -283,7 +288,8 @@ impl Engine {
             flushed_rows: read(&counters.flushed_rows),
             files: snapshot.files.iter().count() as u64,
             file_bytes: snapshot.files.iter().map(|file| file.record.bytes).sum(),
-            series: inner.store.series().series_count(),
+            series: inner.store.series().stats(),
+            checkpoint_failures: read(&counters.checkpoint_failures),
             sequence: read(&counters.sequence),
             flushed_sequence: read(&counters.flushed_sequence),
             commit_seconds: counters.commit_seconds.snapshot(),

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{ArrayRef, AsArray};
 use arrow::datatypes::Int32Type;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use systole_storage::files::COLUMN_NAMES;
@@ -46,7 +46,7 @@ fn a_flush_writes_sorted_rows_into_hive_partitions() {
     assert_eq!(names, COLUMN_NAMES);
     let batches: Vec<_> = reader.build().unwrap().map(Result::unwrap).collect();
     let users: Vec<&str> = ["u_1", "u_2", "u_3"].iter().flat_map(|user| [*user; 3]).collect();
-    let found: Vec<&str> = batches.iter().flat_map(|batch| texts(batch.column(0))).collect();
+    let found: Vec<&str> = batches.iter().flat_map(|batch| texts(batch.column(1))).collect();
     assert_eq!(found, users);
 }
 

@@ -1,5 +1,6 @@
 //! The series map: what is kept, what is evicted, what a start reads.
 
+use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -59,6 +60,14 @@ impl TestMap {
         self.disk.list(&self.dir.path().join(LATEST_DIR)).unwrap()
     }
 
+    /// What a file holds.
+    fn bytes(&self, path: &Path) -> Vec<u8> {
+        let file = self.disk.open(path).unwrap();
+        let mut bytes = vec![0; usize::try_from(file.byte_len().unwrap()).unwrap()];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+
     /// What the catalog lists, as paths.
     pub fn listed(&self) -> Vec<std::path::PathBuf> {
         let records = self.catalog.checkpoints().unwrap().0;
@@ -111,7 +120,9 @@ fn an_evicted_user_is_answered_from_the_checkpoint_and_marks_look_until_read_bac
 #[test]
 fn a_new_user_beside_many_evicted_ones_is_new() {
     let map = TestMap::new(0);
-    (0..2000).for_each(|user| drop(map.put(&format!("u_{user}"), "steps", 10, 1)));
+    for user in 0..2000 {
+        map.put(&format!("u_{user}"), "steps", 10, 1);
+    }
     map.map.checkpoint(Sequence(1), false).unwrap();
     let new = (0..2000).filter(|user| map.put(&format!("v_{user}"), "steps", 10, 2) == Mark::New).count();
     assert!(new > 1900, "{new} of 2000");
@@ -134,9 +145,7 @@ fn a_forgotten_user_is_gone_at_once_and_its_bytes_after_a_rewrite() {
     assert_eq!(map.latest("u_forgotten"), []);
     assert_eq!(map.files(), map.listed());
     let holds = |path: &Path| {
-        let file = map.disk.open(path).unwrap();
-        let mut bytes = vec![0; usize::try_from(file.byte_len().unwrap()).unwrap()];
-        file.read_exact_at(&mut bytes, 0).unwrap();
+        let bytes = map.bytes(path);
         let holds = |text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
         (holds(b"u_forgotten"), holds(b"u_2"))
     };
@@ -183,6 +192,30 @@ fn series_beyond_a_users_share_are_counted_together_and_never_wrongly_new() {
     assert!(map.map.stats().bytes < 400_000, "{}", map.map.stats().bytes);
     assert!((0..5000).all(|device| map.map.widen(&of(&device), device as i64, device as i64) == Mark::Look));
     assert_eq!(map.map.widen(&of(&4999), 10_000, 10_001), Mark::New);
+}
+
+/// A checkpoint of version 1: user `u_1` of `default` with one series and value.
+const VERSION_1: &[u8] = include_bytes!("../golden/checkpoint-1.series");
+
+#[test]
+fn a_checkpoint_of_version_1_is_written_and_read_as_ever() {
+    let map = TestMap::new(0);
+    let name = SeriesName { device: Some("venu-3"), ..name("u_1", "heart_rate") };
+    map.put_of(&name, 1_782_805_500_000, 7);
+    map.map.checkpoint(Sequence(9), false).unwrap();
+    assert_eq!(map.bytes(&map.listed()[0]), VERSION_1);
+
+    let old = TestMap::new(1 << 30);
+    let (records, position) = map.catalog.checkpoints().unwrap();
+    old.catalog.replace_checkpoints(&records, position).unwrap();
+    let file = old.disk.create(&old.listed()[0], 0).unwrap();
+    file.write_all_at(&mut [IoSlice::new(VERSION_1)], 0).unwrap();
+    let disk = old.disk.clone();
+    let old = old.reopen(disk);
+    assert_eq!((old.map.position(), old.map.series_count()), (Sequence(9), 1));
+    assert_eq!(old.latest("u_1"), one("heart_rate", 1_782_805_500_000, 7.0));
+    assert_eq!(old.map.widen(&name, 1_782_805_500_000, 1_782_805_500_000), Mark::Look);
+    assert_eq!(old.map.widen(&name, 1_782_805_500_001, 1_782_805_500_001), Mark::New);
 }
 
 #[test]
@@ -242,7 +275,9 @@ fn a_user_in_memory_takes_the_bound_and_no_more() {
 #[test]
 fn a_damaged_checkpoint_is_named_by_reads_and_made_anew_by_a_start() {
     let map = TestMap::new(0);
-    (0..2000).for_each(|user| drop(map.put(&format!("u_{user}"), "steps", 10, 1)));
+    for user in 0..2000 {
+        map.put(&format!("u_{user}"), "steps", 10, 1);
+    }
     map.map.checkpoint(Sequence(1), false).unwrap();
     let path = map.listed().pop().unwrap();
     map.disk.corrupt(&path, |bytes| bytes[5000] ^= 1);

@@ -80,18 +80,16 @@ fn a_crash_at_any_operation_of_a_checkpoint_leaves_a_set_that_is_whole() {
         let operations = operations(&history, rewrite);
         assert!(operations >= 6, "{operations}");
         for at in 0..operations {
-            for (seed, bytes_max) in [(1, 0), (2, 1 << 30)] {
-                let what = format!("crash at {at} of {operations}, seed {seed}, rewrite {rewrite}");
-                let map = begun(bytes_max, &history);
-                map.disk.fault_at(at, Fault::Crash);
-                // What is removed after the transaction may fail; that is no failure.
-                let _ = map.map.checkpoint(Sequence(history.len() as u64), rewrite);
-                let disk = map.disk.after_power_loss(seed);
-                let map = map.reopen(disk);
-                assert_eq!(map.files(), map.listed(), "{what}");
-                assert!(map.map.position() >= Sequence(USERS + 10), "{what}");
-                check(&map, &history, &what);
-            }
+            let what = format!("crash at {at} of {operations}, rewrite {rewrite}");
+            let map = begun(if at % 2 == 0 { 0 } else { 1 << 30 }, &history);
+            map.disk.fault_at(at, Fault::Crash);
+            // What is removed after the transaction may fail; that is no failure.
+            let _ = map.map.checkpoint(Sequence(history.len() as u64), rewrite);
+            let disk = map.disk.after_power_loss(at as u64);
+            let map = map.reopen(disk);
+            assert_eq!(map.files(), map.listed(), "{what}");
+            assert!(map.map.position() >= Sequence(USERS + 10), "{what}");
+            check(&map, &history, &what);
         }
     }
 }

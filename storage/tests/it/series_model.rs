@@ -209,7 +209,7 @@ fn run(bytes_max: usize, steps: &[Step]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
     #[test]
     fn any_order_of_steps_gives_the_answers_of_a_plain_map(
