@@ -195,7 +195,7 @@ fn series_beyond_a_users_share_are_counted_together_and_never_wrongly_new() {
 }
 
 /// A checkpoint of version 1: user `u_1` of `default` with one series and value.
-const VERSION_1: &[u8] = include_bytes!("../golden/checkpoint-1.series");
+const VERSION_1: &[u8] = include_bytes!("../golden/checkpoint-v1.series");
 
 #[test]
 fn a_checkpoint_of_version_1_is_written_and_read_as_ever() {
