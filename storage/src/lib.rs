@@ -40,5 +40,5 @@ pub use catalog::{
 };
 pub use compact::{Backlog, CompactionReport};
 pub use frame::{Draft, Sequence};
-pub use series::LatestValue;
+pub use series::{CheckpointReport, LatestValue, SeriesStats};
 pub use store::{FlushReport, Opened, Pace, Store, StoreError, StoreSettings, Unhurried};

@@ -99,6 +99,8 @@ pub struct StorageSettings {
     pub buffer_bytes_max: usize,
     /// Per cent of one core that compaction takes while few files wait; 0 holds it.
     pub compaction_percent: usize,
+    /// Memory of newest values and spans; users beyond it are read from disk.
+    pub series_bytes: usize,
 }
 
 /// Limits of what is asked.
@@ -185,6 +187,7 @@ impl Default for Settings {
                 flush_interval: engine.flush_interval,
                 buffer_bytes_max: engine.buffer_bytes_max,
                 compaction_percent: 50,
+                series_bytes: engine.series_bytes,
             },
             query: QuerySettings {
                 threads: engine.query_threads,
@@ -254,6 +257,7 @@ impl Settings {
             flush_interval: self.storage.flush_interval,
             segment_bytes: self.storage.segment_bytes as u64,
             compaction_share: self.storage.compaction_percent as f64 / 100.0,
+            series_bytes: self.storage.series_bytes,
             query_threads: self.query.threads,
             query_concurrency: self.query.concurrency,
             query_memory_bytes: self.query.memory_bytes,
@@ -292,7 +296,8 @@ impl StorageSettings {
         reader.size("storage.flush_bytes", &mut self.flush_bytes, KIB..=1024 * 1024 * MIB)?;
         reader.seconds("storage.flush_interval_seconds", &mut self.flush_interval)?;
         reader.size("storage.buffer_bytes_max", &mut self.buffer_bytes_max, MIB..=1024 * 1024 * MIB)?;
-        reader.count("storage.compaction_percent", &mut self.compaction_percent, 0..=100)
+        reader.count("storage.compaction_percent", &mut self.compaction_percent, 0..=100)?;
+        reader.size("storage.series_bytes", &mut self.series_bytes, MIB..=1024 * 1024 * MIB)
     }
 }
 

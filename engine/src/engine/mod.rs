@@ -44,6 +44,9 @@ pub struct EngineSettings {
     pub segment_bytes: u64,
     /// Share of one core that compaction takes while few files wait; 0 holds it.
     pub compaction_share: f64,
+    /// Memory of newest values and spans from which users that were not heard of
+    /// are left to the disk.
+    pub series_bytes: usize,
     /// Threads of the query runtime.
     pub query_threads: usize,
     /// Queries that run at once; more wait.
@@ -70,6 +73,7 @@ impl Default for EngineSettings {
             buffer_bytes_max: 512 * MIB,
             segment_bytes: 64 * MIB as u64,
             compaction_share: 0.5,
+            series_bytes: 1024 * MIB,
             query_threads: 2,
             query_concurrency: 32,
             query_memory_bytes: 256 * MIB,
@@ -153,6 +157,7 @@ impl Engine {
             data_dir: settings.data_dir.clone(),
             segment_bytes: settings.segment_bytes,
             flush_bytes: settings.flush_bytes,
+            series_bytes: settings.series_bytes,
         })?;
         let (store, log) = (opened.store, opened.log);
         let intake = Intake::new(settings.ring_slots);
@@ -341,7 +346,8 @@ impl Engine {
             backlog: inner.store.backlog(),
             files: snapshot.files.len() as u64,
             file_bytes: snapshot.files.byte_len(),
-            series: inner.store.series().series_count(),
+            series: inner.store.series().stats(),
+            checkpoint_failures: read(&counters.checkpoint_failures),
             sequence: read(&counters.sequence),
             flushed_sequence: read(&counters.flushed_sequence),
             commit_seconds: counters.commit_seconds.snapshot(),

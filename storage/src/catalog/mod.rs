@@ -12,13 +12,15 @@
 //! sections        path, ordinal, org, metric, ...  a file's rows by metric
 //! unfinished      number of a compaction whose files are not listed yet
 //! garbage         path of a file that was replaced and is not removed yet
-//! positions       name, sequence, ordering         ("flushed", "routed", "classified")
+//! positions       name, sequence, ordering         ("flushed", "routed", "classified", "checkpointed")
+//! checkpoints     path, kind, sequence, ...        of the series map
 //! instance        name, value                      (key of event ids, last endpoint number)
 //! endpoints       id, number, org, settings, secret, start_sequence, created_at, updated_at
 //! lane_cursors    endpoint, sequence, ordinal      only of lanes that lag
 //! exceptions      endpoint, place of the event, attempts, due_at
 //! ```
 
+mod checkpoints;
 mod files;
 mod keys;
 mod schema;
@@ -30,6 +32,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rusqlite::Connection;
 
+pub use checkpoints::CheckpointRecord;
 pub use files::{FileRecord, Flushed, SectionRecord};
 pub use keys::KeyRecord;
 pub use webhooks::{CursorRecord, EndpointRecord, ExceptionRecord, LaneChanges};

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_plan::{collect, execute_stream};
+use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures_util::StreamExt;
 use tokio::runtime::{Builder, Runtime};
@@ -20,7 +21,7 @@ use super::metadata::CheckedReaders;
 use super::state::{StateQuestion, StateRow};
 use super::table::Located;
 use super::window::{SLICE_ROWS_MAX, Slices};
-use super::{LatestTable, Order, QueryError, SampleChunk, SamplesTable, Scan, SeriesQuery};
+use super::{Order, QueryError, SampleChunk, SamplesTable, Scan, SeriesQuery};
 use crate::series::LatestValue;
 use crate::store::Store;
 
@@ -112,22 +113,38 @@ impl QueryPool {
         Ok(SampleStream { chunks })
     }
 
-    /// The newest value of each metric of a user. Runs where it is called: it
-    /// reads one entry of the series map and no file.
+    /// The newest value of each metric of a user, sorted by metric. Of a user in
+    /// memory it runs where it is called and reads one record; of an evicted one
+    /// it reads files on the query runtime, in turn with other queries.
     ///
     /// # Errors
-    /// [`QueryError::Failed`].
+    /// [`QueryError`].
     pub async fn latest(&self, org: &str, user: &str) -> Result<Vec<LatestValue>, QueryError> {
-        let plan = LatestTable::new(org, self.store.clone()).plan(user, None)?;
-        Ok(LatestTable::values(&collect(plan, self.context.clone()).await?))
+        if let Some(values) = self.store.series().latest_in_memory(org, user) {
+            return Ok(values);
+        }
+        let permit = self.permit().await?;
+        let runtime = self.runtime.as_ref().ok_or(QueryError::Stopping)?;
+        let (store, org, user) = (self.store.clone(), org.to_owned(), user.to_owned());
+        let reading = runtime.spawn_blocking(move || {
+            let _permit = permit;
+            store.series().latest(&org, &user)
+        });
+        let values = reading.await.map_err(|_| QueryError::Stopping)?;
+        values.map_err(|error| DataFusionError::External(Box::new(error)).into())
     }
 
     /// What a series held before a frame, at some times. Runs on the calling
-    /// thread, which must be none of a runtime; one at a time is meant to.
+    /// thread, which must be none of a runtime; one at a time is meant to. A user
+    /// that was evicted is read back, so that its next marks are exact.
     ///
     /// # Errors
     /// [`QueryError`].
     pub fn state_before(&self, question: &StateQuestion<'_>) -> Result<Vec<StateRow>, QueryError> {
+        if let Err(error) = self.store.series().read_back(question.org, question.series.user) {
+            let error: &dyn std::error::Error = &error;
+            tracing::debug!(error, "a user is not read back, its marks stay 'look'");
+        }
         let table = SamplesTable::new(question.org, self.store.snapshot(), self.readers.clone());
         let runtime = self.runtime.as_ref().ok_or(QueryError::Stopping)?;
         runtime.block_on(question.answer(&table, &self.context))

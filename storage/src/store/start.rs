@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::checkpoints::relieve;
 use super::{Store, StoreError};
 use crate::buffer::Buffer;
 use crate::catalog::{Catalog, FileRecord};
@@ -41,7 +42,9 @@ impl Replay<'_> {
         let store = self.store;
         let files = &store.snapshot().files;
         remove_unfinished(store.disk.as_ref(), &store.data_dir, files, self.flushed, frozen.last())?;
-        store.flush(frozen, self.settled).map(drop)
+        store.flush(frozen, self.settled)?;
+        relieve(&store.series, store.flushed_position());
+        Ok(())
     }
 
     pub(super) fn frame(&mut self, header: &Header, bytes: Bytes) -> Result<(), FrameFault> {
@@ -51,7 +54,6 @@ impl Replay<'_> {
             return Ok(());
         }
         let frame = SamplesFrame::parse(bytes)?;
-        self.store.widen_series(&frame);
         self.store.publish(&[frame]);
         if self.full || self.store.snapshot().active.byte_len() < self.flush_bytes {
             return Ok(());

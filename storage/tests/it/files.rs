@@ -3,6 +3,7 @@
 use std::fs;
 
 use arrow::array::AsArray;
+use arrow::array::{ArrayRef, AsArray};
 use arrow::datatypes::Int32Type;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use systole_storage::files::COLUMN_NAMES;
@@ -11,6 +12,13 @@ use systole_storage::{Store, StoreError, StoreSettings};
 use super::fixture::{Samples, TestStore, heart_rate};
 
 const JUNE_2026: i64 = 1_782_805_500_000;
+
+/// The texts of a dictionary column.
+fn texts(column: &ArrayRef) -> impl Iterator<Item = &str> {
+    let column = column.as_dictionary::<Int32Type>();
+    let texts = column.values().as_string::<i32>();
+    (0..column.len()).map(|row| texts.value(column.key(row).unwrap()))
+}
 
 #[test]
 fn a_flush_writes_one_sorted_run_whatever_it_holds() {
@@ -32,6 +40,10 @@ fn a_flush_writes_one_sorted_run_whatever_it_holds() {
     assert_eq!(names, COLUMN_NAMES);
     let wanted: Vec<&str> = ["u_1"; 2].into_iter().chain(["u_1"; 3]).chain(["u_2"; 3]).collect();
     assert_eq!(users[..8], wanted);
+    let batches: Vec<_> = reader.build().unwrap().map(Result::unwrap).collect();
+    let users: Vec<&str> = ["u_1", "u_2", "u_3"].iter().flat_map(|user| [*user; 3]).collect();
+    let found: Vec<&str> = batches.iter().flat_map(|batch| texts(batch.column(1))).collect();
+    assert_eq!(found, users);
 }
 
 fn names_and_users(path: &std::path::Path) -> (Vec<String>, Vec<String>) {
@@ -156,7 +168,11 @@ fn a_missing_or_damaged_data_file_stops_the_start_and_is_named() {
 fn a_data_dir_is_used_by_one_process_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
     let _store = TestStore::open(dir.path());
-    let settings =
-        StoreSettings { data_dir: dir.path().to_owned(), segment_bytes: 64 * 1024, flush_bytes: 1 << 20 };
+    let settings = StoreSettings {
+        data_dir: dir.path().to_owned(),
+        segment_bytes: 64 * 1024,
+        flush_bytes: 1 << 20,
+        series_bytes: 64 << 20,
+    };
     assert!(matches!(Store::open(&settings), Err(StoreError::InUse { .. })));
 }

@@ -17,6 +17,10 @@ mod journal_retained;
 mod log;
 #[cfg(feature = "query")]
 mod model;
+mod series;
+mod series_crashes;
+mod series_memory;
+mod series_model;
 mod simulated_disk;
 mod store;
 mod writer;
