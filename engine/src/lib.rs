@@ -38,7 +38,7 @@ pub use commit::{Ack, CommitError, Committed, SubmitError};
 pub use engine::PublishError;
 pub use engine::{Engine, EngineSettings, Health, OpenError};
 pub use flusher::FlushError;
-pub use registry::{Metric, MetricId, Registry};
+pub use registry::{AddMetricError, Added, Metric, MetricId, Registry};
 pub use stats::{HistogramSnapshot, Stats};
 pub use systole_storage::frame::Published;
 #[cfg(feature = "query")]

@@ -34,7 +34,7 @@ pub mod store;
 
 pub use catalog::{
     CATALOG_FILE, Catalog, CatalogError, CursorRecord, EndpointRecord, ExceptionRecord, KeyRecord,
-    LaneChanges,
+    LaneChanges, MetricRecord,
 };
 pub use frame::{Draft, Sequence};
 pub use series::LatestValue;

@@ -1,5 +1,5 @@
 //! Management: API keys, webhook endpoints, published events, the flush on demand,
-//! the listing of the registry.
+//! the registry of metrics.
 //!
 //! These calls read JSON under any Content-Type, as the curl lines of other systems
 //! send none.
@@ -14,4 +14,4 @@ pub(crate) mod webhooks;
 
 pub(crate) use admin::flush;
 pub(crate) use api_keys::{create_key, delete_key, is_key_name, list_keys};
-pub(crate) use registry::registry;
+pub(crate) use registry::{add_metric, registry};

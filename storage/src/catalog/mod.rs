@@ -14,10 +14,12 @@
 //! endpoints       id, number, org, settings, secret, start_sequence, created_at, updated_at
 //! lane_cursors    endpoint, sequence, ordinal      only of lanes that lag
 //! exceptions      endpoint, place of the event, attempts, due_at
+//! metrics         org, key, unit, ..., aggregate   an organisation's own, never changed
 //! ```
 
 mod files;
 mod keys;
+mod metrics;
 mod schema;
 mod webhooks;
 
@@ -29,6 +31,7 @@ use rusqlite::Connection;
 
 pub use files::{FileRecord, Flushed};
 pub use keys::KeyRecord;
+pub use metrics::MetricRecord;
 pub use webhooks::{CursorRecord, EndpointRecord, ExceptionRecord, LaneChanges};
 
 /// The catalog's file below the data dir.

@@ -345,7 +345,7 @@ PRAGMA user_version = 1;
 ";
 
 #[test]
-fn a_catalog_of_version_1_opens_as_version_2() {
+fn a_catalog_of_version_1_opens_as_the_current_version() {
     let dir = tempfile::tempdir().unwrap();
     sql(dir.path(), VERSION_1);
     for _ in 0..2 {
@@ -359,7 +359,7 @@ fn a_catalog_of_version_1_opens_as_version_2() {
     }
     let catalog = Catalog::open(dir.path()).unwrap();
     assert_eq!(catalog.insert_endpoint(&endpoint("ep_a", 44)).unwrap(), 1);
-    with_version(dir.path(), 2);
+    with_version(dir.path(), 6);
     // Both are of the same tables: a new catalog has nothing that this one lacks.
     let fresh = tempfile::tempdir().unwrap();
     drop(Catalog::open(fresh.path()).unwrap());
@@ -370,10 +370,10 @@ fn a_catalog_of_version_1_opens_as_version_2() {
 fn a_catalog_of_a_later_version_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     drop(Catalog::open(dir.path()).unwrap());
-    sql(dir.path(), "PRAGMA user_version = 3;");
+    sql(dir.path(), "PRAGMA user_version = 7;");
     let opened = Catalog::open(dir.path());
-    assert!(matches!(opened, Err(CatalogError::Version { found: 3, known: 2 })), "{opened:?}");
-    with_version(dir.path(), 3);
+    assert!(matches!(opened, Err(CatalogError::Version { found: 7, known: 6 })), "{opened:?}");
+    with_version(dir.path(), 7);
 }
 
 fn with_version(data_dir: &Path, version: i64) {
