@@ -7,9 +7,7 @@
 use hyper::StatusCode;
 use serde::Serialize;
 use serde_json::{Map, Value};
-use systole_engine::registry::{
-    Aggregate, DefinitionFault, MetricKind, OWN_METRICS_MAX, Scale, UnitAlias,
-};
+use systole_engine::registry::{Aggregate, DefinitionFault, MetricKind, OWN_METRICS_MAX, Scale, UnitAlias};
 use systole_engine::{AddMetricError, Added, Metric};
 
 use super::fields::{fields, read_body, text};

@@ -16,6 +16,7 @@ mod disk_full;
 mod drain;
 mod isolation;
 mod kills;
+mod metrics;
 mod webhooks;
 
 mod client;

@@ -16,11 +16,7 @@ const EXAMPLE_USER: &str = "user_example";
 
 /// An example of the type `name`: of samples, two of them from a minute ago; of a
 /// published type, every documented field with a text.
-pub(super) fn example(
-    catalogue: &EventCatalogue,
-    name: &str,
-    now_ms: i64,
-) -> Box<dyn Payload> {
+pub(super) fn example(catalogue: &EventCatalogue, name: &str, now_ms: i64) -> Box<dyn Payload> {
     if let Some(metric) = catalogue.metric_of(name)
         && let Some(samples) = samples(catalogue, metric, now_ms)
     {

@@ -74,7 +74,12 @@ impl Registries {
             let metric = Metric::of_record(&record).ok_or(CatalogError::Malformed { what: "metric" })?;
             if let Some(alike) = builtin.builtin.alike(&metric.key) {
                 let (org, metric, builtin) = (&record.org, &metric.key, &alike.key);
-                tracing::warn!(org, metric, builtin, "an organisation's metric keeps a name that is built in now");
+                tracing::warn!(
+                    org,
+                    metric,
+                    builtin,
+                    "an organisation's metric keeps a name that is built in now"
+                );
             }
             own.entry(record.org).or_insert_with(|| builtin.clone()).own.add_own(metric);
         }

@@ -54,7 +54,8 @@ impl Metric {
             let rule = format!("must match [a-z][a-z0-9_]{{0,{}}}", KEY_BYTES_MAX - 1);
             return Err(fault("key", rule));
         }
-        let unit_rule = || format!("must be 1 to {UNIT_CHARS_MAX} printable characters, without spaces around");
+        let unit_rule =
+            || format!("must be 1 to {UNIT_CHARS_MAX} printable characters, without spaces around");
         if !is_unit(&self.unit) {
             return Err(fault("unit", unit_rule()));
         }
@@ -90,7 +91,9 @@ impl Metric {
             ("soft_min", self.soft_min),
             ("soft_max", self.soft_max),
         ];
-        if let Some((field, _)) = bounds.iter().find(|(_, bound)| bound.is_some_and(|bound| !bound.is_finite())) {
+        if let Some((field, _)) =
+            bounds.iter().find(|(_, bound)| bound.is_some_and(|bound| !bound.is_finite()))
+        {
             return Err(fault(field, "must be a finite number".to_owned()));
         }
         if self.hard_min >= self.hard_max {
@@ -130,7 +133,8 @@ impl Metric {
     /// What the catalog kept, if it can be read.
     pub(super) fn of_record(record: &MetricRecord) -> Option<Metric> {
         let aggregate = Aggregate::parse(&record.aggregate)?;
-        let mut metric = Metric::own(&record.key, &record.unit, (record.hard_min, record.hard_max), aggregate);
+        let mut metric =
+            Metric::own(&record.key, &record.unit, (record.hard_min, record.hard_max), aggregate);
         metric.unit_aliases = record.unit_aliases.lines().map(parse_alias).collect::<Option<_>>()?;
         (metric.soft_min, metric.soft_max) = (record.soft_min, record.soft_max);
         metric.kind = MetricKind::parse(&record.kind)?;
@@ -176,7 +180,10 @@ mod tests {
     fn salivary() -> Metric {
         let mut metric = Metric::own("salivary_cortisol", "nmol/L", (0.0, 500.0), Aggregate::Mean);
         metric.unit_aliases = vec![
-            UnitAlias { name: "ug/dL".to_owned(), scale: Scale { factor: 27.586_206_896_551_722, offset: -0.1 } },
+            UnitAlias {
+                name: "ug/dL".to_owned(),
+                scale: Scale { factor: 27.586_206_896_551_722, offset: -0.1 },
+            },
             UnitAlias { name: "nano mol".to_owned(), scale: Scale::SAME },
         ];
         metric.soft_max = Some(35.0);
