@@ -18,10 +18,13 @@
 //! - [`priority`]: which threads give way to which
 //! - [`stats`]: what is counted
 //! - [`engine`]: all of it together
+//! - [`check`]: a stopped store, verified
 
 pub mod batch;
 pub mod budget;
+pub mod check;
 pub mod commit;
+mod compactor;
 pub mod engine;
 #[cfg(feature = "query")]
 pub mod events;
@@ -46,5 +49,6 @@ pub use systole_storage::query::{
     Order, Position, QueryError, SampleChunk, SampleRow, SampleStream, SeriesQuery,
 };
 pub use systole_storage::{
-    CATALOG_FILE, Catalog, CatalogError, Draft, FlushReport, KeyRecord, LatestValue, Sequence,
+    CATALOG_FILE, Catalog, CatalogError, CompactionReport, Draft, FlushReport, KeyRecord, LatestValue,
+    Sequence,
 };

@@ -9,6 +9,9 @@
 //! organisations   id, created_at
 //! api_keys        id, org, user_id, name, scopes, hash, created_at
 //! files           path, org, metric, period, bucket, ..., block checksums
+//! sections        path, ordinal, org, metric, ...  a file's rows by metric
+//! unfinished      number of a compaction whose files are not listed yet
+//! garbage         path of a file that was replaced and is not removed yet
 //! positions       name, sequence, ordering         ("flushed", "routed", "classified")
 //! instance        name, value                      (key of event ids, last endpoint number)
 //! endpoints       id, number, org, settings, secret, start_sequence, created_at, updated_at
@@ -18,6 +21,7 @@
 //! ```
 
 mod files;
+mod inspect;
 mod keys;
 mod metrics;
 mod schema;
@@ -29,7 +33,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rusqlite::Connection;
 
-pub use files::{FileRecord, Flushed};
+pub use files::{FileRecord, Flushed, SectionRecord};
 pub use keys::KeyRecord;
 pub use metrics::MetricRecord;
 pub use webhooks::{CursorRecord, EndpointRecord, ExceptionRecord, LaneChanges};
@@ -60,6 +64,16 @@ pub enum CatalogError {
     /// The file was written by a later program.
     #[error("the catalog has schema version {found}, this program knows up to {known}")]
     Version {
+        /// In the file.
+        found: i64,
+        /// In this program.
+        known: i64,
+    },
+    /// The file was written by an earlier program and is only read.
+    #[error(
+        "the catalog has schema version {found}, this program reads version {known}; starting the server once brings it up to date"
+    )]
+    Outdated {
         /// In the file.
         found: i64,
         /// In this program.
@@ -122,7 +136,7 @@ impl Catalog {
     }
 }
 
-fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -7,6 +7,8 @@
 )]
 
 mod catalog_webhooks;
+mod check;
+#[cfg(feature = "query")]
 mod files;
 mod fixture;
 mod journal_crashes;
@@ -17,3 +19,5 @@ mod log;
 mod model;
 mod simulated_disk;
 mod store;
+mod writer;
+mod writer_figures;
