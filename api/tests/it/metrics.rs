@@ -70,7 +70,8 @@ async fn a_metric_is_added_listed_taken_converted_bounded_and_read() {
         let refused = server.post(BULK, &key, &sample(value, unit)).await.expect(422).json();
         assert_eq!(refused["detail"][0]["type"], kind, "{refused}");
     }
-    let near = server.get("/api/v1/wearables/metric/salivary_cortisole", &key).await.expect(404).text();
+    let near =
+        server.get("/api/v1/wearables/metric/salivary_cortisole?user_id=u1", &key).await.expect(404).text();
     assert!(near.contains("did you mean salivary_cortisol?"), "{near}");
     server.assert_well("adding a metric").await;
 }

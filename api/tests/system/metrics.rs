@@ -108,7 +108,8 @@ fn one_key_of_two_organisations_stays_two_metrics_through_kills_flushes_and_webh
     check(&server, 3);
     server.await_quiet();
     tenants.iter().for_each(|tenant| tenant.check_received(3));
-    server.flush();
+    server.operator().post("/api/v1/admin/compact", b"").expect(200);
+    check(&server, 3);
     let names: Vec<String> = data_files(&server.data_dir().join("samples"))
         .iter()
         .map(|path| path.to_string_lossy().into_owned())

@@ -290,8 +290,6 @@ fn whatever_the_catalog_says_wrongly_of_a_file_is_found() {
         "time_min = time_min + 1",
         "time_max = time_max + 1",
         "days = '1:1'",
-        "unique_keys = 1 - unique_keys",
-        "ordinal = ordinal + 7",
         "path = 'runs/0-00000000000000000001.parquet'",
     ];
     let of_files =
@@ -306,6 +304,7 @@ fn whatever_the_catalog_says_wrongly_of_a_file_is_found() {
     let others = [
         "DELETE FROM files WHERE path = (SELECT max(path) FROM files)",
         "DELETE FROM sections WHERE path LIKE 'runs/%' AND ordinal = 0",
+        "UPDATE sections SET ordinal = ordinal + 7 WHERE path LIKE 'runs/%' AND ordinal = 0",
         "INSERT INTO garbage (path, created_at) SELECT max(path), 0 FROM files",
         "UPDATE positions SET sequence = sequence + 1000 WHERE name = 'flushed'",
         "UPDATE positions SET sequence = sequence - 1 WHERE name = 'flushed'",
@@ -317,10 +316,8 @@ fn whatever_the_catalog_says_wrongly_of_a_file_is_found() {
     ];
     for statement in of_files.chain(of_sections).chain(others.iter().map(|other| (*other).to_owned())) {
         sql(&dir, &statement);
-        // Whether a section without repeats says so is an omission, not a fault.
-        let omission = statement.contains("unique_keys") && statement.contains("DESC");
         let found = faults(dir.path());
-        assert!(!found.is_empty() || omission, "{statement}");
+        assert!(!found.is_empty(), "{statement}");
         let _ = fs::remove_file(dir.path().join("catalog.db-wal"));
         let _ = fs::remove_file(dir.path().join("catalog.db-shm"));
         fs::write(&catalog, &whole).unwrap();
@@ -471,7 +468,7 @@ fn missing_and_cut_files_and_segments_are_named() {
     segments.sort();
     let framed: Vec<&PathBuf> =
         segments.iter().filter(|path| !places_in(&fs::read(path).unwrap(), path).is_empty()).collect();
-    assert!(framed.len() > 2, "{framed:?}");
+    assert!(framed.len() > 1, "{framed:?}");
     for path in &framed[..framed.len() - 1] {
         let whole = fs::read(path).unwrap();
         fs::remove_file(path).unwrap();

@@ -8,6 +8,7 @@
 
 mod catalog_webhooks;
 mod check;
+mod check_figures;
 #[cfg(feature = "query")]
 mod files;
 mod fixture;
