@@ -110,6 +110,13 @@ impl Stopped {
         command(&self.0.data_dir, &[&["check"], flags].concat()).output().unwrap()
     }
 
+    /// Fails the test if `systole check` finds a fault.
+    pub(crate) fn assert_sound(&self, when: &str) {
+        let output = self.check(&[]);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{when}: {said} {}", String::from_utf8_lossy(&output.stderr));
+    }
+
     fn spawn(&self) -> Child {
         let log = OpenOptions::new().create(true).append(true).open(&self.0.log).unwrap();
         command(&self.0.data_dir, &["serve", "--listen", "127.0.0.1:0"])
@@ -157,6 +164,10 @@ impl Server {
     /// Brings everything acknowledged into files.
     pub(crate) fn flush(&self) {
         self.operator().post("/api/v1/admin/flush", b"").expect(200);
+    }
+
+    pub(crate) fn compact(&self) {
+        self.operator().post("/api/v1/admin/compact", b"").expect(200);
     }
 
     /// A figure of `GET /metrics`.

@@ -10,6 +10,7 @@ mod catalog_webhooks;
 mod check;
 mod check_figures;
 #[cfg(feature = "query")]
+mod compaction;
 mod files;
 mod fixture;
 mod journal_crashes;
