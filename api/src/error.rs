@@ -45,6 +45,8 @@ pub(crate) enum Refusal {
     ScopeMissing { needed: Scope },
     #[error("this key is bound to another user")]
     OtherUser,
+    #[error("this concerns the whole organisation, and this key is bound to one user")]
+    KeyBound,
     #[error("this organisation is not yours")]
     OtherOrg,
     #[error("the scope {scope} can only be given by a caller who has it")]
@@ -62,6 +64,13 @@ pub(crate) enum Refusal {
     UnknownOrg { org: String },
     #[error("{} is not allowed here; allowed: {allow}", Quoted(.method.as_str()))]
     MethodNotAllowed { method: Method, allow: String },
+
+    #[error("{} is a name of the built-in metric {builtin}; choose another key", Quoted(.key))]
+    MetricBuiltIn { key: String, builtin: String },
+    #[error("{} is defined otherwise here, and a metric is never changed; choose another key", Quoted(.key))]
+    MetricDefined { key: String },
+    #[error("an organisation has at most {limit} metrics of its own")]
+    TooManyMetrics { limit: usize },
 
     #[error("the body did not arrive within {seconds} s")]
     BodyTimeout { seconds: f64 },
@@ -138,6 +147,7 @@ impl Refusal {
             Refusal::BadToken(_) => (S::UNAUTHORIZED, "invalid_token"),
             Refusal::ScopeMissing { .. } => (S::FORBIDDEN, "scope_missing"),
             Refusal::OtherUser => (S::FORBIDDEN, "other_user"),
+            Refusal::KeyBound => (S::FORBIDDEN, "key_bound"),
             Refusal::OtherOrg => (S::FORBIDDEN, "other_organisation"),
             Refusal::NotGrantable { .. } => (S::FORBIDDEN, "scope_not_grantable"),
             Refusal::UnknownPath { .. } => (S::NOT_FOUND, "unknown_path"),
@@ -146,6 +156,9 @@ impl Refusal {
             Refusal::UnknownEndpoint { .. } => (S::NOT_FOUND, "unknown_endpoint"),
             Refusal::UnknownOrg { .. } => (S::NOT_FOUND, "unknown_organisation"),
             Refusal::MethodNotAllowed { .. } => (S::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Refusal::MetricBuiltIn { .. } => (S::CONFLICT, "metric_built_in"),
+            Refusal::MetricDefined { .. } => (S::CONFLICT, "metric_defined"),
+            Refusal::TooManyMetrics { .. } => (S::CONFLICT, "too_many_metrics"),
             Refusal::BodyTimeout { .. } => (S::REQUEST_TIMEOUT, "body_timeout"),
             Refusal::QueryTimeout { .. } => (S::REQUEST_TIMEOUT, "query_timeout"),
             Refusal::BodyTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "body_too_large"),

@@ -12,6 +12,7 @@
 
 mod app;
 mod auth;
+pub mod check;
 pub mod cli;
 pub mod demo;
 mod error;

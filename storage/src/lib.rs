@@ -18,10 +18,12 @@
 //! - [`compact`]: runs into periods, small files into larger ones
 //! - [`catalog`]: organisations, keys, files and positions, in SQLite
 //! - [`store`]: all of it together, and the snapshot that readers take
+//! - [`check`]: a stopped store, verified against itself
 //! - `query`: DataFusion plans over a snapshot
 
 pub mod buffer;
 pub mod catalog;
+pub mod check;
 pub mod compact;
 pub mod disk;
 pub mod files;
@@ -36,7 +38,7 @@ pub mod store;
 
 pub use catalog::{
     CATALOG_FILE, Catalog, CatalogError, CursorRecord, EndpointRecord, ExceptionRecord, KeyRecord,
-    LaneChanges,
+    LaneChanges, MetricRecord,
 };
 pub use compact::{Backlog, CompactionReport};
 pub use frame::{Draft, Sequence};

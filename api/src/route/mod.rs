@@ -171,6 +171,7 @@ async fn serve(call: Call<'_>, endpoint: Endpoint) -> Result<Reply, Refusal> {
         Endpoint::Metric => read::metric(call).await,
         Endpoint::Latest => read::latest(call).await,
         Endpoint::Registry => Ok(manage::registry(&call)),
+        Endpoint::AddMetric => manage::add_metric(call).await,
         Endpoint::CreateKey => manage::create_key(call).await,
         Endpoint::ListKeys => manage::list_keys(call).await,
         Endpoint::DeleteKey => manage::delete_key(call).await,

@@ -27,6 +27,7 @@ pub(crate) enum Endpoint {
     Metric,
     Latest,
     Registry,
+    AddMetric,
     CreateKey,
     ListKeys,
     DeleteKey,
@@ -60,7 +61,7 @@ const fn route(method: Method, path: &'static str, access: Access, endpoint: End
 }
 
 /// The routes; the busiest first, as they are looked through in order.
-pub(crate) static ROUTES: [Route; 23] = {
+pub(crate) static ROUTES: [Route; 24] = {
     const INGEST: Access = Access::Scope(Scope::Ingest);
     const READ: Access = Access::Scope(Scope::Read);
     const WEBHOOKS: Access = Access::Scope(Scope::Webhooks);
@@ -81,6 +82,7 @@ pub(crate) static ROUTES: [Route; 23] = {
         route(Method::POST, "/api/v1/webhooks/endpoints/{id}/test", WEBHOOKS, Endpoint::TestWebhook),
         route(Method::GET, "/api/v1/webhooks/event-types", WEBHOOKS, Endpoint::EventTypes),
         route(Method::GET, "/api/v1/metrics", Access::Caller, Endpoint::Registry),
+        route(Method::POST, "/api/v1/metrics", ADMIN, Endpoint::AddMetric),
         route(Method::POST, "/api/v1/api-keys", ADMIN, Endpoint::CreateKey),
         route(Method::GET, "/api/v1/api-keys", ADMIN, Endpoint::ListKeys),
         route(Method::DELETE, "/api/v1/api-keys/{id}", ADMIN, Endpoint::DeleteKey),

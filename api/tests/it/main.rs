@@ -7,6 +7,7 @@ mod fixture;
 mod ingest;
 mod keys;
 mod limits;
+mod metrics;
 mod operation;
 mod process;
 mod read;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use systole_storage::journal::Log;
 use systole_storage::{
-    Catalog, CompactionReport, Draft, FlushReport, Sequence, Store, StoreError, StoreSettings,
+    Catalog, CatalogError, CompactionReport, Draft, FlushReport, Sequence, Store, StoreError, StoreSettings,
 };
 use tokio::sync::oneshot;
 
@@ -21,7 +21,7 @@ use crate::budget::{ByteBudget, Permit};
 use crate::commit::{Ack, Committer, CommitterParts, Intake, SubmitError};
 use crate::compactor::{Compactor, CompactorHandle};
 use crate::flusher::{FlushError, Flusher};
-use crate::registry::Registry;
+use crate::registry::{AddMetricError, Added, Metric, Registries, Registry};
 use crate::stats::{Counters, Stats};
 
 /// Sizes and times an engine runs with.
@@ -90,6 +90,9 @@ pub enum OpenError {
     /// The store does not open.
     #[error("the data dir cannot be opened")]
     Store(#[from] StoreError),
+    /// The metrics of organisations cannot be read.
+    #[error("the catalog cannot be read")]
+    Catalog(#[from] CatalogError),
     /// Webhooks do not start.
     #[cfg(feature = "query")]
     #[error("cannot start webhooks")]
@@ -124,7 +127,7 @@ pub struct Engine {
 
 struct Inner {
     settings: EngineSettings,
-    registry: Arc<Registry>,
+    registries: Arc<Registries>,
     store: Arc<Store>,
     log: Arc<Log>,
     intake: Arc<Intake>,
@@ -164,9 +167,9 @@ impl Engine {
         let counters = Arc::new(Counters::default());
         counters.sequence.store(opened.last.0, Ordering::Relaxed);
         counters.flushed_sequence.store(opened.flushed.0, Ordering::Relaxed);
-        let registry = Arc::new(Registry::builtin());
+        let registries = Arc::new(Registries::load(store.catalog())?);
         #[cfg(feature = "query")]
-        let query = query::Parts::start(&settings, &store, &log, &registry, &intake)?;
+        let query = query::Parts::start(&settings, &store, &log, &registries, &intake)?;
         #[cfg(feature = "query")]
         let (floor, settled) = query.positions();
         #[cfg(not(feature = "query"))]
@@ -220,7 +223,7 @@ impl Engine {
         #[cfg(feature = "query")]
         let (queries, webhooks) = query.run(&intake, &mut threads)?;
         let inner = Inner {
-            registry,
+            registries,
             budget: ByteBudget::new(settings.body_budget_bytes),
             settings,
             store,
@@ -238,10 +241,25 @@ impl Engine {
         Ok(Engine { inner: Arc::new(inner) })
     }
 
-    /// The metrics it takes.
+    /// The metrics that an organisation can name now.
     #[must_use]
-    pub fn registry(&self) -> &Registry {
-        &self.inner.registry
+    pub fn registry(&self, org: &str) -> Arc<Registry> {
+        self.inner.registries.of(org)
+    }
+
+    /// Adds a metric of its own to an organisation; it is durable, and taken and found
+    /// by everything, when this returns. Blocks.
+    ///
+    /// # Errors
+    /// [`AddMetricError`]; then nothing was added.
+    pub fn add_metric(&self, org: &str, metric: Metric) -> Result<Added, AddMetricError> {
+        let announce = |metric: &Metric| {
+            #[cfg(feature = "query")]
+            self.inner.webhooks.announce(metric);
+            #[cfg(not(feature = "query"))]
+            let _ = metric;
+        };
+        self.inner.registries.add(self.catalog(), org, metric, announce)
     }
 
     /// Organisations and keys.

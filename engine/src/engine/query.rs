@@ -11,10 +11,10 @@ use systole_storage::{LatestValue, Store};
 use super::{Engine, EngineSettings, OpenError, PoisonOnPanic, Position, spawn};
 use crate::budget::Permit;
 use crate::commit::{CommitError, Intake, SubmitError};
-use crate::events::topics::EventCatalogue;
+use crate::events::topics::EventTopics;
 use crate::events::webhooks::{WebhookParts, WebhookStartError, Webhooks};
 use crate::events::{Classifier, JournalEvents, Subscribed};
-use crate::registry::Registry;
+use crate::registry::Registries;
 
 /// What runs beside the commit path.
 pub(super) struct Parts {
@@ -30,7 +30,7 @@ impl Parts {
         settings: &EngineSettings,
         store: &Arc<Store>,
         log: &Arc<Log>,
-        registry: &Arc<Registry>,
+        registries: &Arc<Registries>,
         intake: &Arc<Intake>,
     ) -> Result<Parts, OpenError> {
         let queries = QueryPool::start(
@@ -42,11 +42,12 @@ impl Parts {
         let queries = queries.map_err(|source| OpenError::Start { what: "query runtime", source })?;
         let queries = Arc::new(queries);
         let subscribed = Arc::new(Subscribed::new(log.clone()));
-        let catalogue = Arc::new(EventCatalogue::new(registry));
+        let topics = Arc::new(EventTopics::new());
+        registries.for_each_own(|metric| topics.add_own(metric));
         let webhooks = Webhooks::start(WebhookParts {
             settings: settings.webhooks.clone(),
             catalog: store.catalog().clone(),
-            events: JournalEvents { log: log.clone(), registry: registry.clone(), catalogue },
+            events: JournalEvents { log: log.clone(), registries: registries.clone(), topics },
             subscribed: subscribed.clone(),
         })?;
         let classified = webhooks.classified().map_err(WebhookStartError::from)?;

@@ -18,11 +18,14 @@
 //! endpoints       id, number, org, settings, secret, start_sequence, created_at, updated_at
 //! lane_cursors    endpoint, sequence, ordinal      only of lanes that lag
 //! exceptions      endpoint, place of the event, attempts, due_at
+//! metrics         org, key, unit, ..., aggregate   an organisation's own, never changed
 //! ```
 
 mod checkpoints;
 mod files;
+mod inspect;
 mod keys;
+mod metrics;
 mod schema;
 mod webhooks;
 
@@ -35,6 +38,7 @@ use rusqlite::Connection;
 pub use checkpoints::CheckpointRecord;
 pub use files::{FileRecord, Flushed, SectionRecord};
 pub use keys::KeyRecord;
+pub use metrics::MetricRecord;
 pub use webhooks::{CursorRecord, EndpointRecord, ExceptionRecord, LaneChanges};
 
 /// The catalog's file below the data dir.
@@ -63,6 +67,16 @@ pub enum CatalogError {
     /// The file was written by a later program.
     #[error("the catalog has schema version {found}, this program knows up to {known}")]
     Version {
+        /// In the file.
+        found: i64,
+        /// In this program.
+        known: i64,
+    },
+    /// The file was written by an earlier program and is only read.
+    #[error(
+        "the catalog has schema version {found}, this program reads version {known}; starting the server once brings it up to date"
+    )]
+    Outdated {
         /// In the file.
         found: i64,
         /// In this program.

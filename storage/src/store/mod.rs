@@ -32,7 +32,8 @@ use crate::journal::{JournalWriter, Log, RecoverError, recover};
 use crate::series::{Newest, SeriesError, SeriesMap, SeriesName};
 use checkpoints::load_newer;
 pub use compaction::{Pace, Unhurried};
-use start::{Replay, lock, present_files, remove_garbage, remove_unfinished};
+pub(crate) use start::lock;
+use start::{Replay, present_files, remove_garbage, remove_unfinished};
 
 /// The journal's folder below the data dir.
 pub const JOURNAL_DIR: &str = "journal";

@@ -76,7 +76,7 @@ impl Replay<'_> {
 }
 
 /// Takes the data dir for this process.
-pub(super) fn lock(data_dir: &Path) -> Result<File, StoreError> {
+pub(crate) fn lock(data_dir: &Path) -> Result<File, StoreError> {
     let path = data_dir.join(LOCK_FILE);
     let io = |source| StoreError::Io { path: path.clone(), source };
     std::fs::create_dir_all(data_dir).map_err(io)?;

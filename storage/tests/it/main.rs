@@ -7,6 +7,8 @@
 )]
 
 mod catalog_webhooks;
+mod check;
+mod check_figures;
 #[cfg(feature = "query")]
 mod compaction;
 mod files;
