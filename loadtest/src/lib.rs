@@ -44,6 +44,24 @@ pub mod histogram;
 
 pub mod report;
 
+pub mod lean;
+
+pub mod feed;
+
+pub mod dataset;
+
+pub mod query;
+
+pub mod duckdb;
+
+pub mod soak;
+
+pub mod mixed;
+
+pub mod observe;
+
+pub mod verify;
+
 pub mod signature;
 
 pub mod tally;

@@ -16,6 +16,7 @@
 //! Memory is a body a connection. Nothing is prepared ahead: a source that makes a
 //! million samples a second is not what a run waits for.
 
+mod fleet;
 mod progress;
 mod worker;
 
@@ -30,6 +31,7 @@ use tokio::time::Instant;
 
 use crate::client::{ClientError, Server};
 use crate::histogram::{Histogram, Percentiles};
+pub use fleet::{FleetSent, FleetSource};
 pub use progress::{Progress, ProgressError};
 use worker::{Shared, Worker};
 

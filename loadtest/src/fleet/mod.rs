@@ -25,7 +25,7 @@
 //! Not simulated: gaps, late syncs, corrections, sleep; the [`reference`] fleet has
 //! them. A variant's values are the same for all users that share it.
 
-mod calendar;
+pub(crate) mod calendar;
 pub mod reference;
 mod series;
 
@@ -331,8 +331,14 @@ fn check(settings: &FleetSettings) -> Result<(), FleetError> {
     Ok(())
 }
 
+/// The Unix seconds of the midnight, UTC, at which a date like `2026-06-01` begins.
+pub fn second_of_date(date: &str) -> Option<u64> {
+    let midnight = format!("{date}T00:00:00Z");
+    calendar::parse_rfc3339(midnight.as_bytes()).filter(|_| date.len() == 10)
+}
+
 /// Whether user ids may begin so.
-fn is_plain_prefix(prefix: &str) -> bool {
+pub(crate) fn is_plain_prefix(prefix: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._:@-".contains(&b);
     (1..=RUN_PREFIX_CHARS_MAX).contains(&prefix.len()) && prefix.bytes().all(plain)
 }

@@ -16,6 +16,12 @@ const AT_ONCE_MAX: usize = 6;
 #[derive(Debug)]
 pub struct Deliveries<'a> {
     fleet: &'a ReferenceFleet,
+    cursor: DeliveryCursor,
+}
+
+/// Where in an hour's deliveries one stands; keeps no hold of the fleet.
+#[derive(Debug)]
+pub(crate) struct DeliveryCursor {
     hour: u64,
     users: u64,
     stride: u64,
@@ -29,9 +35,7 @@ pub struct Deliveries<'a> {
 impl ReferenceFleet {
     /// Everything that arrives in this hour since 1970.
     pub fn deliveries(&self, hour: u64) -> Deliveries<'_> {
-        let users = self.users_at(hour);
-        let waiting = Vec::with_capacity(AT_ONCE_MAX);
-        Deliveries { fleet: self, hour, users, stride: stride(users), turns: 0, user: 0, waiting }
+        Deliveries { fleet: self, cursor: DeliveryCursor::new(self, hour) }
     }
 
     /// What a user sends in this hour, oldest cause first.
@@ -88,22 +92,35 @@ impl ReferenceFleet {
     }
 }
 
-impl Iterator for Deliveries<'_> {
-    type Item = Delivery;
+impl DeliveryCursor {
+    pub(crate) fn new(fleet: &ReferenceFleet, hour: u64) -> Self {
+        let users = fleet.users_at(hour);
+        let waiting = Vec::with_capacity(AT_ONCE_MAX);
+        Self { hour, users, stride: stride(users), turns: 0, user: 0, waiting }
+    }
 
-    fn next(&mut self) -> Option<Delivery> {
+    /// The next delivery; `fleet` is the one that the cursor was made for.
+    pub(crate) fn next(&mut self, fleet: &ReferenceFleet) -> Option<Delivery> {
         while self.waiting.is_empty() {
             if self.turns == self.users {
                 return None;
             }
             let second = u128::from(self.turns) * u128::from(SECONDS_PER_HOUR) / u128::from(self.users);
             let at_second = self.hour * SECONDS_PER_HOUR + second as u64;
-            self.fleet.deliveries_of(self.user, self.hour, at_second, &mut self.waiting);
+            fleet.deliveries_of(self.user, self.hour, at_second, &mut self.waiting);
             self.waiting.reverse();
             self.turns += 1;
             self.user = (self.user + self.stride) % self.users;
         }
         self.waiting.pop()
+    }
+}
+
+impl Iterator for Deliveries<'_> {
+    type Item = Delivery;
+
+    fn next(&mut self) -> Option<Delivery> {
+        self.cursor.next(self.fleet)
     }
 }
 

@@ -41,9 +41,11 @@ use std::ops::Range;
 
 pub use classes::{CLASSES, Class, Device};
 pub use deliveries::Deliveries;
+pub(crate) use deliveries::DeliveryCursor;
 pub use expected::Held;
 pub use metrics::{METRICS, Metric, Stands};
-pub(crate) use render::push_point;
+pub(crate) use render::{push_point, push_tenths};
+pub(crate) use samples::SampleCursor;
 pub use samples::Samples;
 
 use crate::random::spread;

@@ -41,5 +41,21 @@ pub(crate) fn push_point(body: &mut Vec<u8>, fleet: &ReferenceFleet, sample: &Sa
 /// Appends `62.5`.
 pub(crate) fn push_tenths(body: &mut Vec<u8>, tenths: i64) {
     assert!(tenths >= 0, "nothing that the fleet measures is below zero");
-    write!(body, "{}.{}", tenths / 10, tenths % 10).expect("writing to a Vec cannot fail");
+    push_number(body, tenths as u64 / 10);
+    body.extend([b'.', b'0' + (tenths % 10) as u8]);
+}
+
+/// Appends a number; a tenth of what formatting costs, for what comes with every point.
+fn push_number(body: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0_u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            body.extend_from_slice(&digits[at..]);
+            return;
+        }
+    }
 }

@@ -22,6 +22,12 @@ const BURST_STEPS: [u64; 4] = [5, 8, 10, 15];
 #[derive(Debug)]
 pub struct Samples<'a> {
     fleet: &'a ReferenceFleet,
+    cursor: SampleCursor,
+}
+
+/// Where in a delivery's samples one stands; keeps no hold of the fleet.
+#[derive(Debug)]
+pub(crate) struct SampleCursor {
     person: Person,
     kind: Kind,
     hours: Range<u64>,
@@ -71,8 +77,13 @@ impl Iterator for Kept {
 
 impl<'a> Samples<'a> {
     pub(super) fn new(fleet: &'a ReferenceFleet, delivery: &Delivery) -> Self {
+        Self { fleet, cursor: SampleCursor::new(fleet, delivery) }
+    }
+}
+
+impl SampleCursor {
+    pub(crate) fn new(fleet: &ReferenceFleet, delivery: &Delivery) -> Self {
         Self {
-            fleet,
             person: fleet.person(delivery.user),
             kind: delivery.kind,
             hours: delivery.hours.clone(),
@@ -88,8 +99,22 @@ impl<'a> Samples<'a> {
         }
     }
 
+    /// The next sample; `fleet` is the one that the cursor was made for.
+    pub(crate) fn next(&mut self, fleet: &ReferenceFleet) -> Option<Sample> {
+        loop {
+            while let Some(number) = self.series.kept.next() {
+                if let Some(sample) = self.sample(fleet, number) {
+                    return Some(sample);
+                }
+            }
+            if !self.advance(fleet) {
+                return None;
+            }
+        }
+    }
+
     /// Goes to the next series with moments in its hour; false at the end.
-    fn advance(&mut self) -> bool {
+    fn advance(&mut self, fleet: &ReferenceFleet) -> bool {
         let rhythms = self.person.class.rhythms;
         while !self.hours.is_empty() {
             let (hour, place) = (self.hours.start, self.rhythm);
@@ -97,7 +122,7 @@ impl<'a> Samples<'a> {
             if self.rhythm == rhythms.len() {
                 (self.rhythm, self.hours.start) = (0, hour + 1);
             }
-            if let Some(series) = self.fleet.series(&self.person, place, &rhythms[place], hour) {
+            if let Some(series) = fleet.series(&self.person, place, &rhythms[place], hour) {
                 self.series = series;
                 return true;
             }
@@ -105,8 +130,8 @@ impl<'a> Samples<'a> {
         false
     }
 
-    fn sample(&self, number: u64) -> Option<Sample> {
-        let (fleet, person, series) = (self.fleet, &self.person, &self.series);
+    fn sample(&self, fleet: &ReferenceFleet, number: u64) -> Option<Sample> {
+        let (person, series) = (&self.person, &self.series);
         let rhythm = &person.class.rhythms[series.rhythm];
         let key = (series.rhythm as u64) << 48 | number;
         let corrected = self.kind == Kind::Corrected;
@@ -132,16 +157,7 @@ impl Iterator for Samples<'_> {
     type Item = Sample;
 
     fn next(&mut self) -> Option<Sample> {
-        loop {
-            while let Some(number) = self.series.kept.next() {
-                if let Some(sample) = self.sample(number) {
-                    return Some(sample);
-                }
-            }
-            if !self.advance() {
-                return None;
-            }
-        }
+        self.cursor.next(self.fleet)
     }
 }
 
