@@ -150,7 +150,8 @@ impl Dataset {
         count: u64,
     ) {
         let key = spread(spread(self.settings.seed ^ ((place as u64) << 48)) ^ user);
-        let (begin, step) = (self.settings.end_second - DAYS * SECONDS_PER_DAY, DAYS * SECONDS_PER_DAY / count);
+        let (begin, step) =
+            (self.settings.end_second - DAYS * SECONDS_PER_DAY, DAYS * SECONDS_PER_DAY / count);
         let head = format!("{{\"metric\":\"{}\",\"unit\":\"{}\",\"value\":", metric.key, metric.unit);
         let tail = format!("\",\"source\":\"garmin\",\"source_device_id\":\"fenix8-{user:x}\"}},");
         for number in numbers {
@@ -239,7 +240,8 @@ mod tests {
             let all = json["data_points"].as_array().expect("points");
             assert_eq!(all.len() as u64, body.points);
             for point in all {
-                let [metric, time] = ["metric", "recorded_at"].map(|f| point[f].as_str().expect("text").to_owned());
+                let [metric, time] =
+                    ["metric", "recorded_at"].map(|f| point[f].as_str().expect("text").to_owned());
                 assert!(("2026-06-01T00:00:00Z".."2026-07-01T00:00:00Z").contains(&time.as_str()), "{time}");
                 *of_metric.entry(metric.clone()).or_default() += 1;
                 assert!(samples.insert((body.path.to_string(), metric, time)));

@@ -231,9 +231,11 @@ mod tests {
 
     #[test]
     fn answers_without_an_end_and_other_protocols_are_errors() {
-        for bad in
-            ["HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.0 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n"]
-        {
+        for bad in [
+            "HTTP/1.1 200 OK\r\n\r\n",
+            "HTTP/1.0 200 OK\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n",
+        ] {
             assert!(read_head(bad.as_bytes()).is_err(), "{bad}");
         }
         assert!(chunk_size(b"g").is_err() && chunk_size(b"ffffffffff").is_err());

@@ -206,7 +206,7 @@ pub async fn run(
     Ok(QueryReport { reads: reports })
 }
 
-/// The query string of the 30 days that end with the newest sample.
+/// The query string of the 30 days that end with the hour of the newest sample.
 async fn discover(settings: &QuerySettings, server: &Server) -> Result<String, QueryError> {
     let user_id = user_id(&settings.prefix, 0);
     let mut connection = server.connect().await.map_err(QueryError::Client)?;
@@ -215,7 +215,7 @@ async fn discover(settings: &QuerySettings, server: &Server) -> Result<String, Q
     let value: Option<Value> = serde_json::from_slice(&answer.body).ok();
     let newest = value.as_ref().and_then(|value| value["data_points"][0]["recorded_at"].as_str());
     let window = newest.and_then(|time| {
-        let end = crate::fleet::calendar::parse_rfc3339(time.as_bytes())? + 1;
+        let end = (crate::fleet::calendar::parse_rfc3339(time.as_bytes())? / 3_600 + 1) * 3_600;
         let span = crate::fleet::Span { start_second: end.checked_sub(DAYS * 86_400)?, end_second: end };
         Some(span.query())
     });

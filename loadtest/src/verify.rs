@@ -138,7 +138,8 @@ async fn user_against(
 }
 
 fn question(fleet: &ReferenceFleet, user: u64, hours: u64, metric: &str) -> String {
-    let mut path = format!("/api/v1/wearables/metric/{metric}?user_id={}&start=", fleet.user_id(user)).into_bytes();
+    let mut path =
+        format!("/api/v1/wearables/metric/{metric}?user_id={}&start=", fleet.user_id(user)).into_bytes();
     push_rfc3339(&mut path, (fleet.start_hour() - BEFORE_HOURS) * SECONDS_PER_HOUR);
     path.extend(b"&end=");
     push_rfc3339(&mut path, (fleet.start_hour() + hours + AFTER_HOURS) * SECONDS_PER_HOUR);

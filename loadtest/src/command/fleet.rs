@@ -190,7 +190,8 @@ impl Fleet {
             return Ok(None);
         }
         let (hours, count) = (self.days * HOURS_PER_DAY, self.verify_users);
-        let verified = verify::verify(Arc::clone(fleet), hours, count, self.connections.min(8), server).await?;
+        let verified =
+            verify::verify(Arc::clone(fleet), hours, count, self.connections.min(8), server).await?;
         print!("{verified}");
         Ok(Some(verified.is_sound()))
     }
@@ -211,7 +212,8 @@ async fn show(
 }
 
 fn sent_json(report: &FeedReport, sent: &FleetSent) -> serde_json::Value {
-    let kinds: serde_json::Map<_, _> = sent.kinds().map(|(name, count)| (name.to_owned(), json!(count))).collect();
+    let kinds: serde_json::Map<_, _> =
+        sent.kinds().map(|(name, count)| (name.to_owned(), json!(count))).collect();
     json!({
         "samples": report.fed.points,
         "kinds": kinds,

@@ -22,8 +22,8 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-pub use child::DuckDbError;
 use child::DuckDb;
+pub use child::DuckDbError;
 
 use crate::client::{ClientError, Connection, Server};
 use crate::report::error_excerpt;
@@ -198,7 +198,8 @@ fn day(text: &str) -> &str {
 impl Compared {
     /// Least, middle and greatest of server by DuckDB, over the rounds.
     pub fn ratios(&self) -> Option<[f64; 3]> {
-        let ratio = |(ours, theirs): &(Duration, Duration)| ours.as_secs_f64() / theirs.as_secs_f64().max(1e-9);
+        let ratio =
+            |(ours, theirs): &(Duration, Duration)| ours.as_secs_f64() / theirs.as_secs_f64().max(1e-9);
         let mut ratios: Vec<f64> = self.times.iter().map(ratio).collect();
         ratios.sort_by(f64::total_cmp);
         Some([*ratios.first()?, ratios[ratios.len() / 2], *ratios.last()?])

@@ -12,9 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Body, Next, Source};
-use crate::fleet::reference::{
-    Delivery, DeliveryCursor, Kind, ReferenceFleet, SampleCursor, push_point,
-};
+use crate::fleet::reference::{Delivery, DeliveryCursor, Kind, ReferenceFleet, SampleCursor, push_point};
 
 const SECONDS_PER_HOUR: u64 = 3_600;
 /// One point names its user and everything else: 170 to 260 bytes.

@@ -90,7 +90,9 @@ mod tests {
     #[test]
     fn times_that_are_none_are_not_read() {
         assert_eq!(parse_rfc3339(b"2026-06-30T07:45:00.123Z"), Some(1_782_805_500));
-        for text in ["", "2026-06-30", "2026-02-30T00:00:00Z", "2026-06-30T07:45:00+01:00", "2026-06-30T07:45:00xZ"] {
+        for text in
+            ["", "2026-06-30", "2026-02-30T00:00:00Z", "2026-06-30T07:45:00+01:00", "2026-06-30T07:45:00xZ"]
+        {
             assert_eq!(parse_rfc3339(text.as_bytes()), None, "{text}");
         }
     }

@@ -60,12 +60,7 @@ impl ReferenceFleet {
         let chance = |draw, sync, per_mille| self.chance(draw, user, sync, per_mille);
         for (kind, draw, per_mille, after) in [
             (Kind::Resent, Draw::Resent, RESENT_PER_MILLE, 1),
-            (
-                Kind::Corrected,
-                Draw::CorrectedSync,
-                CORRECTED_PER_MILLE,
-                days(person.corrected_after_days),
-            ),
+            (Kind::Corrected, Draw::CorrectedSync, CORRECTED_PER_MILLE, days(person.corrected_after_days)),
         ] {
             let in_time = hour - after;
             if chance(draw, in_time, per_mille)

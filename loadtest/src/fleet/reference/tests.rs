@@ -10,8 +10,7 @@ use super::*;
 const START: u64 = 490_968;
 
 fn fleet(users: u64, density: f64) -> ReferenceFleet {
-    let settings =
-        ReferenceSettings { users, density, seed: 7, start_hour: START, prefix: "it".to_owned() };
+    let settings = ReferenceSettings { users, density, seed: 7, start_hour: START, prefix: "it".to_owned() };
     ReferenceFleet::new(&settings).expect("good settings")
 }
 
@@ -111,8 +110,13 @@ fn everything_a_person_measured_is_sent_once_before_it_is_repeated() {
     for hour in days(0, 12) {
         for delivery in fleet.deliveries(hour) {
             for sample in fleet.samples(&delivery) {
-                let key =
-                    (sample.user, sample.metric.key, sample.device.source, sample.device.model, sample.second);
+                let key = (
+                    sample.user,
+                    sample.metric.key,
+                    sample.device.source,
+                    sample.device.model,
+                    sample.second,
+                );
                 match delivery.kind {
                     Kind::Resent | Kind::Corrected => {
                         again += 1;
@@ -183,8 +187,10 @@ fn values_stay_in_range_and_corrections_change_them() {
     let mut metrics = BTreeSet::new();
     for user in 0..60 {
         let delivery = |kind| Delivery { user, kind, hours: START..START + 30, at_second: 0 };
-        let whole: BTreeMap<_, _> =
-            fleet.samples(&delivery(Kind::Live)).map(|s| ((s.metric.key, s.device.model, s.second), s)).collect();
+        let whole: BTreeMap<_, _> = fleet
+            .samples(&delivery(Kind::Live))
+            .map(|s| ((s.metric.key, s.device.model, s.second), s))
+            .collect();
         for sample in whole.values() {
             let shape = &sample.metric.shape;
             assert!((shape.low..=shape.high).contains(&sample.tenths), "{sample:?}");
@@ -231,7 +237,8 @@ fn deliveries_of_an_hour_come_in_time_and_each_user_has_one_turn() {
 
 #[test]
 fn settings_that_make_no_fleet_are_refused() {
-    let good = ReferenceSettings { users: 1, density: 1.0, seed: 1, start_hour: START, prefix: "a".to_owned() };
+    let good =
+        ReferenceSettings { users: 1, density: 1.0, seed: 1, start_hour: START, prefix: "a".to_owned() };
     assert!(ReferenceFleet::new(&good).is_ok());
     for bad in [
         ReferenceSettings { users: 0, ..good.clone() },

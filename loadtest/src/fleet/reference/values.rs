@@ -12,7 +12,14 @@ const NOISE: u64 = 1 << 41;
 
 impl ReferenceFleet {
     /// The value at this second, in tenths.
-    pub(super) fn value(&self, person: &Person, place: usize, metric: &Metric, hour: u64, second: u64) -> i64 {
+    pub(super) fn value(
+        &self,
+        person: &Person,
+        place: usize,
+        metric: &Metric,
+        hour: u64,
+        second: u64,
+    ) -> i64 {
         let series = (place as u64) << 48;
         let draw = |number: u64| self.draw(Draw::Value, person.user, series | number);
         metric.shape.value(draw, second, person.sleeps_in(hour))
