@@ -24,6 +24,8 @@ pub struct StoreFigures {
     pub files: Option<f64>,
     /// Their bytes.
     pub file_bytes: Option<f64>,
+    /// Those of them that are not in their periods yet.
+    pub runs: Option<f64>,
     /// The most files of one partition.
     pub partition_files: Option<f64>,
     /// Bytes that flushes wrote.
@@ -107,6 +109,7 @@ impl Exposition {
         StoreFigures {
             files: self.get("systole_files"),
             file_bytes: self.get("systole_file_bytes"),
+            runs: self.get("systole_runs"),
             partition_files: self.get("systole_partition_files"),
             flushed_bytes: flushed,
             compaction_written_bytes: compacted,
@@ -126,6 +129,7 @@ impl StoreFigures {
         json!({
             "files": self.files,
             "file_bytes": self.file_bytes,
+            "runs": self.runs,
             "partition_files": self.partition_files,
             "flushed_bytes": self.flushed_bytes,
             "compaction_written_bytes": self.compaction_written_bytes,
@@ -139,8 +143,11 @@ impl fmt::Display for StoreFigures {
         let whole = |number: Option<f64>| number.map_or("?".to_owned(), |n| grouped(n as u64));
         let mib = |bytes: Option<f64>| bytes.map_or("?".to_owned(), |bytes| format!("{:.1}", bytes / MIB));
         write!(f, "{} files of {} MiB", whole(self.files), mib(self.file_bytes))?;
-        if let Some(most) = self.partition_files {
-            write!(f, ", {} the most of a partition", grouped(most as u64))?;
+        for (count, what) in [(self.runs, "of them runs"), (self.partition_files, "the most of a partition")]
+        {
+            if let Some(count) = count {
+                write!(f, ", {} {what}", grouped(count as u64))?;
+            }
         }
         write!(
             f,
@@ -184,7 +191,7 @@ pub async fn flush(server: &Server) -> Result<(), ObserveError> {
     command(server, "/api/v1/admin/flush").await
 }
 
-/// Brings everything into its periods and waits for it; needs an operator's key.
+/// Flushes, brings everything into its periods and waits for it; needs an operator's key.
 pub async fn compact(server: &Server) -> Result<(), ObserveError> {
     command(server, "/api/v1/admin/compact").await
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use loadtest::duckdb::{DuckDbSettings, RATIO_MAX, compare};
-use loadtest::observe::{compact, flush};
+use loadtest::observe::compact;
 
 use super::{Outcome, Target, runtime, write_json};
 
@@ -28,7 +28,8 @@ pub(crate) struct CompareDuckdb {
     /// Threads of DuckDB; 0 is one a core.
     #[arg(long, default_value_t = 0)]
     duckdb_threads: u32,
-    /// Does not flush and compact before: right only if nothing was written since.
+    /// Does not compact before (which needs an operator's key): right only if nothing
+    /// was written since the last time.
     #[arg(long)]
     no_compact: bool,
     /// Exits with 1 too if a wanted ratio is missed.
@@ -47,7 +48,6 @@ impl CompareDuckdb {
     async fn drive(&self) -> Outcome {
         let server = self.target.server()?;
         if !self.no_compact {
-            flush(&server).await?;
             compact(&server).await?;
         }
         let settings = DuckDbSettings {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use loadtest::dataset::{Dataset as Data, DatasetSettings};
 use loadtest::feed::{Fed, Progress, feed, feed_on};
-use loadtest::observe::{Exposition, compact, flush};
+use loadtest::observe::{Exposition, compact};
 use loadtest::report::grouped;
 use serde_json::json;
 
@@ -40,7 +40,7 @@ pub(crate) struct Dataset {
     /// Keeps in this file how far it came, and goes on from there.
     #[arg(long)]
     progress: Option<PathBuf>,
-    /// Flushes at the end and brings everything into its periods (operator's key).
+    /// Brings everything into its periods at the end (needs an operator's key).
     #[arg(long)]
     compact: bool,
     /// Threads of the load generator.
@@ -100,7 +100,6 @@ impl Dataset {
             grouped(report.fed.connections_lost)
         );
         if self.compact {
-            flush(&server).await?;
             compact(&server).await?;
         }
         let store = Exposition::fetch(&server).await?.store();

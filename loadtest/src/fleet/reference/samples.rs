@@ -135,8 +135,8 @@ impl SampleCursor {
         let rhythm = &person.class.rhythms[series.rhythm];
         let key = (series.rhythm as u64) << 48 | number;
         let corrected = self.kind == Kind::Corrected;
-        let spared = || fleet.draw(Draw::CorrectedSample, person.user, key) % CORRECTED_ONE_IN != 0;
-        if corrected && spared() {
+        let draws = || fleet.draw(Draw::CorrectedSample, person.user, key);
+        if corrected && !draws().is_multiple_of(CORRECTED_ONE_IN) {
             return None;
         }
         let delay = match rhythm.when {
