@@ -22,7 +22,7 @@
 //! A body's samples are tallied while it is rendered, so that what was sent can be
 //! compared with what was stored and delivered, to the last value.
 //!
-//! Not simulated: gaps, late syncs, corrections, sleep; the [`reference`] fleet has
+//! Not simulated: gaps, late syncs, corrections, sleep; the [`mod@reference`] fleet has
 //! them. A variant's values are the same for all users that share it.
 
 pub(crate) mod calendar;
