@@ -211,6 +211,25 @@ fn values_stay_in_range_and_corrections_change_them() {
 }
 
 #[test]
+fn people_walk_some_thousand_steps_a_day() {
+    let fleet = fleet(300, 1.0);
+    for class in &CLASSES[..3] {
+        let users: Vec<u64> =
+            (0..300).filter(|user| fleet.class_of(*user).name == class.name).take(5).collect();
+        let mut tenths = 0;
+        for user in &users {
+            let hours = START..START + 48;
+            let delivery = Delivery { user: *user, kind: Kind::Live, hours, at_second: 0 };
+            let devices = class.rhythms.iter().filter(|rhythm| METRICS[rhythm.metric].key == "steps").count();
+            let steps = fleet.samples(&delivery).filter(|sample| sample.metric.key == "steps");
+            tenths += steps.map(|sample| sample.tenths).sum::<i64>() / devices as i64;
+        }
+        let a_day = tenths / 10 / 2 / users.len() as i64;
+        assert!((2_000..20_000).contains(&a_day), "{}: {a_day}", class.name);
+    }
+}
+
+#[test]
 fn equal_settings_send_equal_bytes_and_another_seed_others() {
     let render = |seed: u64| {
         let settings =
