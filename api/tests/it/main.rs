@@ -11,5 +11,6 @@ mod operation;
 mod process;
 mod read;
 mod refusals;
+mod sql;
 mod tls;
 mod webhooks;

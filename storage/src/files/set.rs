@@ -83,6 +83,12 @@ impl FileSet {
         self.files.get(&(org.to_owned(), metric.to_owned())).map_or(&[], Vec::as_slice)
     }
 
+    /// The metrics an organisation has files of.
+    #[cfg(feature = "query")]
+    pub(crate) fn metrics_of(&self, org: &str) -> impl Iterator<Item = &str> {
+        self.files.keys().filter(move |(owner, _)| owner == org).map(|(_, metric)| metric.as_str())
+    }
+
     /// Every file.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<DataFile>> {
         self.files.values().flatten()

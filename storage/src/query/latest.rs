@@ -1,18 +1,13 @@
-//! The table `latest`: the newest value of each metric, out of the series map.
+//! The newest value of each metric of a user, out of the series map.
 
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, TimestampMillisecondArray};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef, TimeUnit, TimestampMillisecondType};
-use async_trait::async_trait;
-use datafusion::catalog::{Session, TableProvider};
-use datafusion::datasource::TableType;
 use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::error::{DataFusionError, Result};
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::error::Result;
 use datafusion::physical_plan::ExecutionPlan;
 
-use super::table::equal_text;
 use crate::series::LatestValue;
 use crate::store::Store;
 
@@ -66,39 +61,5 @@ impl LatestTable {
             })
         });
         rows.collect()
-    }
-}
-
-#[async_trait]
-impl TableProvider for LatestTable {
-    fn schema(&self) -> SchemaRef {
-        SCHEMA.clone()
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    /// Plans scans of one user (`user_id = '...'`). Scans over all users come
-    /// with SQL.
-    async fn scan(
-        &self,
-        _session: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        _limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let user = filters.iter().find_map(|filter| equal_text(filter, "user_id")).ok_or_else(|| {
-            DataFusionError::NotImplemented("a scan of latest needs user_id = '...'".to_owned())
-        })?;
-        self.plan(&user, projection.cloned())
-    }
-
-    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        let support = |filter: &&Expr| match equal_text(filter, "user_id") {
-            Some(_) => TableProviderFilterPushDown::Exact,
-            None => TableProviderFilterPushDown::Unsupported,
-        };
-        Ok(filters.iter().map(support).collect())
     }
 }

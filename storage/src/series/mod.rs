@@ -167,6 +167,10 @@ impl SeriesMap {
             let matches = |entry: &User| entry.hash == hash && entry.org == org_number && *entry.id == *user;
             shard.find(hash, matches).map_or_else(Vec::new, |user| user.newest.clone())
         };
+        self.named(newest)
+    }
+
+    fn named(&self, newest: Vec<(u32, Newest)>) -> Vec<LatestValue> {
         let mut values: Vec<LatestValue> = newest
             .into_iter()
             .map(|(metric, newest)| LatestValue {
@@ -177,6 +181,29 @@ impl SeriesMap {
             .collect();
         values.sort_by(|a, b| a.metric.cmp(&b.metric));
         values
+    }
+
+    /// How many pages [`SeriesMap::latest_of_page`] has: enough that one of a
+    /// million users holds some ten thousand.
+    #[must_use]
+    pub fn pages(&self) -> usize {
+        SHARDS
+    }
+
+    /// The newest value of each metric of the users of an organisation that stand on
+    /// one page, sorted by user and metric. All pages together are all users.
+    #[must_use]
+    pub fn latest_of_page(&self, org: &str, page: usize) -> Vec<(String, Vec<LatestValue>)> {
+        let Some(org) = self.names.find(org) else {
+            return Vec::new();
+        };
+        let mut found: Vec<(String, Vec<(u32, Newest)>)> = {
+            let shard = self.shards[page].lock();
+            let users = shard.iter().filter(|user| user.org == org && !user.newest.is_empty());
+            users.map(|user| (user.id.to_string(), user.newest.clone())).collect()
+        };
+        found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        found.into_iter().map(|(user, newest)| (user, self.named(newest))).collect()
     }
 
     /// How many series there are.

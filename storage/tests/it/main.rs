@@ -16,4 +16,6 @@ mod log;
 #[cfg(feature = "query")]
 mod model;
 mod simulated_disk;
+#[cfg(feature = "query")]
+mod sql;
 mod store;
