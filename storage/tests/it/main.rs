@@ -7,6 +7,8 @@
 )]
 
 mod catalog_webhooks;
+#[cfg(feature = "query")]
+mod compaction;
 mod files;
 mod fixture;
 mod journal_crashes;
@@ -19,3 +21,5 @@ mod simulated_disk;
 #[cfg(feature = "query")]
 mod sql;
 mod store;
+mod writer;
+mod writer_figures;

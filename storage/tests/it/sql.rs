@@ -219,6 +219,27 @@ fn no_statement_leads_out_of_its_organisation() {
 }
 
 #[test]
+fn what_is_compacted_is_scanned_as_it_stands() {
+    let (_dir, mut store) = spread();
+    let asker = Asker::new(&store);
+    let sums = "SELECT user_id, metric, count(*), sum(value), min(recorded_at) FROM samples GROUP BY 1, 2 ORDER BY 1, 2";
+    let before = asker.rows("default", sums);
+    store.flush();
+    assert_eq!(asker.rows("default", sums), before);
+    store.compact();
+    assert_eq!(asker.rows("default", sums), before);
+    let plan = Value::from(asker.rows("default", &format!("EXPLAIN {sums}"))).to_string();
+    assert!(plan.contains("DataSourceExec") && !plan.contains("MergedExec"), "{plan}");
+    // A sample more makes its metric's file one that is merged, until it is flushed.
+    store.commit(&Samples { rows: vec![(JUNE_2026, 300.0)], ..heart_rate("u_3", 0, 1) });
+    let plan = Value::from(asker.rows("default", &format!("EXPLAIN {sums}"))).to_string();
+    assert!(plan.contains("DataSourceExec") && plan.contains("MergedExec"), "{plan}");
+    let greatest = asker.rows("default", "SELECT count(*), max(value) FROM samples WHERE user_id = 'u_3'");
+    assert_eq!(Value::from(greatest), json!([[1000, 300.0]]));
+    assert_eq!(asker.rows("default", "SELECT count(*) FROM samples")[0][0], 3025);
+}
+
+#[test]
 fn explain_shows_a_plan_and_runs_nothing() {
     let (_dir, store) = spread();
     let asker = Asker::new(&store);
@@ -366,6 +387,8 @@ type Model = BTreeMap<Key, f64>;
 enum Step {
     Commit(Samples),
     Flush,
+    Compact,
+    CompactWhole,
 }
 
 fn samples() -> impl Strategy<Value = Samples> {
@@ -387,6 +410,15 @@ fn samples() -> impl Strategy<Value = Samples> {
             device,
             rows: rows.into_iter().map(|(time, value)| (time, f64::from(value))).collect(),
         })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => samples().prop_map(Step::Commit),
+        2 => Just(Step::Flush),
+        1 => Just(Step::Compact),
+        1 => Just(Step::CompactWhole),
+    ]
 }
 
 /// Conditions in SQL and in Rust.
@@ -437,7 +469,7 @@ proptest! {
 
     #[test]
     fn any_spread_over_files_and_buffers_answers_like_a_map(
-        steps in prop::collection::vec(prop_oneof![4 => samples().prop_map(Step::Commit), 1 => Just(Step::Flush)], 1..30)
+        steps in prop::collection::vec(step(), 1..30)
     ) {
         let dir = tempfile::tempdir().unwrap();
         let mut store = TestStore::open(dir.path());
@@ -453,10 +485,18 @@ proptest! {
                     }
                 }
                 Step::Flush => store.flush(),
+                Step::Compact => {
+                    store.compact_some();
+                }
+                Step::CompactWhole => {
+                    store.compact();
+                }
             }
         }
         check(&asker, &model);
         store.flush();
+        check(&asker, &model);
+        store.compact();
         check(&asker, &model);
     }
 }

@@ -179,6 +179,7 @@ impl Rows {
             let end = run.rows.end.min(run.rows.start + self.batch_rows - columns.len());
             let (frame, group) = run.group.of(&self.source.frames);
             columns.push(&Run {
+                metric: group.metric,
                 user: group.user,
                 unit: group.unit,
                 source: group.source,

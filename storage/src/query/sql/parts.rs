@@ -12,7 +12,7 @@ use std::sync::Arc;
 use datafusion::error::Result;
 
 use super::wanted::{Extents, Wanted};
-use crate::files::DataFile;
+use crate::files::Section;
 use crate::frame::{Group, SamplesFrame};
 use crate::store::Snapshot;
 
@@ -42,7 +42,7 @@ pub(super) fn frames_of(snapshot: &Snapshot, org: &str) -> Frames {
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) metric: Arc<str>,
-    pub(super) files: Vec<Arc<DataFile>>,
+    pub(super) files: Vec<Section>,
     /// Sorted by user, and by commit order within one.
     pub(super) groups: Vec<GroupAt>,
 }
@@ -50,20 +50,20 @@ pub(super) struct Part {
 impl Part {
     /// Whether its rows are the answer's rows as they stand: one file, each key once.
     pub(super) fn is_direct(&self) -> bool {
-        self.groups.is_empty() && matches!(self.files.as_slice(), [file] if holds_each_key_once(file))
+        self.groups.is_empty() && matches!(self.files.as_slice(), [section] if is_plain(section))
     }
 
     /// How many rows are read, superseded ones counted.
     pub(super) fn rows(&self, frames: &[SamplesFrame]) -> u64 {
         let buffered: usize = self.groups.iter().map(|at| at.of(frames).1.count).sum();
-        self.files.iter().map(|file| file.record.rows).sum::<u64>() + buffered as u64
+        self.files.iter().map(|section| section.rows).sum::<u64>() + buffered as u64
     }
 }
 
-/// Whether no two rows of a file have one key. A flush keeps a superseded row until it
-/// is decided what its successor changed, so its files may hold two; a merge's do not.
-fn holds_each_key_once(file: &DataFile) -> bool {
-    file.record.level > 0
+/// Whether a section is all of its file, and no two rows of it have one key. A flush keeps a
+/// superseded row until it is decided what its successor changed, so a file may hold two.
+fn is_plain(section: &Section) -> bool {
+    section.unique && !section.file.is_run()
 }
 
 /// The parts of a scan, in the order of their metrics.
@@ -100,17 +100,17 @@ fn groups_by_metric<'a>(frames: &'a [SamplesFrame], wanted: &Wanted) -> BTreeMap
     found
 }
 
-fn wanted_files(snapshot: &Snapshot, org: &str, metric: &str, wanted: &Wanted) -> Vec<Arc<DataFile>> {
+fn wanted_files(snapshot: &Snapshot, org: &str, metric: &str, wanted: &Wanted) -> Vec<Section> {
     let files = snapshot.files.of(org, metric);
-    let records = || files.iter().map(|file| &file.record);
+    let records = || files.iter();
     let extents = Extents {
         org,
         metric,
         users: records().map(|record| (record.user_min.as_str(), record.user_max.as_str())).collect(),
         times: records().map(|record| (record.time_min, record.time_max)).collect(),
     };
-    let named = |file: &DataFile| {
-        let (first, last) = (file.record.user_min.as_str(), file.record.user_max.as_str());
+    let named = |section: &Section| {
+        let (first, last) = (section.user_min.as_str(), section.user_max.as_str());
         wanted.users().is_none_or(|users| users.iter().any(|user| (first..=last).contains(&user.as_str())))
     };
     let kept = wanted.prune(&extents).into_iter().zip(files);
@@ -142,7 +142,7 @@ fn wanted_groups(
 /// Puts together what can hold the same keys.
 fn connect(
     metric: &str,
-    files: Vec<Arc<DataFile>>,
+    files: Vec<Section>,
     groups: Vec<GroupAt>,
     frames: &[SamplesFrame],
     parts: &mut Vec<Part>,
@@ -152,7 +152,7 @@ fn connect(
     let mut sets: Vec<usize> = (0..=files.len()).collect();
     let buffered = files.len();
     for (at, file) in files.iter().enumerate() {
-        let meets = |other: &&Arc<DataFile>| may_share_keys(file, other);
+        let meets = |other: &&Section| may_share_keys(file, other);
         for other in files[..at].iter().enumerate().filter(|(_, other)| meets(other)).map(|(other, _)| other)
         {
             unite(&mut sets, at, other);
@@ -161,7 +161,7 @@ fn connect(
             unite(&mut sets, at, buffered);
         }
     }
-    let mut together: BTreeMap<usize, Vec<Arc<DataFile>>> = BTreeMap::new();
+    let mut together: BTreeMap<usize, Vec<Section>> = BTreeMap::new();
     for (set, file) in sets.iter().zip(files) {
         together.entry(*set).or_default().push(file);
     }
@@ -182,22 +182,21 @@ fn unite(sets: &mut [usize], a: usize, b: usize) {
 }
 
 /// Whether two files of a metric may hold the same key.
-fn may_share_keys(a: &DataFile, b: &DataFile) -> bool {
-    let (a, b) = (&a.record, &b.record);
+fn may_share_keys(a: &Section, b: &Section) -> bool {
+    let (of_a, of_b) = (&a.file.record, &b.file.record);
     // A user is in the bucket that the first bits of its hash name.
-    let bits = a.bucket_bits.min(b.bucket_bits);
+    let bits = of_a.bucket_bits.min(of_b.bucket_bits);
     let first_bits = |bucket: u32, of: u32| bucket.checked_shr(of - bits).unwrap_or(0);
     a.time_min <= b.time_max
         && b.time_min <= a.time_max
         && a.user_min <= b.user_max
         && b.user_min <= a.user_max
-        && first_bits(a.bucket, a.bucket_bits) == first_bits(b.bucket, b.bucket_bits)
+        && first_bits(of_a.bucket, of_a.bucket_bits) == first_bits(of_b.bucket, of_b.bucket_bits)
 }
 
-fn holds_keys_of(file: &DataFile, group: &Group<'_>) -> bool {
-    let record = &file.record;
-    record.time_min <= group.latest
-        && group.earliest <= record.time_max
-        && *record.user_min <= *group.user
-        && *group.user <= *record.user_max
+fn holds_keys_of(section: &Section, group: &Group<'_>) -> bool {
+    section.time_min <= group.latest
+        && group.earliest <= section.time_max
+        && *section.user_min <= *group.user
+        && *group.user <= *section.user_max
 }

@@ -18,10 +18,12 @@ use datafusion::datasource::physical_plan::{
     FileGroup, FileGroupPartitioner, FileScanConfigBuilder, ParquetSource,
 };
 use datafusion::datasource::source::DataSourceExec;
+use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
-use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
+use datafusion::logical_expr::{Expr, Operator, TableProviderFilterPushDown};
+use datafusion::physical_expr::expressions::{BinaryExpr, Column, Literal};
+use datafusion::physical_expr::utils::reassign_expr_columns;
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr, conjunction};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::projection::ProjectionExec;
@@ -31,9 +33,9 @@ use datafusion::physical_plan::union::UnionExec;
 use super::buffered::BufferedExec;
 use super::merged::MergedExec;
 use super::parts::{Frames, Part, frames_of, parts_of};
-use super::schema::{open_file_schema, table_schema};
+use super::schema::{open_file_schema, run_schema, table_schema};
 use super::wanted::{Wanted, decides_by_metric};
-use crate::files::DataFile;
+use crate::files::{DataFile, Section};
 use crate::query::metadata::CheckedReaders;
 use crate::query::pool::files_url;
 use crate::query::supersede::SupersedeExec;
@@ -84,21 +86,21 @@ impl OrgSamples {
     /// Files whose rows are the answer's, in any order.
     fn direct(&self, parts: &[Part], columns: &[usize], partitions: usize) -> Result<Arc<dyn ExecutionPlan>> {
         let files =
-            parts.iter().flat_map(|part| part.files.iter().map(|file| self.listed(&part.metric, file)));
+            parts.iter().flat_map(|part| part.files.iter().map(|it| self.listed(&part.metric, &it.file)));
         let whole = vec![FileGroup::new(files.collect())];
         let groups = FileGroupPartitioner::new()
             .with_target_partitions(partitions)
             .with_repartition_file_min_size(SPLIT_BYTES_MIN)
             .repartition_file_groups(&whole);
-        let rows: u64 = parts.iter().flat_map(|part| &part.files).map(|file| file.record.rows).sum();
+        let rows: u64 = parts.iter().flat_map(|part| &part.files).map(|section| section.rows).sum();
         let table = open_file_schema();
         let mut statistics = Statistics::new_unknown(table.table_schema());
         statistics.num_rows = Precision::Exact(usize::try_from(rows).unwrap_or(usize::MAX));
-        let source = self.source();
+        let source = self.source(table.clone());
         let config = FileScanConfigBuilder::new(files_url(), Arc::new(source))
             .with_file_groups(groups.unwrap_or(whole))
             .with_statistics(statistics)
-            .with_projection_indices(Some(in_files(columns)?))?
+            .with_projection_indices(Some(places(columns, &table)?))?
             .build();
         Ok(DataSourceExec::from_data_source(config))
     }
@@ -108,8 +110,9 @@ impl OrgSamples {
         let read = with_keys(columns)?;
         let mut inputs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
         let (files, groups) = (part.files.len(), part.groups.len());
-        if files > 0 {
-            inputs.push(self.sorted_files(&part, wanted, &read)?);
+        let (runs, of_periods): (Vec<&Section>, Vec<_>) = part.files.iter().partition(|it| it.file.is_run());
+        for sections in [runs, of_periods].iter().filter(|sections| !sections.is_empty()) {
+            inputs.push(self.sorted_files(&part.metric, sections, wanted, &read)?);
         }
         if groups > 0 {
             let buffered = BufferedExec::new(&self.org, &part.metric, &self.frames, part.groups, &read)?;
@@ -131,51 +134,69 @@ impl OrgSamples {
         Ok(Arc::new(ProjectionExec::try_new(chosen.collect::<Result<Vec<_>>>()?, plan)?))
     }
 
-    /// One partition per file, each sorted in itself. Rows that cannot be in the answer
-    /// are left out by their key, so all that have one key are left out together.
+    /// One partition per file, each sorted in itself; all are runs, or none is. Rows that
+    /// cannot be in the answer are left out by their key, so all that have one key are left
+    /// out together. Of a run, all rows but those of the section are.
     fn sorted_files(
         &self,
-        part: &Part,
+        metric: &str,
+        sections: &[&Section],
         wanted: &Wanted,
         columns: &[usize],
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let groups = part.files.iter().map(|file| FileGroup::new(vec![self.listed(&part.metric, file)]));
-        let table = open_file_schema();
-        let mut source = self.source();
+        let groups = sections.iter().map(|it| FileGroup::new(vec![self.listed(metric, &it.file)]));
+        let of_run = sections[0].file.is_run();
+        let table = if of_run { run_schema() } else { open_file_schema() };
+        let mut conditions = Vec::new();
+        if of_run {
+            conditions.push(equals("org", &self.org, table.table_schema())?);
+            conditions.push(equals("metric", metric, table.table_schema())?);
+        }
         if let Some(condition) = &wanted.of_key {
-            let condition = datafusion::physical_expr::utils::reassign_expr_columns(
-                condition.clone(),
-                table.table_schema(),
-            )?;
-            source = source.with_predicate(condition).with_pushdown_filters(true);
+            conditions.push(reassign_expr_columns(condition.clone(), table.table_schema())?);
+        }
+        let mut source = self.source(table.clone());
+        if !conditions.is_empty() {
+            source = source.with_predicate(conjunction(conditions)).with_pushdown_filters(true);
         }
         let config = FileScanConfigBuilder::new(files_url(), Arc::new(source))
             .with_file_groups(groups.collect())
-            .with_projection_indices(Some(in_files(columns)?))?
+            .with_projection_indices(Some(places(columns, &table)?))?
             .with_output_ordering(vec![file_order(table.table_schema())?])
             .build();
         Ok(DataSourceExec::from_data_source(config))
     }
 
-    fn source(&self) -> ParquetSource {
-        ParquetSource::new(open_file_schema())
+    fn source(&self, table: TableSchema) -> ParquetSource {
+        ParquetSource::new(table)
             .with_parquet_file_reader_factory(self.readers.clone())
             .with_enable_page_index(true)
             .with_bloom_filter_on_read(false)
     }
 
     fn listed(&self, metric: &str, file: &Arc<DataFile>) -> PartitionedFile {
-        let constant = |text: &str| ScalarValue::Utf8View(Some(text.to_owned()));
-        PartitionedFile::new(file.record.path.clone(), file.record.bytes)
-            .with_partition_values(vec![constant(&self.org), constant(metric)])
-            .with_extension(Arc::clone(file))
+        let listed = PartitionedFile::new(file.record.path.clone(), file.record.bytes);
+        let listed = listed.with_extension(Arc::clone(file));
+        match file.is_run() {
+            true => listed,
+            false => listed.with_partition_values(vec![text(&self.org), text(metric)]),
+        }
     }
 }
 
+fn text(text: &str) -> ScalarValue {
+    ScalarValue::Utf8View(Some(text.to_owned()))
+}
+
+fn equals(name: &str, value: &str, schema: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
+    let column = Arc::new(Column::new_with_schema(name, schema)?);
+    Ok(Arc::new(BinaryExpr::new(column, Operator::Eq, Arc::new(Literal::new(text(value))))))
+}
+
 /// The places of the table's columns in what a file gives.
-fn in_files(columns: &[usize]) -> Result<Vec<usize>> {
-    let (names, table) = (table_schema(), open_file_schema());
-    let place = |&column: &usize| Ok(table.table_schema().index_of(names.field(column).name())?);
+fn places(columns: &[usize], file: &TableSchema) -> Result<Vec<usize>> {
+    let names = table_schema();
+    let place = |&column: &usize| Ok(file.table_schema().index_of(names.field(column).name())?);
     columns.iter().map(place).collect()
 }
 

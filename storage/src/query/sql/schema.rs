@@ -46,6 +46,11 @@ pub(super) fn open_file_schema() -> TableSchema {
     OPEN_FILE.clone()
 }
 
+/// The columns of a run, which holds other metrics and organisations too.
+pub(super) fn run_schema() -> TableSchema {
+    TableSchema::from(table_schema())
+}
+
 /// Some columns of a batch of [`samples_schema`], by their places there, as SQL sees them.
 pub(super) fn as_shown(batch: &RecordBatch, columns: &[usize]) -> Result<RecordBatch> {
     let schema = Arc::new(TABLE.project(columns)?);
