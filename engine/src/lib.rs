@@ -46,7 +46,8 @@ pub use stats::{HistogramSnapshot, Stats};
 pub use systole_storage::frame::Published;
 #[cfg(feature = "query")]
 pub use systole_storage::query::{
-    Order, Position, QueryError, SampleChunk, SampleRow, SampleStream, SeriesQuery,
+    Order, Position, QueryError, SampleChunk, SampleRow, SampleStream, SeriesQuery, SqlAnswer, SqlError,
+    SqlFormat, SqlLimits, SqlQuestion,
 };
 pub use systole_storage::{
     CATALOG_FILE, Catalog, CatalogError, CompactionReport, Draft, FlushReport, KeyRecord, LatestValue,

@@ -6,7 +6,7 @@
 
 mod admin;
 mod api_keys;
-mod fields;
+pub(crate) mod fields;
 mod page;
 mod raw;
 mod registry;

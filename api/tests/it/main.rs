@@ -12,5 +12,6 @@ mod operation;
 mod process;
 mod read;
 mod refusals;
+mod sql;
 mod tls;
 mod webhooks;

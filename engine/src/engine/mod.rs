@@ -53,6 +53,9 @@ pub struct EngineSettings {
     pub query_concurrency: usize,
     /// Memory that queries' sorts and merges may take together.
     pub query_memory_bytes: usize,
+    /// What an SQL statement may take.
+    #[cfg(feature = "query")]
+    pub sql: systole_storage::query::SqlLimits,
     /// Journal kept for deliveries that wait; beyond it the oldest are given up.
     /// `None` is a tenth of the disk.
     pub retention_bytes: Option<u64>,
@@ -77,6 +80,8 @@ impl Default for EngineSettings {
             query_threads: 2,
             query_concurrency: 32,
             query_memory_bytes: 256 * MIB,
+            #[cfg(feature = "query")]
+            sql: Default::default(),
             retention_bytes: None,
             #[cfg(feature = "query")]
             webhooks: Default::default(),

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use systole_storage::journal::Log;
-use systole_storage::query::{QueryError, QueryPool, SampleStream, SeriesQuery};
+use systole_storage::query::{
+    QueryError, QueryPool, SampleStream, SeriesQuery, SqlAnswer, SqlError, SqlQuestion,
+};
 use systole_storage::{LatestValue, Store};
 
 use super::{Engine, EngineSettings, OpenError, PoisonOnPanic, Position, spawn};
@@ -33,11 +35,12 @@ impl Parts {
         registries: &Arc<Registries>,
         intake: &Arc<Intake>,
     ) -> Result<Parts, OpenError> {
-        let queries = QueryPool::start(
+        let queries = QueryPool::start_with(
             store.clone(),
             settings.query_threads,
             settings.query_concurrency,
             settings.query_memory_bytes,
+            settings.sql,
         );
         let queries = queries.map_err(|source| OpenError::Start { what: "query runtime", source })?;
         let queries = Arc::new(queries);
@@ -116,6 +119,20 @@ impl Engine {
     /// [`QueryError`].
     pub async fn latest(&self, org: &str, user: &str) -> Result<Vec<LatestValue>, QueryError> {
         self.inner.queries.latest(org, user).await
+    }
+
+    /// The answer of a read-only SQL statement over one organisation.
+    ///
+    /// # Errors
+    /// [`SqlError`]; what fails behind the first bytes of a long answer comes through it.
+    pub async fn sql(&self, question: SqlQuestion) -> Result<SqlAnswer, SqlError> {
+        self.inner.queries.sql(question).await
+    }
+
+    /// SQL statements that run now.
+    #[must_use]
+    pub fn sql_running(&self) -> usize {
+        self.inner.queries.sql_running()
     }
 
     /// Endpoints and what events are called.

@@ -24,6 +24,8 @@ mod series_crashes;
 mod series_memory;
 mod series_model;
 mod simulated_disk;
+#[cfg(feature = "query")]
+mod sql;
 mod store;
 mod writer;
 mod writer_figures;
