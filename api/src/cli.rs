@@ -40,6 +40,12 @@ pub enum Command {
     /// Manages API keys, beside a running server too
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Verifies journal, catalog and Parquet files of a stopped server against each other
+    ///
+    /// Reads everything and changes nothing. A line per fault on stdout, exit code 1 if
+    /// there is one; progress, notes on what the next start puts right, and a summary on
+    /// stderr. A data directory that a server uses is refused, exit code 2.
+    Check(CheckArgs),
     /// Prints the OpenAPI 3.1 document that is served at /openapi.json
     Openapi,
 }
@@ -70,6 +76,17 @@ pub struct DemoArgs {
     /// Users of the fleet
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub users: u64,
+}
+
+/// Flags of `check`.
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// Where the data lies [env: SYSTOLE_DATA_DIR] [default: ./data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// No progress and no summary
+    #[arg(long, short)]
+    pub quiet: bool,
 }
 
 /// What to do with keys.

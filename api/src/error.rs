@@ -11,7 +11,7 @@ use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTIC
 use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
-use systole_engine::{CommitError, FlushError, QueryError, SubmitError};
+use systole_engine::{CommitError, FlushError, QueryError, SqlError, SubmitError};
 
 use crate::auth::{Scope, TokenFault};
 use crate::reply::ReplyBody;
@@ -45,6 +45,8 @@ pub(crate) enum Refusal {
     ScopeMissing { needed: Scope },
     #[error("this key is bound to another user")]
     OtherUser,
+    #[error("this concerns the whole organisation, and this key is bound to one user")]
+    KeyBound,
     #[error("this organisation is not yours")]
     OtherOrg,
     #[error("the scope {scope} can only be given by a caller who has it")]
@@ -63,10 +65,19 @@ pub(crate) enum Refusal {
     #[error("{} is not allowed here; allowed: {allow}", Quoted(.method.as_str()))]
     MethodNotAllowed { method: Method, allow: String },
 
+    #[error("{} is a name of the built-in metric {builtin}; choose another key", Quoted(.key))]
+    MetricBuiltIn { key: String, builtin: String },
+    #[error("{} is defined otherwise here, and a metric is never changed; choose another key", Quoted(.key))]
+    MetricDefined { key: String },
+    #[error("an organisation has at most {limit} metrics of its own")]
+    TooManyMetrics { limit: usize },
+
     #[error("the body did not arrive within {seconds} s")]
     BodyTimeout { seconds: f64 },
     #[error("the query took longer than {seconds} s; ask for a shorter window")]
     QueryTimeout { seconds: f64 },
+    #[error("{text}")]
+    SqlTimeout { text: String },
 
     #[error("the body is longer than {limit} bytes")]
     BodyTooLarge { limit: usize },
@@ -83,11 +94,19 @@ pub(crate) enum Refusal {
     ContentEncoding { found: String },
     #[error("Accept {} cannot be answered; this version answers application/json only", Quoted(.found))]
     Accept { found: String },
+    #[error("Accept {} cannot be answered; there are {offered}", Quoted(.found))]
+    AcceptNone { found: String, offered: &'static str },
 
     #[error("the request is invalid")]
     Invalid { detail: Vec<Entry>, rejected: Option<usize> },
-    #[error("the query needs more memory than there is for queries; ask for a shorter window")]
+    #[error("the query needs more memory than there is for queries; ask for less at once")]
     QueryTooLarge,
+    #[error("{text}")]
+    SqlInvalid { text: String },
+    #[error("{text}")]
+    SqlNotAllowed { text: String },
+    #[error("{text}")]
+    SqlTooManyRows { text: String },
 
     #[error("the server's queue is full; send the same again")]
     QueueFull,
@@ -138,6 +157,7 @@ impl Refusal {
             Refusal::BadToken(_) => (S::UNAUTHORIZED, "invalid_token"),
             Refusal::ScopeMissing { .. } => (S::FORBIDDEN, "scope_missing"),
             Refusal::OtherUser => (S::FORBIDDEN, "other_user"),
+            Refusal::KeyBound => (S::FORBIDDEN, "key_bound"),
             Refusal::OtherOrg => (S::FORBIDDEN, "other_organisation"),
             Refusal::NotGrantable { .. } => (S::FORBIDDEN, "scope_not_grantable"),
             Refusal::UnknownPath { .. } => (S::NOT_FOUND, "unknown_path"),
@@ -146,8 +166,12 @@ impl Refusal {
             Refusal::UnknownEndpoint { .. } => (S::NOT_FOUND, "unknown_endpoint"),
             Refusal::UnknownOrg { .. } => (S::NOT_FOUND, "unknown_organisation"),
             Refusal::MethodNotAllowed { .. } => (S::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Refusal::MetricBuiltIn { .. } => (S::CONFLICT, "metric_built_in"),
+            Refusal::MetricDefined { .. } => (S::CONFLICT, "metric_defined"),
+            Refusal::TooManyMetrics { .. } => (S::CONFLICT, "too_many_metrics"),
             Refusal::BodyTimeout { .. } => (S::REQUEST_TIMEOUT, "body_timeout"),
             Refusal::QueryTimeout { .. } => (S::REQUEST_TIMEOUT, "query_timeout"),
+            Refusal::SqlTimeout { .. } => (S::REQUEST_TIMEOUT, "query_timeout"),
             Refusal::BodyTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "body_too_large"),
             Refusal::InflatedTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "inflated_too_large"),
             Refusal::RatioTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "ratio_too_large"),
@@ -155,8 +179,12 @@ impl Refusal {
             Refusal::ContentType { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type"),
             Refusal::ContentEncoding { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_encoding"),
             Refusal::Accept { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_accept"),
+            Refusal::AcceptNone { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_accept"),
             Refusal::Invalid { .. } => (S::UNPROCESSABLE_ENTITY, "invalid"),
             Refusal::QueryTooLarge => (S::UNPROCESSABLE_ENTITY, "query_too_large"),
+            Refusal::SqlInvalid { .. } => (S::UNPROCESSABLE_ENTITY, "sql_invalid"),
+            Refusal::SqlNotAllowed { .. } => (S::UNPROCESSABLE_ENTITY, "sql_not_allowed"),
+            Refusal::SqlTooManyRows { .. } => (S::UNPROCESSABLE_ENTITY, "too_many_rows"),
             Refusal::QueueFull => (S::TOO_MANY_REQUESTS, "queue_full"),
             Refusal::BudgetSpent => (S::TOO_MANY_REQUESTS, "budget_spent"),
             Refusal::Internal { .. } => (S::INTERNAL_SERVER_ERROR, "internal"),
@@ -269,6 +297,22 @@ impl From<QueryError> for Refusal {
             QueryError::Stopping => Refusal::Stopping,
             QueryError::Memory(_) => Refusal::QueryTooLarge,
             QueryError::Failed(_) => Refusal::Internal { inside: chain(&fault) },
+        }
+    }
+}
+
+impl From<SqlError> for Refusal {
+    fn from(fault: SqlError) -> Refusal {
+        let text = fault.to_string();
+        match fault {
+            SqlError::Invalid(_) => Refusal::SqlInvalid { text },
+            SqlError::NotAllowed(_) => Refusal::SqlNotAllowed { text },
+            SqlError::Rows { .. } => Refusal::SqlTooManyRows { text },
+            SqlError::Timeout { .. } => Refusal::SqlTimeout { text },
+            SqlError::Memory(_) => Refusal::QueryTooLarge,
+            SqlError::Busy => Refusal::QueriesBusy,
+            SqlError::Stopping => Refusal::Stopping,
+            SqlError::Failed(_) => Refusal::Internal { inside: chain(&fault) },
         }
     }
 }

@@ -6,12 +6,13 @@
 //!
 //! In reading order: [`Settings`] say what can be set; [`Server`] accepts connections
 //! and drains; `route` leads a request from its table through `auth` to a handler in
-//! `ingest`, `read`, `manage` or `observe`; `error` is the one mapping of what can go
+//! `ingest`, `read`, `sql`, `manage` or `observe`; `error` is the one mapping of what can go
 //! wrong to HTTP, `reply` what is sent; [`openapi`] describes it all; [`demo`] shows it; [`open_files`] fits
 //! the server into what the system allows a process.
 
 mod app;
 mod auth;
+pub mod check;
 pub mod cli;
 pub mod demo;
 mod error;
@@ -25,6 +26,7 @@ mod reply;
 mod route;
 mod server;
 mod settings;
+mod sql;
 
 pub use auth::{
     KEY_PREFIX, KeySpec, RandomFault, Scope, Scopes, Secret, is_key_shaped, is_org_id, is_user_id, make_key,

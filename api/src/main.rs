@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use systole::check::{self, CheckFault};
 use systole::cli::{self, Cli, Command, DemoArgs, KeyCommand, KeyFault};
 use systole::{Server, Settings, StartFault, demo, open_files, openapi, process_environment};
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,6 +16,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A wrong setting or flag (`EX_USAGE` of sysexits).
 const EXIT_SETTING: u8 = 64;
+
+/// Nothing could be checked: 1 is a fault that was found.
+const EXIT_UNCHECKED: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -39,6 +43,12 @@ fn main() -> ExitCode {
             }
             Err(KeyFault::Setting(fault)) => fail(&fault, EXIT_SETTING),
             Err(fault) => fail(&fault, 1),
+        },
+        Command::Check(args) => match check::run(args, &process_environment()) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(CheckFault::Setting(fault)) => fail(&fault, EXIT_SETTING),
+            Err(fault) => fail(&fault, EXIT_UNCHECKED),
         },
         Command::Openapi => print_line(openapi::DOCUMENT.trim_end()),
     }

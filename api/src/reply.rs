@@ -10,6 +10,7 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 
 use crate::read::SampleBody;
+use crate::sql::RowBody;
 
 /// What hyper is given to write.
 pub(crate) type Reply = Response<ReplyBody>;
@@ -48,12 +49,21 @@ pub(crate) fn samples(body: SampleBody) -> Reply {
     response
 }
 
+/// Rows of an SQL statement as they come.
+pub(crate) fn rows(content_type: HeaderValue, body: RowBody) -> Reply {
+    let mut response = Response::new(ReplyBody::Rows(Box::new(body)));
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
 /// The body of an answer.
 pub(crate) enum ReplyBody {
     /// All of it, or nothing once it was taken.
     Whole(Bytes),
     /// Rendered as the client reads.
     Samples(Box<SampleBody>),
+    /// Rows of an SQL statement, as it finds them.
+    Rows(Box<RowBody>),
 }
 
 impl ReplyBody {
@@ -79,6 +89,9 @@ impl Body for ReplyBody {
             ReplyBody::Samples(body) => {
                 body.poll_bytes(cx).map(|bytes| bytes.map(|bytes| bytes.map(Frame::data)))
             }
+            ReplyBody::Rows(body) => {
+                body.poll_bytes(cx).map(|bytes| bytes.map(|bytes| bytes.map(Frame::data)))
+            }
         }
     }
 
@@ -90,6 +103,7 @@ impl Body for ReplyBody {
         match self {
             ReplyBody::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             ReplyBody::Samples(_) => SizeHint::default(),
+            ReplyBody::Rows(body) => body.size_hint(),
         }
     }
 }

@@ -61,7 +61,7 @@ pub fn submissions(load: Load, size: Size) -> Submissions {
     let mut batch = Batch::new();
     let mut drafts: Vec<Vec<Draft>> = (0..load.senders).map(|_| Vec::new()).collect();
     for (place, request) in fleet.requests().enumerate() {
-        drafts[place % load.senders].push(draft(&mut batch, engine.registry(), &request));
+        drafts[place % load.senders].push(draft(&mut batch, &engine.registry("default"), &request));
     }
     Submissions { load, fleet, engine, drafts, _dir: dir }
 }

@@ -101,6 +101,7 @@ pub fn buffered(shape: Shape, size: Size) -> Buffered {
         data_dir: dir.path().to_owned(),
         segment_bytes: 1024 * 1024,
         flush_bytes: usize::MAX,
+        series_bytes: 1 << 30,
     };
     let Opened { store, .. } = Store::open(&settings).expect("an empty folder opens");
     let fleet = shape.fleet(size);

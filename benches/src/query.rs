@@ -140,7 +140,7 @@ impl Filled {
     async fn submit(&self, fleet: Fleet, windows: std::ops::Range<usize>) {
         let mut batch = Batch::new();
         let drafts =
-            fleet.requests_of(windows).map(|request| draft(&mut batch, self.engine.registry(), &request));
+            fleet.requests_of(windows).map(|request| draft(&mut batch, &self.engine.registry(ORG), &request));
         submit(&self.engine, drafts, IN_FLIGHT).await;
     }
 

@@ -86,7 +86,7 @@ impl Subscribers {
             return;
         };
         for topic in filter.iter().flat_map(|name| topics.named(name)) {
-            let lanes = self.topics.entry(*topic).or_default();
+            let lanes = self.topics.entry(topic).or_default();
             if !lanes.last().is_some_and(|last| Arc::ptr_eq(last, lane)) {
                 lanes.push(lane.clone());
             }

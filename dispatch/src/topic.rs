@@ -11,8 +11,11 @@
 //! `.created` to the others.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use hashbrown::HashMap;
+use parking_lot::Mutex;
 
 use crate::endpoint::{EndpointSettings, Timeseries};
 use crate::event::EventKind;
@@ -105,10 +108,20 @@ fn wants(filter: Option<&BTreeSet<String>>, name: &str) -> bool {
     filter.is_none_or(|filter| filter.contains(name))
 }
 
-/// Every topic there is.
+/// Every topic there is: those known from the start, and those that came later, which
+/// stay. Reads take no lock.
 #[derive(Debug, Default)]
 pub struct Topics {
-    topics: Vec<Topic>,
+    known: Table,
+    /// Their numbers go on where those of `known` end.
+    added: ArcSwap<Table>,
+    /// Held while one is added.
+    adding: Mutex<()>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Table {
+    topics: Vec<Arc<Topic>>,
     by_name: HashMap<String, Vec<TopicId>>,
 }
 
@@ -119,13 +132,28 @@ impl Topics {
     /// If there are 4 billion of them.
     #[must_use]
     pub fn new(topics: Vec<Topic>) -> Topics {
-        let mut by_name: HashMap<String, Vec<TopicId>> = HashMap::new();
-        for (number, topic) in (0u32..).zip(&topics) {
-            for name in topic.names() {
-                by_name.entry_ref(name).or_default().push(TopicId(number));
-            }
+        let mut known = Table::default();
+        for topic in topics {
+            known.push(0, topic);
         }
-        Topics { topics, by_name }
+        Topics { known, added: ArcSwap::default(), adding: Mutex::default() }
+    }
+
+    /// Adds a topic, or finds the one that is there.
+    ///
+    /// # Panics
+    /// If there are 4 billion of them.
+    pub fn add(&self, topic: Topic) -> TopicId {
+        let _adding = self.adding.lock();
+        let added = self.added.load();
+        let first = self.known.topics.len();
+        if let Some(place) = added.topics.iter().position(|known| **known == topic) {
+            return number(first + place);
+        }
+        let mut more = Table::clone(&added);
+        let id = more.push(first, topic);
+        self.added.store(Arc::new(more));
+        id
     }
 
     /// A topic.
@@ -133,20 +161,48 @@ impl Topics {
     /// # Panics
     /// If the number comes from other topics.
     #[must_use]
-    pub fn get(&self, id: TopicId) -> &Topic {
-        &self.topics[id.0 as usize]
+    pub fn get(&self, id: TopicId) -> Arc<Topic> {
+        let place = id.0 as usize;
+        match self.known.topics.get(place) {
+            Some(topic) => topic.clone(),
+            None => self.added.load().topics[place - self.known.topics.len()].clone(),
+        }
+    }
+
+    /// Whether a topic was there from the start.
+    #[must_use]
+    pub fn is_known_from_the_start(&self, id: TopicId) -> bool {
+        (id.0 as usize) < self.known.topics.len()
     }
 
     /// The topics that have this name: several for a group's.
     #[must_use]
-    pub fn named(&self, name: &str) -> &[TopicId] {
-        self.by_name.get(name).map_or(&[], Vec::as_slice)
+    pub fn named(&self, name: &str) -> Vec<TopicId> {
+        let added = self.added.load();
+        let tables = [&self.known, &**added];
+        tables.iter().filter_map(|table| table.by_name.get(name)).flatten().copied().collect()
     }
 
-    /// Every name, in no order.
+    /// Every name that was there from the start, in no order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.by_name.keys().map(String::as_str)
+        self.known.by_name.keys().map(String::as_str)
     }
+}
+
+impl Table {
+    /// Adds a topic behind the others; the first one has the number `first`.
+    fn push(&mut self, first: usize, topic: Topic) -> TopicId {
+        let id = number(first + self.topics.len());
+        for name in topic.names() {
+            self.by_name.entry_ref(name).or_default().push(id);
+        }
+        self.topics.push(Arc::new(topic));
+        id
+    }
+}
+
+fn number(place: usize) -> TopicId {
+    TopicId(u32::try_from(place).expect("fewer than 4 billion topics"))
 }
 
 #[cfg(test)]
@@ -307,5 +363,19 @@ mod tests {
             assert_eq!(numbers, expected, "{name}");
         }
         assert_eq!(topics.names().count(), 7);
+    }
+
+    #[test]
+    fn topics_that_come_later_are_found_like_the_others_and_keep_their_numbers() {
+        let topics = Topics::new(vec![series(Some("group"))]);
+        let own = |name: &str| Topic::Series { group: None, granular: SeriesName::of(name) };
+        let (first, second) = (topics.add(own("series.h")), topics.add(own("series.i")));
+        assert_eq!((first, second), (TopicId(1), TopicId(2)));
+        assert_eq!(topics.add(own("series.h")), first);
+        assert_eq!(topics.named("series.i.updated"), [second]);
+        assert_eq!(topics.named("group.created"), [TopicId(0)]);
+        assert_eq!(*topics.get(second), own("series.i"));
+        assert!(topics.is_known_from_the_start(TopicId(0)) && !topics.is_known_from_the_start(first));
+        assert_eq!(topics.names().count(), 4);
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! A flush that fails is logged, counted and tried again after a pause; its
 //! buffer stays readable and its journal segments stay.
+//!
+//! The same thread writes the checkpoints of the series map: after a flush, when
+//! its memory demands it, and at the end, so that the next start reads little.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,7 +13,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use systole_storage::buffer::Buffer;
-use systole_storage::{FlushReport, Sequence, Store, StoreError};
+use systole_storage::{CheckpointReport, FlushReport, Sequence, Store, StoreError};
 use tokio::sync::oneshot;
 
 use crate::commit::Intake;
@@ -21,8 +24,9 @@ use crate::stats::Counters;
 const RETRY_MIN: Duration = Duration::from_millis(500);
 /// Longest pause: how long after space is back a full disk is noticed.
 const RETRY_MAX: Duration = Duration::from_secs(15);
-/// How long the thread sleeps when nothing is to do.
-const IDLE: Duration = Duration::from_secs(3600);
+/// How long the thread sleeps when nothing is to do: the series map may need a
+/// checkpoint between flushes, within the memory that a second of new series takes.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// Who waits for a flush.
 pub(crate) type FlushReply = oneshot::Sender<Result<FlushReport, FlushError>>;
@@ -61,6 +65,8 @@ pub(crate) struct Flusher {
     counters: Arc<Counters>,
     waiting: VecDeque<Arc<Buffer>>,
     retry: Duration,
+    /// When a checkpoint that failed is tried again.
+    checkpoint_after: Instant,
     /// Up to where rows that were superseded may be dropped.
     settled: Box<dyn Fn() -> Sequence + Send>,
     /// Told of each flush.
@@ -78,7 +84,16 @@ impl Flusher {
         // What a start could not flush for want of space.
         let waiting: VecDeque<Arc<Buffer>> = store.snapshot().frozen.iter().cloned().collect();
         intake.disk_full.store(!waiting.is_empty(), Ordering::Relaxed);
-        let flusher = Flusher { store, intake, counters, waiting, retry: RETRY_MIN, settled, compactor };
+        let flusher = Flusher {
+            store,
+            intake,
+            counters,
+            waiting,
+            retry: RETRY_MIN,
+            checkpoint_after: Instant::now(),
+            settled,
+            compactor,
+        };
         flusher.note_buffered();
         flusher
     }
@@ -101,7 +116,15 @@ impl Flusher {
                 // Whoever asked may have gone.
                 let _ = reply.send(outcome.clone());
             }
+            if Instant::now() >= self.checkpoint_after {
+                self.checkpoint(Store::checkpoint_series_if_due);
+            }
         }
+        self.checkpoint(|store| {
+            let flushed = store.flushed_position();
+            let behind = flushed > store.series().position();
+            behind.then(|| store.checkpoint_series(flushed, false)).transpose()
+        });
         tracing::info!(waiting = self.waiting.len(), "flush thread stopped");
     }
 
@@ -123,6 +146,23 @@ impl Flusher {
             }
         }
         Ok(total)
+    }
+
+    fn checkpoint(&mut self, write: impl Fn(&Store) -> Result<Option<CheckpointReport>, StoreError>) {
+        let started = Instant::now();
+        match write(&self.store) {
+            Ok(None) => {}
+            Ok(Some(CheckpointReport { users, bytes, merged })) => {
+                let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                tracing::info!(users, bytes, merged, millis, "series checkpointed");
+            }
+            Err(error) => {
+                self.checkpoint_after = Instant::now() + RETRY_MAX;
+                self.counters.checkpoint_failures.fetch_add(1, Ordering::Relaxed);
+                let reason = chain(&error);
+                tracing::error!(reason, "the series map was not checkpointed, trying again");
+            }
+        }
     }
 
     fn done(&mut self, report: &FlushReport, took: Duration) {

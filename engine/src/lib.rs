@@ -18,9 +18,11 @@
 //! - [`priority`]: which threads give way to which
 //! - [`stats`]: what is counted
 //! - [`engine`]: all of it together
+//! - [`check`]: a stopped store, verified
 
 pub mod batch;
 pub mod budget;
+pub mod check;
 pub mod commit;
 mod compactor;
 pub mod engine;
@@ -39,12 +41,13 @@ pub use commit::{Ack, CommitError, Committed, SubmitError};
 pub use engine::PublishError;
 pub use engine::{Engine, EngineSettings, Health, OpenError};
 pub use flusher::FlushError;
-pub use registry::{Metric, MetricId, Registry};
+pub use registry::{AddMetricError, Added, Metric, MetricId, Registry};
 pub use stats::{HistogramSnapshot, Stats};
 pub use systole_storage::frame::Published;
 #[cfg(feature = "query")]
 pub use systole_storage::query::{
-    Order, Position, QueryError, SampleChunk, SampleRow, SampleStream, SeriesQuery,
+    Order, Position, QueryError, SampleChunk, SampleRow, SampleStream, SeriesQuery, SqlAnswer, SqlError,
+    SqlFormat, SqlLimits, SqlQuestion,
 };
 pub use systole_storage::{
     CATALOG_FILE, Catalog, CatalogError, CompactionReport, Draft, FlushReport, KeyRecord, LatestValue,

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use systole_storage::SeriesStats;
+
 /// Upper bounds of the latency buckets, seconds: a commit takes from a fraction
 /// of a millisecond to the seconds of a drowning disk.
 const SECONDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
@@ -52,8 +54,10 @@ pub struct Stats {
     pub files: u64,
     /// Bytes of data files.
     pub file_bytes: u64,
-    /// Series known.
-    pub series: u64,
+    /// The map of newest values and spans.
+    pub series: SeriesStats,
+    /// Checkpoints of the map that failed and are tried again.
+    pub checkpoint_failures: u64,
     /// Last committed sequence.
     pub sequence: u64,
     /// Last sequence that is in files.
@@ -129,6 +133,7 @@ pub(crate) struct Counters {
     pub(crate) compaction_read_bytes: AtomicU64,
     pub(crate) compaction_written_bytes: AtomicU64,
     pub(crate) flushed_sequence: AtomicU64,
+    pub(crate) checkpoint_failures: AtomicU64,
     pub(crate) commit_seconds: Histogram,
     pub(crate) fsync_seconds: Histogram,
 }

@@ -129,6 +129,20 @@ impl Server {
         format!("http://{}", self.authority)
     }
 
+    /// `host:port`.
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// The headers of every request, as they go over the wire.
+    pub(crate) fn head_lines(&self) -> Vec<u8> {
+        let mut lines = [b"host: ", self.host.as_bytes(), b"\r\n"].concat();
+        if let Some(key) = &self.key {
+            lines.extend([b"x-api-key: ", key.as_bytes(), b"\r\n"].concat());
+        }
+        lines
+    }
+
     /// Opens a connection.
     pub async fn connect(&self) -> Result<Connection, ClientError> {
         let stream = self
@@ -140,7 +154,7 @@ impl Server {
         Ok(Connection { sender, io: Some(Box::pin(io)), host: self.host.clone(), key: self.key.clone() })
     }
 
-    async fn dial(&self) -> io::Result<TcpStream> {
+    pub(crate) async fn dial(&self) -> io::Result<TcpStream> {
         let stream = TcpStream::connect(&self.authority).await?;
         stream.set_nodelay(true)?;
         Ok(stream)

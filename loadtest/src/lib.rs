@@ -12,6 +12,12 @@
 //! [`demo`] runs both and compares, [`delivery`] measures both, and [`ceiling`] is
 //! what deliveries could reach if a server did nothing but sign and post.
 //!
+//! Years of data have their own: the [`fleet::reference`] fleet as data, a [`feed`]
+//! that sends all of a source, what the server must then hold ([`verify`]) and says
+//! of itself ([`observe`]); the [`dataset`] for reads, the reads ([`query`]) over a
+//! [`lean`] client, the same SQL by [`duckdb`], a long run ([`soak`]) and one with
+//! SQL beside it ([`mixed`]).
+//!
 //! ```no_run
 //! use std::sync::Arc;
 //! use std::time::{Duration, SystemTime};
@@ -43,6 +49,24 @@ pub mod driver;
 pub mod histogram;
 
 pub mod report;
+
+pub mod lean;
+
+pub mod feed;
+
+pub mod dataset;
+
+pub mod query;
+
+pub mod duckdb;
+
+pub mod soak;
+
+pub mod mixed;
+
+pub mod observe;
+
+pub mod verify;
 
 pub mod signature;
 

@@ -16,7 +16,9 @@
 use std::path::Path;
 
 use crate::disk::Disk;
-use crate::files::{FileKind, FileWriteError, SamplesFileWriter, WrittenFile, run_file, sync_folders, temporary};
+use crate::files::{
+    FileKind, FileWriteError, SamplesFileWriter, WrittenFile, run_file, sync_folders, temporary,
+};
 use crate::frame::{SamplesFrame, Sequence};
 use crate::merge::{Part, in_file_order};
 

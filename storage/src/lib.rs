@@ -18,10 +18,12 @@
 //! - [`compact`]: runs into periods, small files into larger ones
 //! - [`catalog`]: organisations, keys, files and positions, in SQLite
 //! - [`store`]: all of it together, and the snapshot that readers take
+//! - [`check`]: a stopped store, verified against itself
 //! - `query`: DataFusion plans over a snapshot
 
 pub mod buffer;
 pub mod catalog;
+pub mod check;
 pub mod compact;
 pub mod disk;
 pub mod files;
@@ -36,9 +38,9 @@ pub mod store;
 
 pub use catalog::{
     CATALOG_FILE, Catalog, CatalogError, Commits, CursorRecord, EndpointRecord, ExceptionRecord, KeyRecord,
-    LaneChanges,
+    LaneChanges, MetricRecord,
 };
 pub use compact::{Backlog, CompactionReport};
 pub use frame::{Draft, Sequence};
-pub use series::LatestValue;
+pub use series::{CheckpointReport, LatestValue, SeriesStats};
 pub use store::{FlushReport, Opened, Pace, Store, StoreError, StoreSettings, Unhurried};

@@ -26,7 +26,7 @@ pub(super) async fn read_body(call: &mut Call<'_>) -> Result<Vec<u8>, Refusal> {
 }
 
 /// The fields of a body that is one object.
-pub(super) fn fields(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
+pub(crate) fn fields(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
     match serde_json::from_slice(body) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(_) => {
@@ -51,7 +51,7 @@ fn reason(text: &str) -> String {
 }
 
 /// A field that is a text; `null` is as good as absent.
-pub(super) fn text(fields: &Map<String, Value>, field: &'static str) -> Result<Option<String>, Refusal> {
+pub(crate) fn text(fields: &Map<String, Value>, field: &'static str) -> Result<Option<String>, Refusal> {
     match fields.get(field) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),

@@ -252,7 +252,7 @@ impl Scrape {
         self.compaction(lines)?;
         lines.gauge("systole_files", "Parquet files", stats.files)?;
         lines.gauge("systole_file_bytes", "Bytes of Parquet files", stats.file_bytes)?;
-        lines.gauge("systole_series", "Series known", stats.series)?;
+        self.series(lines)?;
         lines.gauge("systole_sequence", "Last sequence committed", stats.sequence)?;
         lines.gauge("systole_flushed_sequence", "Last sequence in Parquet", stats.flushed_sequence)
     }
@@ -289,6 +289,28 @@ impl Scrape {
             "systole_partition_files",
             "Files in the partition that has most",
             stats.backlog.partition_files_max,
+        )
+    }
+
+    fn series(&self, lines: &mut Lines<'_>) -> Result<(), Error> {
+        let series = &self.stats.series;
+        lines.gauge("systole_series", "Series in memory", series.series)?;
+        lines.gauge("systole_series_users", "Users in memory", series.users)?;
+        lines.gauge("systole_series_bytes", "Memory of newest values and spans", series.bytes)?;
+        lines.gauge("systole_series_dirty_bytes", "Part of it in no checkpoint yet", series.dirty_bytes)?;
+        lines.counter("systole_series_evictions", "Users dropped from memory", series.evictions)?;
+        lines.counter("systole_series_read_backs", "Users read back from checkpoints", series.read_backs)?;
+        lines.gauge("systole_series_checkpoint_files", "Checkpoint files", series.checkpoint_files)?;
+        lines.gauge("systole_series_checkpoint_bytes", "Bytes of them", series.checkpoint_bytes)?;
+        lines.counter(
+            "systole_series_checkpoint_written_bytes",
+            "Bytes written to checkpoint files, merges included",
+            series.checkpoint_bytes_written,
+        )?;
+        lines.counter(
+            "systole_series_checkpoint_failures",
+            "Checkpoints that failed and are tried again",
+            self.stats.checkpoint_failures,
         )
     }
 

@@ -19,7 +19,7 @@ pub(crate) async fn latest(call: Call<'_>) -> Result<Reply, Refusal> {
     let wait = call.app.settings.query.timeout;
     let values = timeout(wait, call.app.engine.latest(&call.org, user)).await;
     let values = values.map_err(|_| Refusal::QueryTimeout { seconds: wait.as_secs_f64() })??;
-    Ok(reply::json(StatusCode::OK, render(call.app.engine.registry(), &values)))
+    Ok(reply::json(StatusCode::OK, render(&call.app.engine.registry(&call.org), &values)))
 }
 
 fn render(registry: &Registry, values: &[LatestValue]) -> Vec<u8> {

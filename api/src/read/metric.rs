@@ -23,7 +23,7 @@ pub(crate) async fn metric(call: Call<'_>) -> Result<Reply, Refusal> {
     super::check_accept(&call)?;
     refuse_later(&call.query)?;
     let user = UserRule::of(call.caller.user.as_deref(), call.query.get("user_id"))?.only()?;
-    let registry = call.app.engine.registry();
+    let registry = call.app.engine.registry(&call.org);
     let (_, metric) = registry.resolve(&call.parameter).ok_or_else(|| unknown(&call))?;
     let limit = call.query.limit(LIMIT_MAX)?;
     let window = Window::of(&call.query)?;
@@ -83,7 +83,8 @@ fn order(query: &Query) -> Result<Order, Refusal> {
 }
 
 fn unknown(call: &Call<'_>) -> Refusal {
-    let nearest = call.app.engine.registry().nearest(&call.parameter);
+    let registry = call.app.engine.registry(&call.org);
+    let nearest = registry.nearest(&call.parameter);
     let hint = match nearest.split_last() {
         None => "GET /api/v1/metrics lists them".to_owned(),
         Some((last, [])) => format!("did you mean {last}?"),

@@ -24,7 +24,7 @@ use crate::error::{Entry, Refusal};
 use crate::observe::Observe;
 use crate::reply::{self, Reply};
 use crate::server::RequestBody;
-use crate::{ingest, manage, observe, openapi, read};
+use crate::{ingest, manage, observe, openapi, read, sql};
 
 pub(crate) use query::Query;
 pub(crate) use table::{Access, Endpoint, ROUTES};
@@ -170,7 +170,9 @@ async fn serve(call: Call<'_>, endpoint: Endpoint) -> Result<Reply, Refusal> {
         Endpoint::IngestBulk => ingest::bulk(call).await,
         Endpoint::Metric => read::metric(call).await,
         Endpoint::Latest => read::latest(call).await,
+        Endpoint::Sql => sql::query(call).await,
         Endpoint::Registry => Ok(manage::registry(&call)),
+        Endpoint::AddMetric => manage::add_metric(call).await,
         Endpoint::CreateKey => manage::create_key(call).await,
         Endpoint::ListKeys => manage::list_keys(call).await,
         Endpoint::DeleteKey => manage::delete_key(call).await,

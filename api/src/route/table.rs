@@ -26,7 +26,9 @@ pub(crate) enum Endpoint {
     IngestBulk,
     Metric,
     Latest,
+    Sql,
     Registry,
+    AddMetric,
     CreateKey,
     ListKeys,
     DeleteKey,
@@ -60,7 +62,7 @@ const fn route(method: Method, path: &'static str, access: Access, endpoint: End
 }
 
 /// The routes; the busiest first, as they are looked through in order.
-pub(crate) static ROUTES: [Route; 23] = {
+pub(crate) static ROUTES: [Route; 24] = {
     const INGEST: Access = Access::Scope(Scope::Ingest);
     const READ: Access = Access::Scope(Scope::Read);
     const WEBHOOKS: Access = Access::Scope(Scope::Webhooks);
@@ -71,6 +73,7 @@ pub(crate) static ROUTES: [Route; 23] = {
         route(Method::POST, "/api/v1/wearables/ingest", INGEST, Endpoint::IngestOne),
         route(Method::GET, "/api/v1/wearables/metric/{metric}", READ, Endpoint::Metric),
         route(Method::GET, "/api/v1/wearables/latest", READ, Endpoint::Latest),
+        route(Method::POST, "/api/v1/query", READ, Endpoint::Sql),
         route(Method::POST, "/api/v1/events", INGEST, Endpoint::Publish),
         route(Method::POST, "/api/v1/webhooks/endpoints", WEBHOOKS, Endpoint::CreateWebhook),
         route(Method::GET, "/api/v1/webhooks/endpoints", WEBHOOKS, Endpoint::ListWebhooks),
@@ -81,6 +84,7 @@ pub(crate) static ROUTES: [Route; 23] = {
         route(Method::POST, "/api/v1/webhooks/endpoints/{id}/test", WEBHOOKS, Endpoint::TestWebhook),
         route(Method::GET, "/api/v1/webhooks/event-types", WEBHOOKS, Endpoint::EventTypes),
         route(Method::GET, "/api/v1/metrics", Access::Caller, Endpoint::Registry),
+        route(Method::POST, "/api/v1/metrics", ADMIN, Endpoint::AddMetric),
         route(Method::POST, "/api/v1/api-keys", ADMIN, Endpoint::CreateKey),
         route(Method::GET, "/api/v1/api-keys", ADMIN, Endpoint::ListKeys),
         route(Method::DELETE, "/api/v1/api-keys/{id}", ADMIN, Endpoint::DeleteKey),
@@ -164,8 +168,8 @@ mod tests {
             (Method::GET, "/api/v1/wearables/metric/", Match::Nothing),
             (Method::GET, "/api/v1/wearables/metric/a/b", Match::Nothing),
             (Method::GET, "/api/v1/wearables/metric/%ff", Match::Nothing),
-            (Method::GET, "/api/v1/webhooks/endpoints/ep_1/secret", found(10, "ep_1")),
-            (Method::GET, "/api/v1/webhooks/endpoints/ep_1", found(7, "ep_1")),
+            (Method::GET, "/api/v1/webhooks/endpoints/ep_1/secret", found(11, "ep_1")),
+            (Method::GET, "/api/v1/webhooks/endpoints/ep_1", found(8, "ep_1")),
             (Method::GET, "/api/v1/webhooks/endpoints//secret", Match::Nothing),
             (Method::GET, "/health/", Match::Nothing),
             (Method::PUT, "/health", Match::WrongMethod { allow: "GET, HEAD, OPTIONS".to_owned() }),

@@ -17,8 +17,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use systole_engine::EngineSettings;
 use systole_engine::events::webhooks::{DispatchSettings as EngineDispatch, Targets, WebhookSettings};
+use systole_engine::{EngineSettings, SqlLimits};
 use tracing::level_filters::LevelFilter;
 
 use crate::auth::Secret;
@@ -99,6 +99,8 @@ pub struct StorageSettings {
     pub buffer_bytes_max: usize,
     /// Per cent of one core that compaction takes while few files wait; 0 holds it.
     pub compaction_percent: usize,
+    /// Memory of newest values and spans; users beyond it are read from disk.
+    pub series_bytes: usize,
 }
 
 /// Limits of what is asked.
@@ -112,6 +114,8 @@ pub struct QuerySettings {
     pub memory_bytes: usize,
     /// How long a query may take to its next rows; beyond it 408.
     pub timeout: Duration,
+    /// What an SQL statement may take.
+    pub sql: SqlLimits,
 }
 
 /// Timeouts and limits of connections.
@@ -185,12 +189,14 @@ impl Default for Settings {
                 flush_interval: engine.flush_interval,
                 buffer_bytes_max: engine.buffer_bytes_max,
                 compaction_percent: 50,
+                series_bytes: engine.series_bytes,
             },
             query: QuerySettings {
                 threads: engine.query_threads,
                 concurrency: engine.query_concurrency,
                 memory_bytes: engine.query_memory_bytes,
                 timeout: Duration::from_secs(30),
+                sql: engine.sql,
             },
             http: HttpSettings {
                 header_timeout: Duration::from_secs(60),
@@ -254,9 +260,11 @@ impl Settings {
             flush_interval: self.storage.flush_interval,
             segment_bytes: self.storage.segment_bytes as u64,
             compaction_share: self.storage.compaction_percent as f64 / 100.0,
+            series_bytes: self.storage.series_bytes,
             query_threads: self.query.threads,
             query_concurrency: self.query.concurrency,
             query_memory_bytes: self.query.memory_bytes,
+            sql: self.query.sql,
             retention_bytes: self.dispatch.retention_bytes.map(|bytes| bytes as u64),
             webhooks: WebhookSettings {
                 targets: self.dispatch.allow_targets.clone(),
@@ -292,7 +300,8 @@ impl StorageSettings {
         reader.size("storage.flush_bytes", &mut self.flush_bytes, KIB..=1024 * 1024 * MIB)?;
         reader.seconds("storage.flush_interval_seconds", &mut self.flush_interval)?;
         reader.size("storage.buffer_bytes_max", &mut self.buffer_bytes_max, MIB..=1024 * 1024 * MIB)?;
-        reader.count("storage.compaction_percent", &mut self.compaction_percent, 0..=100)
+        reader.count("storage.compaction_percent", &mut self.compaction_percent, 0..=100)?;
+        reader.size("storage.series_bytes", &mut self.series_bytes, MIB..=1024 * 1024 * MIB)
     }
 }
 
@@ -301,7 +310,13 @@ impl QuerySettings {
         reader.count("query.threads", &mut self.threads, 1..=1024)?;
         reader.count("query.concurrency", &mut self.concurrency, 1..=4096)?;
         reader.size("query.memory_bytes", &mut self.memory_bytes, MIB..=1024 * 1024 * MIB)?;
-        reader.seconds("query.timeout_seconds", &mut self.timeout)
+        reader.seconds("query.timeout_seconds", &mut self.timeout)?;
+        reader.count("query.sql_concurrency", &mut self.sql.concurrency, 1..=1024)?;
+        reader.seconds("query.sql_timeout_seconds", &mut self.sql.timeout)?;
+        let mut rows_max = usize::try_from(self.sql.rows_max).unwrap_or(usize::MAX);
+        reader.count("query.sql_rows_max", &mut rows_max, 1..=1_000_000_000_000)?;
+        self.sql.rows_max = rows_max as u64;
+        Ok(())
     }
 }
 

@@ -27,6 +27,7 @@ fn acknowledged_samples_are_there_once_after_kills_at_random_moments() {
             signals.expect_cut();
             server.kill()
         });
+        stopped.assert_sound(&format!("after kill {cycle} at {moment} ms of seed {seed}"));
         if cycle % KILLED_RECOVERY_EVERY == 0 {
             stopped.start_and_kill_after(Duration::from_millis(random.below(RECOVERY_KILL_MS_MAX)));
         }
@@ -64,7 +65,9 @@ fn check_files(stopped: Stopped, fleet: &mut Fleet) -> usize {
     fleet.check(&server, "after the last compaction");
     assert_eq!(server.figure("systole_runs"), 0.0);
     // A query that was just answered may be a replaced file's last reader.
-    let server = server.kill().start();
+    let stopped = server.kill();
+    stopped.assert_sound("after the last compaction");
+    let server = stopped.start();
     let count = |folder: &str| data_files(&server.data_dir().join(folder)).len();
     let files = count("samples") + count("runs");
     assert_eq!(files as f64, server.figure("systole_files"), "files that no catalog lists");

@@ -12,10 +12,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod acceptance;
+mod check;
 mod disk_full;
 mod drain;
 mod isolation;
 mod kills;
+mod metrics;
 mod webhooks;
 
 mod client;

@@ -13,7 +13,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -95,6 +95,28 @@ impl Stopped {
         child.wait().unwrap();
     }
 
+    /// Starts it, although it cannot start, and returns how it ended and what it said.
+    pub(crate) fn start_and_fail(&self) -> (ExitStatus, String) {
+        let status = self.spawn().wait().unwrap();
+        (status, tail(&self.0.log))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0.data_dir
+    }
+
+    /// Runs `systole check` on its data.
+    pub(crate) fn check(&self, flags: &[&str]) -> Output {
+        command(&self.0.data_dir, &[&["check"], flags].concat()).output().unwrap()
+    }
+
+    /// Fails the test if `systole check` finds a fault.
+    pub(crate) fn assert_sound(&self, when: &str) {
+        let output = self.check(&[]);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{when}: {said} {}", String::from_utf8_lossy(&output.stderr));
+    }
+
     fn spawn(&self) -> Child {
         let log = OpenOptions::new().create(true).append(true).open(&self.0.log).unwrap();
         command(&self.0.data_dir, &["serve", "--listen", "127.0.0.1:0"])
@@ -127,6 +149,16 @@ impl Server {
         let output = command(self.data_dir(), &arguments).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Runs `systole check` beside it.
+    pub(crate) fn check(&self) -> Output {
+        command(self.data_dir(), &["check"]).output().unwrap()
+    }
+
+    /// The end of its log.
+    pub(crate) fn log(&self) -> String {
+        tail(&self.setup.as_ref().unwrap().log)
     }
 
     /// Brings everything acknowledged into files.

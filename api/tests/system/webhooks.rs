@@ -37,7 +37,7 @@ impl Server {
     }
 
     /// Waits until every event was offered and delivered.
-    fn await_quiet(&self) {
+    pub(crate) fn await_quiet(&self) {
         let deadline = Instant::now() + PATIENCE;
         let busy = || {
             self.figure("systole_webhook_router_lag")

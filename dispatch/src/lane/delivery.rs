@@ -48,7 +48,8 @@ pub(super) async fn deliver(shared: &Shared, lane: &Lane, job: &Job) -> Outcome 
         // The endpoint was bound to another user since.
         return Outcome::Unwanted;
     }
-    let Some(name) = shared.topics.get(payload.topic()).name_for(&config.settings, job.place.kind) else {
+    let topic = shared.topics.get(payload.topic());
+    let Some(name) = topic.name_for(&config.settings, job.place.kind) else {
         return Outcome::Unwanted;
     };
     let id = shared.ids.seal(job.place, 0);

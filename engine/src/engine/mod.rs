@@ -13,7 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use systole_storage::journal::Log;
 use systole_storage::{
-    Catalog, CompactionReport, Draft, FlushReport, Sequence, Store, StoreError, StoreSettings,
+    Catalog, CatalogError, CompactionReport, Draft, FlushReport, Sequence, Store, StoreError, StoreSettings,
 };
 use tokio::sync::oneshot;
 
@@ -21,7 +21,7 @@ use crate::budget::{ByteBudget, Permit};
 use crate::commit::{Ack, Committer, CommitterParts, Intake, SubmitError};
 use crate::compactor::{Compactor, CompactorHandle};
 use crate::flusher::{FlushError, Flusher};
-use crate::registry::Registry;
+use crate::registry::{AddMetricError, Added, Metric, Registries, Registry};
 use crate::stats::{Counters, Stats};
 
 /// Sizes and times an engine runs with.
@@ -44,12 +44,18 @@ pub struct EngineSettings {
     pub segment_bytes: u64,
     /// Share of one core that compaction takes while few files wait; 0 holds it.
     pub compaction_share: f64,
+    /// Memory of newest values and spans from which users that were not heard of
+    /// are left to the disk.
+    pub series_bytes: usize,
     /// Threads of the query runtime.
     pub query_threads: usize,
     /// Queries that run at once; more wait.
     pub query_concurrency: usize,
     /// Memory that queries' sorts and merges may take together.
     pub query_memory_bytes: usize,
+    /// What an SQL statement may take.
+    #[cfg(feature = "query")]
+    pub sql: systole_storage::query::SqlLimits,
     /// Journal kept for deliveries that wait; beyond it the oldest are given up.
     /// `None` is a tenth of the disk.
     pub retention_bytes: Option<u64>,
@@ -70,9 +76,12 @@ impl Default for EngineSettings {
             buffer_bytes_max: 512 * MIB,
             segment_bytes: 64 * MIB as u64,
             compaction_share: 0.5,
+            series_bytes: 1024 * MIB,
             query_threads: 2,
             query_concurrency: 32,
             query_memory_bytes: 256 * MIB,
+            #[cfg(feature = "query")]
+            sql: Default::default(),
             retention_bytes: None,
             #[cfg(feature = "query")]
             webhooks: Default::default(),
@@ -86,6 +95,9 @@ pub enum OpenError {
     /// The store does not open.
     #[error("the data dir cannot be opened")]
     Store(#[from] StoreError),
+    /// The metrics of organisations cannot be read.
+    #[error("the catalog cannot be read")]
+    Catalog(#[from] CatalogError),
     /// Webhooks do not start.
     #[cfg(feature = "query")]
     #[error("cannot start webhooks")]
@@ -120,7 +132,7 @@ pub struct Engine {
 
 struct Inner {
     settings: EngineSettings,
-    registry: Arc<Registry>,
+    registries: Arc<Registries>,
     store: Arc<Store>,
     log: Arc<Log>,
     intake: Arc<Intake>,
@@ -153,15 +165,16 @@ impl Engine {
             data_dir: settings.data_dir.clone(),
             segment_bytes: settings.segment_bytes,
             flush_bytes: settings.flush_bytes,
+            series_bytes: settings.series_bytes,
         })?;
         let (store, log) = (opened.store, opened.log);
         let intake = Intake::new(settings.ring_slots);
         let counters = Arc::new(Counters::default());
         counters.sequence.store(opened.last.0, Ordering::Relaxed);
         counters.flushed_sequence.store(opened.flushed.0, Ordering::Relaxed);
-        let registry = Arc::new(Registry::builtin());
+        let registries = Arc::new(Registries::load(store.catalog())?);
         #[cfg(feature = "query")]
-        let query = query::Parts::start(&settings, &store, &log, &registry, &intake)?;
+        let query = query::Parts::start(&settings, &store, &log, &registries, &intake)?;
         #[cfg(feature = "query")]
         let (floor, settled) = query.positions();
         #[cfg(not(feature = "query"))]
@@ -215,7 +228,7 @@ impl Engine {
         #[cfg(feature = "query")]
         let (queries, webhooks) = query.run(&intake, &mut threads)?;
         let inner = Inner {
-            registry,
+            registries,
             budget: ByteBudget::new(settings.body_budget_bytes),
             settings,
             store,
@@ -233,10 +246,25 @@ impl Engine {
         Ok(Engine { inner: Arc::new(inner) })
     }
 
-    /// The metrics it takes.
+    /// The metrics that an organisation can name now.
     #[must_use]
-    pub fn registry(&self) -> &Registry {
-        &self.inner.registry
+    pub fn registry(&self, org: &str) -> Arc<Registry> {
+        self.inner.registries.of(org)
+    }
+
+    /// Adds a metric of its own to an organisation; it is durable, and taken and found
+    /// by everything, when this returns. Blocks.
+    ///
+    /// # Errors
+    /// [`AddMetricError`]; then nothing was added.
+    pub fn add_metric(&self, org: &str, metric: Metric) -> Result<Added, AddMetricError> {
+        let announce = |metric: &Metric| {
+            #[cfg(feature = "query")]
+            self.inner.webhooks.announce(metric);
+            #[cfg(not(feature = "query"))]
+            let _ = metric;
+        };
+        self.inner.registries.add(self.catalog(), org, metric, announce)
     }
 
     /// Organisations and keys.
@@ -341,7 +369,8 @@ impl Engine {
             backlog: inner.store.backlog(),
             files: snapshot.files.len() as u64,
             file_bytes: snapshot.files.byte_len(),
-            series: inner.store.series().series_count(),
+            series: inner.store.series().stats(),
+            checkpoint_failures: read(&counters.checkpoint_failures),
             sequence: read(&counters.sequence),
             flushed_sequence: read(&counters.flushed_sequence),
             commit_seconds: counters.commit_seconds.snapshot(),

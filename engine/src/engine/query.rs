@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use systole_storage::journal::Log;
-use systole_storage::query::{QueryError, QueryPool, SampleStream, SeriesQuery};
+use systole_storage::query::{
+    QueryError, QueryPool, SampleStream, SeriesQuery, SqlAnswer, SqlError, SqlQuestion,
+};
 use systole_storage::{LatestValue, Store};
 
 use super::{Engine, EngineSettings, OpenError, PoisonOnPanic, Position, spawn};
 use crate::budget::Permit;
 use crate::commit::{CommitError, Intake, SubmitError};
-use crate::events::topics::EventCatalogue;
+use crate::events::topics::EventTopics;
 use crate::events::webhooks::{WebhookParts, WebhookStartError, Webhooks};
 use crate::events::{Classifier, JournalEvents, Subscribed};
-use crate::registry::Registry;
+use crate::registry::Registries;
 
 /// What runs beside the commit path.
 pub(super) struct Parts {
@@ -30,23 +32,25 @@ impl Parts {
         settings: &EngineSettings,
         store: &Arc<Store>,
         log: &Arc<Log>,
-        registry: &Arc<Registry>,
+        registries: &Arc<Registries>,
         intake: &Arc<Intake>,
     ) -> Result<Parts, OpenError> {
-        let queries = QueryPool::start(
+        let queries = QueryPool::start_with(
             store.clone(),
             settings.query_threads,
             settings.query_concurrency,
             settings.query_memory_bytes,
+            settings.sql,
         );
         let queries = queries.map_err(|source| OpenError::Start { what: "query runtime", source })?;
         let queries = Arc::new(queries);
         let subscribed = Arc::new(Subscribed::new(log.clone()));
-        let catalogue = Arc::new(EventCatalogue::new(registry));
+        let topics = Arc::new(EventTopics::new());
+        registries.for_each_own(|metric| topics.add_own(metric));
         let webhooks = Webhooks::start(WebhookParts {
             settings: settings.webhooks.clone(),
             catalog: store.catalog().clone(),
-            events: JournalEvents { log: log.clone(), registry: registry.clone(), catalogue },
+            events: JournalEvents { log: log.clone(), registries: registries.clone(), topics },
             subscribed: subscribed.clone(),
         })?;
         let classified = webhooks.classified().map_err(WebhookStartError::from)?;
@@ -115,6 +119,20 @@ impl Engine {
     /// [`QueryError`].
     pub async fn latest(&self, org: &str, user: &str) -> Result<Vec<LatestValue>, QueryError> {
         self.inner.queries.latest(org, user).await
+    }
+
+    /// The answer of a read-only SQL statement over one organisation.
+    ///
+    /// # Errors
+    /// [`SqlError`]; what fails behind the first bytes of a long answer comes through it.
+    pub async fn sql(&self, question: SqlQuestion) -> Result<SqlAnswer, SqlError> {
+        self.inner.queries.sql(question).await
+    }
+
+    /// SQL statements that run now.
+    #[must_use]
+    pub fn sql_running(&self) -> usize {
+        self.inner.queries.sql_running()
     }
 
     /// Endpoints and what events are called.

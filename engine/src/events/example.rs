@@ -1,7 +1,5 @@
 //! Example events: what a test sends, rendered as real ones are.
 
-use std::sync::Arc;
-
 use serde_json::{Map, Value};
 use systole_dispatch::event::Vocabulary;
 use systole_dispatch::topic::TopicId;
@@ -11,33 +9,26 @@ use systole_storage::frame::{Columns, GroupSpec, SamplesFrame, Stamp, encode_sam
 
 use super::payload::{Samples, Timestamp};
 use super::topics::EventCatalogue;
-use crate::registry::{Metric, Registry};
+use crate::registry::Metric;
 
 /// The user that examples are about.
 const EXAMPLE_USER: &str = "user_example";
 
 /// An example of the type `name`: of samples, two of them from a minute ago; of a
 /// published type, every documented field with a text.
-pub(super) fn example(
-    registry: &Arc<Registry>,
-    catalogue: &EventCatalogue,
-    name: &str,
-    now_ms: i64,
-) -> Box<dyn Payload> {
-    let topics = catalogue.topics().named(name);
-    let metric = topics.first().and_then(|topic| catalogue.metric_of(*topic, registry));
-    if let Some(metric) = metric
-        && let Some(samples) = samples(registry, metric, now_ms)
+pub(super) fn example(catalogue: &EventCatalogue, name: &str, now_ms: i64) -> Box<dyn Payload> {
+    if let Some(metric) = catalogue.metric_of(name)
+        && let Some(samples) = samples(catalogue, metric, now_ms)
     {
         return Box::new(samples);
     }
-    let topic = catalogue.of_published(name).unwrap_or(TopicId(0));
-    let fields = catalogue.types().iter().find(|known| known.name == name);
-    let data = fields.map_or_else(|| Value::Object(Map::new()), |known| data_of(&known.fields));
+    let published = catalogue.published_type(name);
+    let topic = published.map_or(TopicId(0), |(topic, _)| topic);
+    let data = published.map_or_else(|| Value::Object(Map::new()), |(_, known)| data_of(&known.fields));
     Box::new(Made { topic, data: data.to_string(), timestamp: Timestamp::of(now_ms * 1000) })
 }
 
-fn samples(registry: &Arc<Registry>, metric: &Metric, now_ms: i64) -> Option<Samples> {
+fn samples(catalogue: &EventCatalogue, metric: &Metric, now_ms: i64) -> Option<Samples> {
     let middle = f64::midpoint(
         metric.soft_min.unwrap_or(metric.hard_min),
         metric.soft_max.unwrap_or_else(|| metric.hard_max.min(100.0).max(metric.hard_min)),
@@ -72,7 +63,7 @@ fn samples(registry: &Arc<Registry>, metric: &Metric, now_ms: i64) -> Option<Sam
     draft.mark_groups(|_, _| systole_storage::frame::Mark::New).ok()?;
     let frame = SamplesFrame::parse(draft.seal(stamp).into()).ok()?;
     let place = Place { sequence: 0, group: 0, chunk: 0, kind: EventKind::Created };
-    Samples::open(registry.clone(), frame, None, place).ok()
+    Samples::open(catalogue.parts(), frame, None, place).ok()
 }
 
 /// Every field of `data.a.b`, with a text; other tops of a body are the dialect's.

@@ -25,7 +25,8 @@ use systole_storage::frame::{Change, Changes, EventFrame, Frame, SamplesFrame, V
 use systole_storage::journal::LogError;
 
 use super::reader::{EVENT_SAMPLES_MAX, JournalEvents, event_groups, verdict_of};
-use crate::registry::{Metric, Registry};
+use super::topics::EventTopics;
+use crate::registry::{Metric, MetricId, Registry};
 use crate::timestamp::{TimestampWriter, write_offset, write_rfc3339};
 
 /// Samples older than this at commit are history.
@@ -37,13 +38,14 @@ impl PayloadSource for JournalEvents {
     fn open(&self, place: Place, decided_at: u64) -> Result<Box<dyn Payload>, PayloadFault> {
         match self.frame(place.sequence)? {
             Frame::Event(frame) => {
-                let topic = self.catalogue.of_published(frame.name()).ok_or(PayloadFault::Gone)?;
+                let topic = self.topics.of_published(frame.name()).ok_or(PayloadFault::Gone)?;
                 let timestamp = Timestamp::of(frame.header().stamp.committed_at);
                 Ok(Box::new(Published { frame, topic, timestamp }))
             }
             Frame::Samples(frame) => {
                 let changes = self.changes(place.sequence, decided_at)?;
-                Samples::open(self.registry.clone(), frame, changes, place).map(|samples| {
+                let registry = self.registries.of(frame.org());
+                Samples::open((registry, &self.topics), frame, changes, place).map(|samples| {
                     let samples: Box<dyn Payload> = Box::new(samples);
                     samples
                 })
@@ -135,8 +137,9 @@ impl Payload for Published {
 /// Samples of one event, or of one part of it.
 pub(super) struct Samples {
     registry: Arc<Registry>,
-    frame: SamplesFrame,
+    metric: MetricId,
     topic: TopicId,
+    frame: SamplesFrame,
     timestamp: Timestamp,
     /// The event's first group.
     first: usize,
@@ -190,7 +193,7 @@ impl Rows {
 
 impl Samples {
     pub(super) fn open(
-        registry: Arc<Registry>,
+        (registry, topics): (Arc<Registry>, &EventTopics),
         frame: SamplesFrame,
         changes: Option<Arc<Changes>>,
         place: Place,
@@ -200,6 +203,7 @@ impl Samples {
             return Err(PayloadFault::Gone);
         }
         let (metric, _) = registry.resolve(frame.group(first).metric).ok_or(PayloadFault::Gone)?;
+        let topic = topics.of_metric(&registry, metric).ok_or(PayloadFault::Gone)?;
         let change = if place.kind == EventKind::Updated { Change::Updated } else { Change::Created };
         let all: Vec<Part> = (first..event_groups(&frame, first))
             .map(|group| Part { group, rows: changed(&frame, group, changes.as_deref(), change) })
@@ -208,8 +212,7 @@ impl Samples {
         let chunk = usize::from(place.chunk);
         let parts = cut(all, chunk * EVENT_SAMPLES_MAX);
         let timestamp = Timestamp::of(frame.header().stamp.committed_at);
-        let topic = TopicId(metric.number());
-        Ok(Samples { registry, frame, topic, timestamp, first, parts, total, chunk })
+        Ok(Samples { registry, metric, topic, frame, timestamp, first, parts, total, chunk })
     }
 
     fn span(&self) -> (i64, i64) {
@@ -320,7 +323,7 @@ impl Payload for Samples {
     }
 
     fn write_data(&self, vocabulary: Vocabulary, thin: bool, out: &mut Vec<u8>) {
-        let words = Words::of(&self.registry.metrics()[self.topic.0 as usize], vocabulary);
+        let words = Words::of(self.registry.metric(self.metric), vocabulary);
         self.write_head(&words, out);
         if !thin {
             out.extend_from_slice(b",\"samples\":[");
@@ -463,8 +466,8 @@ mod tests {
 
     fn open(frame: &SamplesFrame, changes: Option<Changes>, kind: EventKind, chunk: u16) -> Samples {
         let place = Place { sequence: 7, group: 0, chunk, kind };
-        let registry = Arc::new(Registry::builtin());
-        Samples::open(registry, frame.clone(), changes.map(Arc::new), place).unwrap()
+        let words = (Arc::new(Registry::builtin()), &EventTopics::new());
+        Samples::open(words, frame.clone(), changes.map(Arc::new), place).unwrap()
     }
 
     fn data(samples: &Samples, vocabulary: Vocabulary, thin: bool) -> String {

@@ -19,8 +19,8 @@ use systole_storage::frame::{
 use systole_storage::journal::{Log, LogCursor, LogError};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::topics::EventCatalogue;
-use crate::registry::Registry;
+use super::topics::EventTopics;
+use crate::registry::Registries;
 
 /// Most samples of one event's body: Open Wearables' limit, about 500 KB.
 pub(super) const EVENT_SAMPLES_MAX: usize = 2500;
@@ -33,8 +33,8 @@ const WAIT: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub(crate) struct JournalEvents {
     pub(crate) log: Arc<Log>,
-    pub(crate) registry: Arc<Registry>,
-    pub(crate) catalogue: Arc<EventCatalogue>,
+    pub(crate) registries: Arc<Registries>,
+    pub(crate) topics: Arc<EventTopics>,
 }
 
 impl EventLog for JournalEvents {
@@ -205,12 +205,14 @@ impl JournalEvents {
     fn events_of(&self, frame: &SamplesFrame, changes: Option<Arc<Changes>>, events: &mut VecDeque<Event>) {
         let stamp = frame.header().stamp;
         let org: Arc<str> = frame.org().into();
+        let registry = self.registries.of(&org);
         let mut ordinal = 0;
         let mut first = 0;
         while first < frame.group_count() {
             let end = event_groups(frame, first);
             let group = frame.group(first);
-            if let Some((metric, _)) = self.registry.resolve(group.metric) {
+            let metric = registry.resolve(group.metric).map(|(metric, _)| metric);
+            if let Some(topic) = metric.and_then(|metric| self.topics.of_metric(&registry, metric)) {
                 let user: Arc<str> = group.user.into();
                 for (kind, change) in KINDS {
                     let rows = (first..end)
@@ -221,7 +223,7 @@ impl JournalEvents {
                         events.push_back(Event {
                             org: org.clone(),
                             user: Some(user.clone()),
-                            topic: self.catalogue.of_metric(metric),
+                            topic,
                             place: Place {
                                 sequence: stamp.sequence.0,
                                 group: u32::try_from(first).expect("a frame is at most 64 MiB"),
@@ -246,7 +248,7 @@ impl JournalEvents {
         Some(Event {
             org: frame.org().into(),
             user: frame.user().map(Into::into),
-            topic: self.catalogue.of_published(frame.name())?,
+            topic: self.topics.of_published(frame.name())?,
             place: Place { sequence, group: 0, chunk: 0, kind: EventKind::Published },
             ordinal: 0,
             decided_at: sequence,

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use systole_dispatch::topic::{SeriesName, Topic, TopicId, Topics};
 
@@ -25,24 +26,28 @@ pub struct EventType {
     pub published: bool,
 }
 
-/// Topics and how metrics and names lead to them.
+/// Topics and how metrics and names lead to them, of all organisations.
 #[derive(Debug)]
-pub struct EventCatalogue {
+pub(crate) struct EventTopics {
     topics: Arc<Topics>,
+    /// Types that every organisation has.
     types: Vec<EventType>,
+    /// Fields of a body of samples.
+    sample_fields: Vec<String>,
     published: HashMap<String, TopicId>,
-    metrics: usize,
+    /// By key. Organisations that define the same key share the topic: it is a name.
+    own: ArcSwap<HashMap<String, TopicId>>,
 }
 
-impl EventCatalogue {
-    /// The topics of a registry's metrics and of the published types.
+impl EventTopics {
+    /// The topics of the built-in metrics and of the published types.
     ///
     /// # Panics
     /// If the embedded table is malformed: our bug.
-    #[must_use]
-    pub fn new(registry: &Registry) -> EventCatalogue {
+    pub(crate) fn new() -> EventTopics {
+        let builtin = Registry::builtin();
         let mut types = parse(TYPES);
-        let mut topics: Vec<Topic> = registry.metrics().iter().map(series_topic).collect();
+        let mut topics: Vec<Topic> = builtin.metrics().iter().map(series_topic).collect();
         let metrics = topics.len();
         let mut published = HashMap::new();
         for known in types.iter().filter(|known| known.published) {
@@ -50,57 +55,115 @@ impl EventCatalogue {
             published.insert(known.name.clone(), id);
             topics.push(Topic::Published { name: known.name.clone() });
         }
-        complete(&mut types, registry, &topics[..metrics]);
-        EventCatalogue { topics: Arc::new(Topics::new(topics)), types, published, metrics }
+        let samples = types.iter().find(|known| known.name == "heart_rate.created");
+        let sample_fields = samples.map(|known| known.fields.clone()).unwrap_or_default();
+        complete(&mut types, builtin.metrics(), &topics[..metrics], &sample_fields);
+        let topics = Arc::new(Topics::new(topics));
+        EventTopics { topics, types, sample_fields, published, own: ArcSwap::default() }
+    }
+
+    /// Makes the topic of an organisation's own metric. Before samples of it can come.
+    pub(crate) fn add_own(&self, metric: &Metric) {
+        let id = self.topics.add(series_topic(metric));
+        self.own.rcu(|own| {
+            let mut own = HashMap::clone(own);
+            own.insert(metric.key.clone(), id);
+            own
+        });
     }
 
     /// All topics.
-    #[must_use]
-    pub fn topics(&self) -> &Arc<Topics> {
+    pub(crate) fn topics(&self) -> &Arc<Topics> {
         &self.topics
     }
 
-    /// Every type there is, documented ones first.
-    #[must_use]
-    pub fn types(&self) -> &[EventType] {
-        &self.types
-    }
-
     /// The topic of a metric's samples.
-    #[must_use]
-    pub fn of_metric(&self, metric: MetricId) -> TopicId {
-        TopicId(metric.number())
+    pub(crate) fn of_metric(&self, registry: &Registry, metric: MetricId) -> Option<TopicId> {
+        if registry.is_own(metric) {
+            return self.own.load().get(&registry.metric(metric).key).copied();
+        }
+        Some(TopicId(metric.number()))
     }
 
     /// The topic of a published type.
-    #[must_use]
-    pub fn of_published(&self, name: &str) -> Option<TopicId> {
+    pub(crate) fn of_published(&self, name: &str) -> Option<TopicId> {
         self.published.get(name).copied()
     }
+}
 
-    /// The metric whose samples a topic is about.
+/// What events are called in one organisation.
+#[derive(Debug)]
+pub struct EventCatalogue {
+    topics: Arc<EventTopics>,
+    registry: Arc<Registry>,
+}
+
+impl EventCatalogue {
+    pub(crate) fn new(topics: Arc<EventTopics>, registry: Arc<Registry>) -> EventCatalogue {
+        EventCatalogue { topics, registry }
+    }
+
+    /// Every type there is: documented ones first, those of the organisation's own
+    /// metrics last.
     #[must_use]
-    pub fn metric_of<'a>(&self, topic: TopicId, registry: &'a Registry) -> Option<&'a Metric> {
-        registry.metrics()[..self.metrics].get(topic.0 as usize)
+    pub fn types(&self) -> Vec<EventType> {
+        let own = self.registry.own_metrics();
+        let topics: Vec<Topic> = own.iter().map(series_topic).collect();
+        let mut types = self.topics.types.clone();
+        complete(&mut types, own, &topics, &self.topics.sample_fields);
+        types
+    }
+
+    /// Whether an event of this type is handed in by a publisher.
+    #[must_use]
+    pub fn is_published(&self, name: &str) -> bool {
+        self.topics.of_published(name).is_some()
     }
 
     /// Whether an endpoint's filter may name this type.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
-        !self.topics.named(name).is_empty()
+        let topics = self.topics.topics();
+        topics.named(name).iter().any(|topic| topics.is_known_from_the_start(*topic))
+            || self.own_metric_of(name).is_some()
     }
 
     /// Up to three names close to one that is not known.
     #[must_use]
-    pub fn nearest(&self, name: &str) -> Vec<&str> {
-        let mut close: Vec<(f64, &str)> = self
-            .topics
-            .names()
+    pub fn nearest(&self, name: &str) -> Vec<String> {
+        let own: Vec<Topic> = self.registry.own_metrics().iter().map(series_topic).collect();
+        let names = self.topics.topics.names().chain(own.iter().flat_map(Topic::names));
+        let mut close: Vec<(f64, &str)> = names
             .map(|known| (strsim::normalized_damerau_levenshtein(name, known), known))
             .filter(|(likeness, _)| *likeness > 0.6)
             .collect();
         close.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
-        close.into_iter().take(3).map(|(_, known)| known).collect()
+        close.into_iter().take(3).map(|(_, known)| known.to_owned()).collect()
+    }
+
+    /// A metric whose samples have this name.
+    #[must_use]
+    pub(crate) fn metric_of(&self, name: &str) -> Option<&Metric> {
+        let topics = self.topics.topics.named(name);
+        let builtin = topics.first().and_then(|topic| self.registry.metrics().get(topic.0 as usize));
+        builtin.or_else(|| self.own_metric_of(name))
+    }
+
+    /// A type with its fields.
+    pub(crate) fn published_type(&self, name: &str) -> Option<(TopicId, &EventType)> {
+        let topic = self.topics.of_published(name)?;
+        Some((topic, self.topics.types.iter().find(|known| known.name == name)?))
+    }
+
+    /// What names and numbers metrics.
+    pub(crate) fn parts(&self) -> (Arc<Registry>, &EventTopics) {
+        (self.registry.clone(), &self.topics)
+    }
+
+    fn own_metric_of(&self, name: &str) -> Option<&Metric> {
+        let base = name.strip_suffix(".created").or_else(|| name.strip_suffix(".updated"))?;
+        let (id, metric) = self.registry.resolve(base.strip_prefix("series.")?)?;
+        self.registry.is_own(id).then_some(metric)
     }
 }
 
@@ -112,22 +175,18 @@ fn series_topic(metric: &Metric) -> Topic {
 
 /// Adds the names that no documented system has: `.updated` of all, and
 /// `.created` of metrics that Open Wearables lacks.
-fn complete(types: &mut Vec<EventType>, registry: &Registry, topics: &[Topic]) {
+fn complete(types: &mut Vec<EventType>, metrics: &[Metric], topics: &[Topic], fields: &[String]) {
     let mut known: std::collections::HashSet<String> = types.iter().map(|known| known.name.clone()).collect();
-    let fields: Vec<String> = types
-        .iter()
-        .find(|known| known.name == "heart_rate.created")
-        .map(|known| known.fields.clone())
-        .unwrap_or_default();
-    for (metric, topic) in registry.metrics().iter().zip(topics) {
+    for (metric, topic) in metrics.iter().zip(topics) {
+        let about = if metric.description.is_empty() { &metric.key } else { &metric.description };
         for name in topic.names() {
             if known.insert(name.to_owned()) {
                 let what = if name.ends_with(".updated") { "Corrected" } else { "New" };
                 types.push(EventType {
                     name: name.to_owned(),
                     system: "systole".to_owned(),
-                    description: format!("{what} samples: {}", metric.description),
-                    fields: fields.clone(),
+                    description: format!("{what} samples: {about}"),
+                    fields: fields.to_vec(),
                     published: false,
                 });
             }
@@ -158,22 +217,20 @@ mod tests {
 
     #[test]
     fn every_documented_type_is_known_and_every_metric_has_its_names() {
-        let registry = Registry::builtin();
-        let catalogue = EventCatalogue::new(&registry);
-        let documented = catalogue.types().iter().filter(|known| known.system != "systole");
+        let (topics, registry) = (Arc::new(EventTopics::new()), Arc::new(Registry::builtin()));
+        let catalogue = EventCatalogue::new(topics.clone(), registry.clone());
+        let types = catalogue.types();
+        let documented = types.iter().filter(|known| known.system != "systole");
         assert_eq!(documented.count(), 136);
-        let unknown: Vec<&str> = catalogue
-            .types()
-            .iter()
-            .map(|known| known.name.as_str())
-            .filter(|name| !catalogue.has(name))
-            .collect();
+        let unknown: Vec<&str> =
+            types.iter().map(|known| known.name.as_str()).filter(|name| !catalogue.has(name)).collect();
         assert_eq!(unknown, Vec::<&str>::new());
         let (id, _) = registry.resolve("heart_rate").unwrap();
-        let names: Vec<&str> = catalogue.topics().get(catalogue.of_metric(id)).names().collect();
+        let topic = topics.topics().get(topics.of_metric(&registry, id).unwrap());
+        let names: Vec<&str> = topic.names().collect();
         assert!(names.contains(&"heart_rate.created") && names.contains(&"heart_rate.updated"), "{names:?}");
-        assert_eq!(catalogue.nearest("heartrate.created").first(), Some(&"heart_rate.created"));
-        assert!(catalogue.of_published("check_in.created").is_some());
-        assert!(catalogue.of_published("heart_rate.created").is_none());
+        assert_eq!(catalogue.nearest("heartrate.created").first().unwrap(), "heart_rate.created");
+        assert!(catalogue.is_published("check_in.created"));
+        assert!(!catalogue.is_published("heart_rate.created"));
     }
 }

@@ -22,9 +22,9 @@ use systole_storage::{Catalog, CatalogError, EndpointRecord, Sequence};
 
 use super::example::example;
 use super::ledger::{CatalogLedger, cursor_of, exception_of};
-use super::topics::EventCatalogue;
+use super::topics::{EventCatalogue, EventTopics};
 use super::{JournalEvents, Subscribed};
-use crate::registry::Registry;
+use crate::registry::Registries;
 
 pub use systole_dispatch::dialect::Dialect;
 pub use systole_dispatch::dispatcher::{DispatchSettings, DispatchStats};
@@ -88,8 +88,8 @@ pub(super) type Endpoints = Arc<Mutex<BTreeMap<String, EndpointRecord>>>;
 pub struct Webhooks {
     catalog: Arc<Catalog>,
     log: Arc<Log>,
-    registry: Arc<Registry>,
-    catalogue: Arc<EventCatalogue>,
+    registries: Arc<Registries>,
+    topics: Arc<EventTopics>,
     subscribed: Arc<Subscribed>,
     targets: Arc<Targets>,
     dispatcher: Dispatcher,
@@ -144,7 +144,7 @@ impl Webhooks {
             source: Arc::new(events.clone()),
             log: Arc::new(events.clone()),
             ledger: Arc::new(ledger),
-            topics: events.catalogue.topics().clone(),
+            topics: events.topics.topics().clone(),
             client: Client::new(targets.clone()),
             ids: IdCipher::new(catalog.instance_key(fresh)?),
             lanes,
@@ -154,8 +154,8 @@ impl Webhooks {
         Ok(Webhooks {
             catalog,
             log: events.log,
-            registry: events.registry,
-            catalogue: events.catalogue,
+            registries: events.registries,
+            topics: events.topics,
             subscribed,
             targets,
             dispatcher,
@@ -183,10 +183,15 @@ impl Webhooks {
         self.dispatcher.stop();
     }
 
-    /// What events are called.
+    /// What events are called in an organisation, now.
     #[must_use]
-    pub fn catalogue(&self) -> &EventCatalogue {
-        &self.catalogue
+    pub fn catalogue(&self, org: &str) -> EventCatalogue {
+        EventCatalogue::new(self.topics.clone(), self.registries.of(org))
+    }
+
+    /// Makes the names of a metric that an organisation is about to have.
+    pub(crate) fn announce(&self, metric: &crate::registry::Metric) {
+        self.topics.add_own(metric);
     }
 
     /// Makes an endpoint; it gets everything that is committed from now on.
@@ -353,7 +358,7 @@ impl Webhooks {
         let filter = lane.config().settings.filter_types.as_ref().and_then(|filter| filter.first().cloned());
         let name =
             name.map_or_else(|| filter.unwrap_or_else(|| "heart_rate.created".to_owned()), str::to_owned);
-        let payload = example(&self.registry, &self.catalogue, &name, now_ms());
+        let payload = example(&self.catalogue(org), &name, now_ms());
         self.dispatcher.send_example(lane, message.clone(), Some(name), payload);
         Ok(message)
     }

@@ -2,9 +2,16 @@
 //! which bounds.
 //!
 //! 131 metrics are built in. They come from `data/metrics.tsv`, which is
-//! embedded and read once at start. A lookup of a name or a unit allocates
-//! nothing; names and units are compared with their letter case, because `Cal`
-//! and `cal` are different things.
+//! embedded and read once at start. An organisation adds up to
+//! [`OWN_METRICS_MAX`] of its own, which only it sees; they stand in the catalog and
+//! are never changed or taken away, because samples in their unit may lie in files.
+//! A lookup of a name or a unit takes no lock and allocates nothing; names and units
+//! are compared with their letter case, because `Cal` and `cal` are different things.
+//!
+//! ```text
+//! Registries   organisation -> Arc<Registry>, replaced as a whole when one adds a metric
+//! Registry     what one organisation can name: its own metrics, then the built-in ones
+//! ```
 //!
 //! The registry converts and bounds values. It does not know users, samples or
 //! time.
@@ -15,22 +22,35 @@
 //! under the license at <http://loinc.org/license>.
 
 mod nearest;
+mod organisations;
+mod own;
 mod table;
 mod unit;
 
+use std::sync::{Arc, LazyLock};
+
 use table::Table;
 
+pub use organisations::{AddMetricError, Added, OWN_METRICS_MAX, Registries};
+pub use own::DefinitionFault;
 pub use unit::{Scale, UnitAlias};
 
 const BUILTIN: &str = include_str!("../../data/metrics.tsv");
 
-/// Everything a point's `metric` can name.
-#[derive(Debug)]
+/// Everything a point's `metric` can name in one organisation.
+#[derive(Clone, Debug)]
 pub struct Registry {
-    // An organisation's own metrics will be a second table, asked after this
-    // one; its ids then continue where the ids of this one end.
-    builtin: Table,
+    builtin: Arc<Table>,
+    /// The organisation's own metrics; their numbers go on where those of `builtin`
+    /// end.
+    own: Table,
 }
+
+/// The built-in table; read once.
+static BUILTIN_TABLE: LazyLock<Arc<Table>> = LazyLock::new(|| match Table::parse(BUILTIN) {
+    Ok(table) => Arc::new(table),
+    Err(fault) => panic!("data/metrics.tsv: {fault}"),
+});
 
 impl Registry {
     /// The metrics that every organisation has.
@@ -39,23 +59,33 @@ impl Registry {
     /// If the embedded table is malformed: our bug.
     #[must_use]
     pub fn builtin() -> Registry {
-        match Table::parse(BUILTIN) {
-            Ok(builtin) => Registry { builtin },
-            Err(fault) => panic!("data/metrics.tsv: {fault}"),
-        }
+        let builtin = BUILTIN_TABLE.clone();
+        let own = Table::numbered_from(builtin.metrics.len());
+        Registry { builtin, own }
     }
 
-    /// All metrics, in the order of the table.
+    /// The metrics that every organisation has, in the order of the table.
     #[must_use]
     pub fn metrics(&self) -> &[Metric] {
         &self.builtin.metrics
     }
 
+    /// The organisation's own metrics, in the order in which they were added.
+    #[must_use]
+    pub fn own_metrics(&self) -> &[Metric] {
+        &self.own.metrics
+    }
+
     /// The metric whose key or alias is `name`, letter case included.
+    ///
+    /// No own metric has a built-in one's name when it is added. If a later version
+    /// builds in a name that an organisation already uses, its samples keep the unit
+    /// they were stored in: the own metric stays the one that is found.
     #[inline]
     #[must_use]
     pub fn resolve(&self, name: &str) -> Option<(MetricId, &Metric)> {
-        let id = self.builtin.id(name)?;
+        let own = if self.own.metrics.is_empty() { None } else { self.own.id(name) };
+        let id = own.or_else(|| self.builtin.id(name))?;
         Some((id, self.metric(id)))
     }
 
@@ -63,23 +93,30 @@ impl Registry {
     /// closest first. For messages: it takes up to some 100 microseconds.
     #[must_use]
     pub fn nearest(&self, name: &str) -> Vec<&str> {
-        let ids = nearest::nearest(name, &self.builtin.folded);
+        let ids = nearest::nearest(name, self.builtin.folded.iter().chain(&self.own.folded));
         ids.into_iter().map(|id| self.metric(id).key.as_str()).collect()
     }
 
     /// The metric with this id.
     ///
     /// # Panics
-    /// If the id comes from another registry.
+    /// If the id comes from another organisation's registry.
     #[inline]
     #[must_use]
     pub fn metric(&self, id: MetricId) -> &Metric {
-        &self.builtin.metrics[id.0 as usize]
+        let metric = self.builtin.metric(id).or_else(|| self.own.metric(id));
+        metric.expect("an id of this registry")
+    }
+
+    /// Whether a metric is the organisation's own.
+    #[must_use]
+    pub fn is_own(&self, id: MetricId) -> bool {
+        self.builtin.metric(id).is_none()
     }
 }
 
-/// A metric's place in the registry. It holds within one process only and never
-/// reaches the disk: frames carry the key.
+/// A metric's place in its organisation's registry. It holds within one process and
+/// organisation only and never reaches the disk: frames carry the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MetricId(u32);
 
@@ -175,6 +212,12 @@ impl Aggregate {
     const ALL: [Aggregate; 5] =
         [Aggregate::Mean, Aggregate::Sum, Aggregate::Max, Aggregate::Min, Aggregate::Last];
 
+    /// The one with this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Aggregate> {
+        Aggregate::ALL.into_iter().find(|one| one.as_str() == name)
+    }
+
     /// Its name in the table and in answers.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -201,6 +244,12 @@ pub enum MetricKind {
 
 impl MetricKind {
     const ALL: [MetricKind; 3] = [MetricKind::Spot, MetricKind::Interval, MetricKind::Daily];
+
+    /// The one with this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<MetricKind> {
+        MetricKind::ALL.into_iter().find(|one| one.as_str() == name)
+    }
 
     /// Its name in the table and in answers.
     #[must_use]

@@ -26,13 +26,16 @@ pub(super) fn fold(name: &str) -> String {
 }
 
 /// The metrics with the names closest to `name`, the closest first.
-pub(super) fn nearest(name: &str, folded: &[(Box<str>, MetricId)]) -> Vec<MetricId> {
+pub(super) fn nearest<'a>(
+    name: &str,
+    folded: impl Iterator<Item = &'a (Box<str>, MetricId)>,
+) -> Vec<MetricId> {
     if name.len() > NAME_BYTES_MAX {
         return Vec::new();
     }
     let name = fold(name);
     let mut close: Vec<(Rank, MetricId)> =
-        folded.iter().filter_map(|(other, id)| Some((rank(&name, other)?, *id))).collect();
+        folded.filter_map(|(other, id)| Some((rank(&name, other)?, *id))).collect();
     close.sort_unstable();
     let mut ids: Vec<MetricId> = Vec::with_capacity(NEAREST_MAX);
     for (_, id) in close {

@@ -28,9 +28,11 @@ const HEADER: [&str; 16] = [
 ];
 
 /// Metrics and every name that leads to them.
-#[derive(Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Table {
     pub(super) metrics: Vec<Metric>,
+    /// The number of the first one.
+    first: u32,
     /// Keys and aliases as they are written.
     names: HashMap<Box<str>, MetricId>,
     /// The same, folded for the search of near ones; see [`fold`].
@@ -66,8 +68,13 @@ impl Cause {
 }
 
 impl Table {
+    /// An empty table whose metrics are numbered from `first` on.
+    pub(super) fn numbered_from(first: usize) -> Table {
+        Table { first: number_of(first), ..Table::default() }
+    }
+
     pub(super) fn parse(text: &str) -> Result<Table, TableFault> {
-        let mut table = Table { metrics: Vec::new(), names: HashMap::new(), folded: Vec::new() };
+        let mut table = Table::default();
         let mut lines = text.lines().enumerate().map(|(index, line)| (index + 1, line));
         let (_, header) = lines.next().unwrap_or_default();
         if !header.split('\t').eq(HEADER) {
@@ -86,8 +93,35 @@ impl Table {
         self.names.get(name).copied()
     }
 
+    /// The metric with this number, if it is one of the table's.
+    #[inline]
+    pub(super) fn metric(&self, id: MetricId) -> Option<&Metric> {
+        self.metrics.get(id.0.checked_sub(self.first)? as usize)
+    }
+
+    /// The metric whose key, alias or name in Open Wearables is `name`, or can be taken
+    /// for it.
+    pub(super) fn alike(&self, name: &str) -> Option<&Metric> {
+        let folded = fold(name);
+        let named = self.folded.iter().find(|(other, _)| **other == *folded);
+        match named {
+            Some((_, id)) => self.metric(*id),
+            None => self.metrics.iter().find(|metric| metric.ow_code.as_deref() == Some(name)),
+        }
+    }
+
+    /// Adds a metric of an organisation. Its key may be spelt like another but for an
+    /// underscore; only the same key is refused.
+    pub(super) fn add_own(&mut self, metric: Metric) -> MetricId {
+        let id = MetricId(self.first + number_of(self.metrics.len()));
+        self.names.insert(metric.key.as_str().into(), id);
+        self.folded.push((fold(&metric.key).into(), id));
+        self.metrics.push(metric);
+        id
+    }
+
     fn add(&mut self, metric: Metric) -> Result<(), Cause> {
-        let id = MetricId(u32::try_from(self.metrics.len()).expect("a table is a few hundred lines"));
+        let id = MetricId(self.first + number_of(self.metrics.len()));
         for name in std::iter::once(&metric.key).chain(&metric.aliases) {
             let folded = fold(name);
             // Two metrics whose names differ by case, or by an underscore only
@@ -101,6 +135,10 @@ impl Table {
         self.metrics.push(metric);
         Ok(())
     }
+}
+
+fn number_of(place: usize) -> u32 {
+    u32::try_from(place).expect("a table is a few hundred lines")
 }
 
 fn parse_line(line: &str) -> Result<Metric, Cause> {

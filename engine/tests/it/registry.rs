@@ -1,6 +1,9 @@
 use std::collections::BTreeMap;
 
-use systole_engine::registry::{Registry, Scale};
+use systole_engine::Catalog;
+use systole_engine::registry::{
+    AddMetricError, Added, Aggregate, Metric, OWN_METRICS_MAX, Registries, Registry, Scale,
+};
 
 #[test]
 fn all_131_metrics_are_there_and_avycennas_ten_come_first() {
@@ -136,4 +139,67 @@ fn close_names_are_proposed_and_far_ones_are_not() {
     }
     assert!(registry.nearest("temperature").contains(&"body_temperature"));
     assert!(registry.nearest(&"heart_rate".repeat(1000)).is_empty());
+}
+
+fn own(key: &str, unit: &str) -> Metric {
+    Metric::own(key, unit, (0.0, 10.0), Aggregate::Sum)
+}
+
+#[test]
+fn own_metrics_belong_to_their_organisation_and_stay_over_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    for start in 0..3 {
+        let catalog = Catalog::open(dir.path()).unwrap();
+        let registries = Registries::load(&catalog).unwrap();
+        let add = |org: &str, metric: Metric| registries.add(&catalog, org, metric, |_| {}).unwrap();
+        let expected = if start == 0 { Added::New } else { Added::Already };
+        assert_eq!(add("a", own("mood_swing", "1")), expected);
+        assert_eq!(add("b", own("mood_swing", "%")), expected);
+        assert_eq!(add("b", own("moodswing", "%")), expected);
+        let (a, b) = (registries.of("a"), registries.of("b"));
+        let unit =
+            |registry: &Registry, key: &str| registry.resolve(key).map(|(_, metric)| metric.unit.clone());
+        assert_eq!(unit(&a, "mood_swing").as_deref(), Some("1"));
+        assert_eq!(unit(&b, "mood_swing").as_deref(), Some("%"));
+        assert_eq!((unit(&a, "moodswing"), unit(&registries.of("c"), "mood_swing")), (None, None));
+        assert_eq!(a.nearest("moodswin").first(), Some(&"mood_swing"));
+        assert!(registries.of("c").nearest("mood_swin").iter().all(|near| *near != "mood_swing"));
+        for registry in [&a, &b] {
+            let keys = registry.metrics().iter().chain(registry.own_metrics()).map(|metric| &metric.key);
+            let ids: Vec<_> = keys.map(|key| registry.resolve(key).unwrap().0).collect();
+            assert!(ids.is_sorted() && ids.iter().all(|id| registry.is_own(*id) == (id.number() >= 131)));
+        }
+    }
+}
+
+#[test]
+fn a_registry_that_was_taken_before_an_addition_does_not_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = Catalog::open(dir.path()).unwrap();
+    let registries = Registries::load(&catalog).unwrap();
+    let before = registries.of("a");
+    let mut announced = Vec::new();
+    let announce = |metric: &Metric| {
+        assert!(registries.of("a").resolve("spin").is_none(), "announced before it can be named");
+        announced.push(metric.key.clone());
+    };
+    assert_eq!(registries.add(&catalog, "a", own("spin", "1"), announce).unwrap(), Added::New);
+    assert_eq!(announced, ["spin"]);
+    assert!(before.resolve("spin").is_none() && registries.of("a").resolve("spin").is_some());
+}
+
+#[test]
+fn an_organisation_has_at_most_a_thousand_metrics_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = Catalog::open(dir.path()).unwrap();
+    let registries = Registries::load(&catalog).unwrap();
+    for number in 0..OWN_METRICS_MAX {
+        registries.add(&catalog, "a", own(&format!("m_{number}"), "1"), |_| {}).unwrap();
+    }
+    let more = registries.add(&catalog, "a", own("one_more", "1"), |_| {});
+    assert!(matches!(more, Err(AddMetricError::TooMany)), "{more:?}");
+    registries.add(&catalog, "b", own("one_more", "1"), |_| {}).unwrap();
+    assert_eq!(registries.add(&catalog, "a", own("m_7", "1"), |_| {}).unwrap(), Added::Already);
+    let refused = registries.add(&catalog, "b", own("restingheartrate", "1"), |_| {});
+    assert!(matches!(refused, Err(AddMetricError::BuiltIn { .. })), "{refused:?}");
 }

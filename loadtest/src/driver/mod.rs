@@ -47,6 +47,7 @@ pub use ledger::Ledger;
 pub use live::{Live, LiveCounts};
 use probe::{Probe, ProbeTally, Question};
 use schedule::Schedule;
+pub(crate) use worker::accepted;
 use worker::{Tally, Worker};
 
 /// Sockets of a run stay below the usual limits of ports and open files.

@@ -289,7 +289,7 @@ impl Tally {
 
 /// The number behind `"accepted"` in an answer, without a JSON parser: answers
 /// of a saturated run are many and this is all that is wanted of them.
-fn accepted(body: &[u8]) -> Option<u64> {
+pub(crate) fn accepted(body: &[u8]) -> Option<u64> {
     let key = b"\"accepted\"";
     let at = body.windows(key.len()).position(|window| window == key)?;
     let value = body[at + key.len()..].trim_ascii_start().strip_prefix(b":")?;

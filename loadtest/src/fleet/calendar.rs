@@ -4,7 +4,7 @@
 const SECONDS_PER_DAY: u64 = 86_400;
 
 /// Appends `2026-06-30T07:45:00Z`.
-pub(super) fn push_rfc3339(text: &mut Vec<u8>, unix_seconds: u64) {
+pub(crate) fn push_rfc3339(text: &mut Vec<u8>, unix_seconds: u64) {
     let (year, month, day) = date_of(unix_seconds / SECONDS_PER_DAY);
     let second = unix_seconds % SECONDS_PER_DAY;
     push_two(text, year / 100);
@@ -16,6 +16,31 @@ pub(super) fn push_rfc3339(text: &mut Vec<u8>, unix_seconds: u64) {
         push_two(text, number);
     }
     text.push(b'Z');
+}
+
+/// The seconds of `2026-06-30T07:45:00Z`, milliseconds cut off; `None` for anything
+/// else.
+pub(crate) fn parse_rfc3339(text: &[u8]) -> Option<u64> {
+    let text = text.strip_suffix(b"Z")?;
+    let number = |range: std::ops::Range<usize>| -> Option<u64> {
+        str::from_utf8(text.get(range)?).ok()?.parse().ok()
+    };
+    let marks = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
+    if marks.iter().any(|(place, mark)| text.get(*place) != Some(mark)) {
+        return None;
+    }
+    if text.len() > 19 && text[19] != b'.' {
+        return None;
+    }
+    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let days = days_of(year, month, day)?;
+    Some(days * SECONDS_PER_DAY + number(11..13)? * 3_600 + number(14..16)? * 60 + number(17..19)?)
+}
+
+/// The day since 1970 of a date: searched for, since a run asks for one or two.
+fn days_of(year: u64, month: u64, day: u64) -> Option<u64> {
+    let first = year.checked_sub(1970)? * 365;
+    (first..first + 3_000).find(|days| date_of(*days) == (year, month, day))
 }
 
 fn push_two(text: &mut Vec<u8>, number: u64) {
@@ -57,7 +82,18 @@ mod tests {
         ] {
             let mut printed = Vec::new();
             push_rfc3339(&mut printed, seconds);
+            assert_eq!(parse_rfc3339(&printed), Some(seconds));
             assert_eq!(String::from_utf8(printed).as_deref(), Ok(text));
+        }
+    }
+
+    #[test]
+    fn times_that_are_none_are_not_read() {
+        assert_eq!(parse_rfc3339(b"2026-06-30T07:45:00.123Z"), Some(1_782_805_500));
+        for text in
+            ["", "2026-06-30", "2026-02-30T00:00:00Z", "2026-06-30T07:45:00+01:00", "2026-06-30T07:45:00xZ"]
+        {
+            assert_eq!(parse_rfc3339(text.as_bytes()), None, "{text}");
         }
     }
 

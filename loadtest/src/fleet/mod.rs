@@ -22,10 +22,11 @@
 //! A body's samples are tallied while it is rendered, so that what was sent can be
 //! compared with what was stored and delivered, to the last value.
 //!
-//! Not simulated: gaps, late syncs, corrections, sleep. A variant's values are
-//! the same for all users that share it.
+//! Not simulated: gaps, late syncs, corrections, sleep; the [`mod@reference`] fleet has
+//! them. A variant's values are the same for all users that share it.
 
-mod calendar;
+pub(crate) mod calendar;
+pub mod reference;
 mod series;
 
 use std::io::Write;
@@ -323,13 +324,23 @@ fn check(settings: &FleetSettings) -> Result<(), FleetError> {
         return Err(FleetError::Points { points });
     }
     let run_prefix = &settings.run_prefix;
-    let fits = (1..=RUN_PREFIX_CHARS_MAX).contains(&run_prefix.len());
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._:@-".contains(&b);
-    if !fits || !run_prefix.bytes().all(plain) {
+    if !is_plain_prefix(run_prefix) {
         let run_prefix = run_prefix.clone();
         return Err(FleetError::RunPrefix { run_prefix });
     }
     Ok(())
+}
+
+/// The Unix seconds of the midnight, UTC, at which a date like `2026-06-01` begins.
+pub fn second_of_date(date: &str) -> Option<u64> {
+    let midnight = format!("{date}T00:00:00Z");
+    calendar::parse_rfc3339(midnight.as_bytes()).filter(|_| date.len() == 10)
+}
+
+/// Whether user ids may begin so.
+pub(crate) fn is_plain_prefix(prefix: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._:@-".contains(&b);
+    (1..=RUN_PREFIX_CHARS_MAX).contains(&prefix.len()) && prefix.bytes().all(plain)
 }
 
 /// The first second of a span that ends before `now`.

@@ -2,6 +2,8 @@
 
 mod delivery;
 mod demo;
+mod feed;
+mod judged;
 mod program;
 mod receiver;
 mod server;

@@ -30,6 +30,8 @@ pub(crate) enum Flaw {
     SampleMissing,
     /// The first heart rate of a user reads 1 higher than it was sent.
     ValueAltered,
+    /// The first value of a sample stays, whatever comes later.
+    CorrectionLost,
     /// The connection of the third batch ends before its answer, every time.
     AnswerLost,
 }
@@ -42,8 +44,8 @@ pub(crate) struct Systole {
 
 #[derive(Debug, Default)]
 struct World {
-    /// By user and metric, then by time.
-    samples: BTreeMap<(String, String), BTreeMap<String, f64>>,
+    /// By user and metric, then by time and device.
+    samples: BTreeMap<(String, String), BTreeMap<(String, String), f64>>,
     /// Path under the API, and where events go.
     endpoints: BTreeMap<String, (Dialect, String)>,
     endpoints_made: usize,
@@ -97,6 +99,9 @@ impl World {
                 None => Reply::json(404, "{}"),
             },
             ("GET", "/api/v1/metrics") => Reply::json(200, registry()),
+            ("GET", "/metrics") => Reply::json(200, self.exposition()),
+            ("POST", "/api/v1/admin/flush" | "/api/v1/admin/compact") => Reply::json(200, "{}"),
+            ("POST", "/api/v1/query") => Reply::json(200, r#"{"rows":[["u_1",12.5]]}"#),
             ("GET", "/api/v1/wearables/latest") => Reply::json(200, self.latest(user_id)),
             ("GET", _) if path.ends_with("/secret") => Reply::json(200, json!({ "key": SECRET }).to_string()),
             ("GET", _) => match path.strip_prefix("/api/v1/wearables/metric/") {
@@ -121,19 +126,25 @@ impl World {
         self.ingests += 1;
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
         self.ordering = (since_1970.as_micros() as u64).max(self.ordering + 1);
-        let user_id = seen.user_id();
-        let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let named = seen.path.contains("user_id=").then(|| seen.user_id());
+        let mut groups: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
         for point in seen.points() {
             let text = |field: &str| point[field].as_str().expect("a text field").to_owned();
             let (metric, time) = (text("metric"), text("recorded_at"));
             let value = point["value"].as_f64().expect("a number");
+            let device = point["source_device_id"].as_str().unwrap_or_default().to_owned();
+            let user_id = named.clone().unwrap_or_else(|| text("user_id"));
             let series = self.samples.entry((user_id.clone(), metric.clone())).or_default();
-            if series.insert(time.clone(), value) != Some(value) {
+            let key = (time.clone(), device);
+            if flaw == Flaw::CorrectionLost && series.contains_key(&key) {
+                continue;
+            }
+            if series.insert(key, value) != Some(value) {
                 let sample = format!(r#"{{"timestamp":"{time}","value":{value:?}}}"#);
-                groups.entry(metric).or_default().push(sample);
+                groups.entry((user_id, metric)).or_default().push(sample);
             }
         }
-        for (metric, samples) in groups {
+        for ((user_id, metric), samples) in groups {
             self.announce(&user_id, &metric, &samples, events);
         }
         if flaw == Flaw::AnswerLost && self.ingests >= 3 {
@@ -160,10 +171,15 @@ impl World {
         }
     }
 
+    fn exposition(&self) -> String {
+        let rows: usize = self.samples.values().map(BTreeMap::len).sum();
+        format!("# TYPE systole_files gauge\nsystole_files 3\nsystole_file_bytes {}\n", rows * 2)
+    }
+
     fn latest(&self, user_id: &str) -> String {
         let mut latest = serde_json::Map::new();
         for ((user, metric), series) in &self.samples {
-            if let Some((time, value)) = series.last_key_value()
+            if let Some(((time, _), value)) = series.last_key_value()
                 && user == user_id
             {
                 let answer = json!({ "value": value, "unit": "bpm", "recorded_at": time });
@@ -175,9 +191,9 @@ impl World {
 
     fn metric(&self, user_id: &str, metric: &str, flaw: Flaw) -> String {
         let series = self.samples.get(&(user_id.to_owned(), metric.to_owned()));
-        let points = series.into_iter().flatten();
+        let points = series.into_iter().flatten().rev();
         let mut points: Vec<Value> =
-            points.map(|(time, value)| json!({ "value": value, "recorded_at": time })).collect();
+            points.map(|((time, _), value)| json!({ "value": value, "recorded_at": time })).collect();
         match (flaw, metric) {
             (Flaw::SampleMissing, "steps") => drop(points.pop()),
             (Flaw::ValueAltered, "heart_rate") => {

@@ -12,16 +12,21 @@
 //! sections        path, ordinal, org, metric, ...  a file's rows by metric
 //! unfinished      number of a compaction whose files are not listed yet
 //! garbage         path of a file that was replaced and is not removed yet
-//! positions       name, sequence, ordering         ("flushed", "routed", "classified")
+//! positions       name, sequence, ordering         ("flushed", "routed", "classified", "checkpointed")
+//! checkpoints     path, kind, sequence, ...        of the series map
 //! instance        name, value                      (key of event ids, last endpoint number)
 //! endpoints       id, number, org, settings, secret, start_sequence, created_at, updated_at
 //! lane_cursors    endpoint, sequence, ordinal      only of lanes that lag
 //! exceptions      endpoint, place of the event, attempts, due_at
+//! metrics         org, key, unit, ..., aggregate   an organisation's own, never changed
 //! ```
 
+mod checkpoints;
 mod commits;
 mod files;
+mod inspect;
 mod keys;
+mod metrics;
 mod schema;
 mod webhooks;
 
@@ -31,9 +36,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rusqlite::Connection;
 
+pub use checkpoints::CheckpointRecord;
 pub use commits::Commits;
 pub use files::{FileRecord, Flushed, SectionRecord};
 pub use keys::KeyRecord;
+pub use metrics::MetricRecord;
 pub use webhooks::{CursorRecord, EndpointRecord, ExceptionRecord, LaneChanges};
 
 /// The catalog's file below the data dir.
@@ -62,6 +69,16 @@ pub enum CatalogError {
     /// The file was written by a later program.
     #[error("the catalog has schema version {found}, this program knows up to {known}")]
     Version {
+        /// In the file.
+        found: i64,
+        /// In this program.
+        known: i64,
+    },
+    /// The file was written by an earlier program and is only read.
+    #[error(
+        "the catalog has schema version {found}, this program reads version {known}; starting the server once brings it up to date"
+    )]
+    Outdated {
         /// In the file.
         found: i64,
         /// In this program.

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::{CatalogError, now_ms};
 
 /// Raised with every change of the tables; each step is a transaction below.
-const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 6;
 
 const TABLES: &str = "
 CREATE TABLE organisations (
@@ -118,6 +118,39 @@ CREATE TABLE garbage (
 );
 ";
 
+/// Version 4: checkpoints of the series map.
+const CHECKPOINTS: &str = "
+CREATE TABLE checkpoints (
+    path TEXT PRIMARY KEY,
+    kind TEXT NOT NULL,
+    sequence BIGINT NOT NULL,
+    user_count BIGINT NOT NULL,
+    series_count BIGINT NOT NULL,
+    byte_count BIGINT NOT NULL,
+    created_at BIGINT NOT NULL
+);
+";
+
+/// Version 6: metrics that organisations defined.
+const METRICS: &str = "
+CREATE TABLE metrics (
+    org TEXT NOT NULL,
+    key TEXT NOT NULL,
+    unit TEXT NOT NULL,
+    unit_aliases TEXT NOT NULL,
+    hard_min DOUBLE PRECISION NOT NULL,
+    hard_max DOUBLE PRECISION NOT NULL,
+    soft_min DOUBLE PRECISION,
+    soft_max DOUBLE PRECISION,
+    aggregate TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    description TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    place BIGINT NOT NULL,
+    PRIMARY KEY (org, key)
+);
+";
+
 pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(), CatalogError> {
     connection.busy_timeout(busy)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -140,6 +173,12 @@ pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(),
     }
     if found < 3 {
         transaction.execute_batch(SECTIONS)?;
+    }
+    if found < 4 {
+        transaction.execute_batch(CHECKPOINTS)?;
+    }
+    if found < 6 {
+        transaction.execute_batch(METRICS)?;
     }
     if found < VERSION {
         transaction.pragma_update(None, "user_version", VERSION)?;

@@ -168,6 +168,24 @@ impl Block {
         &self.recorded_at
     }
 
+    /// The values, in the unit of each row.
+    #[must_use]
+    pub fn values(&self) -> &[f64] {
+        &self.value
+    }
+
+    /// The rows' places in the commit order.
+    #[must_use]
+    pub fn sequences(&self) -> &[u64] {
+        &self.sequence
+    }
+
+    /// When it ended, milliseconds.
+    #[must_use]
+    pub fn ended_at(&self, row: usize) -> Option<i64> {
+        self.ended_at.as_ref().map(|ends| ends[row]).filter(|end| *end != ENDED_NONE)
+    }
+
     /// Its request's place in the commit order.
     #[must_use]
     pub fn sequence(&self, row: usize) -> crate::frame::Sequence {

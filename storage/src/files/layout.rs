@@ -1,6 +1,7 @@
 //! Where a row's file lies.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 
 /// The open folder below the data dir.
@@ -39,6 +40,18 @@ impl Period {
     #[must_use]
     pub fn year_of(day: i32) -> Period {
         Period::Year(civil(day).0)
+    }
+
+    /// Its times, milliseconds.
+    #[must_use]
+    pub fn times(self) -> Range<i64> {
+        let days = match self {
+            Period::Day(day) => day..day + 1,
+            Period::Month(year, 12) => day_number(year, 12, 1)..day_number(year + 1, 1, 1),
+            Period::Month(year, month) => day_number(year, month, 1)..day_number(year, month + 1, 1),
+            Period::Year(year) => day_number(year, 1, 1)..day_number(year + 1, 1, 1),
+        };
+        i64::from(days.start) * DAY_MS..i64::from(days.end) * DAY_MS
     }
 
     /// Reads what [`Period`] prints.
@@ -180,6 +193,27 @@ mod tests {
             assert_eq!(Period::year_of(number).to_string(), year);
             for period in [Period::Day(number), Period::month_of(number), Period::year_of(number)] {
                 assert_eq!(Period::parse(&period.to_string()), Some(period));
+            }
+        }
+    }
+
+    #[test]
+    fn a_period_holds_its_times_and_no_other() {
+        for ms in [0, 1_782_805_500_000, -1, -2_208_988_800_000, 951_782_400_000, 1_735_689_599_999] {
+            let day = day_of(ms);
+            for period in [Period::Day(day), Period::month_of(day), Period::year_of(day)] {
+                let times = period.times();
+                assert!(times.contains(&ms), "{period} {times:?}");
+                for (time, inside) in
+                    [(times.start, true), (times.end - 1, true), (times.start - 1, false), (times.end, false)]
+                {
+                    let same = match period {
+                        Period::Day(_) => Period::Day(day_of(time)),
+                        Period::Month(..) => Period::month_of(day_of(time)),
+                        Period::Year(_) => Period::year_of(day_of(time)),
+                    };
+                    assert_eq!(same == period, inside, "{period} {time}");
+                }
             }
         }
     }

@@ -30,5 +30,6 @@ mod writer;
 pub use index::JournalIndex;
 pub use log::{Log, LogCursor, LogError};
 pub use recovery::{RecoverError, Recovered, recover};
+pub(crate) use segment::{HeaderState, read_header};
 pub use segment::{SEGMENT_HEADER_BYTES, SealedSegment, SegmentId};
 pub use writer::{AppendError, JournalWriter, SparePreparer};

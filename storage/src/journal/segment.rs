@@ -29,12 +29,12 @@ impl SegmentId {
         SegmentId(self.0 + 1)
     }
 
-    pub(super) fn path(self, dir: &Path) -> PathBuf {
+    pub(crate) fn path(self, dir: &Path) -> PathBuf {
         dir.join(format!("{:010}.{SUFFIX}", self.0))
     }
 
     /// The id in a file's name, or `None` for other files.
-    pub(super) fn of_path(path: &Path) -> Option<SegmentId> {
+    pub(crate) fn of_path(path: &Path) -> Option<SegmentId> {
         if path.extension()? != SUFFIX {
             return None;
         }
@@ -120,14 +120,14 @@ fn header(id: SegmentId, bytes: u64) -> [u8; SEGMENT_HEADER_BYTES as usize] {
 
 /// What the first bytes of a segment say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum HeaderState {
+pub(crate) enum HeaderState {
     Valid,
     /// Magic and checksum fit, but the format is of a later program.
     Version(u32),
     Broken,
 }
 
-pub(super) fn read_header(bytes: &[u8], id: SegmentId) -> HeaderState {
+pub(crate) fn read_header(bytes: &[u8], id: SegmentId) -> HeaderState {
     let Some(header) = bytes.get(..SEGMENT_HEADER_BYTES as usize) else {
         return HeaderState::Broken;
     };

@@ -156,7 +156,11 @@ impl JournalWriter {
             }
             // Before the file, so that a reader that finds none knows why.
             self.index.remove(oldest.id, oldest.last);
-            self.disk.remove(&oldest.id.path(&self.dir))?;
+            match self.disk.remove(&oldest.id.path(&self.dir)) {
+                // An earlier call removed it, and failed to sync the folder.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
             // One by one: a crash must not bring back an older segment than one
             // that stayed away, which recovery would take for a gap.
             self.disk.sync_dir(&self.dir)?;

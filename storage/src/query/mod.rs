@@ -12,14 +12,13 @@
 //! ```
 //!
 //! Organisation is part of how files and groups are found; no plan can leave it
-//! out. What it is not: aggregation and SQL come with the tables below
-//! ([`SamplesTable`], [`LatestTable`]), which are the same that SQL will see.
+//! out. SQL over everything of an organisation is apart: see [`sql`].
 
 mod chunk;
-mod latest;
 mod memory;
 mod metadata;
 mod pool;
+pub mod sql;
 mod state;
 mod supersede;
 mod table;
@@ -30,8 +29,8 @@ use std::sync::Arc;
 use datafusion::error::DataFusionError;
 
 pub use chunk::{SampleChunk, SampleRow};
-pub use latest::LatestTable;
 pub use pool::{QueryPool, SampleStream};
+pub use sql::{SqlAnswer, SqlError, SqlFormat, SqlLimits, SqlQuestion};
 pub use state::{StateQuestion, StateRow};
 pub use table::{SamplesTable, Scan};
 

@@ -1,26 +1,33 @@
-//! Where queries run: a small runtime of its own, so many at once.
+//! Where queries run: a small runtime of its own, so many at once, and another for SQL.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use datafusion::error::DataFusionError;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_plan::{collect, execute_stream};
+use datafusion::object_store::ObjectStore;
+use datafusion::object_store::memory::InMemory;
+use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures_util::StreamExt;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use url::Url;
 
 use super::chunk::SERIES_COLUMNS;
 use super::memory::count_rows;
 use super::metadata::CheckedReaders;
+use super::sql::{Sql, SqlAnswer, SqlError, SqlLimits, SqlQuestion};
 use super::state::{StateQuestion, StateRow};
 use super::table::Located;
 use super::window::{SLICE_ROWS_MAX, Slices};
-use super::{LatestTable, Order, QueryError, SampleChunk, SamplesTable, Scan, SeriesQuery};
+use super::{Order, QueryError, SampleChunk, SamplesTable, Scan, SeriesQuery};
 use crate::series::LatestValue;
 use crate::store::Store;
 
@@ -28,6 +35,8 @@ use crate::store::Store;
 const CHUNKS_AHEAD: usize = 2;
 /// How long a query waits for its turn.
 const TURN_MAX: Duration = Duration::from_secs(5);
+/// What scans call the place of data files.
+const FILES_URL: &str = "systole://files";
 /// Consumers a memory error names.
 const CONSUMERS_NAMED: usize = 5;
 
@@ -41,6 +50,7 @@ pub struct QueryPool {
     /// scans decode, so their number is bounded too. Full waits for [`TURN_MAX`].
     running: Arc<Semaphore>,
     runtime: Option<Runtime>,
+    sql: Sql,
 }
 
 /// An answer as it comes; dropping it cancels the query.
@@ -57,7 +67,7 @@ impl SampleStream {
 }
 
 impl QueryPool {
-    /// Starts the runtime.
+    /// Starts the runtimes, SQL with the default limits.
     ///
     /// # Errors
     /// The system's, if threads cannot be started.
@@ -67,28 +77,53 @@ impl QueryPool {
         concurrency: usize,
         memory_bytes: usize,
     ) -> std::io::Result<QueryPool> {
+        QueryPool::start_with(store, threads, concurrency, memory_bytes, SqlLimits::default())
+    }
+
+    /// Starts the runtimes, SQL with these limits.
+    ///
+    /// # Errors
+    /// The system's, if threads cannot be started.
+    pub fn start_with(
+        store: Arc<Store>,
+        threads: usize,
+        concurrency: usize,
+        memory_bytes: usize,
+        limits: SqlLimits,
+    ) -> std::io::Result<QueryPool> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(threads.max(1))
             .thread_name("query")
             .enable_time()
             .build()?;
-        let pool = TrackConsumersPool::new(
-            FairSpillPool::new(memory_bytes),
-            std::num::NonZeroUsize::new(CONSUMERS_NAMED).expect("not zero"),
-        );
-        let environment = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(pool))
-            .build_arc()
-            .map_err(std::io::Error::other)?;
+        let environment = environment(memory_bytes).map_err(std::io::Error::other)?;
+        let readers: Arc<CheckedReaders> = Arc::default();
+        let sql = Sql::start(store.clone(), readers.clone(), environment.clone(), threads, limits)?;
         let config = SessionConfig::new().with_target_partitions(1);
         let context = SessionContext::new_with_config_rt(config, environment).task_ctx();
         Ok(QueryPool {
             store,
-            readers: Arc::default(),
+            readers,
             context,
             running: Arc::new(Semaphore::new(concurrency.max(1))),
             runtime: Some(runtime),
+            sql,
         })
+    }
+
+    /// The answer of a statement. It is given once it is whole, or once it is known that
+    /// all its rows can come; what fails later comes through it.
+    ///
+    /// # Errors
+    /// [`SqlError`].
+    pub async fn sql(&self, question: SqlQuestion) -> Result<SqlAnswer, SqlError> {
+        self.sql.answer(question).await
+    }
+
+    /// Statements that run now.
+    #[must_use]
+    pub fn sql_running(&self) -> usize {
+        self.sql.running()
     }
 
     /// One user's samples of one metric, over one snapshot taken now.
@@ -112,22 +147,38 @@ impl QueryPool {
         Ok(SampleStream { chunks })
     }
 
-    /// The newest value of each metric of a user. Runs where it is called: it
-    /// reads one entry of the series map and no file.
+    /// The newest value of each metric of a user, sorted by metric. Of a user in
+    /// memory it runs where it is called and reads one record; of an evicted one
+    /// it reads files on the query runtime, in turn with other queries.
     ///
     /// # Errors
-    /// [`QueryError::Failed`].
+    /// [`QueryError`].
     pub async fn latest(&self, org: &str, user: &str) -> Result<Vec<LatestValue>, QueryError> {
-        let plan = LatestTable::new(org, self.store.clone()).plan(user, None)?;
-        Ok(LatestTable::values(&collect(plan, self.context.clone()).await?))
+        if let Some(values) = self.store.series().latest_in_memory(org, user) {
+            return Ok(values);
+        }
+        let permit = self.permit().await?;
+        let runtime = self.runtime.as_ref().ok_or(QueryError::Stopping)?;
+        let (store, org, user) = (self.store.clone(), org.to_owned(), user.to_owned());
+        let reading = runtime.spawn_blocking(move || {
+            let _permit = permit;
+            store.series().latest(&org, &user)
+        });
+        let values = reading.await.map_err(|_| QueryError::Stopping)?;
+        values.map_err(|error| DataFusionError::External(Box::new(error)).into())
     }
 
     /// What a series held before a frame, at some times. Runs on the calling
-    /// thread, which must be none of a runtime; one at a time is meant to.
+    /// thread, which must be none of a runtime; one at a time is meant to. A user
+    /// that was evicted is read back, so that its next marks are exact.
     ///
     /// # Errors
     /// [`QueryError`].
     pub fn state_before(&self, question: &StateQuestion<'_>) -> Result<Vec<StateRow>, QueryError> {
+        if let Err(error) = self.store.series().read_back(question.org, question.series.user) {
+            let error: &dyn std::error::Error = &error;
+            tracing::debug!(error, "a user is not read back, its marks stay 'look'");
+        }
         let table = SamplesTable::new(question.org, self.store.snapshot(), self.readers.clone());
         let runtime = self.runtime.as_ref().ok_or(QueryError::Stopping)?;
         runtime.block_on(question.answer(&table, &self.context))
@@ -136,6 +187,42 @@ impl QueryPool {
     async fn permit(&self) -> Result<OwnedSemaphorePermit, QueryError> {
         let turn = tokio::time::timeout(TURN_MAX, self.running.clone().acquire_owned()).await;
         turn.map_err(|_| QueryError::Busy)?.map_err(|_| QueryError::Stopping)
+    }
+}
+
+/// What all queries share: memory, and nothing else. No query writes to the disk, and
+/// none finds a file but those it is handed.
+fn environment(memory_bytes: usize) -> Result<Arc<RuntimeEnv>, DataFusionError> {
+    let pool = TrackConsumersPool::new(
+        FairSpillPool::new(memory_bytes),
+        std::num::NonZeroUsize::new(CONSUMERS_NAMED).expect("not zero"),
+    );
+    RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(pool))
+        .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
+        .with_object_store_registry(Arc::new(NoStores))
+        .build_arc()
+}
+
+/// A place that scans of data files name; what they read comes from [`CheckedReaders`].
+pub(super) fn files_url() -> ObjectStoreUrl {
+    ObjectStoreUrl::parse(FILES_URL).expect("the constant is a URL")
+}
+
+/// Object stores: an empty one for [`files_url`], and no way to add another.
+#[derive(Debug)]
+struct NoStores;
+
+impl ObjectStoreRegistry for NoStores {
+    fn register_store(&self, _: &Url, _: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
+        None
+    }
+
+    fn get_store(&self, url: &Url) -> Result<Arc<dyn ObjectStore>, DataFusionError> {
+        match url.as_str().trim_end_matches('/') == FILES_URL {
+            true => Ok(Arc::new(InMemory::new())),
+            false => Err(DataFusionError::Plan("there are no files to read".to_owned())),
+        }
     }
 }
 

@@ -1,18 +1,23 @@
 //! Of equal keys the latest: the plan node behind the merge.
 //!
-//! Its input is one partition sorted by (recorded_at, source, device, sequence)
-//! within one user and metric, so rows of one key are neighbours and the last of
-//! them has the greatest sequence. The last row of a batch waits for the first
-//! of the next.
+//! Its input is one partition of one metric, sorted by (user_id, recorded_at,
+//! source, device, sequence), without `user_id` where all rows are one user's. So
+//! rows of one key are neighbours and the last of them has the greatest sequence.
+//! The last row of a batch waits for the first of the next.
+//!
+//! Neighbours are compared a column at a time, and times first: where no two
+//! neighbours have one time, nothing else is looked at.
 
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use arrow::array::{BooleanArray, RecordBatch};
-use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::array::{Array, BooleanArray, RecordBatch};
+use arrow::compute::kernels::cmp::distinct;
+use arrow::compute::{concat_batches, filter_record_batch, or};
 use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
@@ -22,31 +27,24 @@ use datafusion::physical_plan::{
 };
 use futures_util::{Stream, StreamExt};
 
-use super::chunk::Texts;
+/// The columns of a key within one metric, those that differ most often first.
+const KEY_COLUMNS: [&str; 4] = ["recorded_at", "user_id", "source", "device"];
 
-/// Keeps the last of each run of rows with equal (recorded_at, source, device).
+/// Keeps the last of each run of rows with equal keys.
 #[derive(Debug)]
 pub(super) struct SupersedeExec {
     input: Arc<dyn ExecutionPlan>,
-    keys: KeyColumns,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct KeyColumns {
-    recorded_at: usize,
-    source: usize,
-    device: usize,
+    /// Where the columns of the key stand, `recorded_at` first.
+    keys: Arc<[usize]>,
 }
 
 impl SupersedeExec {
     pub(super) fn new(input: Arc<dyn ExecutionPlan>) -> Result<SupersedeExec> {
         let schema = input.schema();
-        let keys = KeyColumns {
-            recorded_at: schema.index_of("recorded_at")?,
-            source: schema.index_of("source")?,
-            device: schema.index_of("device")?,
-        };
-        Ok(SupersedeExec { input, keys })
+        let found = |name: &&&str| **name != "user_id" || schema.index_of(name).is_ok();
+        let keys = KEY_COLUMNS.iter().filter(found).map(|name| schema.index_of(name));
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        Ok(SupersedeExec { input, keys: keys.into() })
     }
 }
 
@@ -103,13 +101,13 @@ impl ExecutionPlan for SupersedeExec {
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let input = self.input.execute(partition, context)?;
-        Ok(Box::pin(SupersedeStream { input, keys: self.keys, held: None }))
+        Ok(Box::pin(SupersedeStream { input, keys: self.keys.clone(), held: None }))
     }
 }
 
 struct SupersedeStream {
     input: SendableRecordBatchStream,
-    keys: KeyColumns,
+    keys: Arc<[usize]>,
     /// The last row so far: a later one may supersede it.
     held: Option<RecordBatch>,
 }
@@ -121,7 +119,7 @@ impl SupersedeStream {
             None => batch,
         };
         let (ready, held) = (batch.slice(0, batch.num_rows() - 1), batch.slice(batch.num_rows() - 1, 1));
-        let kept = keep_last(&batch, self.keys);
+        let kept = keep_last(&batch, &self.keys)?;
         self.held = Some(held);
         match kept {
             Some(kept) => Ok(filter_record_batch(&ready, &kept)?),
@@ -131,20 +129,22 @@ impl SupersedeStream {
 }
 
 /// Which rows but the last are not superseded by the next; `None` for all.
-fn keep_last(batch: &RecordBatch, keys: KeyColumns) -> Option<BooleanArray> {
-    let times = batch.column(keys.recorded_at);
-    let times =
-        arrow::array::AsArray::as_primitive::<arrow::datatypes::TimestampMillisecondType>(times).values();
-    if times.windows(2).all(|pair| pair[0] != pair[1]) {
-        return None;
+fn keep_last(batch: &RecordBatch, keys: &[usize]) -> Result<Option<BooleanArray>, ArrowError> {
+    let pairs = batch.num_rows() - 1;
+    let mut differs: Option<BooleanArray> = None;
+    for &key in keys {
+        let column = batch.column(key);
+        let found = distinct(&column.slice(0, pairs), &column.slice(1, pairs))?;
+        let all = match differs {
+            Some(before) => or(&before, &found)?,
+            None => found,
+        };
+        if all.true_count() == all.len() {
+            return Ok(None);
+        }
+        differs = Some(all);
     }
-    let (sources, devices) = (Texts::new(batch.column(keys.source)), Texts::new(batch.column(keys.device)));
-    let differs = |row: usize| {
-        times[row] != times[row + 1]
-            || sources.get(row) != sources.get(row + 1)
-            || devices.get(row) != devices.get(row + 1)
-    };
-    Some((0..batch.num_rows() - 1).map(|row| Some(differs(row))).collect())
+    Ok(differs)
 }
 
 impl Stream for SupersedeStream {

@@ -1,33 +1,29 @@
-//! The table `samples`: one organisation's samples, over one snapshot.
+//! One user's samples of one metric, over one snapshot.
 
 use std::sync::Arc;
 
 use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, SchemaRef};
-use async_trait::async_trait;
-use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::ScalarValue;
-use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::object_store::ObjectStoreUrl;
-use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown};
+use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::expressions::{BinaryExpr as PhysicalBinary, Column, Literal};
 use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
-use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::union::UnionExec;
 
 use super::memory::sorted_rows;
 use super::metadata::CheckedReaders;
+use super::pool::files_url;
 use super::supersede::SupersedeExec;
 use crate::buffer::GroupRef;
-use crate::files::{COLUMN_NAMES, DataFile, samples_schema};
+use crate::files::{DataFile, samples_schema};
 use crate::frame::Sequence;
 use crate::store::Snapshot;
 
@@ -126,7 +122,7 @@ impl SamplesTable {
             let listed = PartitionedFile::new(file.record.path.clone(), file.record.bytes);
             FileGroup::new(vec![listed.with_extension(Arc::clone(file))])
         });
-        let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), Arc::new(source))
+        let config = FileScanConfigBuilder::new(files_url(), Arc::new(source))
             .with_file_groups(groups.collect())
             .with_projection_indices(Some(projection))?
             .with_output_ordering(vec![series_order(&schema)?])
@@ -189,77 +185,4 @@ fn predicate(scan: &Scan, of_run: bool, schema: &SchemaRef) -> Result<Arc<dyn Ph
     }
     let all = parts.into_iter().reduce(|all, part| Arc::new(PhysicalBinary::new(all, Operator::And, part)));
     all.ok_or_else(|| DataFusionError::Internal("a predicate of no parts".to_owned()))
-}
-
-#[async_trait]
-impl TableProvider for SamplesTable {
-    fn schema(&self) -> SchemaRef {
-        samples_schema()
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    /// Plans scans of one user and metric (`user_id = '...' AND metric = '...'`).
-    /// Scans over all users come with SQL.
-    async fn scan(
-        &self,
-        _session: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        _limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let constant = |name: &str| filters.iter().find_map(|filter| equal_text(filter, name));
-        let (Some(user), Some(metric)) = (constant("user_id"), constant("metric")) else {
-            return Err(DataFusionError::NotImplemented(
-                "a scan of samples needs user_id = '...' and metric = '...'".to_owned(),
-            ));
-        };
-        let scan = Scan {
-            org: self.org.clone(),
-            user,
-            metric,
-            source: None,
-            start: i64::MIN,
-            end: i64::MAX,
-            before: None,
-        };
-        let located = self.locate(&scan.user, &scan.metric, scan.start, scan.end);
-        let plan = self.plan(&scan, &located, &COLUMN_NAMES)?;
-        let Some(projection) = projection else {
-            return Ok(plan);
-        };
-        let schema = plan.schema();
-        let columns = projection.iter().map(|&index| {
-            let name = schema.field(index).name().clone();
-            (Arc::new(Column::new(&name, index)) as Arc<dyn PhysicalExpr>, name)
-        });
-        Ok(Arc::new(ProjectionExec::try_new(columns.collect::<Vec<_>>(), plan)?))
-    }
-
-    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        let support = |filter: &&Expr| {
-            let used = equal_text(filter, "user_id").or_else(|| equal_text(filter, "metric")).is_some();
-            if used { TableProviderFilterPushDown::Exact } else { TableProviderFilterPushDown::Unsupported }
-        };
-        Ok(filters.iter().map(support).collect())
-    }
-}
-
-/// The text in `name = 'text'`.
-pub(super) fn equal_text(filter: &Expr, name: &str) -> Option<String> {
-    let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = filter else {
-        return None;
-    };
-    let (Expr::Column(column), Expr::Literal(value, _)) = (left.as_ref(), right.as_ref()) else {
-        return None;
-    };
-    if column.name != name {
-        return None;
-    }
-    match value {
-        ScalarValue::Dictionary(_, value) => value.try_as_str().flatten().map(str::to_owned),
-        value => value.try_as_str().flatten().map(str::to_owned),
-    }
 }

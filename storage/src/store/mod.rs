@@ -8,6 +8,7 @@
 //! Who does what: the committer publishes and freezes, the flush thread flushes,
 //! queries take snapshots. There is one of each of the first two.
 
+mod checkpoints;
 mod compaction;
 mod series_of_files;
 mod start;
@@ -15,6 +16,7 @@ mod start;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
@@ -22,15 +24,16 @@ use parking_lot::Mutex;
 
 use crate::buffer::Buffer;
 use crate::catalog::{Catalog, CatalogError, FileRecord, Flushed};
-use crate::disk::{Disk, RealDisk};
+use crate::disk::{Disk, RealDisk, is_full};
 use crate::files::{DataFile, FileReadError, FileSet, FileWriteError};
 use crate::flush::write_run;
 use crate::frame::{SamplesFrame, Sequence, Stamp};
 use crate::journal::{JournalWriter, Log, RecoverError, recover};
-use crate::series::{Newest, SeriesMap, SeriesName};
+use crate::series::{Newest, SeriesError, SeriesMap, SeriesName};
+use checkpoints::load_newer;
 pub use compaction::{Pace, Unhurried};
-use series_of_files::load_series;
-use start::{Replay, lock, present_files, remove_garbage, remove_unfinished};
+pub(crate) use start::lock;
+use start::{Replay, present_files, remove_garbage, remove_unfinished};
 
 /// The journal's folder below the data dir.
 pub const JOURNAL_DIR: &str = "journal";
@@ -44,6 +47,8 @@ pub struct StoreSettings {
     pub segment_bytes: u64,
     /// Memory of a buffer from which it is flushed, also while replaying.
     pub flush_bytes: usize,
+    /// Memory of the series map from which users are evicted.
+    pub series_bytes: usize,
 }
 
 /// A store that has just been opened.
@@ -110,6 +115,9 @@ pub enum StoreError {
     /// A data file cannot be written.
     #[error("a data file cannot be written")]
     Write(#[from] FileWriteError),
+    /// The series map's checkpoints cannot be used.
+    #[error("a checkpoint of the series map failed")]
+    Series(#[from] SeriesError),
 }
 
 impl StoreError {
@@ -118,7 +126,12 @@ impl StoreError {
     pub fn is_full(&self) -> bool {
         match self {
             StoreError::Write(error) => error.is_full(),
-            StoreError::Catalog(CatalogError::Sql(error)) => {
+            StoreError::Io { source, .. } | StoreError::Journal(RecoverError::Io { source, .. }) => {
+                is_full(source)
+            }
+            StoreError::Series(error) if error.is_full() => true,
+            StoreError::Catalog(CatalogError::Sql(error))
+            | StoreError::Series(SeriesError::Catalog(CatalogError::Sql(error))) => {
                 error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
             }
             _ => false,
@@ -169,6 +182,10 @@ pub struct Store {
     snapshot: ArcSwap<Snapshot>,
     /// Files that were replaced, until their last reader is gone.
     graveyard: Mutex<Vec<Weak<DataFile>>>,
+    /// Everything through this is in files. The flush thread's.
+    flushed: AtomicU64,
+    /// Rows flushed since the last checkpoint of the series map began.
+    rows_unchecked: AtomicU64,
     /// Held while the store lives; another process finds it locked.
     _lock: Option<File>,
 }
@@ -208,16 +225,17 @@ impl Store {
         let settled = catalog.settled()?;
         remove_garbage(disk.as_ref(), data_dir, &catalog)?;
         let files = present_files(&disk, data_dir, catalog.files()?)?;
-        let series = SeriesMap::default();
-        for file in files.iter() {
-            load_series(&series, file)?;
-        }
+        let series = SeriesMap::open(disk.clone(), data_dir, catalog.clone(), settings.series_bytes)?;
+        let checkpointed = series.position();
+        let series_files = load_newer(&series, files.iter())?;
         let snapshot = Snapshot { files: Arc::new(files), ..Snapshot::default() };
         let store = Arc::new(Store {
             data_dir: data_dir.clone(),
             disk: disk.clone(),
             catalog,
             series,
+            flushed: AtomicU64::new(flushed.sequence.0),
+            rows_unchecked: AtomicU64::new(0),
             snapshot: ArcSwap::from_pointee(snapshot),
             graveyard: Mutex::default(),
             _lock: lock,
@@ -250,6 +268,8 @@ impl Store {
             torn_bytes = recovered.torn_bytes,
             sequence = recovered.last.0,
             files = store.snapshot().files.len(),
+            checkpointed = checkpointed.0,
+            series_files,
             "store opened"
         );
         let last = recovered.last.max(flushed.sequence);
@@ -344,6 +364,8 @@ impl Store {
             next.files = Arc::new(next.files.with(&added));
             next
         });
+        self.flushed.store(flushed.sequence.0, Ordering::Release);
+        self.rows_unchecked.fetch_add(report.rows, Ordering::Relaxed);
         Ok(report)
     }
 
@@ -356,13 +378,8 @@ impl Store {
         for group in frame.groups() {
             let value = frame.value(group.first + group.count - 1);
             let newest = Newest { recorded_at: group.latest, value, sequence };
-            self.series.advance(&SeriesName::of(frame.org(), &group), newest);
-        }
-    }
-
-    fn widen_series(&self, frame: &SamplesFrame) {
-        for group in frame.groups() {
-            self.series.widen(&SeriesName::of(frame.org(), &group), group.earliest, group.latest);
+            let name = SeriesName::of(frame.org(), &group);
+            self.series.advance(&name, group.earliest, group.latest, newest);
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, AsArray, Float64Array, RecordBatch, StringArray, TimestampMillisecondArray, UInt64Array,
+    Array, ArrayRef, AsArray, Float64Array, Int32Array, RecordBatch, StringArray, TimestampMillisecondArray,
+    UInt64Array,
 };
 use arrow::datatypes::{Float64Type, Int32Type, TimestampMillisecondType, UInt64Type};
 use parquet::arrow::ProjectionMask;
@@ -13,9 +14,13 @@ use crate::files::{CheckedFile, DataFile, FileReadError, block_schema};
 use crate::frame::Sequence;
 use crate::series::{Newest, SeriesMap, SeriesName};
 
-/// Reads a file's series back: the span and newest row of each run of one user,
-/// source and device.
-pub(super) fn load_series(series: &SeriesMap, file: &Arc<DataFile>) -> Result<(), FileReadError> {
+/// Reads a file's series back, of the rows behind a position: the span and newest
+/// row of each run of one user, source and device.
+pub(super) fn load_series(
+    series: &SeriesMap,
+    file: &Arc<DataFile>,
+    after: Sequence,
+) -> Result<(), FileReadError> {
     let parquet = |source| FileReadError::Parquet { path: file.record.path.clone(), source };
     let reader = CheckedFile::open(file)?;
     let options = ArrowReaderOptions::new().with_schema(block_schema());
@@ -25,51 +30,84 @@ pub(super) fn load_series(series: &SeriesMap, file: &Arc<DataFile>) -> Result<()
     let batches = builder.with_projection(mask).with_batch_size(64 * 1024).build().map_err(parquet)?;
     for batch in batches {
         let batch = batch.map_err(|error| parquet(error.into()))?;
-        load_batch(series, &batch);
+        Rows::of(&batch).load(series, after);
     }
     Ok(())
 }
 
-fn load_batch(series: &SeriesMap, batch: &RecordBatch) {
-    let texts = |index: usize| {
-        let column = batch.column(index).as_dictionary::<Int32Type>();
-        (column.keys(), column.values().as_string::<i32>())
-    };
-    let (orgs, users, metrics, sources, devices) = (texts(0), texts(1), texts(2), texts(5), texts(6));
-    let times: &TimestampMillisecondArray = batch.column(3).as_primitive::<TimestampMillisecondType>();
-    let values: &Float64Array = batch.column(4).as_primitive::<Float64Type>();
-    let sequences: &UInt64Array = batch.column(7).as_primitive::<UInt64Type>();
-    let key = |row: usize| {
-        let device = devices.0.is_valid(row).then(|| devices.0.value(row));
-        let (org, metric) = (orgs.0.value(row), metrics.0.value(row));
-        (org, metric, users.0.value(row), sources.0.value(row), device)
-    };
-    let mut first = 0;
-    while first < batch.num_rows() {
-        let mut last = first;
-        while last + 1 < batch.num_rows() && key(last + 1) == key(first) {
-            last += 1;
+/// The columns of a batch.
+struct Rows<'a> {
+    orgs: Texts<'a>,
+    metrics: Texts<'a>,
+    users: Texts<'a>,
+    times: &'a TimestampMillisecondArray,
+    values: &'a Float64Array,
+    sources: Texts<'a>,
+    devices: Texts<'a>,
+    sequences: &'a UInt64Array,
+}
+
+/// A dictionary column.
+struct Texts<'a> {
+    keys: &'a Int32Array,
+    values: &'a StringArray,
+}
+
+impl<'a> Texts<'a> {
+    fn of(column: &'a ArrayRef) -> Texts<'a> {
+        let column = column.as_dictionary::<Int32Type>();
+        Texts { keys: column.keys(), values: column.values().as_string::<i32>() }
+    }
+
+    fn key(&self, row: usize) -> Option<i32> {
+        self.keys.is_valid(row).then(|| self.keys.value(row))
+    }
+
+    fn text(&self, row: usize) -> Option<&'a str> {
+        self.key(row).map(|key| self.values.value(key.cast_unsigned() as usize))
+    }
+}
+
+impl<'a> Rows<'a> {
+    fn of(batch: &'a RecordBatch) -> Rows<'a> {
+        Rows {
+            orgs: Texts::of(batch.column(0)),
+            users: Texts::of(batch.column(1)),
+            metrics: Texts::of(batch.column(2)),
+            times: batch.column(3).as_primitive::<TimestampMillisecondType>(),
+            values: batch.column(4).as_primitive::<Float64Type>(),
+            sources: Texts::of(batch.column(5)),
+            devices: Texts::of(batch.column(6)),
+            sequences: batch.column(7).as_primitive::<UInt64Type>(),
         }
-        let text =
-            |(_, values): (_, &StringArray), key: i32| values.value(key.cast_unsigned() as usize).to_owned();
-        let (org, metric, user, source, device) = key(first);
-        let (org, metric) = (text(orgs, org), text(metrics, metric));
-        let (user, source) = (text(users, user), text(sources, source));
-        let device = device.map(|device| text(devices, device));
+    }
+
+    fn load(&self, series: &SeriesMap, after: Sequence) {
+        let key = |row: usize| {
+            let Rows { orgs, metrics, users, sources, devices, .. } = self;
+            (orgs.key(row), metrics.key(row), users.key(row), sources.key(row), devices.key(row))
+        };
+        let newer: Vec<usize> =
+            (0..self.sequences.len()).filter(|&row| self.sequences.value(row) > after.0).collect();
+        for run in newer.chunk_by(|&a, &b| key(a) == key(b)) {
+            self.load_run(series, run[0], run[run.len() - 1]);
+        }
+    }
+
+    /// Rows of one series in the order of time and, of equal times, of sequence.
+    fn load_run(&self, series: &SeriesMap, first: usize, last: usize) {
         let name = SeriesName {
-            org: &org,
-            user: &user,
-            metric: &metric,
-            source: &source,
-            device: device.as_deref(),
+            org: self.orgs.text(first).unwrap_or_default(),
+            user: self.users.text(first).unwrap_or_default(),
+            metric: self.metrics.text(first).unwrap_or_default(),
+            source: self.sources.text(first).unwrap_or_default(),
+            device: self.devices.text(first),
         };
-        series.widen(&name, times.value(first), times.value(last));
         let newest = Newest {
-            recorded_at: times.value(last),
-            value: values.value(last),
-            sequence: Sequence(sequences.value(last)),
+            recorded_at: self.times.value(last),
+            value: self.values.value(last),
+            sequence: Sequence(self.sequences.value(last)),
         };
-        series.advance(&name, newest);
-        first = last + 1;
+        series.advance(&name, self.times.value(first), self.times.value(last), newest);
     }
 }

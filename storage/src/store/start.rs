@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::checkpoints::relieve;
 use super::{Store, StoreError};
 use crate::buffer::Buffer;
 use crate::catalog::{Catalog, FileRecord};
@@ -41,7 +42,9 @@ impl Replay<'_> {
         let store = self.store;
         let files = &store.snapshot().files;
         remove_unfinished(store.disk.as_ref(), &store.data_dir, files, self.flushed, frozen.last())?;
-        store.flush(frozen, self.settled).map(drop)
+        store.flush(frozen, self.settled)?;
+        relieve(&store.series, store.flushed_position());
+        Ok(())
     }
 
     pub(super) fn frame(&mut self, header: &Header, bytes: Bytes) -> Result<(), FrameFault> {
@@ -51,7 +54,6 @@ impl Replay<'_> {
             return Ok(());
         }
         let frame = SamplesFrame::parse(bytes)?;
-        self.store.widen_series(&frame);
         self.store.publish(&[frame]);
         if self.full || self.store.snapshot().active.byte_len() < self.flush_bytes {
             return Ok(());
@@ -74,7 +76,7 @@ impl Replay<'_> {
 }
 
 /// Takes the data dir for this process.
-pub(super) fn lock(data_dir: &Path) -> Result<File, StoreError> {
+pub(crate) fn lock(data_dir: &Path) -> Result<File, StoreError> {
     let path = data_dir.join(LOCK_FILE);
     let io = |source| StoreError::Io { path: path.clone(), source };
     std::fs::create_dir_all(data_dir).map_err(io)?;

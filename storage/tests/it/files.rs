@@ -156,7 +156,11 @@ fn a_missing_or_damaged_data_file_stops_the_start_and_is_named() {
 fn a_data_dir_is_used_by_one_process_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
     let _store = TestStore::open(dir.path());
-    let settings =
-        StoreSettings { data_dir: dir.path().to_owned(), segment_bytes: 64 * 1024, flush_bytes: 1 << 20 };
+    let settings = StoreSettings {
+        data_dir: dir.path().to_owned(),
+        segment_bytes: 64 * 1024,
+        flush_bytes: 1 << 20,
+        series_bytes: 64 << 20,
+    };
     assert!(matches!(Store::open(&settings), Err(StoreError::InUse { .. })));
 }

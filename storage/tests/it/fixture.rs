@@ -88,7 +88,12 @@ impl TestStore {
     }
 
     pub fn open_with(data_dir: &Path, flush_bytes: usize) -> Result<TestStore, StoreError> {
-        let settings = StoreSettings { data_dir: data_dir.to_owned(), segment_bytes: 64 * 1024, flush_bytes };
+        let settings = StoreSettings {
+            data_dir: data_dir.to_owned(),
+            segment_bytes: 64 * 1024,
+            flush_bytes,
+            series_bytes: 64 << 20,
+        };
         let Opened { store, writer, last, .. } = Store::open(&settings)?;
         Ok(TestStore { store, writer, last })
     }
@@ -180,7 +185,12 @@ impl TestJournal {
 
     fn open(dir: TempDir, segment_bytes: u64) -> Result<TestJournal, StoreError> {
         let data_dir = dir.path().to_owned();
-        let opened = Store::open(&StoreSettings { data_dir, segment_bytes, flush_bytes: 64 << 20 })?;
+        let opened = Store::open(&StoreSettings {
+            data_dir,
+            segment_bytes,
+            flush_bytes: 64 << 20,
+            series_bytes: 64 << 20,
+        })?;
         let last = opened.last.0;
         Ok(TestJournal { opened, segment_bytes, given: last, synced: last, dir })
     }

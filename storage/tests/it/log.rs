@@ -125,8 +125,12 @@ fn frames_that_no_longer_fit_into_memory_are_read_from_disk() {
 #[test]
 fn frames_of_every_kind_are_read_in_their_order() {
     let dir = tempfile::tempdir().unwrap();
-    let settings =
-        StoreSettings { data_dir: dir.path().to_owned(), segment_bytes: 4096, flush_bytes: 64 << 20 };
+    let settings = StoreSettings {
+        data_dir: dir.path().to_owned(),
+        segment_bytes: 4096,
+        flush_bytes: 64 << 20,
+        series_bytes: 64 << 20,
+    };
     let Opened { mut writer, log, store, .. } = Store::open(&settings).unwrap();
     let stamp = |sequence| Stamp {
         sequence: Sequence(sequence),

@@ -21,13 +21,15 @@ use systole_storage::{
 use tempfile::TempDir;
 
 use super::fixture::Samples;
-use super::simulated_disk::SimulatedDisk;
+use super::simulated_disk::{Fault, SimulatedDisk};
 
 const DATA_DIR: &str = "/data";
 /// A few commits; long histories take several segments.
 const SEGMENT_BYTES: u64 = 4096;
 /// Less than the longest tail of the journal, so that a start flushes on its way.
 const FLUSH_BYTES: usize = 4096;
+/// What the series map takes at the least.
+const SERIES_BYTES: usize = 1024 * 1024;
 const EVERYTHING: Sequence = Sequence(u64::MAX);
 
 /// Organisation, user, metric, milliseconds, source, device.
@@ -48,6 +50,8 @@ pub enum Step {
     Compact,
     /// Every file written anew.
     Rewrite,
+    /// A checkpoint of the series map, if anything was flushed since the last.
+    Checkpoint,
     /// Stops and starts in order.
     Restart,
 }
@@ -121,7 +125,12 @@ impl Machine {
     }
 
     pub fn start_with(&self, segment_bytes: u64, flush_bytes: usize) -> Result<Running, StoreError> {
-        let settings = StoreSettings { data_dir: PathBuf::from(DATA_DIR), segment_bytes, flush_bytes };
+        let settings = StoreSettings {
+            data_dir: PathBuf::from(DATA_DIR),
+            segment_bytes,
+            flush_bytes,
+            series_bytes: SERIES_BYTES,
+        };
         let catalog = Catalog::open_watched(self.catalog_dir.path(), Arc::new(self.disk.clone()))?;
         let disk = self.disk.clone();
         let opened = Store::open_on(&settings, Arc::new(self.disk.clone()), Arc::new(catalog))?;
@@ -149,17 +158,19 @@ impl Machine {
     /// Data files on the disk.
     fn data_files(&self) -> BTreeSet<PathBuf> {
         let list = |folder| self.disk.list(&Path::new(DATA_DIR).join(folder)).unwrap();
-        ["runs", "samples"].into_iter().flat_map(list).collect()
+        ["runs", "samples", "latest"].into_iter().flat_map(list).collect()
     }
 
     /// Checks that the disk has the data files that the catalog lists, and no other.
     pub fn check_files(&self, running: &Running, what: &str) {
-        let listed = running.store.catalog().files().unwrap();
-        let listed: BTreeSet<PathBuf> =
-            listed.iter().map(|file| Path::new(DATA_DIR).join(&file.path)).collect();
+        let catalog = running.store.catalog();
+        let mut listed: BTreeSet<String> =
+            catalog.files().unwrap().into_iter().map(|file| file.path).collect();
+        listed.extend(catalog.checkpoints().unwrap().0.into_iter().map(|checkpoint| checkpoint.path));
+        let listed: BTreeSet<PathBuf> = listed.iter().map(|path| Path::new(DATA_DIR).join(path)).collect();
         assert_eq!(self.data_files(), listed, "{what}: files on disk and in the catalog");
-        assert_eq!(running.store.catalog().garbage().unwrap(), [] as [String; 0], "{what}");
-        assert_eq!(running.store.catalog().unfinished().unwrap(), [] as [u64; 0], "{what}");
+        assert_eq!(catalog.garbage().unwrap(), [] as [String; 0], "{what}");
+        assert_eq!(catalog.unfinished().unwrap(), [] as [u64; 0], "{what}");
     }
 }
 
@@ -179,6 +190,10 @@ impl Running {
             }
             Step::Compact => self.compact(false).map(drop),
             Step::Rewrite => self.compact(true).map(drop),
+            Step::Checkpoint => {
+                let flushed = self.store.catalog().flushed().map_err(StoreError::from)?;
+                Ok(self.store.checkpoint_series(flushed.sequence, false).map(drop)?)
+            }
             Step::Restart => unreachable!("whoever has the machine restarts it"),
         }
     }
@@ -247,7 +262,8 @@ impl Running {
             promised.rows == found
         });
         let Some(more) = more else {
-            let missing: Vec<_> = promise.rows.iter().filter(|&(key, row)| found.get(key) != Some(row)).collect();
+            let missing: Vec<_> =
+                promise.rows.iter().filter(|&(key, row)| found.get(key) != Some(row)).collect();
             let strange: Vec<_> =
                 found.iter().filter(|&(key, row)| promise.rows.get(key) != Some(row)).collect();
             panic!("{what}: missing {missing:?}, not promised {strange:?}, beside {:?}", promise.on_its_way);
@@ -266,7 +282,7 @@ impl Running {
             }
         }
         for ((org, user), metrics) in newest {
-            let latest = self.store.series().latest(org, user);
+            let latest = self.store.series().latest(org, user).unwrap();
             let latest: Vec<_> =
                 latest.iter().map(|it| (it.metric.as_str(), it.recorded_at, it.value)).collect();
             let expected: Vec<_> = metrics.into_iter().map(|(metric, it)| (metric, it.0, it.2)).collect();
@@ -324,7 +340,11 @@ impl Found<'_> {
     fn add(&mut self, names: [&str; 4], device: Option<&str>, time: i64, sequence: u64, value: f64) {
         let [org, user, metric, source] = names.map(str::to_owned);
         let key = (org, user, metric, time, source, device.map(str::to_owned));
-        assert!(self.seen.insert((key.clone(), sequence)), "{}: {key:?} of {sequence} is there twice", self.what);
+        assert!(
+            self.seen.insert((key.clone(), sequence)),
+            "{}: {key:?} of {sequence} is there twice",
+            self.what
+        );
         let newest = self.newest.entry(key).or_insert((sequence, value));
         if sequence > newest.0 {
             *newest = (sequence, value);
@@ -365,4 +385,134 @@ fn rows_of_file(snapshot: &Snapshot, file: &Arc<DataFile>, found: &mut Found<'_>
         assert_eq!(counted, Some(section.rows), "{}: sections of {}", found.what, file.record.path);
     }
     assert!(keys.is_empty(), "{}: {keys:?} is in no section of {}", found.what, file.record.path);
+}
+
+/// A machine that is started again whenever it stops, and does what it is told to the
+/// end, checked on the way.
+pub struct Survivor {
+    pub machine: Machine,
+    /// `None` before the first start.
+    running: Option<Running>,
+    pub promise: Promise,
+    what: String,
+    /// Whether a fault has come.
+    pub had_fault: bool,
+    /// Steps that reported one.
+    pub refusals: usize,
+    /// Of these, how many said that the disk was full.
+    pub full: usize,
+}
+
+impl Survivor {
+    pub fn new(what: String) -> Survivor {
+        Survivor {
+            machine: Machine::default(),
+            running: None,
+            promise: Promise::default(),
+            what,
+            had_fault: false,
+            refusals: 0,
+            full: 0,
+        }
+    }
+
+    /// Does a step, a second time if a fault met it.
+    pub fn run(&mut self, step: &Step) {
+        if self.running.is_none() || matches!(step, Step::Restart) {
+            self.restart();
+        }
+        if let Step::Restart = step {
+            return self.check();
+        }
+        let running = self.running.as_mut().unwrap();
+        let done = running.run(step, &mut self.promise);
+        self.had_fault |= self.machine.disk.has_failed();
+        if self.machine.disk.has_crashed() {
+            let operations = self.machine.disk.operations() as u64;
+            return self.lose((!operations.is_multiple_of(3)).then_some(operations));
+        }
+        let Err(refused) = done else { return };
+        assert!(self.had_fault, "{}: {step:?}: {refused:?}", self.what);
+        self.take(&refused);
+        let running = self.running.as_mut().unwrap();
+        if let Err(again) = running.run(step, &mut self.promise) {
+            panic!("{}: {step:?} again: {again:?}", self.what);
+        }
+    }
+
+    /// Stops at once and starts again.
+    pub fn lose(&mut self, power_loss: Option<u64>) {
+        self.running = None;
+        self.machine = self.machine.after(power_loss);
+        self.restart();
+        self.check();
+    }
+
+    /// Flushes and compacts all there is, and starts twice.
+    pub fn finish(&mut self) {
+        for step in [Step::Flush, Step::Compact] {
+            self.run(&step);
+            self.check();
+        }
+        for _ in 0..2 {
+            self.run(&Step::Restart);
+        }
+        let running = self.running.as_ref().unwrap();
+        self.machine.check_files(running, &self.what);
+    }
+
+    pub fn check(&mut self) {
+        if let Some(running) = &self.running {
+            running.check(&mut self.promise, &self.what);
+        }
+    }
+
+    /// Rows in files.
+    pub fn file_rows(&self) -> u64 {
+        let snapshot = self.running.as_ref().unwrap().store.snapshot();
+        snapshot.files.iter().map(|file| file.record.rows).sum()
+    }
+
+    fn take(&mut self, refused: &Refused) {
+        self.refusals += 1;
+        self.full += usize::from(refused.is_full());
+        let disk = &self.machine.disk;
+        if disk.last_fault() == Some(Fault::Full) && !disk.has_refused_commit() {
+            assert!(refused.is_full() || refused.needs_restart(), "{}: {refused:?}", self.what);
+        }
+        // Nothing of it is seen, nothing else is lost.
+        let mut promised = Promise { rows: self.promise.rows.clone(), on_its_way: Vec::new() };
+        self.running.as_ref().unwrap().check(&mut promised, &self.what);
+        if refused.needs_restart() {
+            self.restart();
+            self.check();
+        }
+    }
+
+    fn restart(&mut self) {
+        self.running = None;
+        for _ in 0..3 {
+            match self.machine.start() {
+                Ok(running) => {
+                    self.had_fault |= self.machine.disk.has_failed();
+                    if self.machine.disk.has_crashed() {
+                        self.machine = self.machine.after(Some(7));
+                        continue;
+                    }
+                    self.running = Some(running);
+                    return;
+                }
+                Err(error) => {
+                    assert!(self.machine.disk.has_failed(), "{}: {error:?}", self.what);
+                    self.had_fault = true;
+                    self.refusals += 1;
+                    self.full += usize::from(error.is_full());
+                    if self.machine.disk.has_crashed() {
+                        self.machine = self.machine.after(Some(8));
+                    }
+                }
+            }
+        }
+        panic!("{}: it does not start", self.what);
+    }
 }

@@ -7,6 +7,8 @@
 )]
 
 mod catalog_webhooks;
+mod check;
+mod check_figures;
 #[cfg(feature = "query")]
 mod compaction;
 mod files;
@@ -18,8 +20,15 @@ mod log;
 mod machine;
 #[cfg(feature = "query")]
 mod model;
+mod series;
+mod series_crashes;
+mod series_memory;
+mod series_model;
 mod simulated_disk;
+#[cfg(feature = "query")]
+mod sql;
 mod store;
 mod store_crashes;
+mod store_model;
 mod writer;
 mod writer_figures;

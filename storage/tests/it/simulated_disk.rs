@@ -33,6 +33,8 @@ struct State {
     operations: usize,
     fault: Option<(usize, Fault)>,
     crashed: bool,
+    /// Whether the fault met a commit of the catalog.
+    refused_commit: bool,
     syncs: usize,
 }
 
@@ -54,15 +56,20 @@ impl SimulatedDisk {
         state.fault = Some((state.operations + number, fault));
     }
 
-    /// Takes a fault back that has not come yet.
-    pub fn heal(&self) {
-        self.0.lock().unwrap().fault = None;
+    /// What was told to go wrong last.
+    pub fn last_fault(&self) -> Option<Fault> {
+        self.0.lock().unwrap().fault.map(|(_, fault)| fault)
     }
 
     /// Whether the fault has come.
     pub fn has_failed(&self) -> bool {
         let state = self.0.lock().unwrap();
         state.fault.is_some_and(|(at, _)| state.operations > at)
+    }
+
+    /// Whether the fault met a commit of the catalog.
+    pub fn has_refused_commit(&self) -> bool {
+        self.0.lock().unwrap().refused_commit
     }
 
     /// Whether the machine has stopped.
@@ -139,6 +146,12 @@ impl SimulatedDisk {
             state.crashed = true;
         }
         Ok((state, fault))
+    }
+
+    fn commit(&self) -> bool {
+        let done = self.whole().is_ok();
+        self.0.lock().unwrap().refused_commit |= !done;
+        done
     }
 
     /// An operation that is done whole or not at all.
@@ -236,11 +249,11 @@ impl Disk for SimulatedDisk {
 /// for before the transaction is durable, one behind it.
 impl Commits for SimulatedDisk {
     fn before(&self) -> bool {
-        self.whole().is_ok()
+        self.commit()
     }
 
     fn after(&self) -> bool {
-        self.whole().is_ok()
+        self.commit()
     }
 }
 

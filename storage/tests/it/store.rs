@@ -17,17 +17,17 @@ fn latest_is_the_same_after_a_flush_and_after_restarts() {
     let value =
         |metric: &str, value, recorded_at| LatestValue { metric: metric.to_owned(), value, recorded_at };
     let expected = [value("heart_rate", 77.0, 1_009_000), value("steps", 100.0, 5)];
-    assert_eq!(store.store.series().latest("default", "u_1"), expected);
+    assert_eq!(store.store.series().latest("default", "u_1").unwrap(), expected);
     drop(store);
     let mut store = TestStore::open(dir.path());
-    assert_eq!(store.store.series().latest("default", "u_1"), expected);
+    assert_eq!(store.store.series().latest("default", "u_1").unwrap(), expected);
     store.flush();
-    assert_eq!(store.store.series().latest("default", "u_1"), expected);
+    assert_eq!(store.store.series().latest("default", "u_1").unwrap(), expected);
     drop(store);
     let store = TestStore::open(dir.path());
-    assert_eq!(store.store.series().latest("default", "u_1"), expected);
-    assert_eq!(store.store.series().latest("acme", "u_1"), []);
-    assert_eq!(store.store.series().latest("default", "u_2"), []);
+    assert_eq!(store.store.series().latest("default", "u_1").unwrap(), expected);
+    assert_eq!(store.store.series().latest("acme", "u_1").unwrap(), []);
+    assert_eq!(store.store.series().latest("default", "u_2").unwrap(), []);
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn a_user_with_many_devices_has_one_latest_value_a_metric() {
     // An old sample of a device that is known: it is not the latest.
     store.commit(&Samples { device: Some(devices[150]), ..heart_rate("u_1", 5, 1) });
     assert_eq!(store.store.series().series_count(), 200);
-    let latest = store.store.series().latest("default", "u_1");
+    let latest = store.store.series().latest("default", "u_1").unwrap();
     assert_eq!((latest.len(), latest[0].recorded_at, latest[0].value), (1, 1_992_000, 62.0));
 }
 

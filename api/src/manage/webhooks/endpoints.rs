@@ -40,7 +40,7 @@ struct Shown<'a> {
 pub(crate) async fn create(mut call: Call<'_>) -> Result<Reply, Refusal> {
     let body = read_body(&mut call).await?;
     let fields = fields(&body)?;
-    let mut settings = new_settings(&fields, call.app.engine.webhooks().catalogue())?;
+    let mut settings = new_settings(&fields, &call.app.engine.webhooks().catalogue(&call.org))?;
     settings.user_id = grant(call.caller.user.as_deref(), settings.user_id.take())?;
     let secret = match text(&fields, "secret")? {
         Some(brought) => parse_secret(&brought, settings.dialect)?,
@@ -75,7 +75,7 @@ pub(crate) async fn patch(mut call: Call<'_>) -> Result<Reply, Refusal> {
     let bound = call.caller.user.clone();
     let changed = blocking(&call, move |webhooks| {
         webhooks.update(&org, &id, |settings| {
-            apply(&fields, settings, webhooks.catalogue())?;
+            apply(&fields, settings, &webhooks.catalogue(&org))?;
             settings.user_id = grant(bound.as_deref(), settings.user_id.take())?;
             let brought = text(&fields, "secret")?;
             brought.map(|brought| parse_secret(&brought, settings.dialect)).transpose()
@@ -102,7 +102,7 @@ pub(crate) async fn test(mut call: Call<'_>) -> Result<Reply, Refusal> {
     let fields = if body.trim_ascii().is_empty() { Map::new() } else { fields(&body)? };
     let (org, id) = (call.org.clone(), found(&call).await?.id);
     let name = text(&fields, "event_type")?;
-    let catalogue = call.app.engine.webhooks().catalogue();
+    let catalogue = call.app.engine.webhooks().catalogue(&call.org);
     if let Some(name) = name.as_ref().filter(|name| !catalogue.has(name)) {
         let message =
             format!("{} is no event type; GET /api/v1/webhooks/event-types lists them", Quoted(name));

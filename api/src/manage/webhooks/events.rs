@@ -27,8 +27,9 @@ struct ShownType<'a> {
 }
 
 pub(crate) fn types(call: &Call<'_>) -> Reply {
-    let types = call.app.engine.webhooks().catalogue().types().iter();
+    let types = call.app.engine.webhooks().catalogue(&call.org).types();
     let data: Vec<ShownType<'_>> = types
+        .iter()
         .map(|known| ShownType {
             name: &known.name,
             system: &known.system,
@@ -81,8 +82,8 @@ fn event_type(call: &Call<'_>, fields: &Map<String, Value>) -> Result<String, Re
     let Some(name) = text(fields, "type")? else {
         return refuse("missing", "is missing".to_owned());
     };
-    let catalogue = call.app.engine.webhooks().catalogue();
-    if catalogue.of_published(&name).is_some() {
+    let catalogue = call.app.engine.webhooks().catalogue(&call.org);
+    if catalogue.is_published(&name) {
         return Ok(name);
     }
     if catalogue.has(&name) {

@@ -1,0 +1,232 @@
+//! `systole check`: journal, catalog and data files of a stopped store, verified
+//! against each other.
+//!
+//! Constraints: nothing is changed, not even repaired; memory is one segment of the
+//! journal and a few batches of rows a thread, whatever the size of the store; a store
+//! that a server has open is refused.
+//!
+//! ```text
+//! lock -> catalog: pages, version, positions, references, what each file's row says
+//!      -> journal: headers, frames, order, verdicts       (one job)
+//!      -> each data file: length, blocks, footer, rows    (a job each, on all cores)
+//!      -> what lies in the folders and is in no row; positions against the journal
+//! ```
+//!
+//! A [`Fault`] is what a running server would refuse, miss or answer wrongly; a
+//! [`Note`] is what the next start puts right by itself, or other people's business.
+//! Not checked: what no second copy exists of (a value that was always wrong), and what
+//! is computed anew at each start.
+
+mod catalog;
+mod fault;
+mod file;
+mod folders;
+mod journal;
+mod rows;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::catalog::{CATALOG_FILE, Catalog, CatalogError, FileRecord};
+use crate::disk::{Disk, RealDisk};
+use crate::files::{DataFile, FileSet};
+use crate::frame::Sequence;
+use crate::store::{JOURNAL_DIR, StoreError, lock};
+
+pub use fault::{Fault, Finding, Note};
+
+/// What the values of an organisation's metric must be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetricRule {
+    /// The unit they are stored in.
+    pub unit: String,
+    /// Lowest.
+    pub hard_min: f64,
+    /// Highest.
+    pub hard_max: f64,
+}
+
+/// Says what holds for an organisation's metric; `None` if it has no such metric.
+pub type Rules = Box<dyn Fn(&str, &str) -> Option<MetricRule> + Send + Sync>;
+
+/// How far a check is; read it from another thread.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Data files and segments that are done.
+    pub files_done: AtomicU64,
+    /// Of so many.
+    pub files: AtomicU64,
+    /// Bytes of them that were read.
+    pub bytes_done: AtomicU64,
+    /// Of so many.
+    pub bytes: AtomicU64,
+}
+
+/// What was looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// Data files.
+    pub files: u64,
+    /// Rows in them.
+    pub rows: u64,
+    /// Segments of the journal.
+    pub segments: u64,
+    /// Frames in them.
+    pub frames: u64,
+    /// Bytes of both.
+    pub bytes: u64,
+    /// What is wrong.
+    pub faults: u64,
+}
+
+/// Why there was no check.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// There is no data dir.
+    #[error("there is no data in {}: it holds neither {CATALOG_FILE} nor samples nor a journal", path.display())]
+    NoData {
+        /// Where.
+        path: PathBuf,
+    },
+    /// A server uses it, or the system refused.
+    #[error("cannot check the store")]
+    Store(#[from] StoreError),
+    /// The catalog was written by another version.
+    #[error("cannot check the store")]
+    Version(#[source] CatalogError),
+}
+
+/// What a check runs with.
+pub struct CheckParts<'a> {
+    /// Where the store lies.
+    pub data_dir: &'a Path,
+    /// Makes the rules of metrics out of the catalog.
+    pub rules: &'a (dyn Fn(&Catalog) -> Result<Rules, CatalogError> + Sync),
+    /// Called with each finding, from several threads.
+    pub found: &'a (dyn Fn(&Finding) + Sync),
+    /// Kept up to date.
+    pub progress: &'a Progress,
+    /// Threads.
+    pub threads: usize,
+}
+
+/// What all parts of a check share.
+struct Context<'a> {
+    disk: Arc<dyn Disk>,
+    data_dir: &'a Path,
+    found: &'a (dyn Fn(&Finding) + Sync),
+    progress: &'a Progress,
+    faults: AtomicU64,
+    rows: AtomicU64,
+    /// Everything up to this is in files; unknown without a catalog.
+    flushed: Option<Sequence>,
+    rules: Rules,
+    files: FileSet,
+}
+
+impl Context<'_> {
+    fn fault(&self, fault: Fault) {
+        self.faults.fetch_add(1, Ordering::Relaxed);
+        (self.found)(&Finding::Fault(fault));
+    }
+
+    fn note(&self, note: Note) {
+        (self.found)(&Finding::Note(note));
+    }
+
+    fn read(&self, bytes: u64) {
+        self.progress.bytes_done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn done(&self) {
+        self.progress.files_done.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Verifies the store of a data dir. Blocks until all of it was read.
+///
+/// # Errors
+/// [`CheckError`] if there is nothing that can be checked; what is wrong with a store
+/// goes to `found`.
+pub fn check(parts: &CheckParts<'_>) -> Result<Checked, CheckError> {
+    let data_dir = parts.data_dir;
+    let any = [CATALOG_FILE, JOURNAL_DIR, crate::files::SAMPLES_DIR, crate::files::RUNS_DIR];
+    if !any.iter().any(|name| data_dir.join(name).exists()) {
+        return Err(CheckError::NoData { path: data_dir.to_owned() });
+    }
+    let _lock = lock(data_dir)?;
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let none: Rules = Box::new(|_, _| None);
+    let mut context = Context {
+        disk: disk.clone(),
+        data_dir,
+        found: parts.found,
+        progress: parts.progress,
+        faults: AtomicU64::new(0),
+        rows: AtomicU64::new(0),
+        flushed: None,
+        rules: none,
+        files: FileSet::default(),
+    };
+    let mut records: Vec<FileRecord> = Vec::new();
+    let mut knowledge = None;
+    if let Some(catalog) = catalog::open(&context)? {
+        match (parts.rules)(&catalog) {
+            Ok(rules) => context.rules = rules,
+            Err(error) => context.fault(Fault::catalog(&error)),
+        }
+        if let Some(known) = catalog::check(&context, &catalog) {
+            context.flushed = Some(known.flushed);
+            records.clone_from(&known.files);
+            knowledge = Some(known);
+        }
+    }
+    let files: Vec<Arc<DataFile>> =
+        records.into_iter().map(|record| Arc::new(DataFile::new(disk.clone(), data_dir, record))).collect();
+    context.files = FileSet::default().with(&files);
+    let segments = journal::segments(&context);
+    let bytes: u64 = files.iter().map(|file| file.record.bytes).sum::<u64>() + segments.byte_len();
+    parts.progress.files.store((files.len() + segments.len()) as u64, Ordering::Relaxed);
+    parts.progress.bytes.store(bytes, Ordering::Relaxed);
+    let journal = Mutex::new(None);
+    let context = &context;
+    run_jobs(parts.threads, files.len() + 1, |job| match job.checked_sub(1) {
+        // The longest one first.
+        None => *journal.lock() = Some(journal::check(context, &segments)),
+        Some(place) => file::check(context, &files[place]),
+    });
+    let journal = journal.into_inner().unwrap_or_default();
+    if let Some(known) = &knowledge {
+        catalog::check_positions(context, known, &journal);
+        folders::check(context, known, &journal);
+    }
+    Ok(Checked {
+        files: files.len() as u64,
+        rows: context.rows.load(Ordering::Relaxed),
+        segments: segments.len() as u64,
+        frames: journal.frames,
+        bytes,
+        faults: context.faults.load(Ordering::Relaxed),
+    })
+}
+
+/// Runs `job` for 0..jobs on some threads, in order of their numbers.
+fn run_jobs(threads: usize, jobs: usize, job: impl Fn(usize) + Sync) {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..threads.clamp(1, jobs) {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= jobs {
+                        break;
+                    }
+                    job(number);
+                }
+            });
+        }
+    });
+}

@@ -1,0 +1,209 @@
+//! The table `latest` as SQL sees it: the newest value of each user and metric of one
+//! organisation, out of the series map, a page at a time.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringViewArray, TimestampMillisecondArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{Column, ScalarValue};
+use datafusion::datasource::TableType;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions,
+};
+
+use super::buffered::leaf_properties;
+use crate::series::{LatestValue, SeriesError};
+use crate::store::Store;
+
+static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    let time = DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()));
+    Arc::new(Schema::new(vec![
+        Field::new("user_id", DataType::Utf8View, false),
+        Field::new("metric", DataType::Utf8View, false),
+        Field::new("value", DataType::Float64, false),
+        Field::new("recorded_at", time, false),
+    ]))
+});
+
+/// One organisation's newest values; there is no other in it.
+#[derive(Debug)]
+pub struct OrgLatest {
+    org: Arc<str>,
+    store: Arc<Store>,
+}
+
+impl OrgLatest {
+    pub(super) fn new(org: &str, store: Arc<Store>) -> OrgLatest {
+        OrgLatest { org: org.into(), store }
+    }
+}
+
+#[async_trait]
+impl TableProvider for OrgLatest {
+    fn schema(&self) -> SchemaRef {
+        SCHEMA.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _session: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let columns: Vec<usize> = projection.cloned().unwrap_or_else(|| (0..SCHEMA.fields().len()).collect());
+        let schema = Arc::new(SCHEMA.project(&columns)?);
+        let source = Source {
+            org: self.org.clone(),
+            store: self.store.clone(),
+            columns,
+            users: filters.iter().find_map(named_users),
+        };
+        Ok(Arc::new(LatestExec {
+            source: Arc::new(source),
+            properties: Arc::new(leaf_properties(schema, 1)),
+        }))
+    }
+
+    /// A condition that names users leads to them; the planner asks it of each row all
+    /// the same.
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+}
+
+/// The users of `user_id = '...'` or `user_id IN (...)`.
+fn named_users(condition: &Expr) -> Option<BTreeSet<String>> {
+    let is_user = |column: &Column| column.name == "user_id";
+    let text = |expr: &Expr| match expr {
+        Expr::Literal(value, _) => ScalarValue::try_as_str(value).flatten().map(str::to_owned),
+        _ => None,
+    };
+    match condition {
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => match (&**left, &**right) {
+            (Expr::Column(column), value) | (value, Expr::Column(column)) if is_user(column) => {
+                Some(BTreeSet::from([text(value)?]))
+            }
+            _ => None,
+        },
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
+            let (mut users, more) = (named_users(left)?, named_users(right)?);
+            users.extend(more);
+            Some(users)
+        }
+        Expr::InList(list) if !list.negated => match &*list.expr {
+            Expr::Column(column) if is_user(column) => list.list.iter().map(text).collect(),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+#[derive(Debug)]
+struct Source {
+    org: Arc<str>,
+    store: Arc<Store>,
+    columns: Vec<usize>,
+    /// Only these.
+    users: Option<BTreeSet<String>>,
+}
+
+impl Source {
+    fn pages(&self) -> usize {
+        match &self.users {
+            Some(_) => 1,
+            None => self.store.series().pages(),
+        }
+    }
+
+    fn page(&self, page: usize) -> Result<RecordBatch> {
+        let series = self.store.series();
+        let users = match &self.users {
+            Some(users) => {
+                users.iter().map(|user| Ok((user.clone(), series.latest(&self.org, user)?))).collect()
+            }
+            None => series.latest_of_page(&self.org, page),
+        };
+        let users = users.map_err(|error: SeriesError| DataFusionError::External(Box::new(error)))?;
+        Ok(batch(&users)?.project(&self.columns)?)
+    }
+}
+
+fn batch(users: &[(String, Vec<LatestValue>)]) -> Result<RecordBatch> {
+    let rows = || users.iter().flat_map(|(user, values)| values.iter().map(move |value| (user, value)));
+    let times: TimestampMillisecondArray = rows().map(|(_, value)| Some(value.recorded_at)).collect();
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringViewArray::from_iter_values(rows().map(|(user, _)| user))),
+        Arc::new(StringViewArray::from_iter_values(rows().map(|(_, value)| &value.metric))),
+        Arc::new(rows().map(|(_, value)| Some(value.value)).collect::<Float64Array>()),
+        Arc::new(times.with_timezone("UTC")),
+    ];
+    Ok(RecordBatch::try_new(SCHEMA.clone(), columns)?)
+}
+
+/// Reads pages as they are asked for.
+#[derive(Debug)]
+struct LatestExec {
+    source: Arc<Source>,
+    properties: Arc<PlanProperties>,
+}
+
+impl DisplayAs for LatestExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LatestExec: pages={}", self.source.pages())
+    }
+}
+
+impl ExecutionPlan for LatestExec {
+    fn name(&self) -> &'static str {
+        "LatestExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        _: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let source = self.source.clone();
+        let pages = (0..source.pages()).map(move |page| source.page(page));
+        let rows = futures_util::stream::iter(pages);
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
+    }
+}

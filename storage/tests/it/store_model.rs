@@ -1,0 +1,87 @@
+//! A store on a machine that stops, fails and fills up, against a plain map: any order
+//! of commits, corrections, flushes, merges, checkpoints, restarts and faults leaves
+//! what the map has.
+
+use proptest::prelude::*;
+
+use super::fixture::Samples;
+use super::machine::{Step, Survivor};
+use super::simulated_disk::Fault;
+
+/// Histories tried; more with `SYSTOLE_MODEL_CASES`.
+fn cases() -> u32 {
+    std::env::var("SYSTOLE_MODEL_CASES").map_or(200, |cases| cases.parse().unwrap())
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Do(Step),
+    /// So many operations on, this goes wrong.
+    Fault(usize, Fault),
+    /// The process is killed, or with a seed the power fails.
+    Lose(Option<u64>),
+}
+
+fn samples() -> impl Strategy<Value = Samples> {
+    (
+        prop::sample::select(vec!["default", "acme"]),
+        prop::sample::select(vec!["u_1", "u_2", "u_3"]),
+        prop::sample::select(vec!["heart_rate", "steps"]),
+        prop::sample::select(vec!["garmin", "apple"]),
+        prop::sample::select(vec![None, Some("d_1"), Some("d_2")]),
+        prop::collection::btree_map(time(), -50..50i32, 1..20),
+    )
+        .prop_map(|(org, user, metric, source, device, rows)| Samples {
+            org,
+            user: user.to_owned(),
+            metric,
+            source,
+            device,
+            rows: rows.into_iter().map(|(time, value)| (time, f64::from(value))).collect(),
+        })
+}
+
+/// Few enough to meet again, spread over minutes, months and years.
+fn time() -> impl Strategy<Value = i64> {
+    prop_oneof![0..40i64, (0..24i64).prop_map(|month| month * 2_592_000_000), Just(-2_000_000_000_000)]
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let step = prop_oneof![
+        8 => prop::collection::vec(samples(), 1..4).prop_map(Step::Commit),
+        6 => Just(Step::Flush),
+        2 => Just(Step::CompactSome),
+        1 => Just(Step::Compact),
+        1 => Just(Step::Rewrite),
+        1 => Just(Step::Checkpoint),
+        1 => Just(Step::Restart),
+    ];
+    let fault = prop::sample::select(vec![Fault::Crash, Fault::Crash, Fault::Fail, Fault::Full]);
+    prop_oneof![
+        12 => step.prop_map(Event::Do),
+        2 => (0..60usize, fault).prop_map(|(operation, fault)| Event::Fault(operation, fault)),
+        1 => prop::option::of(any::<u64>()).prop_map(Event::Lose),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_history_with_faults_leaves_what_the_map_has(events in prop::collection::vec(event(), 1..40)) {
+        let mut survivor = Survivor::new("model".to_owned());
+        for event in &events {
+            match event {
+                Event::Do(step) => survivor.run(step),
+                Event::Fault(operation, fault) => survivor.machine.disk.fault_at(*operation, *fault),
+                Event::Lose(power_loss) => survivor.lose(*power_loss),
+            }
+        }
+        survivor.finish();
+        survivor.check();
+        // A fault that came last may have kept the merge from its end.
+        survivor.run(&Step::Flush);
+        survivor.run(&Step::Compact);
+        prop_assert_eq!(survivor.file_rows(), survivor.promise.rows.len() as u64);
+    }
+}
