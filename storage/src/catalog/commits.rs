@@ -45,3 +45,65 @@ impl Catalog {
         Ok(catalog)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::StoreError;
+    use crate::catalog::Flushed;
+    use crate::frame::Sequence;
+
+    #[derive(Default)]
+    struct Refuses {
+        before: AtomicBool,
+        after: AtomicBool,
+    }
+
+    impl Commits for Refuses {
+        fn before(&self) -> bool {
+            !self.before.load(Ordering::Relaxed)
+        }
+
+        fn after(&self) -> bool {
+            !self.after.load(Ordering::Relaxed)
+        }
+    }
+
+    fn flushed(sequence: u64) -> Flushed {
+        Flushed { sequence: Sequence(sequence), ordering: sequence }
+    }
+
+    #[test]
+    fn a_refused_transaction_is_not_there_and_one_whose_answer_is_lost_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let commits = Arc::new(Refuses::default());
+        let catalog = Catalog::open_watched(dir.path(), commits.clone()).unwrap();
+        catalog.commit_flush(&[], flushed(1)).unwrap();
+        commits.before.store(true, Ordering::Relaxed);
+        catalog.commit_flush(&[], flushed(2)).unwrap_err();
+        assert_eq!(catalog.flushed().unwrap(), flushed(1));
+        commits.before.store(false, Ordering::Relaxed);
+        commits.after.store(true, Ordering::Relaxed);
+        catalog.commit_flush(&[], flushed(3)).unwrap_err();
+        drop(catalog);
+        assert_eq!(Catalog::open(dir.path()).unwrap().flushed().unwrap(), flushed(3));
+    }
+
+    #[test]
+    fn a_catalog_without_room_says_so_and_heals() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(dir.path()).unwrap();
+        let pages = |count: u32| {
+            let connection = catalog.connection.lock();
+            connection.pragma_update(None, "max_page_count", count).unwrap();
+        };
+        pages(1);
+        let fill = || (0..1000).try_for_each(|org| catalog.ensure_org(&format!("{org:0200}")).map(drop));
+        let error = fill().unwrap_err();
+        assert!(StoreError::from(error).is_full());
+        pages(100_000);
+        fill().unwrap();
+    }
+}

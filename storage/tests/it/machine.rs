@@ -36,6 +36,8 @@ const EVERYTHING: Sequence = Sequence(u64::MAX);
 pub type Key = (String, String, String, i64, String, Option<String>);
 /// The newest value of each key, and the sequence it came with.
 pub type Rows = BTreeMap<Key, (u64, f64)>;
+/// Time, sequence and value of a user's newest row by metric.
+type NewestByMetric<'a> = BTreeMap<&'a str, (i64, u64, f64)>;
 
 /// What is done to a store.
 #[derive(Clone, Debug)]
@@ -273,7 +275,7 @@ impl Running {
     }
 
     fn check_newest(&self, promise: &Promise, what: &str) {
-        let mut newest: BTreeMap<(&str, &str), BTreeMap<&str, (i64, u64, f64)>> = BTreeMap::new();
+        let mut newest: BTreeMap<(&str, &str), NewestByMetric<'_>> = BTreeMap::new();
         for ((org, user, metric, time, _, _), &(sequence, value)) in &promise.rows {
             let of_user = newest.entry((org, user)).or_default();
             let best = of_user.entry(metric).or_insert((*time, sequence, value));

@@ -9,7 +9,6 @@
 mod catalog_webhooks;
 mod check;
 mod check_figures;
-#[cfg(feature = "query")]
 mod compaction;
 mod files;
 mod fixture;
@@ -20,6 +19,7 @@ mod log;
 mod machine;
 #[cfg(feature = "query")]
 mod model;
+mod recovery;
 mod series;
 mod series_crashes;
 mod series_memory;

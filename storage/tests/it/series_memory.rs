@@ -17,6 +17,7 @@ struct Counting;
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
     static LIVE_BYTES: Cell<i64> = const { Cell::new(0) };
+    static PEAK_BYTES: Cell<i64> = const { Cell::new(0) };
 }
 
 #[global_allocator]
@@ -26,6 +27,15 @@ fn count(allocations: u64, bytes: i64) {
     // A thread that ends frees memory after its counters are gone.
     let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + allocations));
     let _ = LIVE_BYTES.try_with(|live| live.set(live.get() + bytes));
+    let _ = PEAK_BYTES.try_with(|peak| peak.set(peak.get().max(LIVE_BYTES.try_with(Cell::get).unwrap_or(0))));
+}
+
+/// The most bytes that this thread held at once during `run`, beyond what it held before.
+pub fn peak_bytes<T>(run: impl FnOnce() -> T) -> (i64, T) {
+    let before = LIVE_BYTES.get();
+    PEAK_BYTES.set(before);
+    let outcome = run();
+    (PEAK_BYTES.get() - before, outcome)
 }
 
 // SAFETY: every call is handed to the system's allocator unchanged; counting
