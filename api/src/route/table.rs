@@ -62,7 +62,7 @@ const fn route(method: Method, path: &'static str, access: Access, endpoint: End
 }
 
 /// The routes; the busiest first, as they are looked through in order.
-pub(crate) static ROUTES: [Route; 24] = {
+pub(crate) static ROUTES: [Route; 25] = {
     const INGEST: Access = Access::Scope(Scope::Ingest);
     const READ: Access = Access::Scope(Scope::Read);
     const WEBHOOKS: Access = Access::Scope(Scope::Webhooks);
