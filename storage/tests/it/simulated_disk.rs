@@ -33,6 +33,8 @@ struct State {
     operations: usize,
     fault: Option<(usize, Fault)>,
     crashed: bool,
+    /// No file can be made or grow.
+    full: bool,
     /// Whether the fault met a commit of the catalog.
     refused_commit: bool,
     syncs: usize,
@@ -54,6 +56,11 @@ impl SimulatedDisk {
     pub fn fault_at(&self, number: usize, fault: Fault) {
         let mut state = self.0.lock().unwrap();
         state.fault = Some((state.operations + number, fault));
+    }
+
+    /// Takes all room away, or gives it back. What a file has stays its own.
+    pub fn set_full(&self, full: bool) {
+        self.0.lock().unwrap().full = full;
     }
 
     /// What was told to go wrong last.
@@ -209,6 +216,9 @@ impl Disk for SimulatedDisk {
         if state.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
+        if state.full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let zeros = vec![0; usize::try_from(bytes).unwrap()];
         let file = FileState { durable: Vec::new(), seen: zeros.clone(), pending: vec![(0, zeros)] };
         state.files.push(file);
@@ -284,6 +294,9 @@ impl DiskFile for SimulatedFile {
             bytes.truncate(bytes.len() / 2);
         }
         let at = usize::try_from(offset).unwrap();
+        if state.full && at + bytes.len() > state.files[self.number].seen.len() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let file = &mut state.files[self.number];
         put(&mut file.seen, at, &bytes);
         file.pending.push((at, bytes));

@@ -189,3 +189,44 @@ fn a_full_disk_at_any_operation_is_told_and_heals() {
     let (reported, full) = steps_are_tried_again(Fault::Full);
     assert!(reported > 150 && full > 100, "{reported} reported, {full} as full");
 }
+
+#[test]
+fn while_the_disk_is_full_everything_is_read_and_no_try_leaves_anything() {
+    let steps = history();
+    let machine = Machine::default();
+    let mut promise = Promise::default();
+    let mut running = machine.start().unwrap();
+    for step in steps.iter().filter(|step| !matches!(step, Step::Restart | Step::Compact)) {
+        running.run(step, &mut promise).unwrap();
+    }
+    // A run to be merged.
+    running.run(&Step::Flush, &mut promise).unwrap();
+    machine.disk.set_full(true);
+    let more = |round: i64| Step::Commit(vec![batch(1, "heart_rate", JUNE_2026 + round * 500, 20, 4.0)]);
+    let mut refused = 0;
+    for round in 0..20 {
+        // Until the segment that was there before is used up.
+        if let Err(error) = running.run(&more(round), &mut promise) {
+            assert!(error.is_full(), "{error:?}");
+            promise.on_its_way.clear();
+            refused += 1;
+        }
+        for step in [Step::Flush, Step::Compact] {
+            let error = running.run(&step, &mut promise).unwrap_err();
+            assert!(error.is_full(), "{step:?}: {error:?}");
+        }
+        running.check(&mut promise, "full");
+        machine.check_files(&running, "full");
+    }
+    assert!(refused > 10 && refused < 20, "{refused} refused");
+    // A start needs no room, and goes on from memory.
+    drop(running);
+    running = start(&machine, "full");
+    running.check(&mut promise, "full, restarted");
+    machine.disk.set_full(false);
+    for step in [more(30), Step::Flush, Step::Compact, more(31)] {
+        running.run(&step, &mut promise).unwrap();
+        running.check(&mut promise, "room again");
+    }
+    machine.check_files(&running, "room again");
+}
