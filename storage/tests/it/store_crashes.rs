@@ -121,6 +121,7 @@ fn a_store_is_whole_after_a_stop_at_every_operation() {
             check_restart(&machine, Some(seed * 1000 + operation as u64), promise.clone(), &what);
         }
     }
+    println!("{stops} operations");
     assert!(stops > 200, "only {stops} operations");
 }
 
