@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use systole_storage::frame::{Frame, Kind, SamplesFrame, Stamp};
+use systole_storage::frame::{Frame, Kind, Stamp};
 use systole_storage::journal::{AppendError, JournalWriter, Log};
 use systole_storage::series::SeriesName;
 use systole_storage::{Sequence, Store};
@@ -183,11 +183,7 @@ impl Committer {
     fn publish(&mut self) {
         let parse = |bytes: Vec<u8>| Frame::parse(bytes.into()).expect("sealed by this thread a moment ago");
         let frames: Vec<Frame> = self.frames.drain(..).map(parse).collect();
-        let samples: Vec<SamplesFrame> = frames.iter().filter_map(Frame::as_samples).cloned().collect();
-        self.parts.store.publish(&samples);
-        if let Some(other) = frames.iter().rev().find(|frame| frame.as_samples().is_none()) {
-            self.parts.store.advance(&other.header().stamp);
-        }
+        self.parts.store.publish_frames(&frames);
         self.parts.log.publish(self.parts.last, frames);
     }
 

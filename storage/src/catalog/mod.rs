@@ -14,8 +14,12 @@
 //! endpoints       id, number, org, settings, secret, start_sequence, created_at, updated_at
 //! lane_cursors    endpoint, sequence, ordinal      only of lanes that lag
 //! exceptions      endpoint, place of the event, attempts, due_at
+//! erasures        id, org, user_id until it is done, part, sequence, what was removed
+//! blocked_users   org, hash of the user
+//! retention       org, metric, days
 //! ```
 
+mod erasures;
 mod files;
 mod keys;
 mod schema;
@@ -27,6 +31,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rusqlite::Connection;
 
+pub use erasures::{ErasureRecord, Removed};
 pub use files::{FileRecord, Flushed};
 pub use keys::KeyRecord;
 pub use webhooks::{CursorRecord, EndpointRecord, ExceptionRecord, LaneChanges};

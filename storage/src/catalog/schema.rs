@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::{CatalogError, now_ms};
 
 /// Raised with every change of the tables; each step is a transaction below.
-const VERSION: i64 = 2;
+const VERSION: i64 = 5;
 
 const TABLES: &str = "
 CREATE TABLE organisations (
@@ -85,11 +85,46 @@ CREATE TABLE exceptions (
 );
 ";
 
+/// Version 5: erasure and retention.
+const ERASURES: &str = "
+CREATE TABLE erasures (
+    id TEXT PRIMARY KEY,
+    org TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    metric TEXT,
+    time_start BIGINT NOT NULL,
+    time_end BIGINT NOT NULL,
+    block BIGINT NOT NULL,
+    sequence BIGINT NOT NULL,
+    samples BIGINT NOT NULL,
+    files BIGINT NOT NULL,
+    segments BIGINT NOT NULL,
+    deliveries BIGINT NOT NULL,
+    attempts BIGINT NOT NULL,
+    created_at BIGINT NOT NULL,
+    completed_at BIGINT
+);
+CREATE TABLE blocked_users (
+    org TEXT NOT NULL,
+    hash TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (org, hash)
+);
+CREATE TABLE retention (
+    org TEXT NOT NULL,
+    metric TEXT NOT NULL,
+    days BIGINT,
+    PRIMARY KEY (org, metric)
+);
+";
+
 pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(), CatalogError> {
     connection.busy_timeout(busy)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", "ON")?;
+    // What is deleted is overwritten: names of erased users must not stay in free pages.
+    connection.pragma_update(None, "secure_delete", "ON")?;
     // Immediate: two processes that open a new data dir at once must not both
     // find version 0.
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
@@ -104,6 +139,9 @@ pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(),
     }
     if found < 2 {
         transaction.execute_batch(WEBHOOKS)?;
+    }
+    if found < 5 {
+        transaction.execute_batch(ERASURES)?;
     }
     if found < VERSION {
         transaction.pragma_update(None, "user_version", VERSION)?;

@@ -16,6 +16,8 @@
 //! ([`SamplesTable`], [`LatestTable`]), which are the same that SQL will see.
 
 mod chunk;
+mod erased;
+mod export;
 mod latest;
 mod memory;
 mod metadata;
@@ -30,6 +32,7 @@ use std::sync::Arc;
 use datafusion::error::DataFusionError;
 
 pub use chunk::{SampleChunk, SampleRow};
+pub use export::ExportStream;
 pub use latest::LatestTable;
 pub use pool::{QueryPool, SampleStream};
 pub use state::{StateQuestion, StateRow};

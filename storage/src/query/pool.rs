@@ -34,13 +34,13 @@ const CONSUMERS_NAMED: usize = 5;
 /// Runs queries over a store.
 #[derive(Debug)]
 pub struct QueryPool {
-    store: Arc<Store>,
-    readers: Arc<CheckedReaders>,
-    context: Arc<TaskContext>,
+    pub(super) store: Arc<Store>,
+    pub(super) readers: Arc<CheckedReaders>,
+    pub(super) context: Arc<TaskContext>,
     /// Queries that run at once; DataFusion's memory pool does not count what
     /// scans decode, so their number is bounded too. Full waits for [`TURN_MAX`].
-    running: Arc<Semaphore>,
-    runtime: Option<Runtime>,
+    pub(super) running: Arc<Semaphore>,
+    pub(super) runtime: Option<Runtime>,
 }
 
 /// An answer as it comes; dropping it cancels the query.
@@ -113,13 +113,17 @@ impl QueryPool {
     }
 
     /// The newest value of each metric of a user. Runs where it is called: it
-    /// reads one entry of the series map and no file.
+    /// reads one entry of the series map and no file, but for metrics of which a part
+    /// is being deleted.
     ///
     /// # Errors
-    /// [`QueryError::Failed`].
+    /// [`QueryError`].
     pub async fn latest(&self, org: &str, user: &str) -> Result<Vec<LatestValue>, QueryError> {
+        // Before the map is read: what was deleted stands here until the map is right.
+        let hidden = self.store.hidden();
         let plan = LatestTable::new(org, self.store.clone()).plan(user, None)?;
-        Ok(LatestTable::values(&collect(plan, self.context.clone()).await?))
+        let values = LatestTable::values(&collect(plan, self.context.clone()).await?);
+        self.shown_latest(org, user, &hidden, values).await
     }
 
     /// What a series held before a frame, at some times. Runs on the calling
@@ -133,7 +137,7 @@ impl QueryPool {
         runtime.block_on(question.answer(&table, &self.context))
     }
 
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, QueryError> {
+    pub(super) async fn permit(&self) -> Result<OwnedSemaphorePermit, QueryError> {
         let turn = tokio::time::timeout(TURN_MAX, self.running.clone().acquire_owned()).await;
         turn.map_err(|_| QueryError::Busy)?.map_err(|_| QueryError::Stopping)
     }
@@ -171,7 +175,7 @@ impl Answer {
     async fn run(&mut self) -> Result<(), QueryError> {
         let (start, end) = self.bounds();
         let located = self.table.locate(&self.query.user, &self.query.metric, start, end);
-        let Some((start, end)) = clip(&located, start, end) else {
+        let Some((start, end)) = located.clip(start, end) else {
             return Ok(());
         };
         match self.query.order {
@@ -304,17 +308,4 @@ impl Answer {
             before: None,
         }
     }
-}
-
-/// The part of a window in which something may lie.
-fn clip(located: &Located, start: i64, end: i64) -> Option<(i64, i64)> {
-    let files = located.files.iter().map(|file| (file.record.time_min, file.record.time_max));
-    let groups = located.groups.iter().map(|found| {
-        let group = found.group();
-        (group.earliest, group.latest)
-    });
-    let spans = files.chain(groups);
-    let (earliest, latest) = spans.reduce(|all, one| (all.0.min(one.0), all.1.max(one.1)))?;
-    let clipped = (start.max(earliest), end.min(latest.saturating_add(1)));
-    (clipped.0 < clipped.1).then_some(clipped)
 }

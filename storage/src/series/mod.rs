@@ -179,6 +179,27 @@ impl SeriesMap {
         values
     }
 
+    /// Forgets everything of a user.
+    pub fn forget(&self, org: &str, user: &str) {
+        let Some(org_number) = self.names.find(org) else { return };
+        let hash = user_hash(org, user);
+        let matches = |entry: &User| entry.hash == hash && entry.org == org_number && *entry.id == *user;
+        if let Ok(entry) = self.shard(hash).lock().find_entry(hash, matches) {
+            let (forgotten, _) = entry.remove();
+            self.series.fetch_sub(forgotten.series.len() as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Puts another newest value of a metric in place, or none.
+    pub fn replace_newest(&self, org: &str, user: &str, metric: &str, newest: Option<Newest>) {
+        let metric_number = self.names.number(metric);
+        let name = SeriesName { org, user, metric, source: "", device: None };
+        self.with_user(&name, |user| {
+            user.newest.retain(|(known, _)| *known != metric_number);
+            user.newest.extend(newest.map(|newest| (metric_number, newest)));
+        });
+    }
+
     /// How many series there are.
     #[must_use]
     pub fn series_count(&self) -> u64 {

@@ -8,6 +8,7 @@
 //! Who does what: the committer publishes and freezes, the flush thread flushes,
 //! queries take snapshots. There is one of each of the first two.
 
+mod erasure;
 mod series_of_files;
 mod start;
 
@@ -17,15 +18,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
 use crate::buffer::Buffer;
 use crate::catalog::{Catalog, CatalogError, FileRecord, Flushed};
 use crate::disk::{Disk, RealDisk};
 use crate::files::{DataFile, FileReadError, FileSet, FileWriteError};
 use crate::flush::write_frames;
-use crate::frame::{SamplesFrame, Sequence, Stamp};
+use crate::frame::{SamplesFrame, Sequence, Stamp, Tombstone};
+use crate::hidden::Hidden;
 use crate::journal::{JournalWriter, Log, RecoverError, recover};
 use crate::series::{Newest, SeriesMap, SeriesName};
+use erasure::load_hidden;
 use series_of_files::load_series;
 use start::{Replay, lock, present_files, remove_unfinished};
 
@@ -143,6 +147,8 @@ pub struct Snapshot {
     pub frozen: Vec<Arc<Buffer>>,
     /// Everything before.
     pub files: Arc<FileSet>,
+    /// What of all this must not be seen any more.
+    pub hidden: Arc<Hidden>,
 }
 
 impl Snapshot {
@@ -162,6 +168,8 @@ pub struct Store {
     series: SeriesMap,
     /// Swapped by the committer (freeze) and the flush thread (done).
     snapshot: ArcSwap<Snapshot>,
+    /// Tombstones that are durable in the journal and not yet in the catalog.
+    unrecorded: Mutex<Vec<Arc<Tombstone>>>,
     /// Held while the store lives; another process finds it locked.
     _lock: File,
 }
@@ -179,17 +187,19 @@ impl Store {
         let flushed = catalog.flushed()?;
         let settled = catalog.settled()?;
         let files = present_files(data_dir, catalog.files()?)?;
+        let hidden = load_hidden(&catalog)?;
         let series = SeriesMap::default();
         for file in files.iter() {
-            load_series(&series, file)?;
+            load_series(&series, file, &hidden)?;
         }
-        let snapshot = Snapshot { files: Arc::new(files), ..Snapshot::default() };
+        let snapshot = Snapshot { files: Arc::new(files), hidden: Arc::new(hidden), ..Snapshot::default() };
         let store = Arc::new(Store {
             data_dir: data_dir.clone(),
             disk: disk.clone(),
             catalog,
             series,
             snapshot: ArcSwap::from_pointee(snapshot),
+            unrecorded: Mutex::default(),
             _lock: lock,
         });
         let journal_dir = data_dir.join(JOURNAL_DIR);
@@ -209,6 +219,7 @@ impl Store {
             return Err(failure);
         }
         let recovered = recovered?;
+        store.record_tombstones()?;
         let files = &store.snapshot().files;
         if let Some(path) =
             remove_unfinished(disk.as_ref(), data_dir, files, flushed.sequence, recovered.last)?
@@ -294,6 +305,8 @@ impl Store {
         let flushed = Flushed { sequence: buffer.last(), ordering: buffer.ordering() };
         let written = write_frames(self.disk.as_ref(), &self.data_dir, &frames, settled)?;
         let records: Vec<FileRecord> = written.into_iter().map(|file| file.record).collect();
+        // Behind the position the journal no longer brings them back.
+        self.record_tombstones()?;
         self.catalog.commit_flush(&records, flushed)?;
         let report = FlushReport {
             files: records.len() as u64,

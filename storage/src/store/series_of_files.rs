@@ -12,11 +12,16 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use crate::catalog::FileRecord;
 use crate::files::{CheckedFile, DataFile, FileReadError};
 use crate::frame::Sequence;
+use crate::hidden::Hidden;
 use crate::series::{Newest, SeriesMap, SeriesName};
 
 /// Reads a file's series back: the span and newest row of each run of one user,
 /// source and device.
-pub(super) fn load_series(series: &SeriesMap, file: &Arc<DataFile>) -> Result<(), FileReadError> {
+pub(super) fn load_series(
+    series: &SeriesMap,
+    file: &Arc<DataFile>,
+    hidden: &Hidden,
+) -> Result<(), FileReadError> {
     let parquet = |source| FileReadError::Parquet { path: file.record.path.clone(), source };
     let reader = CheckedFile::open(file)?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(reader).map_err(parquet)?;
@@ -25,12 +30,12 @@ pub(super) fn load_series(series: &SeriesMap, file: &Arc<DataFile>) -> Result<()
     let batches = builder.with_projection(mask).with_batch_size(64 * 1024).build().map_err(parquet)?;
     for batch in batches {
         let batch = batch.map_err(|error| parquet(error.into()))?;
-        load_batch(series, &file.record, &batch);
+        load_batch(series, &file.record, &batch, hidden);
     }
     Ok(())
 }
 
-fn load_batch(series: &SeriesMap, record: &FileRecord, batch: &RecordBatch) {
+fn load_batch(series: &SeriesMap, record: &FileRecord, batch: &RecordBatch, hidden: &Hidden) {
     let texts = |index: usize| {
         let column = batch.column(index).as_dictionary::<Int32Type>();
         (column.keys(), column.values().as_string::<i32>())
@@ -61,13 +66,22 @@ fn load_batch(series: &SeriesMap, record: &FileRecord, batch: &RecordBatch) {
             source: &source,
             device: device.as_deref(),
         };
-        series.widen(&name, times.value(first), times.value(last));
+        let rows = first..last + 1;
+        first = last + 1;
+        let hiding = hidden.of(&record.org, &record.metric, &user);
+        let shows = |row: &usize| {
+            let (time, sequence) = (times.value(*row), Sequence(sequences.value(*row)));
+            hiding.as_ref().is_none_or(|hiding| !hiding.hides(time, sequence))
+        };
+        let (Some(earliest), Some(newest)) = (rows.clone().find(&shows), rows.rev().find(&shows)) else {
+            continue;
+        };
+        series.widen(&name, times.value(earliest), times.value(newest));
         let newest = Newest {
-            recorded_at: times.value(last),
-            value: values.value(last),
-            sequence: Sequence(sequences.value(last)),
+            recorded_at: times.value(newest),
+            value: values.value(newest),
+            sequence: Sequence(sequences.value(newest)),
         };
         series.advance(&name, newest);
-        first = last + 1;
     }
 }

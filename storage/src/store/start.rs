@@ -13,7 +13,7 @@ use crate::buffer::Buffer;
 use crate::catalog::FileRecord;
 use crate::disk::Disk;
 use crate::files::{DataFile, FileSet, SAMPLES_DIR, flush_sequence, is_temporary};
-use crate::frame::{FrameFault, Header, Kind, SamplesFrame, Sequence};
+use crate::frame::{FrameFault, Header, Kind, SamplesFrame, Sequence, Tombstone};
 
 /// Held by the process that uses a data dir.
 const LOCK_FILE: &str = "lock";
@@ -44,6 +44,9 @@ impl Replay<'_> {
     }
 
     pub(super) fn frame(&mut self, header: &Header, bytes: Bytes) -> Result<(), FrameFault> {
+        if header.kind == Kind::Tombstone as u8 {
+            self.store.hide(&Arc::new(Tombstone::parse(&bytes)?));
+        }
         if header.kind != Kind::Samples as u8 {
             // Its readers find it in the journal; here only its place counts.
             self.store.advance(&header.stamp);
