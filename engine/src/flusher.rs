@@ -14,6 +14,7 @@ use systole_storage::{FlushReport, Sequence, Store, StoreError};
 use tokio::sync::oneshot;
 
 use crate::commit::Intake;
+use crate::compactor::CompactorHandle;
 use crate::stats::Counters;
 
 /// Pause after a failed flush; doubles up to [`RETRY_MAX`].
@@ -62,6 +63,8 @@ pub(crate) struct Flusher {
     retry: Duration,
     /// Up to where rows that were superseded may be dropped.
     settled: Box<dyn Fn() -> Sequence + Send>,
+    /// Told of each flush.
+    compactor: CompactorHandle,
 }
 
 impl Flusher {
@@ -70,11 +73,12 @@ impl Flusher {
         intake: Arc<Intake>,
         counters: Arc<Counters>,
         settled: Box<dyn Fn() -> Sequence + Send>,
+        compactor: CompactorHandle,
     ) -> Flusher {
         // What a start could not flush for want of space.
         let waiting: VecDeque<Arc<Buffer>> = store.snapshot().frozen.iter().cloned().collect();
         intake.disk_full.store(!waiting.is_empty(), Ordering::Relaxed);
-        let flusher = Flusher { store, intake, counters, waiting, retry: RETRY_MIN, settled };
+        let flusher = Flusher { store, intake, counters, waiting, retry: RETRY_MIN, settled, compactor };
         flusher.note_buffered();
         flusher
     }
@@ -112,6 +116,7 @@ impl Flusher {
                     self.done(&report, started.elapsed());
                     total.files += report.files;
                     total.rows += report.rows;
+                    total.bytes += report.bytes;
                     total.sequence = report.sequence;
                 }
                 Err(error) => return Err(self.failed(&error)),
@@ -126,8 +131,10 @@ impl Flusher {
         self.note_buffered();
         self.counters.flushes.fetch_add(1, Ordering::Relaxed);
         self.counters.flushed_rows.fetch_add(report.rows, Ordering::Relaxed);
+        self.counters.flushed_bytes.fetch_add(report.bytes, Ordering::Relaxed);
         self.counters.flushed_sequence.store(report.sequence.0, Ordering::Release);
         self.intake.wake();
+        self.compactor.look();
         let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         tracing::info!(
             files = report.files,

@@ -22,6 +22,7 @@
 pub mod batch;
 pub mod budget;
 pub mod commit;
+mod compactor;
 pub mod engine;
 #[cfg(feature = "query")]
 pub mod events;
@@ -46,5 +47,6 @@ pub use systole_storage::query::{
     Order, Position, QueryError, SampleChunk, SampleRow, SampleStream, SeriesQuery,
 };
 pub use systole_storage::{
-    CATALOG_FILE, Catalog, CatalogError, Draft, FlushReport, KeyRecord, LatestValue, Sequence,
+    CATALOG_FILE, Catalog, CatalogError, CompactionReport, Draft, FlushReport, KeyRecord, LatestValue,
+    Sequence,
 };

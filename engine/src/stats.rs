@@ -34,6 +34,20 @@ pub struct Stats {
     pub flush_failures: u64,
     /// Rows flushed.
     pub flushed_rows: u64,
+    /// Bytes of the files that flushes wrote.
+    pub flushed_bytes: u64,
+    /// Compaction jobs done.
+    pub compactions: u64,
+    /// Compactions that failed and are tried again.
+    pub compaction_failures: u64,
+    /// Rows that compactions read.
+    pub compaction_rows: u64,
+    /// Bytes of the files that compactions read.
+    pub compaction_read_bytes: u64,
+    /// Bytes of the files that compactions wrote.
+    pub compaction_written_bytes: u64,
+    /// Runs, and how data files lie in periods.
+    pub backlog: systole_storage::Backlog,
     /// Data files.
     pub files: u64,
     /// Bytes of data files.
@@ -108,6 +122,12 @@ pub(crate) struct Counters {
     pub(crate) flushes: AtomicU64,
     pub(crate) flush_failures: AtomicU64,
     pub(crate) flushed_rows: AtomicU64,
+    pub(crate) flushed_bytes: AtomicU64,
+    pub(crate) compactions: AtomicU64,
+    pub(crate) compaction_failures: AtomicU64,
+    pub(crate) compaction_rows: AtomicU64,
+    pub(crate) compaction_read_bytes: AtomicU64,
+    pub(crate) compaction_written_bytes: AtomicU64,
     pub(crate) flushed_sequence: AtomicU64,
     pub(crate) commit_seconds: Histogram,
     pub(crate) fsync_seconds: Histogram,

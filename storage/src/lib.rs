@@ -16,12 +16,14 @@
 //! - `merge`: one user's groups in file order
 //! - `flush`: a frozen buffer into files
 //! - [`files`]: the open Parquet files
+//! - [`compact`]: runs into periods, small files into larger ones
 //! - [`catalog`]: organisations, keys, files and positions, in SQLite
 //! - [`store`]: all of it together, and the snapshot that readers take
 //! - `query`: DataFusion plans over a snapshot
 
 pub mod buffer;
 pub mod catalog;
+pub mod compact;
 pub mod disk;
 pub mod files;
 mod flush;
@@ -38,6 +40,7 @@ pub use catalog::{
     CATALOG_FILE, Catalog, CatalogError, CursorRecord, EndpointRecord, ErasureRecord, ExceptionRecord,
     KeyRecord, LaneChanges, Removed,
 };
+pub use compact::{Backlog, CompactionReport};
 pub use frame::{Draft, Sequence};
 pub use series::LatestValue;
-pub use store::{FlushReport, Opened, Store, StoreError, StoreSettings};
+pub use store::{FlushReport, Opened, Pace, Store, StoreError, StoreSettings, Unhurried};

@@ -30,6 +30,7 @@ impl<'a> Part<'a> {
 
     fn run(&self, rows: Range<usize>) -> Run<'a> {
         Run {
+            metric: self.group.metric,
             user: self.group.user,
             unit: self.group.unit,
             source: self.group.source,

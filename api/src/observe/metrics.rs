@@ -248,11 +248,48 @@ impl Scrape {
         lines.counter("systole_flushes", "Flushes that succeeded", stats.flushes)?;
         lines.counter("systole_flush_failures", "Flushes that failed", stats.flush_failures)?;
         lines.counter("systole_flushed_rows", "Rows written to Parquet", stats.flushed_rows)?;
+        lines.counter("systole_flushed_bytes", "Bytes of Parquet that flushes wrote", stats.flushed_bytes)?;
+        self.compaction(lines)?;
         lines.gauge("systole_files", "Parquet files", stats.files)?;
         lines.gauge("systole_file_bytes", "Bytes of Parquet files", stats.file_bytes)?;
         lines.gauge("systole_series", "Series known", stats.series)?;
         lines.gauge("systole_sequence", "Last sequence committed", stats.sequence)?;
         lines.gauge("systole_flushed_sequence", "Last sequence in Parquet", stats.flushed_sequence)
+    }
+
+    fn compaction(&self, lines: &mut Lines<'_>) -> Result<(), Error> {
+        let stats = &self.stats;
+        lines.counter("systole_compactions", "Merges of Parquet files", stats.compactions)?;
+        lines.counter("systole_compaction_failures", "Merges that failed", stats.compaction_failures)?;
+        lines.counter("systole_compaction_rows", "Rows that merges read", stats.compaction_rows)?;
+        lines.counter(
+            "systole_compaction_read_bytes",
+            "Bytes of files that merges read",
+            stats.compaction_read_bytes,
+        )?;
+        lines.counter(
+            "systole_compaction_written_bytes",
+            "Bytes of files that merges wrote",
+            stats.compaction_written_bytes,
+        )?;
+        let written = stats.flushed_bytes + stats.compaction_written_bytes;
+        let amplification = written as f64 / stats.flushed_bytes.max(1) as f64;
+        lines.ratio(
+            "systole_write_amplification",
+            "Bytes of Parquet written since start for each byte that flushes wrote",
+            amplification,
+        )?;
+        lines.gauge("systole_runs", "Parquet files that are not in their periods yet", stats.backlog.runs)?;
+        lines.gauge(
+            "systole_partitions",
+            "Folders of organisation, metric, period and bucket",
+            stats.backlog.partitions,
+        )?;
+        lines.gauge(
+            "systole_partition_files",
+            "Files in the partition that has most",
+            stats.backlog.partition_files_max,
+        )
     }
 
     fn webhooks(&self, lines: &mut Lines<'_>) -> Result<(), Error> {
@@ -319,6 +356,11 @@ impl Lines<'_> {
 
     fn gauge(&mut self, name: &str, help: &str, value: u64) -> Result<(), Error> {
         let value = i64::try_from(value).unwrap_or(i64::MAX);
+        let encoder = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        ConstGauge::new(value).encode(encoder)
+    }
+
+    fn ratio(&mut self, name: &str, help: &str, value: f64) -> Result<(), Error> {
         let encoder = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
         ConstGauge::new(value).encode(encoder)
     }

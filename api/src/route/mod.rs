@@ -184,6 +184,7 @@ async fn serve(call: Call<'_>, endpoint: Endpoint) -> Result<Reply, Refusal> {
         Endpoint::EventTypes => Ok(manage::webhooks::types(&call)),
         Endpoint::Publish => manage::webhooks::publish(call).await,
         Endpoint::Flush => manage::flush(call).await,
+        Endpoint::Compact => manage::compact(call).await,
         other => Err(Refusal::internal(format!("{other:?} needs no caller"))),
     }
 }

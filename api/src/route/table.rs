@@ -40,6 +40,7 @@ pub(crate) enum Endpoint {
     EventTypes,
     Publish,
     Flush,
+    Compact,
     Health,
     Ready,
     Scrape,
@@ -59,7 +60,7 @@ const fn route(method: Method, path: &'static str, access: Access, endpoint: End
 }
 
 /// The routes; the busiest first, as they are looked through in order.
-pub(crate) static ROUTES: [Route; 22] = {
+pub(crate) static ROUTES: [Route; 23] = {
     const INGEST: Access = Access::Scope(Scope::Ingest);
     const READ: Access = Access::Scope(Scope::Read);
     const WEBHOOKS: Access = Access::Scope(Scope::Webhooks);
@@ -84,6 +85,7 @@ pub(crate) static ROUTES: [Route; 22] = {
         route(Method::GET, "/api/v1/api-keys", ADMIN, Endpoint::ListKeys),
         route(Method::DELETE, "/api/v1/api-keys/{id}", ADMIN, Endpoint::DeleteKey),
         route(Method::POST, "/api/v1/admin/flush", OPERATOR, Endpoint::Flush),
+        route(Method::POST, "/api/v1/admin/compact", OPERATOR, Endpoint::Compact),
         route(Method::GET, "/health", Access::Open, Endpoint::Health),
         route(Method::GET, "/ready", Access::Open, Endpoint::Ready),
         route(Method::GET, "/metrics", Access::Open, Endpoint::Scrape),

@@ -97,6 +97,8 @@ pub struct StorageSettings {
     pub flush_interval: Duration,
     /// The buffer takes no more than this; beyond it commits wait for the flush.
     pub buffer_bytes_max: usize,
+    /// Per cent of one core that compaction takes while few files wait; 0 holds it.
+    pub compaction_percent: usize,
 }
 
 /// Limits of what is asked.
@@ -182,6 +184,7 @@ impl Default for Settings {
                 flush_bytes: engine.flush_bytes,
                 flush_interval: engine.flush_interval,
                 buffer_bytes_max: engine.buffer_bytes_max,
+                compaction_percent: 50,
             },
             query: QuerySettings {
                 threads: engine.query_threads,
@@ -250,6 +253,7 @@ impl Settings {
             flush_bytes: self.storage.flush_bytes,
             flush_interval: self.storage.flush_interval,
             segment_bytes: self.storage.segment_bytes as u64,
+            compaction_share: self.storage.compaction_percent as f64 / 100.0,
             query_threads: self.query.threads,
             query_concurrency: self.query.concurrency,
             query_memory_bytes: self.query.memory_bytes,
@@ -287,7 +291,8 @@ impl StorageSettings {
         reader.size("storage.segment_bytes", &mut self.segment_bytes, MIB..=16 * 1024 * MIB)?;
         reader.size("storage.flush_bytes", &mut self.flush_bytes, KIB..=1024 * 1024 * MIB)?;
         reader.seconds("storage.flush_interval_seconds", &mut self.flush_interval)?;
-        reader.size("storage.buffer_bytes_max", &mut self.buffer_bytes_max, MIB..=1024 * 1024 * MIB)
+        reader.size("storage.buffer_bytes_max", &mut self.buffer_bytes_max, MIB..=1024 * 1024 * MIB)?;
+        reader.count("storage.compaction_percent", &mut self.compaction_percent, 0..=100)
     }
 }
 

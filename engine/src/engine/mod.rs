@@ -11,14 +11,15 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-#[cfg(not(feature = "query"))]
-use systole_storage::Sequence;
 use systole_storage::journal::Log;
-use systole_storage::{Catalog, Draft, FlushReport, Store, StoreError, StoreSettings};
+use systole_storage::{
+    Catalog, CompactionReport, Draft, FlushReport, Sequence, Store, StoreError, StoreSettings,
+};
 use tokio::sync::oneshot;
 
 use crate::budget::{ByteBudget, Permit};
 use crate::commit::{Ack, Committer, CommitterParts, Intake, SubmitError};
+use crate::compactor::{Compactor, CompactorHandle};
 use crate::flusher::{FlushError, Flusher};
 use crate::registry::Registry;
 use crate::stats::{Counters, Stats};
@@ -41,6 +42,8 @@ pub struct EngineSettings {
     pub buffer_bytes_max: usize,
     /// Length of a journal segment.
     pub segment_bytes: u64,
+    /// Share of one core that compaction takes while few files wait; 0 holds it.
+    pub compaction_share: f64,
     /// Threads of the query runtime.
     pub query_threads: usize,
     /// Queries that run at once; more wait.
@@ -66,6 +69,7 @@ impl Default for EngineSettings {
             flush_interval: Duration::from_secs(3600),
             buffer_bytes_max: 512 * MIB,
             segment_bytes: 64 * MIB as u64,
+            compaction_share: 0.5,
             query_threads: 2,
             query_concurrency: 32,
             query_memory_bytes: 256 * MIB,
@@ -114,7 +118,6 @@ pub struct Engine {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     settings: EngineSettings,
     registry: Arc<Registry>,
@@ -123,12 +126,21 @@ struct Inner {
     intake: Arc<Intake>,
     budget: Arc<ByteBudget>,
     counters: Arc<Counters>,
+    compactor: CompactorHandle,
+    /// Up to where superseded rows may be dropped.
+    settled: Position,
     /// In drain order; taken by whoever drains.
     threads: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
     #[cfg(feature = "query")]
     queries: Arc<systole_storage::query::QueryPool>,
     #[cfg(feature = "query")]
     webhooks: Arc<crate::events::webhooks::Webhooks>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner").field("settings", &self.settings).finish_non_exhaustive()
+    }
 }
 
 impl Engine {
@@ -153,14 +165,14 @@ impl Engine {
         #[cfg(feature = "query")]
         let (floor, settled) = query.positions();
         #[cfg(not(feature = "query"))]
-        let (floor, settled) = (everything(), everything());
+        let (floor, settled): (Position, Position) = (Arc::new(everything), Arc::new(everything));
         let (flushes, jobs) = mpsc::channel();
         let preparer = opened.writer.preparer();
         let committer = Committer::new(CommitterParts {
             store: store.clone(),
             writer: opened.writer,
             log: log.clone(),
-            floor,
+            floor: boxed(&floor),
             retention_bytes: settings.retention_bytes.unwrap_or_else(|| tenth_of_disk(&settings.data_dir)),
             intake: intake.clone(),
             counters: counters.clone(),
@@ -170,7 +182,16 @@ impl Engine {
             last: opened.last,
             ordering: opened.ordering,
         });
-        let flusher = Flusher::new(store.clone(), intake.clone(), counters.clone(), settled);
+        let (handle, requests) = CompactorHandle::new();
+        let flusher =
+            Flusher::new(store.clone(), intake.clone(), counters.clone(), boxed(&settled), handle.clone());
+        let compactor = Compactor::new(
+            store.clone(),
+            counters.clone(),
+            boxed(&settled),
+            &handle,
+            settings.compaction_share,
+        );
         let guard = EndOnDrop(intake.clone());
         let run_committer = move || {
             let _guard = guard;
@@ -185,7 +206,12 @@ impl Engine {
         intake.attach(committer.1.thread().clone());
         let spare = spawn("journal-spare", move || preparer.run())?;
         let flush = spawn("flush", run_flush)?;
-        let mut threads = vec![committer, spare, flush];
+        let compact_guard = PoisonOnPanic { intake: intake.clone(), thread: "compaction" };
+        let compaction = spawn("compaction", move || {
+            let _guard = compact_guard;
+            compactor.run(&requests);
+        })?;
+        let mut threads = vec![compaction, committer, spare, flush];
         #[cfg(feature = "query")]
         let (queries, webhooks) = query.run(&intake, &mut threads)?;
         let inner = Inner {
@@ -196,6 +222,8 @@ impl Engine {
             log,
             intake,
             counters,
+            compactor: handle,
+            settled,
             threads: Mutex::new(threads),
             #[cfg(feature = "query")]
             queries,
@@ -246,6 +274,29 @@ impl Engine {
         report.await.unwrap_or(Err(FlushError::Stopping))
     }
 
+    /// Brings everything committed before the call into the files of its period,
+    /// without superseded rows.
+    ///
+    /// # Errors
+    /// [`FlushError`]; nothing is lost.
+    pub async fn compact(&self) -> Result<CompactionReport, FlushError> {
+        let flushed = self.flush().await?;
+        self.wait_settled(flushed.sequence).await;
+        let (reply, report) = oneshot::channel();
+        self.inner.compactor.whole(reply);
+        report.await.unwrap_or(Err(FlushError::Stopping))
+    }
+
+    /// Waits until it is decided what everything up to `sequence` changed, which
+    /// takes milliseconds unless the classifier lags; then some rows stay for the
+    /// next compaction.
+    async fn wait_settled(&self, sequence: Sequence) {
+        let deadline = std::time::Instant::now() + SETTLE_MAX;
+        while (self.inner.settled)() < sequence && std::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// How it is.
     #[must_use]
     pub fn health(&self) -> Health {
@@ -281,8 +332,15 @@ impl Engine {
             flushes: read(&counters.flushes),
             flush_failures: read(&counters.flush_failures),
             flushed_rows: read(&counters.flushed_rows),
-            files: snapshot.files.iter().count() as u64,
-            file_bytes: snapshot.files.iter().map(|file| file.record.bytes).sum(),
+            flushed_bytes: read(&counters.flushed_bytes),
+            compactions: read(&counters.compactions),
+            compaction_failures: read(&counters.compaction_failures),
+            compaction_rows: read(&counters.compaction_rows),
+            compaction_read_bytes: read(&counters.compaction_read_bytes),
+            compaction_written_bytes: read(&counters.compaction_written_bytes),
+            backlog: inner.store.backlog(),
+            files: snapshot.files.len() as u64,
+            file_bytes: snapshot.files.byte_len(),
             series: inner.store.series().series_count(),
             sequence: read(&counters.sequence),
             flushed_sequence: read(&counters.flushed_sequence),
@@ -301,6 +359,7 @@ impl Engine {
         let joined = tokio::task::spawn_blocking(move || {
             // Who reads the journal along ends first, so that positions are final.
             inner.log.stop();
+            inner.compactor.stop();
             #[cfg(feature = "query")]
             inner.webhooks.stop();
             for (name, handle) in threads {
@@ -322,10 +381,21 @@ mod query;
 #[cfg(feature = "query")]
 pub use query::PublishError;
 
+/// How long a compaction waits for the classifier.
+const SETTLE_MAX: Duration = Duration::from_secs(10);
+
+/// A question for a position.
+type Position = Arc<dyn Fn() -> Sequence + Send + Sync>;
+
+fn boxed(position: &Position) -> Box<dyn Fn() -> Sequence + Send> {
+    let position = position.clone();
+    Box::new(move || position())
+}
+
 /// Every position: where nobody reads along.
 #[cfg(not(feature = "query"))]
-fn everything() -> Box<dyn Fn() -> Sequence + Send> {
-    Box::new(|| Sequence(u64::MAX))
+fn everything() -> Sequence {
+    Sequence(u64::MAX)
 }
 
 /// How much journal is kept for deliveries unless a setting says.

@@ -6,9 +6,9 @@ use std::thread::JoinHandle;
 
 use systole_storage::journal::Log;
 use systole_storage::query::{QueryError, QueryPool, SampleStream, SeriesQuery};
-use systole_storage::{LatestValue, Sequence, Store};
+use systole_storage::{LatestValue, Store};
 
-use super::{Engine, EngineSettings, OpenError, PoisonOnPanic, spawn};
+use super::{Engine, EngineSettings, OpenError, PoisonOnPanic, Position, spawn};
 use crate::budget::Permit;
 use crate::commit::{CommitError, Intake, SubmitError};
 use crate::events::topics::EventCatalogue;
@@ -23,9 +23,6 @@ pub(super) struct Parts {
     webhooks: Arc<Webhooks>,
     classifier: Classifier,
 }
-
-/// A question for a position.
-type Position = Box<dyn Fn() -> Sequence + Send>;
 
 impl Parts {
     /// Starts the query runtime and brings webhooks back; nothing is delivered yet.
@@ -61,7 +58,7 @@ impl Parts {
     /// Up to where nobody reads the journal, and up to where superseded rows may go.
     pub(super) fn positions(&self) -> (Position, Position) {
         let (floor, settled) = (self.subscribed.clone(), self.subscribed.clone());
-        (Box::new(move || floor.floor()), Box::new(move || settled.settled()))
+        (Arc::new(move || floor.floor()), Arc::new(move || settled.settled()))
     }
 
     /// Starts the threads that read the journal along; they end with the log.

@@ -9,6 +9,9 @@
 //! organisations   id, created_at
 //! api_keys        id, org, user_id, name, scopes, hash, created_at
 //! files           path, org, metric, period, bucket, ..., block checksums
+//! sections        path, ordinal, org, metric, ...  a file's rows by metric
+//! unfinished      number of a compaction whose files are not listed yet
+//! garbage         path of a file that was replaced and is not removed yet
 //! positions       name, sequence, ordering         ("flushed", "routed", "classified")
 //! instance        name, value                      (key of event ids, last endpoint number)
 //! endpoints       id, number, org, settings, secret, start_sequence, created_at, updated_at
@@ -32,7 +35,7 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 
 pub use erasures::{ErasureRecord, Removed};
-pub use files::{FileRecord, Flushed};
+pub use files::{FileRecord, Flushed, SectionRecord};
 pub use keys::KeyRecord;
 pub use webhooks::{CursorRecord, EndpointRecord, ExceptionRecord, LaneChanges};
 
@@ -124,7 +127,7 @@ impl Catalog {
     }
 }
 
-fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

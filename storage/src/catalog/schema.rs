@@ -85,6 +85,39 @@ CREATE TABLE exceptions (
 );
 ";
 
+/// Version 3: runs, which hold several metrics, and what compactions leave. A file
+/// of before has one section.
+const SECTIONS: &str = "
+CREATE TABLE sections (
+    path TEXT NOT NULL,
+    ordinal BIGINT NOT NULL,
+    org TEXT NOT NULL,
+    metric TEXT NOT NULL,
+    row_count BIGINT NOT NULL,
+    sequence_first BIGINT NOT NULL,
+    sequence_last BIGINT NOT NULL,
+    user_min TEXT NOT NULL,
+    user_max TEXT NOT NULL,
+    time_min BIGINT NOT NULL,
+    time_max BIGINT NOT NULL,
+    unique_keys BIGINT NOT NULL,
+    days TEXT NOT NULL,
+    PRIMARY KEY (path, ordinal)
+);
+INSERT INTO sections (path, ordinal, org, metric, row_count, sequence_first, sequence_last, user_min, user_max,
+    time_min, time_max, unique_keys, days)
+    SELECT path, 0, org, metric, row_count, sequence_first, sequence_last, user_min, user_max, time_min,
+        time_max, 0, '' FROM files;
+CREATE TABLE unfinished (
+    number BIGINT PRIMARY KEY,
+    created_at BIGINT NOT NULL
+);
+CREATE TABLE garbage (
+    path TEXT PRIMARY KEY,
+    created_at BIGINT NOT NULL
+);
+";
+
 /// Version 5: erasure and retention.
 const ERASURES: &str = "
 CREATE TABLE erasures (
@@ -139,6 +172,9 @@ pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(),
     }
     if found < 2 {
         transaction.execute_batch(WEBHOOKS)?;
+    }
+    if found < 3 {
+        transaction.execute_batch(SECTIONS)?;
     }
     if found < 5 {
         transaction.execute_batch(ERASURES)?;

@@ -40,6 +40,14 @@ pub trait Disk: Debug + Send + Sync {
     /// `NotFound` or the medium's.
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
 
+    /// The length of a file.
+    ///
+    /// # Errors
+    /// `NotFound` or the medium's.
+    fn byte_len(&self, path: &Path) -> io::Result<u64> {
+        self.open(path)?.byte_len()
+    }
+
     /// Renames, replacing what is there.
     ///
     /// # Errors

@@ -66,6 +66,10 @@ impl Disk for RealDisk {
         Ok(Box::new(RealFile(OpenOptions::new().read(true).write(true).open(path)?)))
     }
 
+    fn byte_len(&self, path: &Path) -> io::Result<u64> {
+        Ok(fs::metadata(path)?.len())
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }

@@ -1,6 +1,5 @@
-//! Rows into Arrow columns, a batch at a time.
+//! Rows of frames as an Arrow batch, for queries of what is in no file yet.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -10,25 +9,8 @@ use arrow::array::{
 use arrow::datatypes::Int32Type;
 use hashbrown::HashMap;
 
+use super::run::Run;
 use super::schema::samples_schema;
-use crate::frame::SamplesFrame;
-
-/// Neighbouring rows of one frame's group: what they share, and where they stand.
-#[derive(Clone, Debug)]
-pub struct Run<'a> {
-    /// Who wears the device.
-    pub user: &'a str,
-    /// Canonical unit.
-    pub unit: &'a str,
-    /// Who made them.
-    pub source: &'a str,
-    /// Which device.
-    pub device: Option<&'a str>,
-    /// Holds the rows.
-    pub frame: &'a SamplesFrame,
-    /// Which rows of the frame.
-    pub rows: Range<usize>,
-}
 
 /// Columns being filled; organisation and metric are the same in all rows.
 #[derive(Debug)]
@@ -81,8 +63,8 @@ impl ColumnsBuilder {
         self.device.push(run.device, rows.len());
         self.sequence.extend(std::iter::repeat_n(stamp.sequence.0, rows.len()));
         self.received_at.extend(std::iter::repeat_n(stamp.committed_at.div_euclid(1000), rows.len()));
-        self.recorded_at.extend(rows.clone().map(|row| frame.recorded_at(row)));
-        self.value.extend(rows.clone().map(|row| frame.value(row)));
+        self.recorded_at.extend(frame.recorded_at_of(rows.clone()));
+        self.value.extend(frame.value_of(rows.clone()));
         if frame.has_zones() {
             rows.clone().for_each(|row| self.zone_minutes.append_option(frame.zone(row)));
         } else {

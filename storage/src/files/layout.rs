@@ -3,13 +3,13 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::frame::Sequence;
-
 /// The open folder below the data dir.
 pub const SAMPLES_DIR: &str = "samples";
+/// Where a flush's files lie until they are brought into their periods.
+pub const RUNS_DIR: &str = "runs";
 
 const TEMPORARY_SUFFIX: &str = ".tmp";
-const DAY_MS: i64 = 86_400_000;
+pub(crate) const DAY_MS: i64 = 86_400_000;
 
 /// A span of UTC days that is kept together: a day, a month or a year.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,6 +39,21 @@ impl Period {
     #[must_use]
     pub fn year_of(day: i32) -> Period {
         Period::Year(civil(day).0)
+    }
+
+    /// Reads what [`Period`] prints.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Period> {
+        // Years of four digits: times lie between 1900 and tomorrow.
+        let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<u16>().ok();
+        let year = i32::from(number(0..4)?);
+        let month = || u8::try_from(number(5..7)?).ok();
+        match text.len() {
+            4 => Some(Period::Year(year)),
+            7 => Some(Period::Month(year, month()?)),
+            10 => Some(Period::Day(day_number(year, month()?, u8::try_from(number(8..10)?).ok()?))),
+            _ => None,
+        }
     }
 }
 
@@ -71,6 +86,17 @@ fn civil(day: i32) -> (i32, u8, u8) {
     (year, small(month), small(day_of_month))
 }
 
+/// Days since 1970 of a date: the inverse of [`civil`].
+fn day_number(year: i32, month: u8, day: u8) -> i32 {
+    let shifted_year = year - i32::from(month <= 2);
+    let era = shifted_year.div_euclid(400);
+    let year_of_era = shifted_year.rem_euclid(400);
+    let shifted_month = (i32::from(month) + 9) % 12;
+    let of_year = (153 * shifted_month + 2) / 5 + i32::from(day) - 1;
+    let of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + of_year;
+    era * 146_097 + of_era - 719_468
+}
+
 /// What a folder of data files holds.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Partition {
@@ -96,9 +122,22 @@ impl Partition {
 
     /// A file in it, below the data dir.
     #[must_use]
-    pub fn file(&self, level: u32, sequence: Sequence) -> String {
-        format!("{}/{level}-{:020}.parquet", self.folder(), sequence.0)
+    pub fn file(&self, level: u32, number: u64) -> String {
+        format!("{}/{level}-{number:020}.parquet", self.folder())
     }
+}
+
+/// A run, below the data dir. A flush's run (level 0) is numbered by its last
+/// sequence, any other by its compaction.
+#[must_use]
+pub fn run_file(level: u32, number: u64) -> String {
+    format!("{RUNS_DIR}/{level}-{number:020}.parquet")
+}
+
+/// Whether a file below the data dir is a run.
+#[must_use]
+pub fn is_run(path: &str) -> bool {
+    path.strip_prefix(RUNS_DIR).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// The name a file has while it is written.
@@ -112,12 +151,14 @@ pub fn is_temporary(path: &Path) -> bool {
     path.to_str().is_some_and(|path| path.ends_with(TEMPORARY_SUFFIX))
 }
 
-/// The sequence in the name of a data file, or `None` if it is not one.
+/// Level and number in the name of a data file, or `None` if it is not one.
 #[must_use]
-pub fn flush_sequence(path: &Path) -> Option<Sequence> {
-    let (level, sequence) = path.file_name()?.to_str()?.strip_suffix(".parquet")?.split_once('-')?;
-    level.parse::<u32>().ok()?;
-    (sequence.len() == 20).then(|| sequence.parse().ok().map(Sequence))?
+pub fn level_and_number(path: &Path) -> Option<(u32, u64)> {
+    let (level, number) = path.file_name()?.to_str()?.strip_suffix(".parquet")?.split_once('-')?;
+    if number.len() != 20 {
+        return None;
+    }
+    Some((level.parse().ok()?, number.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -137,6 +178,9 @@ mod tests {
             assert_eq!(Period::Day(number).to_string(), day);
             assert_eq!(Period::month_of(number).to_string(), month);
             assert_eq!(Period::year_of(number).to_string(), year);
+            for period in [Period::Day(number), Period::month_of(number), Period::year_of(number)] {
+                assert_eq!(Period::parse(&period.to_string()), Some(period));
+            }
         }
     }
 
@@ -149,7 +193,7 @@ mod tests {
             bucket: 0,
         };
         assert_eq!(
-            partition.file(0, Sequence(42)),
+            partition.file(0, 42),
             "samples/org=default/metric=heart_rate/period=2026-06/bucket=0/0-00000000000000000042.parquet"
         );
     }

@@ -1,13 +1,15 @@
 //! Parquet files: the open form of the samples.
 //!
-//! Constraints: a file holds one organisation, metric, period and bucket; rows
-//! are sorted by (user, time, source, device, sequence); row groups are about
-//! 128 Ki rows and pages about 8 Ki, so that one user's window costs one or two
-//! row groups and a few pages; each 64 KiB block has a CRC-32C in the catalog,
-//! checked at every read.
+//! Constraints: a file of a period holds one organisation, metric, period and
+//! bucket, its rows sorted by (user, time, source, device, sequence); a run holds
+//! what a flush or a merge had, sorted by (organisation, metric) first. Row groups
+//! are about 128 Ki rows and pages about 8 Ki, so that one user's window costs one
+//! or two row groups and a few pages; each 64 KiB block has a CRC-32C in the
+//! catalog, checked at every read.
 //!
 //! ```text
-//! samples/org=<o>/metric=<m>/period=<2026-06-30 | 2026-06 | 2026>/bucket=<b>/<level>-<sequence>.parquet
+//! runs/<level>-<number>.parquet
+//! samples/org=<o>/metric=<m>/period=<2026-06-30 | 2026-06 | 2026>/bucket=<b>/<level>-<number>.parquet
 //! ```
 //!
 //! Life cycle: written under a temporary name, synced, renamed, folder synced,
@@ -15,21 +17,30 @@
 //! visible with the next snapshot. What an unfinished flush left is
 //! removed at start.
 
+mod block;
 mod blocks;
+#[cfg(feature = "query")]
 mod columns;
+mod encode;
 mod layout;
 mod reader;
+mod rows;
+mod run;
 mod schema;
+mod sections;
 mod set;
 mod writer;
 
+pub use block::{Block, BlockError, block_schema};
 pub use blocks::{BLOCK_BYTES, BlockFault, check_blocks};
 #[cfg(feature = "query")]
 pub(crate) use columns::ColumnsBuilder;
-pub use columns::Run;
-pub(crate) use layout::day_of;
-pub use layout::{Partition, Period, SAMPLES_DIR, flush_sequence, is_temporary};
+pub(crate) use layout::{DAY_MS, day_of};
+pub use layout::{
+    Partition, Period, RUNS_DIR, SAMPLES_DIR, is_run, is_temporary, level_and_number, run_file,
+};
 pub use reader::{BlockByBlock, CheckedFile, FileReadError};
-pub use schema::{COLUMN_NAMES, samples_schema};
-pub use set::{DataFile, FileSet};
+pub use run::Run;
+pub use schema::{COLUMN_NAMES, FileKind, samples_schema};
+pub use set::{DataFile, FileSet, Section, bucket_of};
 pub use writer::{FileWriteError, SamplesFileWriter, WrittenFile, sync_folders};

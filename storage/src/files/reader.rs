@@ -1,9 +1,7 @@
 //! Reading a data file with its blocks checked.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,6 +10,7 @@ use parquet::file::reader::{ChunkReader, Length};
 
 use super::blocks::{BLOCK_BYTES, BlockFault, check_blocks};
 use super::set::DataFile;
+use crate::disk::DiskFile;
 
 /// Why bytes of a data file cannot be trusted or had.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +33,15 @@ pub enum FileReadError {
         #[source]
         source: BlockFault,
     },
+    /// Its rows are not as data files have them.
+    #[error("{path} is not a data file of this program")]
+    Foreign {
+        /// Below the data dir.
+        path: String,
+        /// Which column.
+        #[source]
+        source: super::block::BlockError,
+    },
     /// The parquet reader refused.
     #[error("{path} is not readable as parquet")]
     Parquet {
@@ -48,7 +56,7 @@ pub enum FileReadError {
 /// An open data file; every byte it gives out was checked against the catalog.
 #[derive(Clone, Debug)]
 pub struct CheckedFile {
-    file: Arc<File>,
+    file: Arc<dyn DiskFile>,
     data: Arc<DataFile>,
 }
 

@@ -2,21 +2,27 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use parquet::arrow::ArrowWriter;
 use parquet::errors::ParquetError;
+use parquet::file::writer::SerializedFileWriter;
 
+use super::block::Block;
 use super::blocks::{BLOCK_BYTES, BlockChecksums};
-use super::columns::{ColumnsBuilder, Run};
-use super::layout::{Partition, temporary};
-use super::schema::{samples_schema, writer_properties};
-use crate::catalog::FileRecord;
+use super::encode::Encoder;
+use super::layout::temporary;
+use super::rows::{Names, Rows};
+use super::run::Run;
+use super::schema::{
+    FileKind, PAGE_ROWS, ROW_GROUP_ROWS, SECTION_GROUP_ROWS, TEXT_BYTES, parquet_schema, writer_properties,
+};
+use super::sections::Sections;
+use crate::catalog::{FileRecord, SectionRecord, now_ms};
 use crate::disk::{Disk, DiskFile, is_full};
 use crate::frame::Sequence;
 
-/// Rows handed to the encoder at once.
-const BATCH_ROWS: usize = 8 * 1024;
 /// Bytes collected before they are written.
 const WRITE_BYTES: usize = 16 * BLOCK_BYTES;
 
@@ -60,67 +66,63 @@ impl FileWriteError {
 /// A file that is durable under its final name.
 #[derive(Debug)]
 pub struct WrittenFile {
-    /// For the catalog.
+    /// For the catalog. What the path says (organisation, metric, period, bucket) is
+    /// for the caller to put in.
     pub record: FileRecord,
 }
 
-/// A data file being written; runs must come in file order.
+/// A data file being written; rows must come in file order: by (organisation,
+/// metric, user, time, source, device, sequence).
+///
+/// It holds the rows of one row group (about 6 MiB) and encodes them at once.
 pub struct SamplesFileWriter {
     root: PathBuf,
     record: FileRecord,
-    writer: ArrowWriter<BlockWriter>,
-    batch: ColumnsBuilder,
+    output: SerializedFileWriter<BlockWriter>,
+    encoder: Encoder,
+    rows: Rows,
+    sections: Sections,
 }
 
 impl SamplesFileWriter {
-    /// Starts a file of a partition. `sequence` names it: the last of its flush.
+    /// Starts a file at a path below `root`, with `/`. What its name says (period
+    /// and bucket) is for the caller to put into the record.
     ///
     /// # Errors
     /// [`FileWriteError`].
-    pub fn create(
+    pub fn create_at(
         disk: &dyn Disk,
         root: &Path,
-        partition: &Partition,
+        path: &str,
+        kind: FileKind,
         level: u32,
-        sequence: Sequence,
     ) -> Result<SamplesFileWriter, FileWriteError> {
-        let path = partition.file(level, sequence);
-        let folder = root.join(partition.folder());
-        disk.create_dir_all(&folder).map_err(|source| FileWriteError::Io { path: folder, source })?;
-        let at = root.join(temporary(&path));
+        let at = root.join(temporary(path));
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| FileWriteError::Io { path, source }
+        };
+        if let Some(folder) = at.parent() {
+            disk.create_dir_all(folder).map_err(io(folder))?;
+        }
         // What an attempt that failed may have left.
         match disk.remove(&at) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(FileWriteError::Io { path: at, source });
-            }
+            Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(io(&at)(source)),
             _ => {}
         }
-        let file = disk.create(&at, 0).map_err(|source| FileWriteError::Io { path: at.clone(), source })?;
-        let output = BlockWriter { file, at: 0, pending: Vec::new(), sums: BlockChecksums::default() };
-        let writer = ArrowWriter::try_new(output, samples_schema(), Some(writer_properties(level)))
-            .map_err(|source| FileWriteError::Parquet { path: at, source })?;
+        let file = disk.create(&at, 0).map_err(io(&at))?;
+        let blocks = BlockWriter { file, at: 0, pending: Vec::new(), sums: BlockChecksums::default() };
+        let properties = Arc::new(writer_properties(kind, level));
+        let parquet = |source| FileWriteError::Parquet { path: at.clone(), source };
+        let output = SerializedFileWriter::new(blocks, parquet_schema(), properties).map_err(parquet)?;
+        let encoder = Encoder::new(&output, kind, level).map_err(parquet)?;
         Ok(SamplesFileWriter {
             root: root.to_owned(),
-            record: FileRecord {
-                path,
-                org: partition.org.clone(),
-                metric: partition.metric.clone(),
-                period: partition.period.to_string(),
-                bucket: partition.bucket,
-                bucket_bits: 0,
-                level,
-                sequence_first: Sequence(u64::MAX),
-                sequence_last: Sequence::ZERO,
-                rows: 0,
-                bytes: 0,
-                user_min: String::new(),
-                user_max: String::new(),
-                time_min: i64::MAX,
-                time_max: i64::MIN,
-                block_crc32c: Vec::new(),
-            },
-            writer,
-            batch: ColumnsBuilder::new(&partition.org, &partition.metric),
+            record: no_rows(path, level),
+            output,
+            encoder,
+            rows: Rows::default(),
+            sections: Sections::default(),
         })
     }
 
@@ -129,35 +131,71 @@ impl SamplesFileWriter {
     /// # Errors
     /// [`FileWriteError`].
     pub fn push(&mut self, run: &Run<'_>) -> Result<(), FileWriteError> {
-        self.note(run);
-        let mut rest = run.rows.clone();
-        while !rest.is_empty() {
-            let room = BATCH_ROWS - self.batch.len();
-            let end = rest.end.min(rest.start + room);
-            self.batch.push(&Run { rows: rest.start..end, ..run.clone() });
-            rest.start = end;
-            if self.batch.len() == BATCH_ROWS {
-                self.write_batch()?;
+        let first = run.rows.start;
+        self.append(&run.names(), run.rows.len(), |rows, part| {
+            run.copy_numbers(first + part.start..first + part.end, rows);
+        })
+    }
+
+    /// Adds rows of a batch that was read from another file.
+    ///
+    /// # Errors
+    /// [`FileWriteError`].
+    pub fn push_rows(&mut self, block: &Block, rows: Range<usize>) -> Result<(), FileWriteError> {
+        let mut first = rows.start;
+        while first < rows.end {
+            let end = block.text_run_end(first).min(rows.end);
+            self.append(&block.names(first), end - first, |rows, part| {
+                block.copy_numbers(first + part.start..first + part.end, rows);
+            })?;
+            first = end;
+        }
+        Ok(())
+    }
+
+    /// Rows of the same names, whose numbers `copy` appends.
+    fn append(
+        &mut self,
+        names: &Names<'_>,
+        count: usize,
+        copy: impl Fn(&mut Rows, Range<usize>),
+    ) -> Result<(), FileWriteError> {
+        if self.rows.len() >= SECTION_GROUP_ROWS && self.sections.changes(names) {
+            self.end_row_group()?;
+        }
+        let mut first = 0;
+        while first < count {
+            let end = count.min(first + ROW_GROUP_ROWS - self.rows.len());
+            self.rows.push_names(names, end - first);
+            copy(&mut self.rows, first..end);
+            self.sections.add(names, &self.rows, end - first);
+            first = end;
+            let much_text = self.rows.len() >= PAGE_ROWS && self.rows.text_bytes() >= TEXT_BYTES;
+            if self.rows.len() == ROW_GROUP_ROWS || much_text {
+                self.end_row_group()?;
             }
         }
         Ok(())
     }
 
-    /// Keeps the record's statistics.
-    fn note(&mut self, run: &Run<'_>) {
-        let record = &mut self.record;
-        let sequence = run.frame.header().stamp.sequence;
-        if record.rows == 0 {
-            run.user.clone_into(&mut record.user_min);
-        }
-        if record.user_max != run.user {
-            run.user.clone_into(&mut record.user_max);
-        }
-        record.rows += run.rows.len() as u64;
-        record.sequence_first = record.sequence_first.min(sequence);
-        record.sequence_last = record.sequence_last.max(sequence);
-        record.time_min = record.time_min.min(run.frame.recorded_at(run.rows.start));
-        record.time_max = record.time_max.max(run.frame.recorded_at(run.rows.end - 1));
+    /// Rows that are not encoded yet.
+    pub(crate) fn waiting_rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Bytes of what is encoded.
+    pub(crate) fn written_bytes(&self) -> u64 {
+        self.output.bytes_written() as u64
+    }
+
+    /// Encodes what waits, although a row group would hold more.
+    pub(crate) fn end_row_group(&mut self) -> Result<(), FileWriteError> {
+        let path = || self.root.join(temporary(&self.record.path));
+        self.encoder
+            .write(&self.rows, &mut self.output)
+            .map_err(|source| FileWriteError::Parquet { path: path(), source })?;
+        self.rows.clear();
+        Ok(())
     }
 
     /// Ends the file and makes its content durable under its final name. The
@@ -166,27 +204,61 @@ impl SamplesFileWriter {
     /// # Errors
     /// [`FileWriteError`].
     pub fn finish(mut self, disk: &dyn Disk) -> Result<WrittenFile, FileWriteError> {
-        if self.batch.len() > 0 {
-            self.write_batch()?;
+        if self.rows.len() > 0 {
+            self.end_row_group()?;
         }
         let temporary_path = self.root.join(temporary(&self.record.path));
         let parquet = |source| FileWriteError::Parquet { path: temporary_path.clone(), source };
         let io = |source| FileWriteError::Io { path: temporary_path.clone(), source };
-        let mut output = self.writer.into_inner().map_err(parquet)?;
-        output.flush().map_err(io)?;
-        output.file.sync_data().map_err(io)?;
+        self.output.finish().map_err(parquet)?;
+        let blocks = self.output.inner_mut();
+        blocks.flush().map_err(io)?;
+        blocks.file.sync_data().map_err(io)?;
+        let sections = self.sections.finish();
         let mut record = self.record;
-        record.bytes = output.at;
-        record.block_crc32c = output.sums.finish();
+        sum_up(&mut record, &sections);
+        record.sections = sections;
+        record.bytes = blocks.at;
+        record.block_crc32c = std::mem::take(&mut blocks.sums).finish();
         disk.rename(&temporary_path, &self.root.join(&record.path)).map_err(io)?;
         Ok(WrittenFile { record })
     }
+}
 
-    fn write_batch(&mut self) -> Result<(), FileWriteError> {
-        let batch = self.batch.finish();
-        self.writer
-            .write(&batch)
-            .map_err(|source| FileWriteError::Parquet { path: self.root.join(&self.record.path), source })
+fn no_rows(path: &str, level: u32) -> FileRecord {
+    FileRecord {
+        path: path.to_owned(),
+        org: String::new(),
+        metric: String::new(),
+        period: String::new(),
+        bucket: 0,
+        bucket_bits: 0,
+        level,
+        sequence_first: Sequence(u64::MAX),
+        sequence_last: Sequence::ZERO,
+        rows: 0,
+        bytes: 0,
+        user_min: String::new(),
+        user_max: String::new(),
+        time_min: i64::MAX,
+        time_max: i64::MIN,
+        block_crc32c: Vec::new(),
+        sections: Vec::new(),
+        created_at: now_ms(),
+    }
+}
+
+/// The whole file's statistics.
+fn sum_up(record: &mut FileRecord, sections: &[SectionRecord]) {
+    let users = || sections.iter().flat_map(|section| [&section.user_min, &section.user_max]);
+    record.user_min = users().min().cloned().unwrap_or_default();
+    record.user_max = users().max().cloned().unwrap_or_default();
+    for section in sections {
+        record.rows += section.rows;
+        record.sequence_first = record.sequence_first.min(section.sequence_first);
+        record.sequence_last = record.sequence_last.max(section.sequence_last);
+        record.time_min = record.time_min.min(section.time_min);
+        record.time_max = record.time_max.max(section.time_max);
     }
 }
 
@@ -228,6 +300,9 @@ impl Write for BlockWriter {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
         self.file.write_all_at(&mut [IoSlice::new(&self.pending)], self.at)?;
         self.sums.add(&self.pending);
         self.at += self.pending.len() as u64;

@@ -391,6 +391,21 @@ impl SamplesFrame {
         f64::from_bits(u64_at(self.payload(), self.layout.value + row * 8))
     }
 
+    /// Times of `rows`, milliseconds.
+    pub fn recorded_at_of(&self, rows: Range<usize>) -> impl ExactSizeIterator<Item = i64> {
+        self.eights(self.layout.recorded_at, rows).map(i64::from_le_bytes)
+    }
+
+    /// Values of `rows`.
+    pub fn value_of(&self, rows: Range<usize>) -> impl ExactSizeIterator<Item = f64> {
+        self.eights(self.layout.value, rows).map(f64::from_le_bytes)
+    }
+
+    fn eights(&self, column: usize, rows: Range<usize>) -> impl ExactSizeIterator<Item = [u8; 8]> {
+        let bytes = &self.payload()[column + rows.start * 8..column + rows.end * 8];
+        bytes.as_chunks().0.iter().copied()
+    }
+
     /// Offset from UTC of row `row` in minutes.
     #[inline]
     #[must_use]

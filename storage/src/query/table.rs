@@ -86,8 +86,9 @@ impl SamplesTable {
         let hiding = hiding.as_ref();
         let mut inputs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
         let files: Vec<&Arc<DataFile>> = located.files.iter().filter(|file| overlaps(file, scan)).collect();
-        if !files.is_empty() {
-            inputs.push(self.file_scan(scan, &files, projection.clone(), hiding)?);
+        let (runs, of_periods): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| file.is_run());
+        for files in [runs, of_periods].iter().filter(|files| !files.is_empty()) {
+            inputs.push(self.file_scan(scan, files, projection.clone(), hiding)?);
         }
         let rows = sorted_rows(scan, &located.groups, hiding);
         if rows.num_rows() > 0 {
@@ -110,7 +111,7 @@ impl SamplesTable {
         Ok(Arc::new(SupersedeExec::new(merged)?))
     }
 
-    /// One partition per file: each is sorted in itself.
+    /// One partition per file: each is sorted in itself. All are runs, or none is.
     fn file_scan(
         &self,
         scan: &Scan,
@@ -121,7 +122,7 @@ impl SamplesTable {
         let schema = samples_schema();
         let source = ParquetSource::new(schema.clone())
             .with_parquet_file_reader_factory(self.readers.clone())
-            .with_predicate(predicate(scan, hiding, &schema)?)
+            .with_predicate(predicate(scan, files[0].is_run(), hiding, &schema)?)
             .with_pushdown_filters(true)
             .with_enable_page_index(true)
             .with_bloom_filter_on_read(false);
@@ -175,10 +176,16 @@ fn series_order(schema: &SchemaRef) -> Result<LexOrdering> {
     LexOrdering::new(keys).ok_or_else(|| DataFusionError::Internal("an order of no columns".to_owned()))
 }
 
-/// `user_id = u AND recorded_at >= start AND recorded_at < end [AND source = s]
+/// `[org = o AND metric = m AND] user_id = u AND recorded_at >= start AND recorded_at < end [AND source = s]
 /// [AND sequence < n]`, and nothing that is hidden.
+/// Organisation and metric are constant in a file of a period, and asked of runs.
 /// Pages are skipped by it and rows filtered, so it holds exactly.
-fn predicate(scan: &Scan, hiding: Option<&Hiding>, schema: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
+fn predicate(
+    scan: &Scan,
+    of_run: bool,
+    hiding: Option<&Hiding>,
+    schema: &SchemaRef,
+) -> Result<Arc<dyn PhysicalExpr>> {
     let compare = |name: &str, operator: Operator, value: ScalarValue| -> Result<Arc<dyn PhysicalExpr>> {
         let column = Arc::new(Column::new_with_schema(name, schema)?);
         Ok(Arc::new(PhysicalBinary::new(column, operator, Arc::new(Literal::new(value)))))
@@ -186,13 +193,19 @@ fn predicate(scan: &Scan, hiding: Option<&Hiding>, schema: &SchemaRef) -> Result
     let text = |text: &str| {
         ScalarValue::Dictionary(Box::new(DataType::Int32), Box::new(ScalarValue::Utf8(Some(text.to_owned()))))
     };
+    let plain = |text: &str| ScalarValue::Utf8(Some(text.to_owned()));
     let time = |ms: i64| ScalarValue::TimestampMillisecond(Some(ms), Some("UTC".into()));
     let start = scan.start.max(hiding.map_or(i64::MIN, Hiding::cutoff));
-    let mut parts = vec![
+    let mut parts = Vec::new();
+    if of_run {
+        parts.push(compare("org", Operator::Eq, plain(&scan.org))?);
+        parts.push(compare("metric", Operator::Eq, text(&scan.metric))?);
+    }
+    parts.extend([
         compare("user_id", Operator::Eq, text(&scan.user))?,
         compare("recorded_at", Operator::GtEq, time(start))?,
         compare("recorded_at", Operator::Lt, time(scan.end))?,
-    ];
+    ]);
     if let Some(source) = &scan.source {
         parts.push(compare("source", Operator::Eq, text(source))?);
     }

@@ -8,6 +8,7 @@
 //! Who does what: the committer publishes and freezes, the flush thread flushes,
 //! queries take snapshots. There is one of each of the first two.
 
+mod compaction;
 mod erasure;
 mod series_of_files;
 mod start;
@@ -15,7 +16,7 @@ mod start;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -24,14 +25,15 @@ use crate::buffer::Buffer;
 use crate::catalog::{Catalog, CatalogError, FileRecord, Flushed};
 use crate::disk::{Disk, RealDisk};
 use crate::files::{DataFile, FileReadError, FileSet, FileWriteError};
-use crate::flush::write_frames;
+use crate::flush::write_run;
 use crate::frame::{SamplesFrame, Sequence, Stamp, Tombstone};
 use crate::hidden::Hidden;
 use crate::journal::{JournalWriter, Log, RecoverError, recover};
 use crate::series::{Newest, SeriesMap, SeriesName};
+pub use compaction::{Pace, Unhurried};
 use erasure::load_hidden;
 use series_of_files::load_series;
-use start::{Replay, lock, present_files, remove_unfinished};
+use start::{Replay, lock, present_files, remove_garbage, remove_unfinished};
 
 /// The journal's folder below the data dir.
 pub const JOURNAL_DIR: &str = "journal";
@@ -134,6 +136,8 @@ pub struct FlushReport {
     pub files: u64,
     /// Rows in them.
     pub rows: u64,
+    /// Bytes of them.
+    pub bytes: u64,
     /// Everything up to this is in files.
     pub sequence: Sequence,
 }
@@ -170,6 +174,8 @@ pub struct Store {
     snapshot: ArcSwap<Snapshot>,
     /// Tombstones that are durable in the journal and not yet in the catalog.
     unrecorded: Mutex<Vec<Arc<Tombstone>>>,
+    /// Files that were replaced, until their last reader is gone.
+    graveyard: Mutex<Vec<Weak<DataFile>>>,
     /// Held while the store lives; another process finds it locked.
     _lock: File,
 }
@@ -186,7 +192,8 @@ impl Store {
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let flushed = catalog.flushed()?;
         let settled = catalog.settled()?;
-        let files = present_files(data_dir, catalog.files()?)?;
+        remove_garbage(disk.as_ref(), data_dir, &catalog)?;
+        let files = present_files(&disk, data_dir, catalog.files()?)?;
         let hidden = load_hidden(&catalog)?;
         let series = SeriesMap::default();
         for file in files.iter() {
@@ -200,6 +207,7 @@ impl Store {
             series,
             snapshot: ArcSwap::from_pointee(snapshot),
             unrecorded: Mutex::default(),
+            graveyard: Mutex::default(),
             _lock: lock,
         });
         let journal_dir = data_dir.join(JOURNAL_DIR);
@@ -230,7 +238,7 @@ impl Store {
             frames = recovered.frames,
             torn_bytes = recovered.torn_bytes,
             sequence = recovered.last.0,
-            files = store.snapshot().files.iter().count(),
+            files = store.snapshot().files.len(),
             "store opened"
         );
         let last = recovered.last.max(flushed.sequence);
@@ -303,7 +311,7 @@ impl Store {
     pub fn flush(&self, buffer: &Arc<Buffer>, settled: Sequence) -> Result<FlushReport, StoreError> {
         let frames = buffer.frames();
         let flushed = Flushed { sequence: buffer.last(), ordering: buffer.ordering() };
-        let written = write_frames(self.disk.as_ref(), &self.data_dir, &frames, settled)?;
+        let written = write_run(self.disk.as_ref(), &self.data_dir, &frames, settled)?;
         let records: Vec<FileRecord> = written.into_iter().map(|file| file.record).collect();
         // Behind the position the journal no longer brings them back.
         self.record_tombstones()?;
@@ -311,10 +319,11 @@ impl Store {
         let report = FlushReport {
             files: records.len() as u64,
             rows: records.iter().map(|record| record.rows).sum(),
+            bytes: records.iter().map(|record| record.bytes).sum(),
             sequence: flushed.sequence,
         };
         let added: Vec<Arc<DataFile>> =
-            records.into_iter().map(|record| Arc::new(DataFile::new(&self.data_dir, record))).collect();
+            records.into_iter().map(|record| Arc::new(self.data_file(record))).collect();
         self.snapshot.rcu(|snapshot| {
             let mut next = Snapshot::clone(snapshot);
             next.frozen.retain(|frozen| !Arc::ptr_eq(frozen, buffer));
@@ -322,6 +331,10 @@ impl Store {
             next
         });
         Ok(report)
+    }
+
+    fn data_file(&self, record: FileRecord) -> DataFile {
+        DataFile::new(self.disk.clone(), &self.data_dir, record)
     }
 
     fn advance_series(&self, frame: &SamplesFrame) {

@@ -7,10 +7,9 @@ use arrow::array::{
 };
 use arrow::datatypes::{Float64Type, Int32Type, TimestampMillisecondType, UInt64Type};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 
-use crate::catalog::FileRecord;
-use crate::files::{CheckedFile, DataFile, FileReadError};
+use crate::files::{CheckedFile, DataFile, FileReadError, block_schema};
 use crate::frame::Sequence;
 use crate::hidden::Hidden;
 use crate::series::{Newest, SeriesMap, SeriesName};
@@ -24,29 +23,31 @@ pub(super) fn load_series(
 ) -> Result<(), FileReadError> {
     let parquet = |source| FileReadError::Parquet { path: file.record.path.clone(), source };
     let reader = CheckedFile::open(file)?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(reader).map_err(parquet)?;
-    let names = ["user_id", "recorded_at", "value", "source", "device", "sequence"];
+    let options = ArrowReaderOptions::new().with_schema(block_schema());
+    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(reader, options).map_err(parquet)?;
+    let names = ["org", "user_id", "metric", "recorded_at", "value", "source", "device", "sequence"];
     let mask = ProjectionMask::columns(builder.parquet_schema(), names);
     let batches = builder.with_projection(mask).with_batch_size(64 * 1024).build().map_err(parquet)?;
     for batch in batches {
         let batch = batch.map_err(|error| parquet(error.into()))?;
-        load_batch(series, &file.record, &batch, hidden);
+        load_batch(series, &batch, hidden);
     }
     Ok(())
 }
 
-fn load_batch(series: &SeriesMap, record: &FileRecord, batch: &RecordBatch, hidden: &Hidden) {
+fn load_batch(series: &SeriesMap, batch: &RecordBatch, hidden: &Hidden) {
     let texts = |index: usize| {
         let column = batch.column(index).as_dictionary::<Int32Type>();
         (column.keys(), column.values().as_string::<i32>())
     };
-    let (users, sources, devices) = (texts(0), texts(3), texts(4));
-    let times: &TimestampMillisecondArray = batch.column(1).as_primitive::<TimestampMillisecondType>();
-    let values: &Float64Array = batch.column(2).as_primitive::<Float64Type>();
-    let sequences: &UInt64Array = batch.column(5).as_primitive::<UInt64Type>();
+    let (orgs, users, metrics, sources, devices) = (texts(0), texts(1), texts(2), texts(5), texts(6));
+    let times: &TimestampMillisecondArray = batch.column(3).as_primitive::<TimestampMillisecondType>();
+    let values: &Float64Array = batch.column(4).as_primitive::<Float64Type>();
+    let sequences: &UInt64Array = batch.column(7).as_primitive::<UInt64Type>();
     let key = |row: usize| {
         let device = devices.0.is_valid(row).then(|| devices.0.value(row));
-        (users.0.value(row), sources.0.value(row), device)
+        let (org, metric) = (orgs.0.value(row), metrics.0.value(row));
+        (org, metric, users.0.value(row), sources.0.value(row), device)
     };
     let mut first = 0;
     while first < batch.num_rows() {
@@ -56,19 +57,20 @@ fn load_batch(series: &SeriesMap, record: &FileRecord, batch: &RecordBatch, hidd
         }
         let text =
             |(_, values): (_, &StringArray), key: i32| values.value(key.cast_unsigned() as usize).to_owned();
-        let (user, source, device) = key(first);
+        let (org, metric, user, source, device) = key(first);
+        let (org, metric) = (text(orgs, org), text(metrics, metric));
         let (user, source) = (text(users, user), text(sources, source));
         let device = device.map(|device| text(devices, device));
         let name = SeriesName {
-            org: &record.org,
+            org: &org,
             user: &user,
-            metric: &record.metric,
+            metric: &metric,
             source: &source,
             device: device.as_deref(),
         };
         let rows = first..last + 1;
         first = last + 1;
-        let hiding = hidden.of(&record.org, &record.metric, &user);
+        let hiding = hidden.of(&org, &metric, &user);
         let shows = |row: &usize| {
             let (time, sequence) = (times.value(*row), Sequence(sequences.value(*row)));
             hiding.as_ref().is_none_or(|hiding| !hiding.hides(time, sequence))

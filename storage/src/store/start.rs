@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::fs::{File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,9 +11,9 @@ use bytes::Bytes;
 
 use super::{Store, StoreError};
 use crate::buffer::Buffer;
-use crate::catalog::FileRecord;
+use crate::catalog::{Catalog, FileRecord};
 use crate::disk::Disk;
-use crate::files::{DataFile, FileSet, SAMPLES_DIR, flush_sequence, is_temporary};
+use crate::files::{DataFile, FileSet, RUNS_DIR, SAMPLES_DIR, is_temporary, level_and_number};
 use crate::frame::{FrameFault, Header, Kind, SamplesFrame, Sequence, Tombstone};
 
 /// Held by the process that uses a data dir.
@@ -89,11 +90,15 @@ pub(super) fn lock(data_dir: &Path) -> Result<File, StoreError> {
 }
 
 /// The catalog's files, each there with its length.
-pub(super) fn present_files(data_dir: &Path, records: Vec<FileRecord>) -> Result<FileSet, StoreError> {
+pub(super) fn present_files(
+    disk: &Arc<dyn Disk>,
+    data_dir: &Path,
+    records: Vec<FileRecord>,
+) -> Result<FileSet, StoreError> {
     let mut files = Vec::with_capacity(records.len());
     for record in records {
-        let file = DataFile::new(data_dir, record);
-        let actual = std::fs::metadata(&file.path).ok().map(|metadata| metadata.len());
+        let file = DataFile::new(disk.clone(), data_dir, record);
+        let actual = disk.byte_len(&file.path).ok();
         if actual != Some(file.record.bytes) {
             return Err(StoreError::FileMissing {
                 path: file.record.path,
@@ -106,7 +111,29 @@ pub(super) fn present_files(data_dir: &Path, records: Vec<FileRecord>) -> Result
     Ok(FileSet::default().with(&files))
 }
 
-/// Removes what a flush that did not get to its end left in `samples/`: files
+/// Removes what compactions left: files they had replaced, and files of compactions
+/// that did not get to their end.
+pub(super) fn remove_garbage(disk: &dyn Disk, data_dir: &Path, catalog: &Catalog) -> Result<(), StoreError> {
+    let garbage = catalog.garbage()?;
+    for path in &garbage {
+        remove(disk, &data_dir.join(path))?;
+    }
+    catalog.forget_garbage(&garbage)?;
+    let unfinished = catalog.unfinished()?;
+    if unfinished.is_empty() {
+        return Ok(());
+    }
+    for path in data_files(disk, data_dir)? {
+        let number = level_and_number(&path).filter(|&(level, _)| level > 0).map(|(_, number)| number);
+        if number.is_some_and(|number| unfinished.contains(&number)) {
+            tracing::warn!(path = %path.display(), "removing what an unfinished compaction left");
+            remove(disk, &path)?;
+        }
+    }
+    Ok(catalog.forget_unfinished(&unfinished)?)
+}
+
+/// Removes what a flush that did not get to its end left: files
 /// being written, and whole ones whose samples the journal still has, which are
 /// those behind `flushed` up to where the journal was read, `through`. Other
 /// people's files stay. Returns a data file that is neither listed nor one of
@@ -118,21 +145,37 @@ pub(super) fn remove_unfinished(
     flushed: Sequence,
     through: Sequence,
 ) -> Result<Option<PathBuf>, StoreError> {
-    let samples = data_dir.join(SAMPLES_DIR);
     let known: HashSet<&Path> = files.iter().map(|file| file.path.as_path()).collect();
-    let listed = disk.list(&samples).map_err(|source| StoreError::Io { path: samples, source })?;
     let mut unexplained = None;
-    for path in listed.iter().filter(|path| !known.contains(path.as_path())) {
-        let unfinished = match flush_sequence(path) {
-            Some(sequence) => flushed < sequence && sequence <= through,
+    for path in data_files(disk, data_dir)?.iter().filter(|path| !known.contains(path.as_path())) {
+        let unfinished = match level_and_number(path) {
+            Some((level, number)) => level == 0 && flushed.0 < number && number <= through.0,
             None => is_temporary(path),
         };
         if unfinished {
             tracing::warn!(path = %path.display(), "removing what an unfinished flush left");
-            disk.remove(path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
-        } else if flush_sequence(path).is_some() {
+            remove(disk, path)?;
+        } else if level_and_number(path).is_some() {
             unexplained = Some(path.clone());
         }
     }
     Ok(unexplained)
+}
+
+/// What lies in the folders of data files.
+fn data_files(disk: &dyn Disk, data_dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let mut paths = Vec::new();
+    for folder in [RUNS_DIR, SAMPLES_DIR].map(|name| data_dir.join(name)) {
+        paths.extend(disk.list(&folder).map_err(|source| StoreError::Io { path: folder, source })?);
+    }
+    Ok(paths)
+}
+
+pub(super) fn remove(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
+    match disk.remove(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(StoreError::Io { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
 }

@@ -7,6 +7,7 @@
 )]
 
 mod catalog_webhooks;
+#[cfg(feature = "query")]
 mod files;
 mod fixture;
 mod journal_crashes;
@@ -17,3 +18,5 @@ mod log;
 mod model;
 mod simulated_disk;
 mod store;
+mod writer;
+mod writer_figures;

@@ -1,0 +1,200 @@
+//! The compaction thread: merges what the flushes left, at a bounded pace.
+//!
+//! Constraints: one job at a time; a share of one core, `compaction_share`, as long
+//! as few runs wait, and as much as it gets when many do, because every run is one
+//! more file that reads have to open. A compaction that was asked for takes what it
+//! gets. It stops within some thousand rows of being told; what it had not finished
+//! is done again by the next start.
+//!
+//! A job that fails is logged, counted and tried again after a pause; nothing was
+//! changed by it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use systole_storage::{CompactionReport, Pace, Sequence, Store, StoreError};
+use tokio::sync::oneshot;
+
+use crate::flusher::{FlushError, chain};
+use crate::stats::Counters;
+
+/// How often it looks for something to do although no flush came: runs grow old,
+/// and files lose their last readers.
+const IDLE: Duration = Duration::from_secs(5);
+/// Pause after a failed job.
+const RETRY: Duration = Duration::from_secs(15);
+/// Runs from which it no longer spares the CPU. A level has at most 7 in peace.
+const RUNS_MANY: u64 = 24;
+/// Longest single sleep, so that a stop is soon seen.
+const SLEEP_MAX: Duration = Duration::from_millis(200);
+
+/// Who waits for a compaction.
+pub(crate) type CompactReply = oneshot::Sender<Result<CompactionReport, FlushError>>;
+
+/// What the thread is told.
+pub(crate) enum Request {
+    /// A flush is done: there may be something to merge.
+    Look,
+    /// Bring everything into its periods.
+    Whole(CompactReply),
+}
+
+/// Talks to the thread.
+#[derive(Clone, Debug)]
+pub(crate) struct CompactorHandle {
+    requests: Sender<Request>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl CompactorHandle {
+    /// A handle, and what the thread is made of.
+    pub(crate) fn new() -> (CompactorHandle, Receiver<Request>) {
+        let (requests, received) = mpsc::channel();
+        (CompactorHandle { requests, stopping: Arc::default() }, received)
+    }
+
+    /// A flush is done.
+    pub(crate) fn look(&self) {
+        // A thread that is gone has nothing to do.
+        let _ = self.requests.send(Request::Look);
+    }
+
+    /// Brings everything into its periods; answered when that is done.
+    pub(crate) fn whole(&self, reply: CompactReply) {
+        // If the thread is gone the reply is dropped, which its reader sees.
+        let _ = self.requests.send(Request::Whole(reply));
+    }
+
+    /// Ends the thread within some thousand rows.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.look();
+    }
+}
+
+/// The state of the thread.
+pub(crate) struct Compactor {
+    store: Arc<Store>,
+    counters: Arc<Counters>,
+    /// Up to where superseded rows may be dropped.
+    settled: Box<dyn Fn() -> Sequence + Send>,
+    stopping: Arc<AtomicBool>,
+    /// Of one core; 0 holds it, but for what is asked for.
+    share: f64,
+}
+
+impl Compactor {
+    pub(crate) fn new(
+        store: Arc<Store>,
+        counters: Arc<Counters>,
+        settled: Box<dyn Fn() -> Sequence + Send>,
+        handle: &CompactorHandle,
+        share: f64,
+    ) -> Compactor {
+        Compactor { store, counters, settled, stopping: handle.stopping.clone(), share }
+    }
+
+    /// Runs until it is stopped.
+    pub(crate) fn run(self, requests: &Receiver<Request>) {
+        crate::priority::give_way();
+        let mut wait = Duration::ZERO;
+        while !self.stopping() {
+            let asked = match requests.recv_timeout(wait) {
+                Ok(Request::Whole(reply)) => Some(reply),
+                Ok(Request::Look) | Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            let outcome = match asked {
+                Some(reply) => self.whole(reply),
+                None => self.some(),
+            };
+            let outcome = outcome.and_then(|more| self.store.bury().map(|_| more));
+            wait = match outcome {
+                Ok(true) => Duration::ZERO,
+                Ok(false) => IDLE,
+                Err(error) => {
+                    self.counters.compaction_failures.fetch_add(1, Ordering::Relaxed);
+                    tracing::error!(reason = chain(&error), "compaction failed, trying again");
+                    RETRY
+                }
+            };
+        }
+        tracing::info!("compaction thread stopped");
+    }
+
+    fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// The most useful job; says whether there may be another.
+    fn some(&self) -> Result<bool, StoreError> {
+        if self.share == 0.0 {
+            return Ok(false);
+        }
+        let started = Instant::now();
+        let mut pace = Budget { compactor: self, share: self.share, worked: Instant::now() };
+        let report = self.store.compact_some((self.settled)(), &mut pace)?;
+        if let Some(report) = &report {
+            self.done(report, started.elapsed());
+        }
+        Ok(report.is_some())
+    }
+
+    fn whole(&self, reply: CompactReply) -> Result<bool, StoreError> {
+        let started = Instant::now();
+        let mut pace = Budget { compactor: self, share: 1.0, worked: Instant::now() };
+        let outcome = self.store.compact_whole((self.settled)(), &|_| false, &mut pace);
+        let answer = match &outcome {
+            Ok(_) if self.stopping() => Err(FlushError::Stopping),
+            Ok(report) => {
+                self.done(report, started.elapsed());
+                Ok(*report)
+            }
+            Err(error) if error.is_full() => Err(FlushError::DiskFull),
+            Err(error) => Err(FlushError::Failed { reason: chain(error) }),
+        };
+        // Whoever asked may have gone.
+        let _ = reply.send(answer);
+        outcome.map(|_| true)
+    }
+
+    fn done(&self, report: &CompactionReport, took: Duration) {
+        let counters = &self.counters;
+        counters.compactions.fetch_add(report.jobs, Ordering::Relaxed);
+        counters.compaction_rows.fetch_add(report.rows_read, Ordering::Relaxed);
+        counters.compaction_read_bytes.fetch_add(report.bytes_read, Ordering::Relaxed);
+        counters.compaction_written_bytes.fetch_add(report.bytes_written, Ordering::Relaxed);
+        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(
+            jobs = report.jobs,
+            inputs = report.inputs,
+            outputs = report.outputs,
+            rows = report.rows_read,
+            dropped = report.rows_read - report.rows_written,
+            bytes_written = report.bytes_written,
+            millis,
+            "compacted"
+        );
+    }
+}
+
+/// Sleeps in proportion to what was worked.
+struct Budget<'a> {
+    compactor: &'a Compactor,
+    share: f64,
+    /// Since when it works.
+    worked: Instant,
+}
+
+impl Pace for Budget<'_> {
+    fn go_on(&mut self, _: u64) -> bool {
+        if self.share < 1.0 && self.compactor.store.backlog_runs() < RUNS_MANY {
+            let sleep = self.worked.elapsed().mul_f64((1.0 - self.share) / self.share);
+            std::thread::sleep(sleep.min(SLEEP_MAX));
+        }
+        self.worked = Instant::now();
+        !self.compactor.stopping()
+    }
+}

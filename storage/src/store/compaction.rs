@@ -1,0 +1,231 @@
+//! The store's side of compaction: a job from its inputs to the snapshot that has
+//! its outputs, and the removal of what nobody reads any more.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::start::remove;
+use super::{Snapshot, Store, StoreError};
+use crate::catalog::FileRecord;
+use crate::compact::{
+    Backlog, CompactionReport, Hides, Job, MergeError, Numbers, Outputs, Work, merge, next_job, whole_store,
+};
+use crate::files::DataFile;
+use crate::frame::Sequence;
+
+/// What a compaction asks while it goes on.
+pub trait Pace {
+    /// Called for each few thousand rows. Waits if the compaction is to take less of
+    /// the machine; false ends it, and nothing has changed.
+    fn go_on(&mut self, rows: u64) -> bool;
+}
+
+/// As fast as it can.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unhurried;
+
+impl Pace for Unhurried {
+    fn go_on(&mut self, _: u64) -> bool {
+        true
+    }
+}
+
+/// Rows between two questions to the [`Pace`].
+const PACE_ROWS: u64 = 16 * 1024;
+
+impl Store {
+    /// Does the most useful job of compaction, if there is one. The compaction
+    /// thread's; one at a time.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing changed.
+    pub fn compact_some(
+        &self,
+        settled: Sequence,
+        pace: &mut dyn Pace,
+    ) -> Result<Option<CompactionReport>, StoreError> {
+        let now = crate::catalog::now_ms();
+        match next_job(&self.snapshot().files, now) {
+            Some(job) => self.compact(&job, settled, pace).map(|done| done.map(|(report, _)| report)),
+            None => Ok(None),
+        }
+    }
+
+    /// Brings every run into its periods, makes each partition one file without
+    /// superseded rows, and rewrites every file that `rewrite` names. The compaction
+    /// thread's. Ends early, with what it did, if the pace says so.
+    ///
+    /// # Errors
+    /// [`StoreError`]; jobs that were done stay done.
+    pub fn compact_whole(
+        &self,
+        settled: Sequence,
+        rewrite: &dyn Fn(&DataFile) -> bool,
+        pace: &mut dyn Pace,
+    ) -> Result<CompactionReport, StoreError> {
+        let mut total = CompactionReport::default();
+        let mut written: HashSet<String> = HashSet::new();
+        loop {
+            let files = self.snapshot().files.clone();
+            let done = |file: &DataFile| written.contains(&file.record.path);
+            let Some(job) = whole_store(&files, rewrite, &done) else { break };
+            let Some((report, paths)) = self.compact(&job, settled, pace)? else { break };
+            total = total.plus(report);
+            written.extend(paths);
+        }
+        Ok(total)
+    }
+
+    /// Writes each of the files anew that `which` names, without what is hidden in it.
+    /// The compaction thread's. Returns the files that were replaced; ends early if the
+    /// pace says so.
+    ///
+    /// # Errors
+    /// [`StoreError`]; files that were replaced stay so.
+    pub fn rewrite(
+        &self,
+        settled: Sequence,
+        which: &dyn Fn(&Arc<DataFile>) -> Result<bool, StoreError>,
+        pace: &mut dyn Pace,
+    ) -> Result<(), StoreError> {
+        let files = self.snapshot().files.clone();
+        for file in files.iter() {
+            if !pace.go_on(0) {
+                break;
+            }
+            if which(file)? {
+                let work = if file.is_run() { Work::Gather } else { Work::Period };
+                self.compact(&Job { inputs: vec![file.clone()], work }, settled, pace)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How much there is to compact.
+    #[must_use]
+    pub fn backlog(&self) -> Backlog {
+        Backlog::of(&self.snapshot().files)
+    }
+
+    /// Runs that wait to be merged.
+    #[must_use]
+    pub fn backlog_runs(&self) -> u64 {
+        self.snapshot.load().files.run_count()
+    }
+
+    /// One job; `None` if it was stopped. Returns what it did and the files it made.
+    fn compact(
+        &self,
+        job: &Job,
+        settled: Sequence,
+        pace: &mut dyn Pace,
+    ) -> Result<Option<(CompactionReport, Vec<String>)>, StoreError> {
+        let files = self.snapshot().files.clone();
+        let places = |org: &str, metric: &str| job.places(&files, org, metric);
+        let numbers = Numbers::new(&self.catalog);
+        let mut outputs = Outputs::new(self.disk.as_ref(), &self.data_dir, numbers, job.levels(), &places);
+        let mut unasked = 0;
+        let hidden = self.hidden();
+        let hides: &Hides<'_> = &|org, metric, user| {
+            let hiding = hidden.of(org, metric, user)?;
+            Some(Box::new(move |recorded_at, sequence| hiding.hides(recorded_at, sequence)))
+        };
+        let merged = merge::<MergeError>(&job.inputs, settled, hides, |block, rows| {
+            unasked += rows.len() as u64;
+            if unasked >= PACE_ROWS && !pace.go_on(std::mem::take(&mut unasked)) {
+                return Err(MergeError::Stopped);
+            }
+            outputs.push(block, rows)
+        });
+        let finished = match merged {
+            Ok(rows_read) => outputs.finish().map(|finished| (rows_read, finished)),
+            Err(error) => {
+                self.catalog.forget_unfinished(&outputs.discard())?;
+                Err(error)
+            }
+        };
+        let (rows_read, (records, numbers, rows_written)) = match finished {
+            Ok(finished) => finished,
+            Err(MergeError::Stopped) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let report = CompactionReport {
+            jobs: 1,
+            inputs: job.inputs.len() as u64,
+            outputs: records.len() as u64,
+            rows_read,
+            rows_written,
+            bytes_read: job.inputs.iter().map(|file| file.record.bytes).sum(),
+            bytes_written: records.iter().map(|record| record.bytes).sum(),
+        };
+        let paths = records.iter().map(|record| record.path.clone()).collect();
+        self.replace(&job.inputs, records, &numbers)?;
+        Ok(Some((report, paths)))
+    }
+
+    /// Puts files in the place of others, in the catalog and then for readers.
+    fn replace(
+        &self,
+        removed: &[Arc<DataFile>],
+        added: Vec<FileRecord>,
+        numbers: &[u64],
+    ) -> Result<(), StoreError> {
+        let paths: Vec<&str> = removed.iter().map(|file| file.record.path.as_str()).collect();
+        if let Err(error) = self.catalog.replace_files(numbers, &paths, &added) {
+            // A commit that failed may have become durable all the same.
+            let open = self.catalog.unfinished()?;
+            if numbers.is_empty() || numbers.iter().any(|number| open.contains(number)) {
+                return Err(error.into());
+            }
+        }
+        let added: Vec<Arc<DataFile>> =
+            added.into_iter().map(|record| Arc::new(self.data_file(record))).collect();
+        self.snapshot.rcu(|snapshot| {
+            let files = Arc::new(snapshot.files.without(removed).with(&added));
+            Snapshot { files, ..Snapshot::clone(snapshot) }
+        });
+        self.graveyard.lock().extend(removed.iter().map(Arc::downgrade));
+        Ok(())
+    }
+
+    /// Removes replaced files that nobody reads any more; returns how many. The
+    /// compaction thread's.
+    ///
+    /// # Errors
+    /// [`StoreError`]; what is left is removed by the next call or the next start.
+    pub fn bury(&self) -> Result<usize, StoreError> {
+        let unread = {
+            let mut graveyard = self.graveyard.lock();
+            let before = graveyard.len();
+            graveyard.retain(|file| file.strong_count() > 0);
+            before - graveyard.len()
+        };
+        if unread == 0 && !self.graveyard.lock().is_empty() {
+            return Ok(0);
+        }
+        let waiting: HashSet<String> = {
+            let graveyard = self.graveyard.lock();
+            graveyard.iter().filter_map(|file| file.upgrade()).map(|file| file.record.path.clone()).collect()
+        };
+        let dead: Vec<String> =
+            self.catalog.garbage()?.into_iter().filter(|path| !waiting.contains(path)).collect();
+        for path in &dead {
+            remove(self.disk.as_ref(), &self.data_dir.join(path))?;
+        }
+        if !dead.is_empty() {
+            self.catalog.forget_garbage(&dead)?;
+        }
+        Ok(dead.len())
+    }
+}
+
+impl From<MergeError> for StoreError {
+    fn from(error: MergeError) -> StoreError {
+        match error {
+            MergeError::Read(error) => error.into(),
+            MergeError::Write(error) => error.into(),
+            MergeError::Catalog(error) => error.into(),
+            MergeError::Stopped => unreachable!("a stop is no error to anybody"),
+        }
+    }
+}
