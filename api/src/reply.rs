@@ -9,7 +9,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
-use crate::read::SampleBody;
+use crate::read::{ExportBody, SampleBody};
 
 /// What hyper is given to write.
 pub(crate) type Reply = Response<ReplyBody>;
@@ -48,12 +48,21 @@ pub(crate) fn samples(body: SampleBody) -> Reply {
     response
 }
 
+/// An export as it comes.
+pub(crate) fn export(body: ExportBody, content_type: HeaderValue) -> Reply {
+    let mut response = Response::new(ReplyBody::Export(body));
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
 /// The body of an answer.
 pub(crate) enum ReplyBody {
     /// All of it, or nothing once it was taken.
     Whole(Bytes),
     /// Rendered as the client reads.
     Samples(Box<SampleBody>),
+    /// Everything of a user.
+    Export(ExportBody),
 }
 
 impl ReplyBody {
@@ -79,6 +88,9 @@ impl Body for ReplyBody {
             ReplyBody::Samples(body) => {
                 body.poll_bytes(cx).map(|bytes| bytes.map(|bytes| bytes.map(Frame::data)))
             }
+            ReplyBody::Export(body) => {
+                body.poll_bytes(cx).map(|bytes| bytes.map(|bytes| bytes.map(Frame::data)))
+            }
         }
     }
 
@@ -89,7 +101,7 @@ impl Body for ReplyBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             ReplyBody::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            ReplyBody::Samples(_) => SizeHint::default(),
+            ReplyBody::Samples(_) | ReplyBody::Export(_) => SizeHint::default(),
         }
     }
 }

@@ -99,6 +99,10 @@ pub struct StorageSettings {
     pub buffer_bytes_max: usize,
     /// Per cent of one core that compaction takes while few files wait; 0 holds it.
     pub compaction_percent: usize,
+    /// Hours within which the bytes of what was erased are gone.
+    pub erasure_hours: usize,
+    /// Days that samples are kept where an organisation has no rule; 0 for ever.
+    pub retention_days: usize,
 }
 
 /// Limits of what is asked.
@@ -185,6 +189,8 @@ impl Default for Settings {
                 flush_interval: engine.flush_interval,
                 buffer_bytes_max: engine.buffer_bytes_max,
                 compaction_percent: 50,
+                erasure_hours: 24,
+                retention_days: 0,
             },
             query: QuerySettings {
                 threads: engine.query_threads,
@@ -258,6 +264,8 @@ impl Settings {
             query_concurrency: self.query.concurrency,
             query_memory_bytes: self.query.memory_bytes,
             retention_bytes: self.dispatch.retention_bytes.map(|bytes| bytes as u64),
+            erasure_deadline: Duration::from_secs(self.storage.erasure_hours as u64 * 3600),
+            retention_days: u32::try_from(self.storage.retention_days).ok().filter(|days| *days > 0),
             webhooks: WebhookSettings {
                 targets: self.dispatch.allow_targets.clone(),
                 dispatch: EngineDispatch {
@@ -292,7 +300,9 @@ impl StorageSettings {
         reader.size("storage.flush_bytes", &mut self.flush_bytes, KIB..=1024 * 1024 * MIB)?;
         reader.seconds("storage.flush_interval_seconds", &mut self.flush_interval)?;
         reader.size("storage.buffer_bytes_max", &mut self.buffer_bytes_max, MIB..=1024 * 1024 * MIB)?;
-        reader.count("storage.compaction_percent", &mut self.compaction_percent, 0..=100)
+        reader.count("storage.compaction_percent", &mut self.compaction_percent, 0..=100)?;
+        reader.count("storage.erasure_hours", &mut self.erasure_hours, 1..=24 * 365)?;
+        reader.count("storage.retention_days", &mut self.retention_days, 0..=36_500)
     }
 }
 

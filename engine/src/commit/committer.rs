@@ -94,6 +94,7 @@ impl Committer {
                 std::thread::park_timeout(IDLE);
             }
             self.flush_if_due();
+            self.seal_if_asked();
             self.trim_journal();
         }
         tracing::info!(sequence = self.synced.0, "committer stopped");
@@ -228,6 +229,24 @@ impl Committer {
         self.filled_bytes = 0;
         // The flush thread ends only after this one.
         let _ = self.parts.flushes.send(Job { buffer, replies: requests });
+    }
+
+    /// Seals the current segment for whoever writes sealed ones anew.
+    fn seal_if_asked(&mut self) {
+        let requests = std::mem::take(&mut *self.parts.intake.seal_requests.lock());
+        if requests.is_empty() {
+            return;
+        }
+        match self.parts.writer.seal() {
+            Ok(current) => {
+                for reply in requests {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(current);
+                }
+            }
+            Err(AppendError::Poisoned { reason }) => self.parts.intake.set_poison(&reason),
+            Err(error) => tracing::warn!(%error, "could not seal the journal's current segment"),
+        }
     }
 
     fn trim_journal(&mut self) {

@@ -9,6 +9,7 @@ use systole_dispatch::{EventKind, Payload, Place};
 use systole_storage::Sequence;
 use systole_storage::frame::{Columns, GroupSpec, SamplesFrame, Stamp, encode_samples};
 
+use super::erased::ErasedNow;
 use super::payload::{Samples, Timestamp};
 use super::topics::EventCatalogue;
 use crate::registry::{Metric, Registry};
@@ -72,7 +73,7 @@ fn samples(registry: &Arc<Registry>, metric: &Metric, now_ms: i64) -> Option<Sam
     draft.mark_groups(|_, _| systole_storage::frame::Mark::New).ok()?;
     let frame = SamplesFrame::parse(draft.seal(stamp).into()).ok()?;
     let place = Place { sequence: 0, group: 0, chunk: 0, kind: EventKind::Created };
-    Samples::open(registry.clone(), frame, None, place).ok()
+    Samples::open(registry.clone(), frame, None, place, ErasedNow::default()).ok()
 }
 
 /// Every field of `data.a.b`, with a text; other tops of a body are the dialect's.

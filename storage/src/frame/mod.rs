@@ -37,7 +37,7 @@ pub use samples::{
     Columns, DAILY_FALSE, DAILY_TRUE, DAILY_UNKNOWN, ENDED_NONE, Group, GroupSpec, Mark, SamplesFrame,
     ZONE_UNKNOWN, encode_samples,
 };
-pub use tombstone::{Erased, Tombstone, encode_tombstone};
+pub use tombstone::{Erased, Tombstone, encode_erased, encode_tombstone};
 
 /// Bytes before the payload.
 pub const FRAME_HEADER_BYTES: usize = 48;

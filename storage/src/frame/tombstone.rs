@@ -83,6 +83,12 @@ pub fn encode_tombstone(tombstone: &Tombstone) -> Draft {
     })
 }
 
+/// What stands in the place of a frame that was erased as a whole.
+#[must_use]
+pub fn encode_erased() -> Draft {
+    Draft::build(Kind::Erased, false, 8, |out| out.extend_from_slice(&[0; 8]))
+}
+
 impl Tombstone {
     /// Reads a sealed frame whose checksum is known to be right.
     ///

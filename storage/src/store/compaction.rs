@@ -94,11 +94,24 @@ impl Store {
                 break;
             }
             if which(file)? {
+                if self.is_aged(file) {
+                    self.replace(std::slice::from_ref(file), Vec::new(), &[])?;
+                    continue;
+                }
                 let work = if file.is_run() { Work::Gather } else { Work::Period };
                 self.compact(&Job { inputs: vec![file.clone()], work }, settled, pace)?;
             }
         }
         Ok(())
+    }
+
+    /// Whether all samples of a file are older than they are kept.
+    #[must_use]
+    pub fn is_aged(&self, file: &DataFile) -> bool {
+        let hidden = self.hidden();
+        let sections = &file.record.sections;
+        !sections.is_empty()
+            && sections.iter().all(|section| section.time_max < hidden.cutoff(&section.org, &section.metric))
     }
 
     /// How much there is to compact.

@@ -339,7 +339,7 @@ impl Store {
 
     fn advance_series(&self, frame: &SamplesFrame) {
         let sequence = frame.header().stamp.sequence;
-        for group in frame.groups() {
+        for group in frame.groups().filter(|group| group.count > 0) {
             let value = frame.value(group.first + group.count - 1);
             let newest = Newest { recorded_at: group.latest, value, sequence };
             self.series.advance(&SeriesName::of(frame.org(), &group), newest);
@@ -347,7 +347,7 @@ impl Store {
     }
 
     fn widen_series(&self, frame: &SamplesFrame) {
-        for group in frame.groups() {
+        for group in frame.groups().filter(|group| group.count > 0) {
             self.series.widen(&SeriesName::of(frame.org(), &group), group.earliest, group.latest);
         }
     }
