@@ -42,7 +42,27 @@ for user in ("u_1", "u_2", "u_3"):
                 )
                 sent[(user, metric, time)] = value
             assert call("/api/v1/wearables/bulk-ingest", {"data_points": points})["accepted"] == 500
+# A part is sent again with other values, in a flush of its own: files of two
+# generations, of which compaction leaves one.
 assert call("/api/v1/admin/flush", method="POST")["rows"] == len(sent)
+again = [(user, metric, time) for user, metric, time in sent if time < start + timedelta(minutes=250)]
+for first in range(0, len(again), 500):
+    points = []
+    for user, metric, time in again[first : first + 500]:
+        sent[(user, metric, time)] += 1
+        points.append(
+            {
+                "user_id": user,
+                "metric": metric,
+                "value": sent[(user, metric, time)],
+                "unit": "bpm" if metric == "heart_rate" else "steps",
+                "recorded_at": time.isoformat().replace("+00:00", "Z"),
+                "source": "garmin",
+            }
+        )
+    assert call("/api/v1/wearables/bulk-ingest", {"data_points": points})["accepted"] == len(points)
+compacted = call("/api/v1/admin/compact", method="POST")
+assert compacted["dropped"] == len(again), compacted
 
 rows = duckdb.sql(
     f"select user_id, metric, count(*), sum(value), min(recorded_at), max(recorded_at) "

@@ -90,6 +90,7 @@ async fn each_scope_opens_its_own_routes() {
         ("GET", "/api/v1/wearables/latest?user_id=u1", "read"),
         ("GET", "/api/v1/api-keys", "admin"),
         ("POST", "/api/v1/admin/flush", "operator"),
+        ("POST", "/api/v1/admin/compact", "operator"),
     ];
     let opens = |held: &str, needed: &str| match held {
         "operator" => true,

@@ -36,16 +36,16 @@ fn organisations_with_the_same_user_never_see_each_other_over_http() {
 }
 
 #[test]
-fn organisations_share_no_data_file() {
+fn organisations_share_no_file_of_a_period() {
     let server = systole().start();
     let tenants = fill(&server);
-    server.flush();
+    server.compact();
     check_disk(&server, &tenants);
     let server = server.kill().start();
     for tenant in &tenants {
         tenant.push(&server, 2 * POINTS);
     }
-    server.flush();
+    server.compact();
     check_disk(&server, &tenants);
 }
 

@@ -37,9 +37,11 @@ fn acknowledged_samples_are_there_once_after_kills_at_random_moments() {
     let files = check_files(stopped, &mut fleet);
     let counts = fleet.counts();
     let flushes = fleet.flushes();
+    let compactions = fleet.compactions();
     assert!(counts.batches > 0 && counts.corrections > 0 && flushes > 0, "{counts:?}, {flushes} flushes");
+    assert!(cycles < 5 || compactions > 0, "no compaction was asked for and done");
     announce(&format!(
-        "kills: {cycles} cycles of seed {seed}, {flushes} flushes asked for and done, {files} files, {counts:?}"
+        "kills: {cycles} cycles of seed {seed}, {flushes} flushes and {compactions} compactions asked for and done, {files} files, {counts:?}"
     ));
 }
 
@@ -56,10 +58,17 @@ fn check_files(stopped: Stopped, fleet: &mut Fleet) -> usize {
     let server = stopped.start();
     server.flush();
     fleet.check(&server, "after the last flush");
-    let files = data_files(&server.data_dir().join("samples")).len();
-    assert_eq!(files as f64, server.figure("systole_files"), "files that no catalog lists");
     let server = server.kill().start();
     fleet.check(&server, "from files alone");
+    server.compact();
+    fleet.check(&server, "after the last compaction");
+    assert_eq!(server.figure("systole_runs"), 0.0);
+    // A query that was just answered may be a replaced file's last reader.
+    let server = server.kill().start();
+    let count = |folder: &str| data_files(&server.data_dir().join(folder)).len();
+    let files = count("samples") + count("runs");
+    assert_eq!(files as f64, server.figure("systole_files"), "files that no catalog lists");
+    fleet.check(&server, "from compacted files alone");
     files
 }
 

@@ -1,4 +1,5 @@
-//! Writers with a ledger each, and somebody who asks for flushes all the time.
+//! Writers with a ledger each, and somebody who asks for flushes and compactions all
+//! the time.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -13,11 +14,14 @@ const BULK: &str = "/api/v1/wearables/bulk-ingest";
 const REST: Duration = Duration::from_millis(5);
 /// Pause between two flushes that are asked for.
 const FLUSH_PAUSE: Duration = Duration::from_millis(20);
+/// Every which of them is a compaction instead.
+const COMPACT_EVERY: u64 = 3;
 
 /// Writers, one connection each.
 pub(crate) struct Fleet {
     ledgers: Vec<Ledger>,
     flushes: AtomicU64,
+    compactions: AtomicU64,
 }
 
 /// What the one who ends the load tells the writers.
@@ -57,18 +61,18 @@ impl Signals {
 impl Fleet {
     pub(crate) fn new(writers: usize, seed: u64) -> Fleet {
         let ledgers = (0..writers).map(|writer| Ledger::new(writer, seed)).collect();
-        Fleet { ledgers, flushes: AtomicU64::new(0) }
+        Fleet { ledgers, flushes: AtomicU64::new(0), compactions: AtomicU64::new(0) }
     }
 
     /// Loads the server until `end` has ended it, or has told the writers to end.
     pub(crate) fn load<R>(&mut self, server: Server, end: impl FnOnce(Server, &Signals) -> R) -> R {
         let signals = Signals::default();
-        let (operator, flushes) = (server.operator(), &self.flushes);
+        let (operator, flushes, compactions) = (server.operator(), &self.flushes, &self.compactions);
         thread::scope(|scope| {
             for ledger in &mut self.ledgers {
                 scope.spawn(|| write(&operator, ledger, &signals));
             }
-            scope.spawn(|| flush(&operator, flushes, &signals));
+            scope.spawn(|| flush(&operator, flushes, compactions, &signals));
             end(server, &signals)
         })
     }
@@ -99,6 +103,11 @@ impl Fleet {
     /// Flushes that were asked for and done.
     pub(crate) fn flushes(&self) -> u64 {
         self.flushes.load(Ordering::SeqCst)
+    }
+
+    /// Compactions that were asked for and done.
+    pub(crate) fn compactions(&self) -> u64 {
+        self.compactions.load(Ordering::SeqCst)
     }
 }
 
@@ -146,15 +155,22 @@ fn after_refusal(answer: &Answer, signals: &Signals) -> Next {
     }
 }
 
-fn flush(caller: &Caller, flushes: &AtomicU64, signals: &Signals) {
+fn flush(caller: &Caller, flushes: &AtomicU64, compactions: &AtomicU64, signals: &Signals) {
     let Ok(mut connection) = caller.connect() else { return };
-    while !signals.ended() {
-        let Ok(answer) = connection.post("/api/v1/admin/flush", b"") else { return };
+    for round in 1.. {
+        if signals.ended() {
+            return;
+        }
+        let (path, done) = match round % COMPACT_EVERY {
+            0 => ("/api/v1/admin/compact", compactions),
+            _ => ("/api/v1/admin/flush", flushes),
+        };
+        let Ok(answer) = connection.post(path, b"") else { return };
         match answer.status {
-            200 => flushes.fetch_add(1, Ordering::SeqCst),
+            200 => done.fetch_add(1, Ordering::SeqCst),
             507 => return,
             503 if signals.is_cut_expected() => return,
-            status => panic!("{status} for a flush: {}", answer.text()),
+            status => panic!("{status} for {path}: {}", answer.text()),
         };
         thread::sleep(FLUSH_PAUSE);
     }

@@ -134,6 +134,10 @@ impl Server {
         self.operator().post("/api/v1/admin/flush", b"").expect(200);
     }
 
+    pub(crate) fn compact(&self) {
+        self.operator().post("/api/v1/admin/compact", b"").expect(200);
+    }
+
     /// A figure of `GET /metrics`.
     pub(crate) fn figure(&self, name: &str) -> f64 {
         let text = String::from_utf8(self.operator().get("/metrics").expect(200).body).unwrap();

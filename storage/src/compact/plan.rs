@@ -256,14 +256,17 @@ fn close_from(sizes: &[u64]) -> usize {
 }
 
 /// The next job on the way to one file in each partition, no run, and nothing
-/// superseded; `None` when that is reached. `rewrite` says which files have to be
-/// written anew in any case, `done` which were written as well as they can be.
+/// superseded; `None` when that is reached. `meant` says which runs count, since more
+/// come all the time, `rewrite` which files have to be written anew in any case, `done`
+/// which were written as well as they can be.
 pub(crate) fn whole_store(
     files: &FileSet,
+    meant: &dyn Fn(&DataFile) -> bool,
     rewrite: &dyn Fn(&DataFile) -> bool,
     done: &dyn Fn(&DataFile) -> bool,
 ) -> Option<Job> {
-    let runs: Vec<Arc<DataFile>> = runs_by_level(files).into_values().flatten().collect();
+    let runs = runs_by_level(files).into_values().flatten();
+    let runs: Vec<Arc<DataFile>> = runs.filter(|run| meant(run)).collect();
     if !runs.is_empty() {
         let mut inputs = runs;
         inputs.sort_by_key(|run| run.record.bytes);

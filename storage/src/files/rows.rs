@@ -1,7 +1,7 @@
 //! The rows of a row group that is being collected, column by column.
 //!
-//! Constraints: at most [`ROW_GROUP_ROWS`](super::schema::ROW_GROUP_ROWS) rows, 35
-//! to 46 bytes each, and about 1 MiB of text. Texts are kept as runs, since they
+//! Constraints: at most [`ROW_GROUP_ROWS`](super::schema::ROW_GROUP_ROWS) rows, 32
+//! to 43 bytes each, and about 1 MiB of text. Texts are kept as runs, since they
 //! mostly stay for hundreds of rows; numbers as they come, which is a copy.
 
 use std::hash::BuildHasher;

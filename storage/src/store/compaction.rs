@@ -65,10 +65,15 @@ impl Store {
     ) -> Result<CompactionReport, StoreError> {
         let mut total = CompactionReport::default();
         let mut written: HashSet<String> = HashSet::new();
+        // What is flushed meanwhile is for the next compaction, or there would be no end.
+        let present: HashSet<String> = self.snapshot().files.iter().map(path_of).collect();
         loop {
             let files = self.snapshot().files.clone();
             let done = |file: &DataFile| written.contains(&file.record.path);
-            let Some(job) = whole_store(&files, rewrite, &done) else { break };
+            let meant = |file: &DataFile| {
+                present.contains(&file.record.path) || written.contains(&file.record.path)
+            };
+            let Some(job) = whole_store(&files, &meant, rewrite, &done) else { break };
             let Some((report, paths)) = self.compact(&job, settled, pace)? else { break };
             total = total.plus(report);
             written.extend(paths);
@@ -230,6 +235,10 @@ impl Store {
         }
         Ok(dead.len())
     }
+}
+
+fn path_of(file: &Arc<DataFile>) -> String {
+    file.record.path.clone()
 }
 
 impl From<MergeError> for StoreError {

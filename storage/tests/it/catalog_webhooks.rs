@@ -344,8 +344,11 @@ INSERT INTO positions VALUES ('flushed', 44, 1000044);
 PRAGMA user_version = 1;
 ";
 
+/// Of this program's catalog.
+const VERSION: i64 = 3;
+
 #[test]
-fn a_catalog_of_version_1_opens_as_version_2() {
+fn a_catalog_of_version_1_opens_as_the_newest() {
     let dir = tempfile::tempdir().unwrap();
     sql(dir.path(), VERSION_1);
     for _ in 0..2 {
@@ -359,7 +362,7 @@ fn a_catalog_of_version_1_opens_as_version_2() {
     }
     let catalog = Catalog::open(dir.path()).unwrap();
     assert_eq!(catalog.insert_endpoint(&endpoint("ep_a", 44)).unwrap(), 1);
-    with_version(dir.path(), 2);
+    with_version(dir.path(), VERSION);
     // Both are of the same tables: a new catalog has nothing that this one lacks.
     let fresh = tempfile::tempdir().unwrap();
     drop(Catalog::open(fresh.path()).unwrap());
@@ -370,10 +373,13 @@ fn a_catalog_of_version_1_opens_as_version_2() {
 fn a_catalog_of_a_later_version_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     drop(Catalog::open(dir.path()).unwrap());
-    sql(dir.path(), "PRAGMA user_version = 3;");
+    sql(dir.path(), &format!("PRAGMA user_version = {};", VERSION + 1));
     let opened = Catalog::open(dir.path());
-    assert!(matches!(opened, Err(CatalogError::Version { found: 3, known: 2 })), "{opened:?}");
-    with_version(dir.path(), 3);
+    assert!(
+        matches!(opened, Err(CatalogError::Version { found, known: VERSION }) if found == VERSION + 1),
+        "{opened:?}"
+    );
+    with_version(dir.path(), VERSION + 1);
 }
 
 fn with_version(data_dir: &Path, version: i64) {

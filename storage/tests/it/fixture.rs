@@ -11,7 +11,9 @@ use systole_storage::journal::{
 };
 use systole_storage::series::SeriesName;
 use systole_storage::store::JOURNAL_DIR;
-use systole_storage::{Catalog, Draft, Opened, Sequence, Store, StoreError, StoreSettings};
+use systole_storage::{
+    Catalog, CompactionReport, Draft, Opened, Sequence, Store, StoreError, StoreSettings, Unhurried,
+};
 use tempfile::TempDir;
 
 use super::simulated_disk::SimulatedDisk;
@@ -117,6 +119,25 @@ impl TestStore {
         }
         let flushed = self.store.catalog().flushed().unwrap();
         self.writer.remove_through(flushed.sequence).unwrap();
+    }
+
+    /// Merges what is ready to be merged; says whether there was something.
+    pub fn compact_some(&mut self) -> bool {
+        let report = self.store.compact_some(Sequence(u64::MAX), &mut Unhurried).unwrap();
+        self.store.bury().unwrap();
+        report.is_some()
+    }
+
+    /// Brings everything in files into its period.
+    pub fn compact(&mut self) -> CompactionReport {
+        let report = self.store.compact_whole(Sequence(u64::MAX), &|_| false, &mut Unhurried).unwrap();
+        self.store.bury().unwrap();
+        report
+    }
+
+    /// Paths of all files, as the catalog has them.
+    pub fn paths(&self) -> Vec<String> {
+        self.store.catalog().files().unwrap().into_iter().map(|file| file.path).collect()
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod catalog_webhooks;
 #[cfg(feature = "query")]
+mod compaction;
 mod files;
 mod fixture;
 mod journal_crashes;

@@ -1,4 +1,4 @@
-//! The store against a plain map: any order of commits, flushes and restarts
+//! The store against a plain map: any order of commits, flushes, compactions and restarts
 //! gives the answers of the map.
 
 use std::collections::BTreeMap;
@@ -17,6 +17,8 @@ type Found = Vec<(i64, f64, String, Option<String>)>;
 enum Step {
     Commit(Samples),
     Flush,
+    CompactSome,
+    Compact,
     Restart,
 }
 
@@ -45,7 +47,13 @@ fn time() -> impl Strategy<Value = i64> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![6 => samples().prop_map(Step::Commit), 2 => Just(Step::Flush), 1 => Just(Step::Restart)]
+    prop_oneof![
+        6 => samples().prop_map(Step::Commit),
+        6 => Just(Step::Flush),
+        2 => Just(Step::CompactSome),
+        1 => Just(Step::Compact),
+        1 => Just(Step::Restart),
+    ]
 }
 
 fn remember(model: &mut Model, samples: &Samples) {
@@ -137,7 +145,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn any_order_of_commits_flushes_and_restarts_answers_like_a_map(steps in prop::collection::vec(step(), 1..30)) {
+    fn any_order_of_commits_flushes_compactions_and_restarts_answers_like_a_map(steps in prop::collection::vec(step(), 1..50)) {
         let runtime = Runtime::new().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let mut store = TestStore::open(dir.path());
@@ -149,6 +157,8 @@ proptest! {
                     remember(&mut model, samples);
                 }
                 Step::Flush => store.flush(),
+                Step::CompactSome => drop(store.compact_some()),
+                Step::Compact => drop(store.compact()),
                 Step::Restart => {
                     drop(store);
                     store = TestStore::open(dir.path());
@@ -158,6 +168,12 @@ proptest! {
         check(&runtime, &store, &model);
         store.flush();
         check(&runtime, &store, &model);
+        store.compact();
+        check(&runtime, &store, &model);
+        let files = store.store.catalog().files().unwrap();
+        let rows: u64 = files.iter().map(|file| file.rows).sum();
+        prop_assert_eq!(rows, model.len() as u64, "nothing is superseded after a compaction");
+        prop_assert!(files.iter().all(|file| file.path.starts_with("samples/")));
     }
 }
 

@@ -1,5 +1,6 @@
 //! Data files: whatever rows go in come out, in every reader's way of reading.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
@@ -18,10 +19,11 @@ use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::statistics::Statistics;
 use proptest::prelude::*;
 use systole_storage::Sequence;
+use systole_storage::catalog::SectionRecord;
 use systole_storage::disk::RealDisk;
 use systole_storage::files::{
-    BLOCK_BYTES, Block, COLUMN_NAMES, FileKind, Run, SamplesFileWriter, SectionRecord, WrittenFile,
-    block_schema, check_blocks, samples_schema,
+    BLOCK_BYTES, Block, COLUMN_NAMES, FileKind, Run, SamplesFileWriter, WrittenFile, block_schema,
+    check_blocks, samples_schema,
 };
 use systole_storage::frame::{
     Columns, DAILY_FALSE, DAILY_TRUE, DAILY_UNKNOWN, ENDED_NONE, GroupSpec, SamplesFrame, Stamp,
@@ -158,9 +160,9 @@ fn batch(rows: &[Row]) -> RecordBatch {
         ArrayRef, BooleanArray, Float64Array, Int16Array, TimestampMillisecondArray, UInt64Array,
     };
     use std::sync::Arc;
-    fn column<'a, A: Array + 'static, T>(rows: &'a [Row], of: impl Fn(&'a Row) -> T) -> ArrayRef
+    fn column<'a, A, T>(rows: &'a [Row], of: impl Fn(&'a Row) -> T) -> ArrayRef
     where
-        A: FromIterator<T>,
+        A: Array + FromIterator<T> + 'static,
     {
         Arc::new(rows.iter().map(of).collect::<A>())
     }
@@ -262,6 +264,12 @@ fn sections_of(rows: &[Row]) -> Vec<SectionRecord> {
             let key = |row: &Row| (row.user.clone(), row.time, row.source.clone(), row.device.clone());
             key(&pair[0]) != key(&pair[1])
         }),
+        days: {
+            let mut days: BTreeMap<i32, u64> = BTreeMap::new();
+            let day = |row: &Row| i32::try_from(row.time.div_euclid(86_400_000)).unwrap();
+            rows.iter().for_each(|row| *days.entry(day(row)).or_default() += 1);
+            days.into_iter().collect()
+        },
     };
     rows.chunk_by(|a, b| (&a.org, &a.metric) == (&b.org, &b.metric)).map(of).collect()
 }
@@ -327,7 +335,7 @@ proptest! {
         let found = read(&path);
         prop_assert_eq!(rows_of(&found), rows.clone());
         prop_assert_eq!(rows_of(&by_arrow(&rows)), rows_of(&found));
-        prop_assert_eq!(&written.sections, &sections_of(&rows));
+        prop_assert_eq!(&written.record.sections, &sections_of(&rows));
         prop_assert_eq!(written.record.rows, rows.len() as u64);
         let bytes = std::fs::read(&path).unwrap();
         prop_assert_eq!(written.record.bytes, bytes.len() as u64);
@@ -344,7 +352,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let first = write(dir.path(), FileKind::Run, 0, &rows);
         let copied = copy(dir.path(), batch_rows, slice);
-        prop_assert_eq!(&copied.sections, &first.sections);
+        prop_assert_eq!(&copied.record.sections, &first.record.sections);
         let (from, to) = (std::fs::read(dir.path().join(FILE)).unwrap(), std::fs::read(dir.path().join(COPY)).unwrap());
         prop_assert!(from == to);
     }
@@ -504,7 +512,7 @@ fn row_groups_of_a_run_end_between_metrics_and_rows_of_few_stay_together() {
     let groups: Vec<i64> =
         metadata(&dir.path().join(FILE)).row_groups().iter().map(|group| group.num_rows()).collect();
     assert_eq!(groups, [41_000, 131_072, 142_000 - 131_072]);
-    assert_eq!(written.sections, sections_of(&rows));
+    assert_eq!(written.record.sections, sections_of(&rows));
     assert_eq!((written.record.metric.as_str(), written.record.user_max.as_str()), ("", "u_001399"));
     assert_eq!(rows_of(&read(&dir.path().join(FILE))), rows);
 }
@@ -549,6 +557,6 @@ fn equal_keys_make_a_section_not_unique() {
         (Row { user: "u_2".into(), ..twice }, true),
     ] {
         let written = write(dir.path(), FileKind::Run, 0, &[base.clone(), second.clone()]);
-        assert_eq!(written.sections[0].unique, unique, "{second:?}");
+        assert_eq!(written.record.sections[0].unique, unique, "{second:?}");
     }
 }

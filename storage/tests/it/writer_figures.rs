@@ -10,10 +10,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use arrow::array::RecordBatch;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use systole_storage::Sequence;
 use systole_storage::disk::RealDisk;
-use systole_storage::files::{Block, COLUMN_NAMES, FileKind, SamplesFileWriter, WrittenFile};
+use systole_storage::files::{Block, COLUMN_NAMES, FileKind, SamplesFileWriter, WrittenFile, samples_schema};
 use systole_storage::frame::{Columns, GroupSpec, SamplesFrame, Stamp, ZONE_UNKNOWN, encode_samples};
 
 use super::writer::{blocks, whole};
@@ -110,7 +116,7 @@ fn sent(
         metric: signal.metric,
         unit: signal.unit,
         source: ["apple", "garmin", "oura", "fitbit"][user as usize % 4],
-        device: (user % 5 != 0).then_some(&names.1),
+        device: (!user.is_multiple_of(5)).then_some(&names.1),
         first: 0,
         count: times.len() as u32,
     };
@@ -146,7 +152,7 @@ fn heart_rate(users: u64, requests: u64) -> Vec<Sent> {
         for request in 0..requests {
             let mut times = Vec::new();
             for _ in 0..500 {
-                time += if random.next() % 50 == 0 { 2000 } else { 1000 };
+                time += if random.next().is_multiple_of(50) { 2000 } else { 1000 };
                 times.push(time);
             }
             let values: Vec<f64> = times.iter().map(|_| walk.next(&mut random)).collect();
@@ -162,6 +168,11 @@ fn heart_rate(users: u64, requests: u64) -> Vec<Sent> {
             ));
         }
     }
+    in_file_order(all)
+}
+
+fn in_file_order(mut all: Vec<Sent>) -> Vec<Sent> {
+    all.sort_by(|a, b| a.frame.group(0).user.cmp(b.frame.group(0).user));
     all
 }
 
@@ -176,7 +187,7 @@ fn of_fleet(signal: &Signal, users: u64, days: i64) -> Vec<Sent> {
         let phase = random.next() as i64 & 0x3fff;
         for hour in 0..days * 24 {
             // Worn two hours of three.
-            if random.next() % 3 == 0 {
+            if random.next().is_multiple_of(3) {
                 continue;
             }
             let from = MIDNIGHT + hour * 3_600_000;
@@ -192,7 +203,7 @@ fn of_fleet(signal: &Signal, users: u64, days: i64) -> Vec<Sent> {
             all.push(sent(signal, user, sequence, at, &times, &values, zone));
         }
     }
-    all
+    in_file_order(all)
 }
 
 fn fleet() -> Vec<Signal> {
@@ -268,6 +279,39 @@ fn copy(root: &Path, path: &str, level: u32, blocks: &[Block], slice: usize) -> 
     (written, cpu() - before)
 }
 
+/// What a copy costs with arrow's own writer, set up for these columns.
+fn by_arrow(path: &Path, level: i32) -> (usize, Duration) {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(fs::File::open(path).unwrap()).unwrap();
+    let batches: Vec<RecordBatch> =
+        reader.with_batch_size(8192).build().unwrap().map(Result::unwrap).collect();
+    let mut properties = WriterProperties::builder()
+        .set_max_row_group_row_count(Some(128 * 1024))
+        .set_data_page_row_count_limit(8192)
+        .set_write_batch_size(8192)
+        .set_statistics_enabled(EnabledStatistics::Chunk);
+    for name in ["recorded_at", "ended_at", "sequence", "received_at"] {
+        properties = properties
+            .set_column_dictionary_enabled(name.into(), false)
+            .set_column_encoding(name.into(), Encoding::DELTA_BINARY_PACKED);
+    }
+    for name in ["recorded_at", "value"] {
+        let zstd = Compression::ZSTD(ZstdLevel::try_new(level).unwrap());
+        properties = properties.set_column_compression(name.into(), zstd);
+    }
+    for name in ["org", "metric", "unit", "device"] {
+        properties = properties.set_column_statistics_enabled(name.into(), EnabledStatistics::None);
+    }
+    for name in ["user_id", "recorded_at"] {
+        properties = properties.set_column_statistics_enabled(name.into(), EnabledStatistics::Page);
+    }
+    let before = cpu();
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, samples_schema(), Some(properties.build())).unwrap();
+    batches.iter().for_each(|batch| writer.write(batch).unwrap());
+    writer.close().unwrap();
+    (bytes.len(), cpu() - before)
+}
+
 fn speed(what: &str, rows: u64, taken: Duration) {
     let ns = taken.as_nanos() as f64 / rows as f64;
     eprintln!("{what:<44} {:>6.1} M rows/s {ns:>6.1} ns/row", 1000.0 / ns);
@@ -303,6 +347,11 @@ fn figures() {
     for (slice, level) in [(8192, 0), (8192, 1), (500, 1), (10, 1), (1, 1)] {
         let (copied, taken) = copy(root, "samples/2-copy.parquet", level, &read, slice);
         speed(&format!("plain, copy in slices of {slice}, level {level}"), copied.record.rows, taken);
+    }
+    for level in [1, 3] {
+        let (bytes, taken) = by_arrow(&root.join(&file.record.path), level);
+        speed(&format!("plain, copy by arrow's writer, zstd {level}"), file.record.rows, taken);
+        eprintln!("    {:.3} bytes a row", bytes as f64 / file.record.rows as f64);
     }
     let mut columns = vec![("plain".to_owned(), file.record.rows as f64, sizes(root, &file))];
     let mut all = vec![0.0; COLUMN_NAMES.len() + 1];

@@ -1,0 +1,186 @@
+//! Compaction: runs into periods, and what it must not lose.
+
+use std::fs;
+use std::sync::Arc;
+
+use systole_storage::compact::FILE_BYTES_MAX;
+use systole_storage::{Pace, Sequence, StoreError, Unhurried};
+
+use super::fixture::{Samples, TestStore, heart_rate};
+
+const JUNE_2026: i64 = 1_782_805_500_000;
+const DAY: i64 = 86_400_000;
+
+fn rows(store: &TestStore) -> u64 {
+    store.store.snapshot().files.iter().map(|file| file.record.rows).sum()
+}
+
+#[test]
+fn rows_go_to_the_hive_partition_of_their_period() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    store.commit(&heart_rate("u_1", JUNE_2026, 3));
+    store.commit(&Samples { org: "acme", ..heart_rate("u_1", JUNE_2026, 2) });
+    store.commit(&Samples { metric: "steps", ..heart_rate("u_1", JUNE_2026 - 366 * DAY, 1) });
+    store.flush();
+    store.compact();
+    let name = "bucket=0/1-00000000000000000001.parquet";
+    assert_eq!(
+        store.paths(),
+        [
+            format!("samples/org=acme/metric=heart_rate/period=2026/{name}"),
+            format!("samples/org=default/metric=heart_rate/period=2026/{name}"),
+            format!("samples/org=default/metric=steps/period=2025/{name}"),
+        ]
+    );
+    assert!(!dir.path().join("runs/0-00000000000000000003.parquet").exists());
+    let record = &store.store.catalog().files().unwrap()[1];
+    assert_eq!((record.org.as_str(), record.metric.as_str(), record.rows), ("default", "heart_rate", 3));
+}
+
+#[test]
+fn a_metric_with_a_million_rows_a_day_gets_day_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    let day = JUNE_2026 - JUNE_2026 % DAY;
+    for user in 0..20 {
+        store.commit(&heart_rate(&format!("u_{user}"), day, 50_000));
+        store.commit(&heart_rate(&format!("u_{user}"), day + DAY, 100));
+    }
+    store.flush();
+    store.compact();
+    let files = store.store.catalog().files().unwrap();
+    let periods: Vec<(&str, u64)> = files.iter().map(|file| (file.period.as_str(), file.rows)).collect();
+    assert_eq!(periods, [("2026-06-30", 1_000_000), ("2026", 2_000)]);
+    // The next rows of that day go there, however few they are.
+    store.commit(&heart_rate("u_0", day + 60_000_000, 10));
+    store.flush();
+    store.compact();
+    let files = store.store.catalog().files().unwrap();
+    assert_eq!((files[0].period.as_str(), files[0].rows), ("2026-06-30", 1_000_010));
+}
+
+#[test]
+fn superseded_rows_stay_until_it_is_decided_what_they_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    for value in [1.0, 2.0, 3.0] {
+        store.commit(&Samples { rows: vec![(JUNE_2026, value)], ..heart_rate("u_1", 0, 1) });
+        store.flush();
+    }
+    store.store.compact_whole(Sequence(2), &|_| false, &mut Unhurried).unwrap();
+    let files = store.store.catalog().files().unwrap();
+    assert_eq!((files.len(), files[0].rows, files[0].sections[0].unique), (1, 2, false));
+    store.compact();
+    let files = store.store.catalog().files().unwrap();
+    assert_eq!((files.len(), files[0].rows, files[0].sections[0].unique), (1, 1, true));
+    assert_eq!(store.compact().jobs, 0);
+}
+
+#[test]
+fn eight_runs_are_merged_and_few_rows_wait_in_a_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    for batch in 0..8 {
+        assert!(!store.compact_some(), "{batch}");
+        for user in 0..10 {
+            store.commit(&heart_rate(&format!("u_{user}"), JUNE_2026 + batch * 40_000_000, 3_000));
+        }
+        store.commit(&Samples { metric: "steps", ..heart_rate("u_1", JUNE_2026 + batch * 1000, 1) });
+        store.flush();
+    }
+    assert!(store.compact_some());
+    let files = store.store.catalog().files().unwrap();
+    let found: Vec<_> = files.iter().map(|file| (file.path.starts_with("runs/1-"), file.rows)).collect();
+    assert_eq!(found, [(true, 8), (false, 240_000)]);
+    assert!(!store.compact_some());
+}
+
+#[test]
+fn files_that_were_replaced_go_with_their_last_reader() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    store.commit(&heart_rate("u_1", JUNE_2026, 3));
+    store.flush();
+    let read = store.store.snapshot();
+    let run = dir.path().join(&store.paths()[0]);
+    store.compact();
+    assert!(run.exists());
+    drop(read);
+    assert_eq!(store.store.bury().unwrap(), 1);
+    assert!(!run.exists());
+}
+
+#[test]
+fn a_start_removes_what_a_compaction_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    store.commit(&heart_rate("u_1", JUNE_2026, 3));
+    store.flush();
+    let read = store.store.snapshot();
+    let run = dir.path().join(&store.paths()[0]);
+    store.compact();
+    let whole = dir.path().join(&store.paths()[0]);
+    // Another one wrote its file, and its transaction never came.
+    let number = store.store.catalog().begin_compaction().unwrap();
+    let stray = whole.with_file_name(format!("2-{number:020}.parquet"));
+    fs::copy(&whole, &stray).unwrap();
+    drop((read, store));
+    assert!(run.exists());
+    let store = TestStore::open(dir.path());
+    assert!(!run.exists() && !stray.exists() && whole.exists());
+    assert_eq!(rows(&store), 3);
+    // What nobody explains is nobody's to remove.
+    drop(store);
+    fs::copy(&whole, &stray).unwrap();
+    assert!(matches!(TestStore::try_open(dir.path()), Err(StoreError::Unlisted { .. })));
+    assert!(stray.exists());
+}
+
+#[test]
+fn a_compaction_that_is_stopped_changes_nothing() {
+    struct Never;
+    impl Pace for Never {
+        fn go_on(&mut self, _: u64) -> bool {
+            false
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    for user in 0..10 {
+        store.commit(&heart_rate(&format!("u_{user}"), JUNE_2026, 5_000));
+    }
+    store.flush();
+    let before = store.paths();
+    store.store.compact_whole(Sequence(u64::MAX), &|_| false, &mut Never).unwrap();
+    assert_eq!(store.paths(), before);
+    assert_eq!(store.store.catalog().unfinished().unwrap(), [] as [u64; 0]);
+    assert_eq!(store.compact().rows_written, 50_000);
+}
+
+#[test]
+fn many_runs_are_gathered_before_they_are_cut_into_periods() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    for batch in 0..40 {
+        store.commit(&heart_rate("u_1", JUNE_2026 + batch * DAY * 20, 50));
+        store.commit(&heart_rate(&format!("u_{batch}"), JUNE_2026, 50));
+        store.flush();
+    }
+    let report = store.compact();
+    assert!(report.jobs > 2);
+    assert_eq!((store.store.backlog().runs, rows(&store)), (0, 4_000 - 50));
+    assert_eq!(store.paths().len(), 3, "a file for each of three years");
+}
+
+#[test]
+fn a_file_may_be_rewritten_although_nothing_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    store.commit(&heart_rate("u_1", JUNE_2026, 3));
+    store.flush();
+    store.compact();
+    let report = store.store.compact_whole(Sequence(u64::MAX), &|_| true, &mut Unhurried).unwrap();
+    assert_eq!((report.jobs, report.rows_written), (1, 3));
+    assert!(FILE_BYTES_MAX > 0 && Arc::strong_count(&store.store) == 1);
+}
