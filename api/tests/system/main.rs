@@ -14,6 +14,7 @@
 mod acceptance;
 mod disk_full;
 mod drain;
+mod erasure;
 mod isolation;
 mod kills;
 mod webhooks;

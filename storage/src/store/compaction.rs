@@ -70,9 +70,8 @@ impl Store {
         loop {
             let files = self.snapshot().files.clone();
             let done = |file: &DataFile| written.contains(&file.record.path);
-            let meant = |file: &DataFile| {
-                present.contains(&file.record.path) || written.contains(&file.record.path)
-            };
+            let meant =
+                |file: &DataFile| present.contains(&file.record.path) || written.contains(&file.record.path);
             let Some(job) = whole_store(&files, &meant, rewrite, &done) else { break };
             let Some((report, paths)) = self.compact(&job, settled, pace)? else { break };
             total = total.plus(report);

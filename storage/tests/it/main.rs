@@ -17,6 +17,7 @@ mod journal_retained;
 mod log;
 #[cfg(feature = "query")]
 mod model;
+mod rewritten;
 mod simulated_disk;
 mod store;
 mod writer;
