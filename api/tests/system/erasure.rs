@@ -119,7 +119,7 @@ fn nothing_of_an_erased_user_is_delivered_or_left_on_the_disk() {
     assert_eq!(caller.series(KEPT, METRIC).data_points.len(), POINTS);
     // Sent later, it is a new user, and delivered.
     push(&caller, ERASED, 0);
-    server.await_figure("systole_webhook_delivered", |delivered| delivered >= 1.0);
+    server.await_figure("systole_webhook_delivered_total", |delivered| delivered >= 1.0);
     assert_eq!(caller.series(ERASED, METRIC).data_points.len(), POINTS / 2);
 }
 
