@@ -101,7 +101,7 @@ fn without_superseded(
     };
     let end = if follows.is_some_and(|next| superseded(last, next)) { last } else { rows.end };
     if !input.may_repeat() {
-        return if rows.start < end { vec![rows.start..end] } else { Vec::new() };
+        return Some(rows.start..end).filter(|kept| !kept.is_empty()).into_iter().collect();
     }
     let (mut kept, mut start) = (Vec::new(), rows.start);
     for row in rows.start..last {
