@@ -497,7 +497,7 @@ mod tests {
         let mut body = text.to_vec();
         let registry = Registry::builtin();
         let limits = Limits { points_max: 500 };
-        decode(shape, &mut body, &mut scratch, &registry, users, limits)
+        decode(shape, &mut body, &mut scratch, &registry, users, limits, None)
     }
 
     fn first_fault(result: Result<Decoded, Refusal>) -> (String, &'static str) {
@@ -635,10 +635,11 @@ mod tests {
         for text in ["", "{", "[]", r#"{"data_points":[{}]}"#, "\"\\u12\"", "nul", &good] {
             let mut body = text.as_bytes().to_vec();
             let limits = Limits { points_max: 500 };
-            let _ = decode(Shape::Bulk, &mut body, &mut scratch, &registry, UserRule::Bound("u"), limits);
+            let _ =
+                decode(Shape::Bulk, &mut body, &mut scratch, &registry, UserRule::Bound("u"), limits, None);
             let mut body = good.as_bytes().to_vec();
             let decoded =
-                decode(Shape::Bulk, &mut body, &mut scratch, &registry, UserRule::Bound("u"), limits);
+                decode(Shape::Bulk, &mut body, &mut scratch, &registry, UserRule::Bound("u"), limits, None);
             assert_eq!(decoded.unwrap().accepted, 1, "after {text:?}");
             assert_eq!(scratch.batch.len(), 1);
         }
