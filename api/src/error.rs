@@ -11,7 +11,7 @@ use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTIC
 use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
-use systole_engine::{CommitError, FlushError, QueryError, SqlError, SubmitError};
+use systole_engine::{CommitError, EraseError, FlushError, QueryError, SqlError, SubmitError};
 
 use crate::auth::{Scope, TokenFault};
 use crate::reply::ReplyBody;
@@ -47,6 +47,8 @@ pub(crate) enum Refusal {
     OtherUser,
     #[error("this concerns the whole organisation, and this key is bound to one user")]
     KeyBound,
+    #[error("this user was erased, and nothing is taken from it any more")]
+    UserErased,
     #[error("this organisation is not yours")]
     OtherOrg,
     #[error("the scope {scope} can only be given by a caller who has it")]
@@ -60,6 +62,8 @@ pub(crate) enum Refusal {
     UnknownKey { id: String },
     #[error("no such endpoint: {}", Quoted(.id))]
     UnknownEndpoint { id: String },
+    #[error("no such erasure: {}", Quoted(.id))]
+    UnknownErasure { id: String },
     #[error("no such organisation: {org}")]
     UnknownOrg { org: String },
     #[error("{} is not allowed here; allowed: {allow}", Quoted(.method.as_str()))]
@@ -158,12 +162,14 @@ impl Refusal {
             Refusal::ScopeMissing { .. } => (S::FORBIDDEN, "scope_missing"),
             Refusal::OtherUser => (S::FORBIDDEN, "other_user"),
             Refusal::KeyBound => (S::FORBIDDEN, "key_bound"),
+            Refusal::UserErased => (S::FORBIDDEN, "user_erased"),
             Refusal::OtherOrg => (S::FORBIDDEN, "other_organisation"),
             Refusal::NotGrantable { .. } => (S::FORBIDDEN, "scope_not_grantable"),
             Refusal::UnknownPath { .. } => (S::NOT_FOUND, "unknown_path"),
             Refusal::UnknownMetric { .. } => (S::NOT_FOUND, "unknown_metric"),
             Refusal::UnknownKey { .. } => (S::NOT_FOUND, "unknown_key"),
             Refusal::UnknownEndpoint { .. } => (S::NOT_FOUND, "unknown_endpoint"),
+            Refusal::UnknownErasure { .. } => (S::NOT_FOUND, "unknown_erasure"),
             Refusal::UnknownOrg { .. } => (S::NOT_FOUND, "unknown_organisation"),
             Refusal::MethodNotAllowed { .. } => (S::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Refusal::MetricBuiltIn { .. } => (S::CONFLICT, "metric_built_in"),
@@ -317,6 +323,18 @@ impl From<SqlError> for Refusal {
     }
 }
 
+impl From<EraseError> for Refusal {
+    fn from(fault: EraseError) -> Refusal {
+        match fault {
+            EraseError::Commit(fault) => Refusal::from(fault),
+            EraseError::Stopping => Refusal::Stopping,
+            EraseError::Store(fault) => Refusal::catalog(fault),
+            EraseError::Query(fault) => Refusal::from(fault),
+            EraseError::Random(fault) => Refusal::internal(fault),
+        }
+    }
+}
+
 impl From<FlushError> for Refusal {
     fn from(fault: FlushError) -> Refusal {
         match fault {
@@ -376,6 +394,11 @@ impl Entry {
         Entry::new(Place { root: "query", index: None, field: Some(name) }, kind, message)
     }
 
+    /// An entry about a part of the path.
+    pub(crate) fn path(name: &'static str, kind: &'static str, message: impl Into<String>) -> Entry {
+        Entry::new(Place { root: "path", index: None, field: Some(name) }, kind, message)
+    }
+
     /// An entry about a field of a body.
     pub(crate) fn body(field: &'static str, kind: &'static str, message: impl Into<String>) -> Entry {
         Entry::new(Place { root: "body", index: None, field: Some(field) }, kind, message)
@@ -385,7 +408,7 @@ impl Entry {
 /// A place in a request; prints as `["body","data_points",3,"value"]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// `body` or `query`.
+    /// `body`, `query` or `path`.
     pub(crate) root: &'static str,
     /// Which of `data_points`.
     pub(crate) index: Option<usize>,

@@ -71,6 +71,13 @@ fn refuse_later(query: &Query) -> Result<(), Refusal> {
     }
 }
 
+/// The key of the metric in the path.
+pub(crate) fn known_metric(call: &Call<'_>) -> Result<String, Refusal> {
+    let registry = call.app.engine.registry(&call.org);
+    let found = registry.resolve(&call.parameter);
+    Ok(found.ok_or_else(|| unknown(call))?.1.key.clone())
+}
+
 fn order(query: &Query) -> Result<Order, Refusal> {
     match query.get("order") {
         None | Some("desc") => Ok(Order::Descending),

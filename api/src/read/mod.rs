@@ -1,6 +1,7 @@
-//! Asking for samples: a metric's series and the latest values.
+//! Asking for samples: a metric's series, the latest values, everything of a user.
 
 mod cursor;
+mod export;
 mod latest;
 mod metric;
 mod render;
@@ -12,9 +13,11 @@ use hyper::header::ACCEPT;
 use crate::error::Refusal;
 use crate::route::Call;
 
+pub(crate) use export::{ExportBody, export};
 pub(crate) use latest::latest;
-pub(crate) use metric::metric;
+pub(crate) use metric::{known_metric, metric};
 pub(crate) use stream::SampleBody;
+pub(crate) use window::Window;
 
 /// Refuses a caller who takes anything but JSON.
 fn check_accept(call: &Call<'_>) -> Result<(), Refusal> {

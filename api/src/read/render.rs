@@ -107,6 +107,12 @@ fn put_sample(out: &mut Vec<u8>, row: &SampleRow<'_>) {
     put_time(out, row.recorded_at);
     out.extend_from_slice(b",\"source\":");
     put_text(out, row.source);
+    put_optional(out, row);
+    out.push(b'}');
+}
+
+/// The fields that not every sample has.
+pub(super) fn put_optional(out: &mut Vec<u8>, row: &SampleRow<'_>) {
     if let Some(device) = row.device {
         out.extend_from_slice(b",\"source_device_id\":");
         put_text(out, device);
@@ -124,7 +130,6 @@ fn put_sample(out: &mut Vec<u8>, row: &SampleRow<'_>) {
         out.extend_from_slice(b",\"is_daily_total\":");
         out.extend_from_slice(if daily { b"true" } else { b"false" });
     }
-    out.push(b'}');
 }
 
 /// A number as JSON; whole ones print as `62.0`.

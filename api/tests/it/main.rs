@@ -3,6 +3,7 @@
 
 mod auth;
 mod client;
+mod erasure;
 mod fixture;
 mod ingest;
 mod keys;

@@ -15,6 +15,8 @@
 //! out. SQL over everything of an organisation is apart: see [`sql`].
 
 mod chunk;
+mod erased;
+mod export;
 mod memory;
 mod metadata;
 mod pool;
@@ -29,6 +31,7 @@ use std::sync::Arc;
 use datafusion::error::DataFusionError;
 
 pub use chunk::{SampleChunk, SampleRow};
+pub use export::ExportStream;
 pub use pool::{QueryPool, SampleStream};
 pub use sql::{SqlAnswer, SqlError, SqlFormat, SqlLimits, SqlQuestion};
 pub use state::{StateQuestion, StateRow};

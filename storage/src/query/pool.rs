@@ -43,13 +43,13 @@ const CONSUMERS_NAMED: usize = 5;
 /// Runs queries over a store.
 #[derive(Debug)]
 pub struct QueryPool {
-    store: Arc<Store>,
-    readers: Arc<CheckedReaders>,
-    context: Arc<TaskContext>,
+    pub(super) store: Arc<Store>,
+    pub(super) readers: Arc<CheckedReaders>,
+    pub(super) context: Arc<TaskContext>,
     /// Queries that run at once; DataFusion's memory pool does not count what
     /// scans decode, so their number is bounded too. Full waits for [`TURN_MAX`].
-    running: Arc<Semaphore>,
-    runtime: Option<Runtime>,
+    pub(super) running: Arc<Semaphore>,
+    pub(super) runtime: Option<Runtime>,
     sql: Sql,
 }
 
@@ -149,11 +149,19 @@ impl QueryPool {
 
     /// The newest value of each metric of a user, sorted by metric. Of a user in
     /// memory it runs where it is called and reads one record; of an evicted one
-    /// it reads files on the query runtime, in turn with other queries.
+    /// it reads files on the query runtime, in turn with other queries. So do metrics
+    /// of which a part is being deleted.
     ///
     /// # Errors
     /// [`QueryError`].
     pub async fn latest(&self, org: &str, user: &str) -> Result<Vec<LatestValue>, QueryError> {
+        // Before the map is read: what was deleted stands here until the map is right.
+        let hidden = self.store.hidden();
+        let values = self.of_map(org, user).await?;
+        self.shown_latest(org, user, &hidden, values).await
+    }
+
+    async fn of_map(&self, org: &str, user: &str) -> Result<Vec<LatestValue>, QueryError> {
         if let Some(values) = self.store.series().latest_in_memory(org, user) {
             return Ok(values);
         }
@@ -184,7 +192,7 @@ impl QueryPool {
         runtime.block_on(question.answer(&table, &self.context))
     }
 
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, QueryError> {
+    pub(super) async fn permit(&self) -> Result<OwnedSemaphorePermit, QueryError> {
         let turn = tokio::time::timeout(TURN_MAX, self.running.clone().acquire_owned()).await;
         turn.map_err(|_| QueryError::Busy)?.map_err(|_| QueryError::Stopping)
     }
@@ -258,7 +266,7 @@ impl Answer {
     async fn run(&mut self) -> Result<(), QueryError> {
         let (start, end) = self.bounds();
         let located = self.table.locate(&self.query.user, &self.query.metric, start, end);
-        let Some((start, end)) = clip(&located, start, end) else {
+        let Some((start, end)) = located.clip(start, end) else {
             return Ok(());
         };
         match self.query.order {
@@ -391,17 +399,4 @@ impl Answer {
             before: None,
         }
     }
-}
-
-/// The part of a window in which something may lie.
-fn clip(located: &Located, start: i64, end: i64) -> Option<(i64, i64)> {
-    let files = located.files.iter().map(|file| (file.record.time_min, file.record.time_max));
-    let groups = located.groups.iter().map(|found| {
-        let group = found.group();
-        (group.earliest, group.latest)
-    });
-    let spans = files.chain(groups);
-    let (earliest, latest) = spans.reduce(|all, one| (all.0.min(one.0), all.1.max(one.1)))?;
-    let clipped = (start.max(earliest), end.min(latest.saturating_add(1)));
-    (clipped.0 < clipped.1).then_some(clipped)
 }

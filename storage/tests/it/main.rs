@@ -19,6 +19,7 @@ mod journal_retained;
 mod log;
 #[cfg(feature = "query")]
 mod model;
+mod rewritten;
 mod series;
 mod series_crashes;
 mod series_memory;
