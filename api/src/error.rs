@@ -81,8 +81,8 @@ pub(crate) enum Refusal {
     ContentType { found: String, wanted: &'static str },
     #[error("Content-Encoding {} is not taken; send gzip, zstd or none", Quoted(.found))]
     ContentEncoding { found: String },
-    #[error("Accept {} cannot be answered; this version answers application/json only", Quoted(.found))]
-    Accept { found: String },
+    #[error("Accept {} cannot be answered; offered: {offered}", Quoted(.found))]
+    Accept { found: String, offered: String },
 
     #[error("the request is invalid")]
     Invalid { detail: Vec<Entry>, rejected: Option<usize> },

@@ -43,7 +43,9 @@ pub use stats::{HistogramSnapshot, Stats};
 pub use systole_storage::frame::Published;
 #[cfg(feature = "query")]
 pub use systole_storage::query::{
-    Order, Position, QueryError, SampleChunk, SampleRow, SampleStream, SeriesQuery,
+    Aggregation, Bucket, BucketPosition, BucketQuery, BucketStream, Bucketing, EncodeError, Order, Position,
+    QueryError, Resolution, SampleChunk, SampleRow, SampleStream, SeriesArrow, SeriesQuery, Zone,
+    put_csv_text,
 };
 pub use systole_storage::{
     CATALOG_FILE, Catalog, CatalogError, Draft, FlushReport, KeyRecord, LatestValue, Sequence,

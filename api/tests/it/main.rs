@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 mod auth;
+mod buckets;
 mod client;
 mod fixture;
+mod formats;
 mod ingest;
 mod keys;
 mod limits;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use systole_storage::journal::Log;
-use systole_storage::query::{QueryError, QueryPool, SampleStream, SeriesQuery};
+use systole_storage::query::{BucketQuery, BucketStream, QueryError, QueryPool, SampleStream, SeriesQuery};
 use systole_storage::{LatestValue, Sequence, Store};
 
 use super::{Engine, EngineSettings, OpenError, PoisonOnPanic, spawn};
@@ -110,6 +110,15 @@ impl Engine {
     /// [`QueryError`].
     pub async fn samples(&self, query: SeriesQuery) -> Result<SampleStream, QueryError> {
         self.inner.queries.samples(query).await
+    }
+
+    /// One user's samples of one metric in buckets, as a stream in the order asked
+    /// for, over one snapshot.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn buckets(&self, query: BucketQuery) -> Result<BucketStream, QueryError> {
+        self.inner.queries.buckets(query).await
     }
 
     /// The newest value of each metric of a user, sorted by metric.

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, TimestampMillisecondArray};
-use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef, TimeUnit, TimestampMillisecondType};
+use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::datasource::TableType;
@@ -13,7 +13,6 @@ use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::table::equal_text;
-use crate::series::LatestValue;
 use crate::store::Store;
 
 static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
@@ -34,7 +33,9 @@ pub struct LatestTable {
 }
 
 impl LatestTable {
-    pub(super) fn new(org: &str, store: Arc<Store>) -> LatestTable {
+    /// The table of one organisation.
+    #[must_use]
+    pub fn new(org: &str, store: Arc<Store>) -> LatestTable {
         LatestTable { org: org.to_owned(), store }
     }
 
@@ -51,21 +52,6 @@ impl LatestTable {
         ];
         let batch = RecordBatch::try_new(SCHEMA.clone(), columns)?;
         Ok(MemorySourceConfig::try_new_exec(&[vec![batch]], SCHEMA.clone(), projection)?)
-    }
-
-    /// The values in the batches of [`LatestTable::plan`] with all columns.
-    pub(super) fn values(batches: &[RecordBatch]) -> Vec<LatestValue> {
-        let rows = batches.iter().flat_map(|batch| {
-            let metrics = batch.column(1).as_string::<i32>();
-            let values = batch.column(2).as_primitive::<Float64Type>();
-            let times = batch.column(3).as_primitive::<TimestampMillisecondType>();
-            (0..batch.num_rows()).map(move |row| LatestValue {
-                metric: metrics.value(row).to_owned(),
-                value: values.value(row),
-                recorded_at: times.value(row),
-            })
-        });
-        rows.collect()
     }
 }
 

@@ -12,14 +12,22 @@
 //! ```
 //!
 //! Organisation is part of how files and groups are found; no plan can leave it
-//! out. What it is not: aggregation and SQL come with the tables below
-//! ([`SamplesTable`], [`LatestTable`]), which are the same that SQL will see.
+//! out. Buckets ([`Bucketing`]) are folded from the chunks of a point query, by
+//! calendars of their own: no plan of DataFusion's knows them.
 
+mod answer;
+mod bucket;
+mod calendar;
 mod chunk;
+mod csv;
+mod encoder;
 mod latest;
 mod memory;
 mod metadata;
 mod pool;
+mod reads;
+mod resolution;
+mod series_arrow;
 mod state;
 mod supersede;
 mod table;
@@ -29,9 +37,17 @@ use std::sync::Arc;
 
 use datafusion::error::DataFusionError;
 
+pub use answer::{AnswerStream, BucketStream, SampleStream};
+pub use bucket::{Aggregation, Bucket, BucketPosition, Bucketing};
+pub use calendar::Zone;
 pub use chunk::{SampleChunk, SampleRow};
+pub use csv::put_csv_text;
+pub use encoder::{BatchEncoder, EncodeError, Encoding};
 pub use latest::LatestTable;
-pub use pool::{QueryPool, SampleStream};
+pub use pool::QueryPool;
+pub use reads::Reads;
+pub use resolution::{Resolution, ResolutionFault};
+pub use series_arrow::SeriesArrow;
 pub use state::{StateQuestion, StateRow};
 pub use table::{SamplesTable, Scan};
 
@@ -76,6 +92,17 @@ pub struct SeriesQuery {
     pub limit: Option<usize>,
     /// Only samples behind this place in the order asked for.
     pub after: Option<Position>,
+}
+
+/// One user's samples of one metric, in buckets.
+#[derive(Clone, Debug)]
+pub struct BucketQuery {
+    /// Which samples. Its `limit` counts buckets; it has no `after`.
+    pub series: SeriesQuery,
+    /// In which buckets.
+    pub bucketing: Bucketing,
+    /// Only buckets behind this place in the order asked for.
+    pub after: Option<BucketPosition>,
 }
 
 /// Why a query has no or no further answer.

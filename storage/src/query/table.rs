@@ -25,6 +25,7 @@ use datafusion::physical_plan::union::UnionExec;
 
 use super::memory::sorted_rows;
 use super::metadata::CheckedReaders;
+use super::reads::Reads;
 use super::supersede::SupersedeExec;
 use crate::buffer::GroupRef;
 use crate::files::{COLUMN_NAMES, DataFile, samples_schema};
@@ -67,7 +68,8 @@ impl SamplesTable {
     pub(super) fn locate(&self, user: &str, metric: &str, start: i64, end: i64) -> Located {
         let org = self.org.as_str();
         let groups = self.snapshot.buffers().flat_map(|buffer| buffer.find(org, user, metric, start, end));
-        Located { groups: groups.collect(), files: self.snapshot.files.find(org, user, metric, start, end) }
+        let files = self.snapshot.files.find(org, user, metric, start, end);
+        Located { groups: groups.collect(), files, reads: Arc::default() }
     }
 
     /// A plan of one partition that gives the scan's rows with all columns,
@@ -84,7 +86,7 @@ impl SamplesTable {
         let mut inputs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
         let files: Vec<&Arc<DataFile>> = located.files.iter().filter(|file| overlaps(file, scan)).collect();
         if !files.is_empty() {
-            inputs.push(self.file_scan(scan, &files, projection.clone())?);
+            inputs.push(self.file_scan(scan, &files, &located.reads, projection.clone())?);
         }
         let rows = sorted_rows(scan, &located.groups);
         if rows.num_rows() > 0 {
@@ -112,6 +114,7 @@ impl SamplesTable {
         &self,
         scan: &Scan,
         files: &[&Arc<DataFile>],
+        reads: &Arc<Reads>,
         projection: Vec<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = samples_schema();
@@ -123,7 +126,7 @@ impl SamplesTable {
             .with_bloom_filter_on_read(false);
         let groups = files.iter().map(|file| {
             let listed = PartitionedFile::new(file.record.path.clone(), file.record.bytes);
-            FileGroup::new(vec![listed.with_extension(Arc::clone(file))])
+            FileGroup::new(vec![listed.with_extension(Arc::clone(file)).with_extension(Arc::clone(reads))])
         });
         let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), Arc::new(source))
             .with_file_groups(groups.collect())
@@ -139,6 +142,8 @@ impl SamplesTable {
 pub(super) struct Located {
     pub(super) groups: Vec<GroupRef>,
     pub(super) files: Vec<Arc<DataFile>>,
+    /// Counts what is read of them.
+    pub(super) reads: Arc<Reads>,
 }
 
 fn overlaps(file: &DataFile, scan: &Scan) -> bool {

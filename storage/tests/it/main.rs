@@ -6,6 +6,8 @@
     reason = "a test that cannot go on fails; its modules are its own"
 )]
 
+#[cfg(feature = "query")]
+mod buckets;
 mod catalog_webhooks;
 mod files;
 mod fixture;
@@ -15,5 +17,9 @@ mod journal_retained;
 mod log;
 #[cfg(feature = "query")]
 mod model;
+#[cfg(feature = "query")]
+mod reads;
+#[cfg(feature = "query")]
+mod series_arrow;
 mod simulated_disk;
 mod store;
