@@ -96,10 +96,8 @@ pub(crate) enum Refusal {
     ContentType { found: String, wanted: &'static str },
     #[error("Content-Encoding {} is not taken; send gzip, zstd or none", Quoted(.found))]
     ContentEncoding { found: String },
-    #[error("Accept {} cannot be answered; this version answers application/json only", Quoted(.found))]
-    Accept { found: String },
-    #[error("Accept {} cannot be answered; there are {offered}", Quoted(.found))]
-    AcceptNone { found: String, offered: &'static str },
+    #[error("Accept {} cannot be answered; offered: {offered}", Quoted(.found))]
+    Accept { found: String, offered: String },
 
     #[error("the request is invalid")]
     Invalid { detail: Vec<Entry>, rejected: Option<usize> },
@@ -185,7 +183,6 @@ impl Refusal {
             Refusal::ContentType { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type"),
             Refusal::ContentEncoding { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_encoding"),
             Refusal::Accept { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_accept"),
-            Refusal::AcceptNone { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_accept"),
             Refusal::Invalid { .. } => (S::UNPROCESSABLE_ENTITY, "invalid"),
             Refusal::QueryTooLarge => (S::UNPROCESSABLE_ENTITY, "query_too_large"),
             Refusal::SqlInvalid { .. } => (S::UNPROCESSABLE_ENTITY, "sql_invalid"),

@@ -43,9 +43,9 @@ pub(crate) fn empty(status: StatusCode) -> Reply {
 }
 
 /// Samples as they come.
-pub(crate) fn samples(body: SampleBody) -> Reply {
+pub(crate) fn samples(content_type: HeaderValue, body: SampleBody) -> Reply {
     let mut response = Response::new(ReplyBody::Samples(Box::new(body)));
-    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
 }
 

@@ -50,8 +50,9 @@ pub use systole_storage::frame::{Erased, Published};
 pub use systole_storage::hidden::{BlockedUsers, EVERY_METRIC, RetentionRule};
 #[cfg(feature = "query")]
 pub use systole_storage::query::{
-    ExportStream, Order, Position, QueryError, SampleChunk, SampleRow, SampleStream, SeriesQuery, SqlAnswer,
-    SqlError, SqlFormat, SqlLimits, SqlQuestion,
+    Aggregation, Bucket, BucketPosition, BucketQuery, BucketStream, Bucketing, EncodeError, ExportStream,
+    Order, Position, QueryError, Resolution, SampleChunk, SampleRow, SampleStream, SeriesArrow, SeriesQuery,
+    SqlAnswer, SqlError, SqlFormat, SqlLimits, SqlQuestion, Zone, put_csv_text,
 };
 pub use systole_storage::{
     CATALOG_FILE, Catalog, CatalogError, CompactionReport, Draft, ErasureRecord, FlushReport, KeyRecord,

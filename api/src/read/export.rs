@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::render::{put_number, put_optional, put_text, put_time};
+use super::json::{put_number, put_optional, put_text, put_time};
 use crate::error::Refusal;
 use crate::manage::path_user;
 use crate::reply::{self, CutOff, Reply};
@@ -62,7 +62,10 @@ fn format(call: &Call<'_>) -> Result<&'static str, Refusal> {
         _ => None,
     };
     let format = essences.into_iter().find_map(takes);
-    format.ok_or_else(|| Refusal::Accept { found: texts.join(", ") })
+    format.ok_or_else(|| {
+        let offered = format!("{NDJSON}, {PARQUET}");
+        Refusal::Accept { found: texts.join(", "), offered }
+    })
 }
 
 enum Part {

@@ -9,7 +9,8 @@ use systole_storage::frame::{Erased, Tombstone, encode_tombstone};
 use systole_storage::hidden::{BlockedUsers, RetentionRule};
 use systole_storage::journal::Log;
 use systole_storage::query::{
-    ExportStream, QueryError, QueryPool, SampleStream, SeriesQuery, SqlAnswer, SqlError, SqlQuestion,
+    BucketQuery, BucketStream, ExportStream, QueryError, QueryPool, SampleStream, SeriesQuery, SqlAnswer,
+    SqlError, SqlQuestion,
 };
 use systole_storage::{ErasureRecord, LatestValue, Sequence, Store, StoreError};
 
@@ -254,6 +255,15 @@ impl Engine {
     /// [`QueryError`].
     pub async fn samples(&self, query: SeriesQuery) -> Result<SampleStream, QueryError> {
         self.inner.queries.samples(query).await
+    }
+
+    /// One user's samples of one metric in buckets, as a stream in the order asked
+    /// for, over one snapshot.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn buckets(&self, query: BucketQuery) -> Result<BucketStream, QueryError> {
+        self.inner.queries.buckets(query).await
     }
 
     /// The newest value of each metric of a user, sorted by metric.

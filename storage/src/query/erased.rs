@@ -16,7 +16,7 @@ use futures_util::StreamExt;
 
 use super::chunk::SERIES_COLUMNS;
 use super::memory::count_rows;
-use super::window::{SLICE_ROWS_MAX, Slices};
+use super::window::{SLICE_FIRST_MS, SLICE_ROWS_MAX, Slices};
 use super::{Order, QueryError, QueryPool, SamplesTable, Scan};
 use crate::frame::{Erased, Sequence, Tombstone};
 use crate::hidden::Hidden;
@@ -162,7 +162,7 @@ async fn each_slice(
 ) -> Result<(), QueryError> {
     let located = table.locate(&scan.user, &scan.metric, scan.start, scan.end);
     let Some((start, end)) = located.clip(scan.start, scan.end) else { return Ok(()) };
-    let mut slices = Slices::new(start, end, order);
+    let mut slices = Slices::new(start, end, order, SLICE_FIRST_MS);
     while let Some(slice) = slices.next() {
         let part = Scan { start: slice.0, end: slice.1, ..scan.clone() };
         if count_rows(&part, &located.groups) > SLICE_ROWS_MAX && slices.too_much(slice) {

@@ -125,7 +125,7 @@ impl Export {
         let table = SamplesTable::new(&scan.org, self.store.snapshot(), self.readers.clone());
         let located = table.locate(&scan.user, &scan.metric, scan.start, scan.end);
         let Some((start, end)) = located.clip(scan.start, scan.end) else { return Ok(true) };
-        let mut slices = Slices::new(start, end, Order::Ascending);
+        let mut slices = Slices::new(start, end, Order::Ascending, i64::MAX);
         while let Some(slice) = slices.next() {
             let part = Scan { start: slice.0, end: slice.1, ..scan.clone() };
             if count_rows(&part, &located.groups) > SLICE_ROWS_MAX && slices.too_much(slice) {

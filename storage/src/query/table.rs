@@ -21,6 +21,7 @@ use datafusion::physical_plan::union::UnionExec;
 use super::memory::sorted_rows;
 use super::metadata::CheckedReaders;
 use super::pool::files_url;
+use super::reads::Reads;
 use super::supersede::SupersedeExec;
 use crate::buffer::GroupRef;
 use crate::files::{DataFile, samples_schema};
@@ -64,7 +65,8 @@ impl SamplesTable {
     pub(super) fn locate(&self, user: &str, metric: &str, start: i64, end: i64) -> Located {
         let org = self.org.as_str();
         let groups = self.snapshot.buffers().flat_map(|buffer| buffer.find(org, user, metric, start, end));
-        Located { groups: groups.collect(), files: self.snapshot.files.find(org, user, metric, start, end) }
+        let files = self.snapshot.files.find(org, user, metric, start, end);
+        Located { groups: groups.collect(), files, reads: Arc::default() }
     }
 
     /// A plan of one partition that gives the scan's rows with all columns,
@@ -84,7 +86,7 @@ impl SamplesTable {
         let files: Vec<&Arc<DataFile>> = located.files.iter().filter(|file| overlaps(file, scan)).collect();
         let (runs, of_periods): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| file.is_run());
         for files in [runs, of_periods].iter().filter(|files| !files.is_empty()) {
-            inputs.push(self.file_scan(scan, files, projection.clone(), hiding)?);
+            inputs.push(self.file_scan(scan, files, &located.reads, projection.clone(), hiding)?);
         }
         let rows = sorted_rows(scan, &located.groups, hiding);
         if rows.num_rows() > 0 {
@@ -112,6 +114,7 @@ impl SamplesTable {
         &self,
         scan: &Scan,
         files: &[&Arc<DataFile>],
+        reads: &Arc<Reads>,
         projection: Vec<usize>,
         hiding: Option<&Hiding>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
@@ -124,7 +127,7 @@ impl SamplesTable {
             .with_bloom_filter_on_read(false);
         let groups = files.iter().map(|file| {
             let listed = PartitionedFile::new(file.record.path.clone(), file.record.bytes);
-            FileGroup::new(vec![listed.with_extension(Arc::clone(file))])
+            FileGroup::new(vec![listed.with_extension(Arc::clone(file)).with_extension(Arc::clone(reads))])
         });
         let config = FileScanConfigBuilder::new(files_url(), Arc::new(source))
             .with_file_groups(groups.collect())
@@ -140,6 +143,8 @@ impl SamplesTable {
 pub(super) struct Located {
     pub(super) groups: Vec<GroupRef>,
     pub(super) files: Vec<Arc<DataFile>>,
+    /// Counts what is read of them.
+    pub(super) reads: Arc<Reads>,
 }
 
 impl Located {

@@ -104,11 +104,15 @@ impl TestStore {
 
     /// Commits one request's samples.
     pub fn commit(&mut self, samples: &Samples) -> Sequence {
+        self.commit_draft(samples.draft())
+    }
+
+    /// Commits one request.
+    pub fn commit_draft(&mut self, mut draft: Draft) -> Sequence {
         let synced = self.last;
         self.last = self.last.next();
         let stamp =
             Stamp { sequence: self.last, synced, ordering: self.last.0, committed_at: 1_782_805_500_000_000 };
-        let mut draft = samples.draft();
         let series = self.store.series();
         draft
             .mark_groups(|org, group| {
