@@ -11,7 +11,7 @@ use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTIC
 use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
-use systole_engine::{CommitError, FlushError, QueryError, SqlError, SubmitError};
+use systole_engine::{CommitError, EraseError, FlushError, QueryError, SqlError, SubmitError};
 
 use crate::auth::{Scope, TokenFault};
 use crate::reply::ReplyBody;
@@ -47,6 +47,8 @@ pub(crate) enum Refusal {
     OtherUser,
     #[error("this concerns the whole organisation, and this key is bound to one user")]
     KeyBound,
+    #[error("this user was erased, and nothing is taken from it any more")]
+    UserErased,
     #[error("this organisation is not yours")]
     OtherOrg,
     #[error("the scope {scope} can only be given by a caller who has it")]
@@ -60,6 +62,8 @@ pub(crate) enum Refusal {
     UnknownKey { id: String },
     #[error("no such endpoint: {}", Quoted(.id))]
     UnknownEndpoint { id: String },
+    #[error("no such erasure: {}", Quoted(.id))]
+    UnknownErasure { id: String },
     #[error("no such organisation: {org}")]
     UnknownOrg { org: String },
     #[error("{} is not allowed here; allowed: {allow}", Quoted(.method.as_str()))]
@@ -92,10 +96,8 @@ pub(crate) enum Refusal {
     ContentType { found: String, wanted: &'static str },
     #[error("Content-Encoding {} is not taken; send gzip, zstd or none", Quoted(.found))]
     ContentEncoding { found: String },
-    #[error("Accept {} cannot be answered; this version answers application/json only", Quoted(.found))]
-    Accept { found: String },
-    #[error("Accept {} cannot be answered; there are {offered}", Quoted(.found))]
-    AcceptNone { found: String, offered: &'static str },
+    #[error("Accept {} cannot be answered; offered: {offered}", Quoted(.found))]
+    Accept { found: String, offered: String },
 
     #[error("the request is invalid")]
     Invalid { detail: Vec<Entry>, rejected: Option<usize> },
@@ -158,12 +160,14 @@ impl Refusal {
             Refusal::ScopeMissing { .. } => (S::FORBIDDEN, "scope_missing"),
             Refusal::OtherUser => (S::FORBIDDEN, "other_user"),
             Refusal::KeyBound => (S::FORBIDDEN, "key_bound"),
+            Refusal::UserErased => (S::FORBIDDEN, "user_erased"),
             Refusal::OtherOrg => (S::FORBIDDEN, "other_organisation"),
             Refusal::NotGrantable { .. } => (S::FORBIDDEN, "scope_not_grantable"),
             Refusal::UnknownPath { .. } => (S::NOT_FOUND, "unknown_path"),
             Refusal::UnknownMetric { .. } => (S::NOT_FOUND, "unknown_metric"),
             Refusal::UnknownKey { .. } => (S::NOT_FOUND, "unknown_key"),
             Refusal::UnknownEndpoint { .. } => (S::NOT_FOUND, "unknown_endpoint"),
+            Refusal::UnknownErasure { .. } => (S::NOT_FOUND, "unknown_erasure"),
             Refusal::UnknownOrg { .. } => (S::NOT_FOUND, "unknown_organisation"),
             Refusal::MethodNotAllowed { .. } => (S::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Refusal::MetricBuiltIn { .. } => (S::CONFLICT, "metric_built_in"),
@@ -179,7 +183,6 @@ impl Refusal {
             Refusal::ContentType { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type"),
             Refusal::ContentEncoding { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_encoding"),
             Refusal::Accept { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_accept"),
-            Refusal::AcceptNone { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_accept"),
             Refusal::Invalid { .. } => (S::UNPROCESSABLE_ENTITY, "invalid"),
             Refusal::QueryTooLarge => (S::UNPROCESSABLE_ENTITY, "query_too_large"),
             Refusal::SqlInvalid { .. } => (S::UNPROCESSABLE_ENTITY, "sql_invalid"),
@@ -317,6 +320,18 @@ impl From<SqlError> for Refusal {
     }
 }
 
+impl From<EraseError> for Refusal {
+    fn from(fault: EraseError) -> Refusal {
+        match fault {
+            EraseError::Commit(fault) => Refusal::from(fault),
+            EraseError::Stopping => Refusal::Stopping,
+            EraseError::Store(fault) => Refusal::catalog(fault),
+            EraseError::Query(fault) => Refusal::from(fault),
+            EraseError::Random(fault) => Refusal::internal(fault),
+        }
+    }
+}
+
 impl From<FlushError> for Refusal {
     fn from(fault: FlushError) -> Refusal {
         match fault {
@@ -376,6 +391,11 @@ impl Entry {
         Entry::new(Place { root: "query", index: None, field: Some(name) }, kind, message)
     }
 
+    /// An entry about a part of the path.
+    pub(crate) fn path(name: &'static str, kind: &'static str, message: impl Into<String>) -> Entry {
+        Entry::new(Place { root: "path", index: None, field: Some(name) }, kind, message)
+    }
+
     /// An entry about a field of a body.
     pub(crate) fn body(field: &'static str, kind: &'static str, message: impl Into<String>) -> Entry {
         Entry::new(Place { root: "body", index: None, field: Some(field) }, kind, message)
@@ -385,7 +405,7 @@ impl Entry {
 /// A place in a request; prints as `["body","data_points",3,"value"]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// `body` or `query`.
+    /// `body`, `query` or `path`.
     pub(crate) root: &'static str,
     /// Which of `data_points`.
     pub(crate) index: Option<usize>,

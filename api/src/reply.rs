@@ -9,7 +9,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
-use crate::read::SampleBody;
+use crate::read::{ExportBody, SampleBody};
 use crate::sql::RowBody;
 
 /// What hyper is given to write.
@@ -43,15 +43,22 @@ pub(crate) fn empty(status: StatusCode) -> Reply {
 }
 
 /// Samples as they come.
-pub(crate) fn samples(body: SampleBody) -> Reply {
+pub(crate) fn samples(content_type: HeaderValue, body: SampleBody) -> Reply {
     let mut response = Response::new(ReplyBody::Samples(Box::new(body)));
-    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
 }
 
 /// Rows of an SQL statement as they come.
 pub(crate) fn rows(content_type: HeaderValue, body: RowBody) -> Reply {
     let mut response = Response::new(ReplyBody::Rows(Box::new(body)));
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+/// An export as it comes.
+pub(crate) fn export(body: ExportBody, content_type: HeaderValue) -> Reply {
+    let mut response = Response::new(ReplyBody::Export(body));
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
 }
@@ -64,6 +71,8 @@ pub(crate) enum ReplyBody {
     Samples(Box<SampleBody>),
     /// Rows of an SQL statement, as it finds them.
     Rows(Box<RowBody>),
+    /// Everything of a user.
+    Export(ExportBody),
 }
 
 impl ReplyBody {
@@ -92,6 +101,9 @@ impl Body for ReplyBody {
             ReplyBody::Rows(body) => {
                 body.poll_bytes(cx).map(|bytes| bytes.map(|bytes| bytes.map(Frame::data)))
             }
+            ReplyBody::Export(body) => {
+                body.poll_bytes(cx).map(|bytes| bytes.map(|bytes| bytes.map(Frame::data)))
+            }
         }
     }
 
@@ -102,7 +114,7 @@ impl Body for ReplyBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             ReplyBody::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            ReplyBody::Samples(_) => SizeHint::default(),
+            ReplyBody::Samples(_) | ReplyBody::Export(_) => SizeHint::default(),
             ReplyBody::Rows(body) => body.size_hint(),
         }
     }

@@ -141,6 +141,8 @@ pub(crate) fn open() -> (Engine, TempDir) {
         flush_bytes: BUFFER_BYTES,
         flush_interval: Duration::from_secs(24 * 60 * 60),
         buffer_bytes_max: BUFFER_BYTES,
+        // What is measured is what was written, not what became of it since.
+        compaction_share: 0.0,
         ..EngineSettings::default()
     };
     (Engine::open(settings).expect("an empty folder opens"), dir)

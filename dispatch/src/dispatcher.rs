@@ -23,7 +23,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::client::Client;
 use crate::endpoint::EndpointSettings;
-use crate::event::{Cursor, Event, EventKind, EventLog, Payload, PayloadSource, ReadFault, Step};
+use crate::event::{Cursor, Event, EventKind, EventLog, Payload, PayloadSource, Place, ReadFault, Step};
 use crate::id::IdCipher;
 use crate::lane::{Collected, Lane, Outcome, now_ms, post_example};
 use crate::ledger::{Changes, Ledger, SAVE_INTERVAL};
@@ -406,6 +406,13 @@ impl Dispatcher {
     #[must_use]
     pub fn lane(&self, id: &str) -> Option<Arc<Lane>> {
         self.shared.lanes.lock().get(id).cloned()
+    }
+
+    /// Ends deliveries of an organisation that wait for another attempt and for which
+    /// `is_gone` is true; returns how many. Blocks.
+    pub fn give_up(&self, org: &str, is_gone: &dyn Fn(Place) -> bool) -> u64 {
+        let lanes = self.shared.lanes();
+        lanes.iter().filter(|lane| *lane.org == *org).map(|lane| lane.give_up(is_gone)).sum()
     }
 
     /// A lane's settings changed.

@@ -190,6 +190,11 @@ pub trait Payload: Send {
     /// The user it is about, if it is about one.
     fn user(&self) -> Option<&str>;
 
+    /// Whether it was erased since it was opened: asked before it is sent.
+    fn is_erased(&self) -> bool {
+        false
+    }
+
     /// About how many bytes [`Payload::write_data`] will append.
     fn data_bytes(&self) -> usize;
 

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
+use systole_storage::files::DataFile;
 use systole_storage::{CompactionReport, Pace, Sequence, Store, StoreError};
 use tokio::sync::oneshot;
 
@@ -39,6 +40,17 @@ pub(crate) enum Request {
     Look,
     /// Bring everything into its periods.
     Whole(CompactReply),
+    /// Write files anew.
+    Rewrite(Rewrite),
+}
+
+/// Says of a file whether it is to be written anew.
+pub(crate) type Which = Box<dyn Fn(&Arc<DataFile>) -> Result<bool, StoreError> + Send>;
+
+/// Files to be written anew without what is hidden.
+pub(crate) struct Rewrite {
+    which: Which,
+    reply: std::sync::mpsc::Sender<Result<(), StoreError>>,
 }
 
 /// Talks to the thread.
@@ -65,6 +77,15 @@ impl CompactorHandle {
     pub(crate) fn whole(&self, reply: CompactReply) {
         // If the thread is gone the reply is dropped, which its reader sees.
         let _ = self.requests.send(Request::Whole(reply));
+    }
+
+    /// Writes files anew without what is hidden, as soon as the job that runs is done.
+    /// Blocks; `None` if the thread ended before.
+    #[cfg_attr(not(feature = "query"), expect(dead_code, reason = "erasures need queries"))]
+    pub(crate) fn rewrite(&self, which: Which) -> Option<Result<(), StoreError>> {
+        let (reply, outcome) = mpsc::channel();
+        self.requests.send(Request::Rewrite(Rewrite { which, reply })).ok()?;
+        outcome.recv().ok().filter(|_| !self.stopping.load(Ordering::Relaxed))
     }
 
     /// Ends the thread within some thousand rows.
@@ -101,14 +122,11 @@ impl Compactor {
         crate::priority::give_way();
         let mut wait = Duration::ZERO;
         while !self.stopping() {
-            let asked = match requests.recv_timeout(wait) {
-                Ok(Request::Whole(reply)) => Some(reply),
-                Ok(Request::Look) | Err(RecvTimeoutError::Timeout) => None,
+            let outcome = match requests.recv_timeout(wait) {
+                Ok(Request::Whole(reply)) => self.whole(reply),
+                Ok(Request::Rewrite(rewrite)) => self.rewrite(&rewrite),
+                Ok(Request::Look) | Err(RecvTimeoutError::Timeout) => self.some(),
                 Err(RecvTimeoutError::Disconnected) => break,
-            };
-            let outcome = match asked {
-                Some(reply) => self.whole(reply),
-                None => self.some(),
             };
             let outcome = outcome.and_then(|more| self.store.bury().map(|_| more));
             wait = match outcome {
@@ -158,6 +176,16 @@ impl Compactor {
         // Whoever asked may have gone.
         let _ = reply.send(answer);
         outcome.map(|_| true)
+    }
+
+    fn rewrite(&self, rewrite: &Rewrite) -> Result<bool, StoreError> {
+        let mut pace = Budget { compactor: self, share: 1.0, worked: Instant::now() };
+        let outcome = self.store.rewrite((self.settled)(), &rewrite.which, &mut pace);
+        // Their bytes go at once, unless somebody reads them.
+        let outcome = outcome.and_then(|()| self.store.bury().map(drop));
+        // Whoever asked may have gone.
+        let _ = rewrite.reply.send(outcome);
+        Ok(true)
     }
 
     fn done(&self, report: &CompactionReport, took: Duration) {

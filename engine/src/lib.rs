@@ -13,6 +13,7 @@
 //! - [`batch`]: one request's points, validated, as columns
 //! - [`budget`]: bytes that bodies and queued frames may hold
 //! - [`commit`]: submissions, the ring and the committer
+//! - `erasure`: orders to erase, carried out
 //! - `events`: what a commit causes, and what subscribers are told
 //! - `flusher`: frozen buffers into files
 //! - [`priority`]: which threads give way to which
@@ -27,6 +28,8 @@ pub mod commit;
 mod compactor;
 pub mod engine;
 #[cfg(feature = "query")]
+mod erasure;
+#[cfg(feature = "query")]
 pub mod events;
 mod flusher;
 pub mod priority;
@@ -37,19 +40,21 @@ pub mod timestamp;
 pub use batch::{Batch, Fault, FaultKind, Point};
 pub use budget::{ByteBudget, Permit};
 pub use commit::{Ack, CommitError, Committed, SubmitError};
-#[cfg(feature = "query")]
-pub use engine::PublishError;
 pub use engine::{Engine, EngineSettings, Health, OpenError};
+#[cfg(feature = "query")]
+pub use engine::{EraseError, PublishError};
 pub use flusher::FlushError;
 pub use registry::{AddMetricError, Added, Metric, MetricId, Registry};
 pub use stats::{HistogramSnapshot, Stats};
-pub use systole_storage::frame::Published;
+pub use systole_storage::frame::{Erased, Published};
+pub use systole_storage::hidden::{BlockedUsers, EVERY_METRIC, RetentionRule};
 #[cfg(feature = "query")]
 pub use systole_storage::query::{
-    Order, Position, QueryError, SampleChunk, SampleRow, SampleStream, SeriesQuery, SqlAnswer, SqlError,
-    SqlFormat, SqlLimits, SqlQuestion,
+    Aggregation, Bucket, BucketPosition, BucketQuery, BucketStream, Bucketing, EncodeError, ExportStream,
+    Order, Position, QueryError, Resolution, SampleChunk, SampleRow, SampleStream, SeriesArrow, SeriesQuery,
+    SqlAnswer, SqlError, SqlFormat, SqlLimits, SqlQuestion, Zone, put_csv_text,
 };
 pub use systole_storage::{
-    CATALOG_FILE, Catalog, CatalogError, CompactionReport, Draft, FlushReport, KeyRecord, LatestValue,
-    Sequence,
+    CATALOG_FILE, Catalog, CatalogError, CompactionReport, Draft, ErasureRecord, FlushReport, KeyRecord,
+    LatestValue, Sequence,
 };

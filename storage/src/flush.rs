@@ -85,7 +85,8 @@ fn sorted_groups(frames: &[SamplesFrame]) -> Vec<Piece<'_>> {
     let mut pieces: Vec<Piece<'_>> = Vec::new();
     for frame in frames {
         let org = frame.org();
-        pieces.extend(frame.groups().enumerate().map(|(index, group)| Piece {
+        let groups = frame.groups().enumerate().filter(|(_, group)| group.count > 0);
+        pieces.extend(groups.map(|(index, group)| Piece {
             org,
             metric: group.metric,
             user: group.user,

@@ -11,6 +11,7 @@
 //! - [`disk`]: the few calls the journal and the files make
 //! - [`journal`]: frames made durable, and read back at start
 //! - [`buffer`]: durable frames that are not in files yet
+//! - [`hidden`]: what must not be seen any more although its bytes may be there
 //! - [`series`]: the newest value and the span of every series
 //! - `merge`: one user's groups in file order
 //! - `flush`: a frozen buffer into files
@@ -29,6 +30,7 @@ pub mod disk;
 pub mod files;
 mod flush;
 pub mod frame;
+pub mod hidden;
 pub mod journal;
 mod merge;
 #[cfg(feature = "query")]
@@ -37,8 +39,8 @@ pub mod series;
 pub mod store;
 
 pub use catalog::{
-    CATALOG_FILE, Catalog, CatalogError, Commits, CursorRecord, EndpointRecord, ExceptionRecord, KeyRecord,
-    LaneChanges, MetricRecord,
+    CATALOG_FILE, Catalog, CatalogError, Commits, CursorRecord, EndpointRecord, ErasureRecord,
+    ExceptionRecord, KeyRecord, LaneChanges, MetricRecord, Removed,
 };
 pub use compact::{Backlog, CompactionReport};
 pub use frame::{Draft, Sequence};

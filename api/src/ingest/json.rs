@@ -5,10 +5,11 @@
 //! in any order, unknown ones are skipped, of several with one name the last
 //! counts, and `null` in an optional field is an absent field.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use simd_json::{ErrorType, INPUT_PADDING, Node, StaticNode, Tape};
-use systole_engine::{Batch, Point, Registry};
+use systole_engine::{Batch, BlockedUsers, FaultKind, Point, Registry};
 
 use super::pool::Scratch;
 use super::user::{UserFault, UserRule};
@@ -55,11 +56,13 @@ pub(super) fn decode(
     registry: &Registry,
     users: UserRule<'_>,
     limits: Limits,
+    blocked: Option<Arc<BlockedUsers>>,
 ) -> Result<Decoded, Refusal> {
     check_separators(body)?;
     let len = body.len();
     scratch.longest_bytes = scratch.longest_bytes.max(len);
     scratch.batch.clear(now_ms());
+    scratch.batch.refuse(blocked);
     body.resize(len + INPUT_PADDING, b' ');
     let mut tape = std::mem::replace(&mut scratch.tape, Tape(Vec::new())).reset();
     let parsed = simd_json::fill_tape_padded(body, len, &mut scratch.buffers, &mut tape);
@@ -102,6 +105,9 @@ struct Points<'a> {
     users: UserRule<'a>,
     decoded: Decoded,
 }
+
+/// A single point of such a user is refused as a whole.
+const USER_ERASED: &str = FaultKind::UserErased.as_str();
 
 /// What is wrong with a point.
 enum PointFault {
@@ -148,6 +154,9 @@ impl Points<'_> {
         match self.push(nodes) {
             Ok(()) => self.decoded.accepted += 1,
             Err(PointFault::Forbidden) => return Err(Refusal::OtherUser),
+            Err(PointFault::Field { kind, .. }) if index.is_none() && kind == USER_ERASED => {
+                return Err(Refusal::UserErased);
+            }
             Err(PointFault::Field { field, kind, message }) => {
                 self.decoded.rejected += 1;
                 if self.decoded.detail.len() < DETAIL_MAX {
@@ -488,7 +497,7 @@ mod tests {
         let mut body = text.to_vec();
         let registry = Registry::builtin();
         let limits = Limits { points_max: 500 };
-        decode(shape, &mut body, &mut scratch, &registry, users, limits)
+        decode(shape, &mut body, &mut scratch, &registry, users, limits, None)
     }
 
     fn first_fault(result: Result<Decoded, Refusal>) -> (String, &'static str) {
@@ -626,10 +635,11 @@ mod tests {
         for text in ["", "{", "[]", r#"{"data_points":[{}]}"#, "\"\\u12\"", "nul", &good] {
             let mut body = text.as_bytes().to_vec();
             let limits = Limits { points_max: 500 };
-            let _ = decode(Shape::Bulk, &mut body, &mut scratch, &registry, UserRule::Bound("u"), limits);
+            let _ =
+                decode(Shape::Bulk, &mut body, &mut scratch, &registry, UserRule::Bound("u"), limits, None);
             let mut body = good.as_bytes().to_vec();
             let decoded =
-                decode(Shape::Bulk, &mut body, &mut scratch, &registry, UserRule::Bound("u"), limits);
+                decode(Shape::Bulk, &mut body, &mut scratch, &registry, UserRule::Bound("u"), limits, None);
             assert_eq!(decoded.unwrap().accepted, 1, "after {text:?}");
             assert_eq!(scratch.batch.len(), 1);
         }

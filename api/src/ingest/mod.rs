@@ -108,7 +108,9 @@ impl Job {
         let limits = json::Limits { points_max: settings.points_max };
         let registry = self.app.engine.registry(&self.org);
         let mut scratch = self.app.pool.scratch();
-        let decoded = json::decode(self.shape, &mut self.buffer, &mut scratch, &registry, users, limits)?;
+        let blocked = self.app.engine.blocked_users(&self.org);
+        let decoded =
+            json::decode(self.shape, &mut self.buffer, &mut scratch, &registry, users, limits, blocked)?;
         self.app.observe.points_rejected(decoded.rejected);
         let keep = decoded.accepted > 0 && (decoded.rejected == 0 || self.options.partial);
         let draft = keep.then(|| scratch.batch.encode(&self.org, self.options.backfill));

@@ -1,18 +1,21 @@
 //! The cursor: where the next page begins.
 //!
 //! URL-safe base64 of: version, first eight bytes of a hash over the question,
-//! the window's start and end, the last sample's time, source and device. The
-//! window is carried because `days` counts back from now, and now moves on from
+//! the window's start and end, and the place of the last that was printed: a
+//! sample's time, source and device (version 1), a bucket's key and source
+//! (version 2). The window is carried because `days` counts back from now, and now moves on from
 //! page to page. A cursor of another question, of another caller's too, is refused.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
-use systole_engine::{Order, Position, SeriesQuery};
+use systole_engine::{BucketPosition, Order, Position, SeriesQuery};
 
+use super::buckets::Buckets;
 use super::window::{Asked, Window};
 
-const VERSION: u8 = 1;
+const OF_SAMPLES: u8 = 1;
+const OF_BUCKETS: u8 = 2;
 const FINGERPRINT_BYTES: usize = 8;
 /// Longest cursor that is looked at: a source, a device and change.
 const TEXT_BYTES_MAX: usize = 2048;
@@ -23,11 +26,22 @@ pub(super) struct Cursor {
     pub(super) fingerprint: [u8; FINGERPRINT_BYTES],
     pub(super) start: i64,
     pub(super) end: i64,
-    pub(super) after: Position,
+    pub(super) after: Place,
+}
+
+/// Where a page ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Sample(Position),
+    Bucket(BucketPosition),
 }
 
 /// What is the same on all pages of one question.
-pub(super) fn fingerprint(query: &SeriesQuery, window: &Window) -> [u8; FINGERPRINT_BYTES] {
+pub(super) fn fingerprint(
+    query: &SeriesQuery,
+    window: &Window,
+    buckets: Option<&Buckets>,
+) -> [u8; FINGERPRINT_BYTES] {
     let mut hash = Sha256::new();
     for text in [&query.org, &query.user, &query.metric, query.source.as_ref().unwrap_or(&String::new())] {
         hash.update((text.len() as u64).to_le_bytes());
@@ -44,18 +58,31 @@ pub(super) fn fingerprint(query: &SeriesQuery, window: &Window) -> [u8; FINGERPR
             }
         }
     }
+    if let Some(Buckets { bucketing, zone, .. }) = buckets {
+        // The same buckets, however they were written.
+        hash.update(format!("{:?} {:?}", bucketing.resolution, bucketing.aggregation));
+        hash.update([u8::from(bucketing.combine)]);
+        hash.update(zone);
+    }
     hash.finalize()[..FINGERPRINT_BYTES].try_into().expect("a hash is longer than its beginning")
 }
 
 impl Cursor {
     pub(super) fn encode(&self) -> String {
-        let mut bytes = vec![VERSION];
+        let (version, time, texts) = match &self.after {
+            Place::Sample(after) => {
+                (OF_SAMPLES, after.recorded_at, [Some(after.source.as_str()), after.device.as_deref()])
+            }
+            Place::Bucket(after) => (OF_BUCKETS, after.key, [after.source.as_deref(), None]),
+        };
+        let mut bytes = vec![version];
         bytes.extend_from_slice(&self.fingerprint);
-        for time in [self.start, self.end, self.after.recorded_at] {
+        for time in [self.start, self.end, time] {
             bytes.extend_from_slice(&time.to_le_bytes());
         }
-        put_text(&mut bytes, Some(&self.after.source));
-        put_text(&mut bytes, self.after.device.as_deref());
+        for text in texts {
+            put_text(&mut bytes, text);
+        }
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
@@ -66,15 +93,18 @@ impl Cursor {
         }
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         let mut reader = Reader(&bytes);
-        if reader.take(1)? != [VERSION] {
-            return None;
-        }
-        let cursor = Cursor {
-            fingerprint: reader.take(FINGERPRINT_BYTES)?.try_into().ok()?,
-            start: reader.time()?,
-            end: reader.time()?,
-            after: Position { recorded_at: reader.time()?, source: reader.text()??, device: reader.text()? },
+        let version = reader.take(1)?[0];
+        let fingerprint = reader.take(FINGERPRINT_BYTES)?.try_into().ok()?;
+        let (start, end, time) = (reader.time()?, reader.time()?, reader.time()?);
+        let texts = (reader.text()?, reader.text()?);
+        let after = match (version, texts) {
+            (OF_SAMPLES, (Some(source), device)) => {
+                Place::Sample(Position { recorded_at: time, source, device })
+            }
+            (OF_BUCKETS, (source, None)) => Place::Bucket(BucketPosition { key: time, source }),
+            _ => return None,
         };
+        let cursor = Cursor { fingerprint, start, end, after };
         reader.0.is_empty().then_some(cursor)
     }
 }
@@ -115,7 +145,16 @@ mod tests {
     fn cursor(device: Option<&str>) -> Cursor {
         let after =
             Position { recorded_at: -7, source: "gärmin".to_owned(), device: device.map(str::to_owned) };
-        Cursor { fingerprint: [3; 8], start: -1, end: i64::MAX, after }
+        Cursor { fingerprint: [3; 8], start: -1, end: i64::MAX, after: Place::Sample(after) }
+    }
+
+    #[test]
+    fn a_cursor_of_buckets_reads_back() {
+        for source in [None, Some("garmin".to_owned())] {
+            let after = Place::Bucket(BucketPosition { key: i64::MIN, source });
+            let cursor = Cursor { fingerprint: [3; 8], start: -1, end: 1, after };
+            assert_eq!(Cursor::decode(&cursor.encode()), Some(cursor));
+        }
     }
 
     #[test]

@@ -4,7 +4,8 @@ use hyper::StatusCode;
 use systole_engine::{LatestValue, Registry};
 use tokio::time::timeout;
 
-use super::render::{put_number, put_text, put_time};
+use super::Format;
+use super::json::{put_number, put_text, put_time};
 use crate::error::Refusal;
 use crate::ingest::UserRule;
 use crate::reply::{self, Reply};
@@ -14,7 +15,7 @@ use crate::route::Call;
 const VALUE_BYTES: usize = 112;
 
 pub(crate) async fn latest(call: Call<'_>) -> Result<Reply, Refusal> {
-    super::check_accept(&call)?;
+    Format::wanted(&call, &[Format::Json])?;
     let user = UserRule::of(call.caller.user.as_deref(), call.query.get("user_id"))?.only()?;
     let wait = call.app.settings.query.timeout;
     let values = timeout(wait, call.app.engine.latest(&call.org, user)).await;

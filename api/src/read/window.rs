@@ -20,7 +20,7 @@ const AHEAD_MS: i64 = 86_460_000;
 
 /// `[start, end)` in milliseconds, and how it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Window {
+pub(crate) struct Window {
     pub(super) start: i64,
     pub(super) end: i64,
     pub(super) asked: Asked,
@@ -28,7 +28,7 @@ pub(super) struct Window {
 
 /// The question's own words: the same on every page, while `days` moves on.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Asked {
+pub(crate) enum Asked {
     Days(f64),
     Span { start: Option<i64>, end: Option<i64> },
 }
@@ -58,6 +58,21 @@ impl Window {
             return Err(Refusal::invalid(Entry::query("end", "out_of_range", "lies before start")));
         }
         Ok(window)
+    }
+}
+
+impl Window {
+    /// `start` and `end`, both of which must be there.
+    pub(crate) fn span(query: &Query) -> Result<(i64, i64), Refusal> {
+        let needed = |name: &'static str| {
+            let missing = || Refusal::invalid(Entry::query(name, "missing", "is needed"));
+            instant(query, name)?.ok_or_else(missing)
+        };
+        let (start, end) = (needed("start")?, needed("end")?);
+        if start >= end {
+            return Err(Refusal::invalid(Entry::query("end", "out_of_range", "must lie behind start")));
+        }
+        Ok((start, end))
     }
 }
 

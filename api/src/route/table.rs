@@ -43,6 +43,12 @@ pub(crate) enum Endpoint {
     Publish,
     Flush,
     Compact,
+    EraseUser,
+    EraseRange,
+    Erasure,
+    ExportUser,
+    Retention,
+    SetRetention,
     Health,
     Ready,
     Scrape,
@@ -62,7 +68,7 @@ const fn route(method: Method, path: &'static str, access: Access, endpoint: End
 }
 
 /// The routes; the busiest first, as they are looked through in order.
-pub(crate) static ROUTES: [Route; 25] = {
+pub(crate) static ROUTES: [Route; 31] = {
     const INGEST: Access = Access::Scope(Scope::Ingest);
     const READ: Access = Access::Scope(Scope::Read);
     const WEBHOOKS: Access = Access::Scope(Scope::Webhooks);
@@ -88,6 +94,12 @@ pub(crate) static ROUTES: [Route; 25] = {
         route(Method::POST, "/api/v1/api-keys", ADMIN, Endpoint::CreateKey),
         route(Method::GET, "/api/v1/api-keys", ADMIN, Endpoint::ListKeys),
         route(Method::DELETE, "/api/v1/api-keys/{id}", ADMIN, Endpoint::DeleteKey),
+        route(Method::DELETE, "/api/v1/wearables/metric/{metric}", ADMIN, Endpoint::EraseRange),
+        route(Method::GET, "/api/v1/users/{user_id}/export", READ, Endpoint::ExportUser),
+        route(Method::DELETE, "/api/v1/users/{user_id}", ADMIN, Endpoint::EraseUser),
+        route(Method::GET, "/api/v1/erasures/{id}", ADMIN, Endpoint::Erasure),
+        route(Method::GET, "/api/v1/retention", ADMIN, Endpoint::Retention),
+        route(Method::PUT, "/api/v1/retention", ADMIN, Endpoint::SetRetention),
         route(Method::POST, "/api/v1/admin/flush", OPERATOR, Endpoint::Flush),
         route(Method::POST, "/api/v1/admin/compact", OPERATOR, Endpoint::Compact),
         route(Method::GET, "/health", Access::Open, Endpoint::Health),

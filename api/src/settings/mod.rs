@@ -101,6 +101,10 @@ pub struct StorageSettings {
     pub compaction_percent: usize,
     /// Memory of newest values and spans; users beyond it are read from disk.
     pub series_bytes: usize,
+    /// Hours within which the bytes of what was erased are gone.
+    pub erasure_hours: usize,
+    /// Days that samples are kept where an organisation has no rule; 0 for ever.
+    pub retention_days: usize,
 }
 
 /// Limits of what is asked.
@@ -190,6 +194,8 @@ impl Default for Settings {
                 buffer_bytes_max: engine.buffer_bytes_max,
                 compaction_percent: 50,
                 series_bytes: engine.series_bytes,
+                erasure_hours: 24,
+                retention_days: 0,
             },
             query: QuerySettings {
                 threads: engine.query_threads,
@@ -266,6 +272,8 @@ impl Settings {
             query_memory_bytes: self.query.memory_bytes,
             sql: self.query.sql,
             retention_bytes: self.dispatch.retention_bytes.map(|bytes| bytes as u64),
+            erasure_deadline: Duration::from_secs(self.storage.erasure_hours as u64 * 3600),
+            retention_days: u32::try_from(self.storage.retention_days).ok().filter(|days| *days > 0),
             webhooks: WebhookSettings {
                 targets: self.dispatch.allow_targets.clone(),
                 dispatch: EngineDispatch {
@@ -301,7 +309,9 @@ impl StorageSettings {
         reader.seconds("storage.flush_interval_seconds", &mut self.flush_interval)?;
         reader.size("storage.buffer_bytes_max", &mut self.buffer_bytes_max, MIB..=1024 * 1024 * MIB)?;
         reader.count("storage.compaction_percent", &mut self.compaction_percent, 0..=100)?;
-        reader.size("storage.series_bytes", &mut self.series_bytes, MIB..=1024 * 1024 * MIB)
+        reader.size("storage.series_bytes", &mut self.series_bytes, MIB..=1024 * 1024 * MIB)?;
+        reader.count("storage.erasure_hours", &mut self.erasure_hours, 1..=24 * 365)?;
+        reader.count("storage.retention_days", &mut self.retention_days, 0..=36_500)
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) fn format(headers: &HeaderMap) -> Result<SqlFormat, Refusal> {
     match best {
         Some((_, format)) => Ok(format),
         None if texts.iter().all(|text| text.trim().is_empty()) => Ok(SqlFormat::Json),
-        None => Err(Refusal::AcceptNone { found: texts.join(", "), offered: OFFERED }),
+        None => Err(Refusal::Accept { found: texts.join(", "), offered: OFFERED.to_owned() }),
     }
 }
 

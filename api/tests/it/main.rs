@@ -2,8 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 mod auth;
+mod buckets;
 mod client;
+mod erasure;
 mod fixture;
+mod formats;
 mod ingest;
 mod keys;
 mod limits;

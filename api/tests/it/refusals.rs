@@ -7,6 +7,7 @@ use crate::fixture::{OPERATOR, TestServer, point, point_with, server};
 
 const BULK: &str = "/api/v1/wearables/bulk-ingest?user_id=u1";
 const SERIES: &str = "/api/v1/wearables/metric/heart_rate?user_id=u1";
+const LATEST: &str = "/api/v1/wearables/latest?user_id=u1";
 
 /// Sends the request, compares status and code, and looks after the server.
 async fn check(server: &TestServer, request: Request, status: u16, code: &str) -> Value {
@@ -130,10 +131,19 @@ async fn parameters_that_cannot_be_are_422_and_named() {
         ("limit=ten", "limit", "out_of_range"),
         ("cursor=garbage", "cursor", "malformed"),
         ("cursor=%00", "cursor", "malformed"),
-        ("resolution=1d", "resolution", "not_supported"),
-        ("agg=avg", "agg", "not_supported"),
-        ("tz=Europe/Berlin", "tz", "not_supported"),
-        ("combine=all", "combine", "not_supported"),
+        ("resolution=2h", "resolution", "malformed"),
+        ("resolution=P0D", "resolution", "malformed"),
+        ("resolution=-P1D", "resolution", "malformed"),
+        ("resolution=P1DT1H", "resolution", "malformed"),
+        ("resolution=PT7M", "resolution", "malformed"),
+        ("resolution=P101Y", "resolution", "malformed"),
+        ("resolution=1d&agg=median", "agg", "unknown_value"),
+        ("resolution=1d&tz=Mars/Olympus", "tz", "unknown_value"),
+        ("resolution=1d&tz=europe/berlin", "tz", "unknown_value"),
+        ("resolution=1d&combine=some", "combine", "unknown_value"),
+        ("agg=avg", "agg", "conflict"),
+        ("tz=Europe/Berlin", "tz", "conflict"),
+        ("combine=all", "combine", "conflict"),
     ] {
         let request = server.request("GET", &format!("{SERIES}&{parameter}")).key(OPERATOR);
         let answer = check(&server, request, 422, "invalid").await;
@@ -158,12 +168,12 @@ async fn types_that_are_not_spoken_are_415() {
     ] {
         check(&server, post().header(name, value), 415, code).await;
     }
-    for accept in ["text/csv", "application/vnd.apache.arrow.stream"] {
-        let request = server.request("GET", SERIES).key(OPERATOR).header("Accept", accept);
+    for accept in ["text/html", "application/json;q=0"] {
+        let request = server.request("GET", LATEST).key(OPERATOR).header("Accept", accept);
         check(&server, request, 415, "unsupported_accept").await;
     }
     for accept in ["*/*", "text/html, application/json;q=0.9", "application/*"] {
-        server.request("GET", SERIES).key(OPERATOR).header("Accept", accept).send().await.expect(200);
+        server.request("GET", LATEST).key(OPERATOR).header("Accept", accept).send().await.expect(200);
     }
 }
 

@@ -15,6 +15,7 @@ mod acceptance;
 mod check;
 mod disk_full;
 mod drain;
+mod erasure;
 mod isolation;
 mod kills;
 mod metrics;

@@ -58,6 +58,10 @@ pub(super) async fn deliver(shared: &Shared, lane: &Lane, job: &Job) -> Outcome 
     let Some(_memory) = shared.memory(bytes, lane.is_failing()).await else {
         return Outcome::Parked;
     };
+    if payload.is_erased() {
+        // While it waited for memory.
+        return Outcome::Gone;
+    }
     let body = render(lane, &config, &id, name, payload.as_ref());
     let started = Instant::now();
     let answer = post(shared, &config, &id, body).await;

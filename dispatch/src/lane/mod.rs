@@ -244,6 +244,15 @@ impl Lane {
         self.pump(shared);
     }
 
+    /// Ends deliveries that wait for another attempt and for which `is_gone` is true;
+    /// returns how many.
+    pub fn give_up(&self, is_gone: &dyn Fn(Place) -> bool) -> u64 {
+        let waiting: Vec<Place> = self.state.lock().exceptions.keys().copied().collect();
+        // Outside the lock: it may read the journal.
+        let gone = waiting.into_iter().filter(|place| is_gone(*place));
+        gone.map(|place| u64::from(self.state.lock().give_up(place))).sum()
+    }
+
     /// Deliveries that wait for another attempt.
     #[must_use]
     pub fn exception_count(&self) -> usize {
@@ -630,6 +639,17 @@ impl State {
         self.due.insert((due_at_ms, place));
         self.unsaved.failed.insert(place);
         self.unsaved.tickets.extend(ticket);
+    }
+
+    /// Ends a delivery that waits; false if it ended meanwhile. One that is in flight
+    /// finds nothing of its own when it ends.
+    fn give_up(&mut self, place: Place) -> bool {
+        let Some(exception) = self.exceptions.remove(&place) else { return false };
+        self.due.remove(&(exception.due_at_ms, place));
+        self.ready.retain(|job| job.place != place || job.ticket.is_some());
+        self.unsaved.failed.remove(&place);
+        self.unsaved.settled.insert(place);
+        true
     }
 
     fn wake_due(&mut self, now_ms: i64) -> bool {

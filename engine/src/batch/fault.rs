@@ -60,11 +60,13 @@ pub enum FaultKind {
     EndedAtMalformed,
     /// `ended_at` lies before `recorded_at`.
     EndedBeforeRecorded,
+    /// The user was erased and is blocked.
+    UserErased,
 }
 
 impl FaultKind {
     /// All of them, for the API's description.
-    pub const ALL: [FaultKind; 13] = [
+    pub const ALL: [FaultKind; 14] = [
         FaultKind::UnknownMetric,
         FaultKind::UnknownUnit,
         FaultKind::OutOfRange,
@@ -78,11 +80,12 @@ impl FaultKind {
         FaultKind::ZoneOffsetMalformed,
         FaultKind::EndedAtMalformed,
         FaultKind::EndedBeforeRecorded,
+        FaultKind::UserErased,
     ];
 
     /// The `type` in the API's answers.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             FaultKind::UnknownMetric => "unknown_metric",
             FaultKind::UnknownUnit => "unknown_unit",
@@ -97,6 +100,7 @@ impl FaultKind {
             FaultKind::ZoneOffsetMalformed => "zone_offset_malformed",
             FaultKind::EndedAtMalformed => "ended_at_malformed",
             FaultKind::EndedBeforeRecorded => "ended_before_recorded",
+            FaultKind::UserErased => "user_erased",
         }
     }
 }

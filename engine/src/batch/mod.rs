@@ -22,10 +22,13 @@ mod fault;
 mod group;
 mod validate;
 
+use std::sync::Arc;
+
 use encode::{Columns, Order, POINTS_KEPT};
 use fault::Advice;
 use group::{Found, Names};
 use systole_storage::frame::Draft;
+use systole_storage::hidden::BlockedUsers;
 
 pub use fault::{Fault, FaultKind};
 
@@ -70,6 +73,8 @@ pub struct Batch {
     order: Order,
     dates: Dates,
     advice: Advice,
+    /// Users whose points are refused.
+    blocked: Option<Arc<BlockedUsers>>,
 }
 
 impl Batch {
@@ -90,6 +95,12 @@ impl Batch {
         self.unordered = false;
         self.order.clear();
         self.advice.clear();
+        self.blocked = None;
+    }
+
+    /// Refuses points of these users in this request.
+    pub fn refuse(&mut self, blocked: Option<Arc<BlockedUsers>>) {
+        self.blocked = blocked;
     }
 
     /// Takes a point. All points of a request are pushed with one registry.
@@ -150,6 +161,10 @@ impl Batch {
         hash: u64,
     ) -> Result<(usize, validate::Row), Fault> {
         let (id, metric, rule) = validate::names(registry, point, &mut self.advice)?;
+        if self.blocked.as_ref().is_some_and(|blocked| blocked.contains(point.user)) {
+            let message = format_args!("this user was erased, and nothing is taken from it any more");
+            return Err(Fault::new("user_id", FaultKind::UserErased, message));
+        }
         let row = validate::row(registry, &rule, point, self.now_ms, &mut self.dates)?;
         Ok((self.names.enter(point, hash, (id, metric), rule), row))
     }

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use systole_storage::frame::{Frame, Kind, SamplesFrame, Stamp};
+use systole_storage::frame::{Frame, Kind, Stamp};
 use systole_storage::journal::{AppendError, JournalWriter, Log};
 use systole_storage::series::SeriesName;
 use systole_storage::{Sequence, Store};
@@ -94,6 +94,7 @@ impl Committer {
                 std::thread::park_timeout(IDLE);
             }
             self.flush_if_due();
+            self.seal_if_asked();
             self.trim_journal();
         }
         tracing::info!(sequence = self.synced.0, "committer stopped");
@@ -183,11 +184,7 @@ impl Committer {
     fn publish(&mut self) {
         let parse = |bytes: Vec<u8>| Frame::parse(bytes.into()).expect("sealed by this thread a moment ago");
         let frames: Vec<Frame> = self.frames.drain(..).map(parse).collect();
-        let samples: Vec<SamplesFrame> = frames.iter().filter_map(Frame::as_samples).cloned().collect();
-        self.parts.store.publish(&samples);
-        if let Some(other) = frames.iter().rev().find(|frame| frame.as_samples().is_none()) {
-            self.parts.store.advance(&other.header().stamp);
-        }
+        self.parts.store.publish_frames(&frames);
         self.parts.log.publish(self.parts.last, frames);
     }
 
@@ -232,6 +229,24 @@ impl Committer {
         self.filled_bytes = 0;
         // The flush thread ends only after this one.
         let _ = self.parts.flushes.send(Job { buffer, replies: requests });
+    }
+
+    /// Seals the current segment for whoever writes sealed ones anew.
+    fn seal_if_asked(&mut self) {
+        let requests = std::mem::take(&mut *self.parts.intake.seal_requests.lock());
+        if requests.is_empty() {
+            return;
+        }
+        match self.parts.writer.seal() {
+            Ok(current) => {
+                for reply in requests {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(current);
+                }
+            }
+            Err(AppendError::Poisoned { reason }) => self.parts.intake.set_poison(&reason),
+            Err(error) => tracing::warn!(%error, "could not seal the journal's current segment"),
+        }
     }
 
     fn trim_journal(&mut self) {

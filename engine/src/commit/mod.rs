@@ -22,6 +22,7 @@ use std::time::Instant;
 
 use crossbeam_queue::ArrayQueue;
 use parking_lot::Mutex;
+use systole_storage::journal::SegmentId;
 use systole_storage::{Draft, Sequence};
 use tokio::sync::oneshot;
 
@@ -29,6 +30,9 @@ use crate::budget::Permit;
 use crate::flusher::FlushReply;
 
 pub(crate) use committer::{Committer, CommitterParts};
+
+/// Told the segment that frames go to, once those before it are sealed.
+pub(crate) type SealReply = oneshot::Sender<SegmentId>;
 
 /// Why a batch was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -130,6 +134,8 @@ pub(crate) struct Intake {
     /// Flushes that were asked for with [`Intake::request_flush`], taken by the
     /// committer.
     pub(crate) flush_requests: Mutex<Vec<FlushReply>>,
+    /// Who waits for the current segment to be sealed; taken by the committer.
+    pub(crate) seal_requests: Mutex<Vec<SealReply>>,
 }
 
 impl Intake {
@@ -144,6 +150,7 @@ impl Intake {
             disk_full: AtomicBool::new(false),
             internal: Mutex::default(),
             flush_requests: Mutex::default(),
+            seal_requests: Mutex::default(),
         })
     }
 
@@ -180,6 +187,14 @@ impl Intake {
         self.pushed();
     }
 
+    /// Asks the committer to seal the journal's current segment; dropping `reply` is the
+    /// answer if it cannot.
+    #[cfg_attr(not(feature = "query"), expect(dead_code, reason = "erasures need queries"))]
+    pub(crate) fn request_seal(&self, reply: SealReply) {
+        self.seal_requests.lock().push(reply);
+        self.pushed();
+    }
+
     /// The committer is gone: what waits is answered by being dropped, and so is
     /// what is pushed from now on.
     pub(crate) fn end(&self) {
@@ -203,6 +218,7 @@ impl Intake {
         self.internal.lock().clear();
         while self.ring.pop().is_some() {}
         self.flush_requests.lock().clear();
+        self.seal_requests.lock().clear();
     }
 
     fn check(&self, buffer_bytes_max: u64) -> Result<(), SubmitError> {

@@ -59,6 +59,10 @@ pub struct EngineSettings {
     /// Journal kept for deliveries that wait; beyond it the oldest are given up.
     /// `None` is a tenth of the disk.
     pub retention_bytes: Option<u64>,
+    /// How long the bytes of what was erased may stay.
+    pub erasure_deadline: Duration,
+    /// How long samples are kept where an organisation has no rule; `None` for ever.
+    pub retention_days: Option<u32>,
     /// What webhooks are run with.
     #[cfg(feature = "query")]
     pub webhooks: crate::events::webhooks::WebhookSettings,
@@ -83,6 +87,8 @@ impl Default for EngineSettings {
             #[cfg(feature = "query")]
             sql: Default::default(),
             retention_bytes: None,
+            erasure_deadline: Duration::from_secs(24 * 3600),
+            retention_days: None,
             #[cfg(feature = "query")]
             webhooks: Default::default(),
         }
@@ -147,6 +153,8 @@ struct Inner {
     queries: Arc<systole_storage::query::QueryPool>,
     #[cfg(feature = "query")]
     webhooks: Arc<crate::events::webhooks::Webhooks>,
+    #[cfg(feature = "query")]
+    eraser: crate::erasure::EraserHandle,
 }
 
 impl std::fmt::Debug for Inner {
@@ -168,6 +176,7 @@ impl Engine {
             series_bytes: settings.series_bytes,
         })?;
         let (store, log) = (opened.store, opened.log);
+        store.set_default_retention(settings.retention_days);
         let intake = Intake::new(settings.ring_slots);
         let counters = Arc::new(Counters::default());
         counters.sequence.store(opened.last.0, Ordering::Relaxed);
@@ -227,6 +236,20 @@ impl Engine {
         let mut threads = vec![compaction, committer, spare, flush];
         #[cfg(feature = "query")]
         let (queries, webhooks) = query.run(&intake, &mut threads)?;
+        #[cfg(feature = "query")]
+        let eraser = query::start_eraser(
+            crate::erasure::Eraser {
+                store: store.clone(),
+                log: log.clone(),
+                queries: queries.clone(),
+                webhooks: webhooks.clone(),
+                compactor: handle.clone(),
+                intake: intake.clone(),
+                deadline: settings.erasure_deadline,
+                replaced: Default::default(),
+            },
+            &mut threads,
+        )?;
         let inner = Inner {
             registries,
             budget: ByteBudget::new(settings.body_budget_bytes),
@@ -242,6 +265,8 @@ impl Engine {
             queries,
             #[cfg(feature = "query")]
             webhooks,
+            #[cfg(feature = "query")]
+            eraser,
         };
         Ok(Engine { inner: Arc::new(inner) })
     }
@@ -303,11 +328,13 @@ impl Engine {
     }
 
     /// Brings everything committed before the call into the files of its period,
-    /// without superseded rows.
+    /// without superseded rows, and carries out the erasures that wait.
     ///
     /// # Errors
     /// [`FlushError`]; nothing is lost.
     pub async fn compact(&self) -> Result<CompactionReport, FlushError> {
+        #[cfg(feature = "query")]
+        self.carry_out_erasures().await?;
         let flushed = self.flush().await?;
         self.wait_settled(flushed.sequence).await;
         let (reply, report) = oneshot::channel();
@@ -390,6 +417,8 @@ impl Engine {
             inner.log.stop();
             inner.compactor.stop();
             #[cfg(feature = "query")]
+            inner.eraser.stop();
+            #[cfg(feature = "query")]
             inner.webhooks.stop();
             for (name, handle) in threads {
                 if handle.join().is_err() {
@@ -408,7 +437,7 @@ impl Engine {
 mod query;
 
 #[cfg(feature = "query")]
-pub use query::PublishError;
+pub use query::{EraseError, PublishError};
 
 /// How long a compaction waits for the classifier.
 const SETTLE_MAX: Duration = Duration::from_secs(10);

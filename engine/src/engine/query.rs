@@ -1,21 +1,27 @@
 //! The half of the engine that needs queries: questions, and webhooks, whose
 //! classifier asks what was there before.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
+use systole_dispatch::id::{RandomFault, random_id};
+use systole_storage::frame::{Erased, Tombstone, encode_tombstone};
+use systole_storage::hidden::{BlockedUsers, RetentionRule};
 use systole_storage::journal::Log;
 use systole_storage::query::{
-    QueryError, QueryPool, SampleStream, SeriesQuery, SqlAnswer, SqlError, SqlQuestion,
+    BucketQuery, BucketStream, ExportStream, QueryError, QueryPool, SampleStream, SeriesQuery, SqlAnswer,
+    SqlError, SqlQuestion,
 };
-use systole_storage::{LatestValue, Store};
+use systole_storage::{ErasureRecord, LatestValue, Sequence, Store, StoreError};
 
 use super::{Engine, EngineSettings, OpenError, PoisonOnPanic, Position, spawn};
 use crate::budget::Permit;
 use crate::commit::{CommitError, Intake, SubmitError};
+use crate::erasure::{Eraser, EraserHandle};
 use crate::events::topics::EventTopics;
 use crate::events::webhooks::{WebhookParts, WebhookStartError, Webhooks};
-use crate::events::{Classifier, JournalEvents, Subscribed};
+use crate::events::{Classifier, ErasedNow, JournalEvents, Subscribed};
+use crate::flusher::FlushError;
 use crate::registry::Registries;
 
 /// What runs beside the commit path.
@@ -50,7 +56,12 @@ impl Parts {
         let webhooks = Webhooks::start(WebhookParts {
             settings: settings.webhooks.clone(),
             catalog: store.catalog().clone(),
-            events: JournalEvents { log: log.clone(), registries: registries.clone(), topics },
+            events: JournalEvents {
+                log: log.clone(),
+                erased: ErasedNow::of(store.clone()),
+                registries: registries.clone(),
+                topics,
+            },
             subscribed: subscribed.clone(),
         })?;
         let classified = webhooks.classified().map_err(WebhookStartError::from)?;
@@ -103,7 +114,140 @@ pub enum PublishError {
     Commit(#[from] CommitError),
 }
 
+/// Starts the thread that carries out erasures.
+pub(super) fn start_eraser(
+    eraser: Eraser,
+    threads: &mut Vec<(&'static str, JoinHandle<()>)>,
+) -> Result<EraserHandle, OpenError> {
+    let (requests, received) = mpsc::channel();
+    let guard = PoisonOnPanic { intake: eraser.intake.clone(), thread: "erasure" };
+    let run = move || {
+        let _guard = guard;
+        eraser.run(&received);
+    };
+    threads.insert(0, spawn("erasure", run)?);
+    Ok(EraserHandle(requests))
+}
+
+/// Why something was not erased.
+#[derive(Debug, thiserror::Error)]
+pub enum EraseError {
+    /// The order was not committed.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The order stands and hides, but its receipt could not be stored.
+    #[error("the receipt could not be stored")]
+    Store(#[from] StoreError),
+    /// What there is could not be found out; nothing was erased.
+    #[error("what there is to erase cannot be found")]
+    Query(#[from] QueryError),
+    /// No id could be made.
+    #[error(transparent)]
+    Random(#[from] RandomFault),
+    /// The server stopped meanwhile.
+    #[error("the server is stopping")]
+    Stopping,
+}
+
 impl Engine {
+    /// Erases a user, or a part of a series: from the answer on nothing of it is seen
+    /// any more, and within the deadline its bytes are gone. Returns the receipt's id.
+    ///
+    /// # Errors
+    /// [`EraseError`].
+    pub async fn erase(&self, org: &str, user: &str, erased: Erased) -> Result<String, EraseError> {
+        let metrics: Vec<String> = match &erased {
+            Erased::User { .. } => {
+                let values = self.inner.queries.latest(org, user).await?;
+                values.into_iter().map(|value| value.metric).collect()
+            }
+            Erased::Range { metric, .. } => vec![metric.clone()],
+        };
+        let (id, org, user) = (random_id("era_")?, org.to_owned(), user.to_owned());
+        let tombstone = Tombstone { id, org, user, erased, sequence: Sequence::ZERO, created_at: 0 };
+        let committed = self.inner.intake.submit_internal(encode_tombstone(&tombstone)).await?;
+        let tombstone = Tombstone { sequence: committed.sequence, ..tombstone };
+        self.on_store(|store| store.record_tombstones()).await?;
+        match self.inner.queries.count_erased(&tombstone, metrics).await {
+            Ok(samples) => {
+                let id = tombstone.id.clone();
+                let noted =
+                    self.on_store(move |store| Ok(store.catalog().set_erased_samples(&id, samples)?));
+                noted.await?;
+            }
+            // It is erased all the same; the receipt counts none.
+            Err(error) => tracing::warn!(%error, "the samples of an erasure could not be counted"),
+        }
+        Ok(tombstone.id)
+    }
+
+    /// The receipt of an erasure.
+    ///
+    /// # Errors
+    /// [`EraseError::Store`].
+    pub async fn erasure(&self, org: &str, id: &str) -> Result<Option<ErasureRecord>, EraseError> {
+        let (org, id) = (org.to_owned(), id.to_owned());
+        self.on_store(move |store| Ok(store.catalog().erasure(&org, &id)?)).await
+    }
+
+    /// Carries out erasures that wait, now; returns how many.
+    ///
+    /// # Errors
+    /// [`FlushError`]; then they go on waiting, and hide.
+    pub async fn carry_out_erasures(&self) -> Result<usize, FlushError> {
+        self.inner.eraser.carry_out().await
+    }
+
+    /// Users of an organisation from whom nothing is taken; `None` if there are none.
+    #[must_use]
+    pub fn blocked_users(&self, org: &str) -> Option<Arc<BlockedUsers>> {
+        self.inner.store.hidden().blocked(org)
+    }
+
+    /// How long an organisation keeps what, and how long where no rule says.
+    #[must_use]
+    pub fn retention(&self, org: &str) -> (Vec<RetentionRule>, Option<u32>) {
+        let hidden = self.inner.store.hidden();
+        (hidden.retention(org).to_vec(), hidden.default_days())
+    }
+
+    /// Replaces an organisation's rules of how long it keeps what; they count at once.
+    ///
+    /// # Errors
+    /// [`EraseError::Store`].
+    pub async fn set_retention(&self, org: &str, rules: Vec<RetentionRule>) -> Result<(), EraseError> {
+        let org = org.to_owned();
+        self.on_store(move |store| store.set_retention(&org, rules)).await
+    }
+
+    /// Everything of a user as a Parquet file with the columns of data files.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn export_parquet(&self, org: &str, user: &str) -> Result<ExportStream, QueryError> {
+        let metrics = self.metrics_of(org, user).await?;
+        self.inner.queries.export(org, user, metrics).await
+    }
+
+    /// Keys of the metrics that a user has samples of, sorted.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn metrics_of(&self, org: &str, user: &str) -> Result<Vec<String>, QueryError> {
+        let latest = self.latest(org, user).await?;
+        Ok(latest.into_iter().map(|value| value.metric).collect())
+    }
+
+    /// Runs `work` where it may block.
+    async fn on_store<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, EraseError> {
+        let store = self.inner.store.clone();
+        let done = tokio::task::spawn_blocking(move || work(&store)).await;
+        Ok(done.map_err(|_| EraseError::Stopping)??)
+    }
+
     /// One user's samples of one metric, as a stream of chunks in the order
     /// asked for, over one snapshot.
     ///
@@ -111,6 +255,15 @@ impl Engine {
     /// [`QueryError`].
     pub async fn samples(&self, query: SeriesQuery) -> Result<SampleStream, QueryError> {
         self.inner.queries.samples(query).await
+    }
+
+    /// One user's samples of one metric in buckets, as a stream in the order asked
+    /// for, over one snapshot.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn buckets(&self, query: BucketQuery) -> Result<BucketStream, QueryError> {
+        self.inner.queries.buckets(query).await
     }
 
     /// The newest value of each metric of a user, sorted by metric.

@@ -7,6 +7,7 @@ use systole_dispatch::{EventKind, Payload, Place};
 use systole_storage::Sequence;
 use systole_storage::frame::{Columns, GroupSpec, SamplesFrame, Stamp, encode_samples};
 
+use super::erased::ErasedNow;
 use super::payload::{Samples, Timestamp};
 use super::topics::EventCatalogue;
 use crate::registry::Metric;
@@ -63,7 +64,7 @@ fn samples(catalogue: &EventCatalogue, metric: &Metric, now_ms: i64) -> Option<S
     draft.mark_groups(|_, _| systole_storage::frame::Mark::New).ok()?;
     let frame = SamplesFrame::parse(draft.seal(stamp).into()).ok()?;
     let place = Place { sequence: 0, group: 0, chunk: 0, kind: EventKind::Created };
-    Samples::open(catalogue.parts(), frame, None, place).ok()
+    Samples::open(catalogue.parts(), frame, None, place, ErasedNow::default()).ok()
 }
 
 /// Every field of `data.a.b`, with a text; other tops of a body are the dialect's.

@@ -24,7 +24,8 @@ use systole_storage::Sequence;
 use systole_storage::frame::{Change, Changes, EventFrame, Frame, SamplesFrame, Verdict};
 use systole_storage::journal::LogError;
 
-use super::reader::{EVENT_SAMPLES_MAX, JournalEvents, event_groups, verdict_of};
+use super::erased::ErasedNow;
+use super::reader::{EVENT_SAMPLES_MAX, JournalEvents, verdict_of};
 use super::topics::EventTopics;
 use crate::registry::{Metric, MetricId, Registry};
 use crate::timestamp::{TimestampWriter, write_offset, write_rfc3339};
@@ -38,14 +39,18 @@ impl PayloadSource for JournalEvents {
     fn open(&self, place: Place, decided_at: u64) -> Result<Box<dyn Payload>, PayloadFault> {
         match self.frame(place.sequence)? {
             Frame::Event(frame) => {
+                if self.erased.event(&frame) {
+                    return Err(PayloadFault::Gone);
+                }
                 let topic = self.topics.of_published(frame.name()).ok_or(PayloadFault::Gone)?;
                 let timestamp = Timestamp::of(frame.header().stamp.committed_at);
-                Ok(Box::new(Published { frame, topic, timestamp }))
+                Ok(Box::new(Published { frame, topic, timestamp, erased: self.erased.clone() }))
             }
             Frame::Samples(frame) => {
                 let changes = self.changes(place.sequence, decided_at)?;
                 let registry = self.registries.of(frame.org());
-                Samples::open((registry, &self.topics), frame, changes, place).map(|samples| {
+                let erased = self.erased.clone();
+                Samples::open((registry, &self.topics), frame, changes, place, erased).map(|samples| {
                     let samples: Box<dyn Payload> = Box::new(samples);
                     samples
                 })
@@ -102,9 +107,14 @@ struct Published {
     frame: EventFrame,
     topic: TopicId,
     timestamp: Timestamp,
+    erased: ErasedNow,
 }
 
 impl Payload for Published {
+    fn is_erased(&self) -> bool {
+        self.erased.event(&self.frame)
+    }
+
     fn timestamp(&self) -> &str {
         &self.timestamp.text
     }
@@ -148,6 +158,7 @@ pub(super) struct Samples {
     /// Samples of all parts of the event.
     total: usize,
     chunk: usize,
+    erased: ErasedNow,
 }
 
 struct Part {
@@ -197,22 +208,24 @@ impl Samples {
         frame: SamplesFrame,
         changes: Option<Arc<Changes>>,
         place: Place,
+        erased: ErasedNow,
     ) -> Result<Samples, PayloadFault> {
         let first = place.group as usize;
-        if first >= frame.group_count() {
+        if first >= frame.group_count() || erased.groups(&frame, first) {
             return Err(PayloadFault::Gone);
         }
         let (metric, _) = registry.resolve(frame.group(first).metric).ok_or(PayloadFault::Gone)?;
         let topic = topics.of_metric(&registry, metric).ok_or(PayloadFault::Gone)?;
         let change = if place.kind == EventKind::Updated { Change::Updated } else { Change::Created };
-        let all: Vec<Part> = (first..event_groups(&frame, first))
+        let all: Vec<Part> = frame
+            .event_groups(first)
             .map(|group| Part { group, rows: changed(&frame, group, changes.as_deref(), change) })
             .collect();
         let total = all.iter().map(|part| part.rows.len()).sum();
         let chunk = usize::from(place.chunk);
         let parts = cut(all, chunk * EVENT_SAMPLES_MAX);
         let timestamp = Timestamp::of(frame.header().stamp.committed_at);
-        Ok(Samples { registry, metric, topic, frame, timestamp, first, parts, total, chunk })
+        Ok(Samples { registry, metric, topic, frame, timestamp, first, parts, total, chunk, erased })
     }
 
     fn span(&self) -> (i64, i64) {
@@ -295,6 +308,10 @@ impl Samples {
 }
 
 impl Payload for Samples {
+    fn is_erased(&self) -> bool {
+        self.erased.groups(&self.frame, self.first)
+    }
+
     fn timestamp(&self) -> &str {
         &self.timestamp.text
     }
@@ -467,7 +484,7 @@ mod tests {
     fn open(frame: &SamplesFrame, changes: Option<Changes>, kind: EventKind, chunk: u16) -> Samples {
         let place = Place { sequence: 7, group: 0, chunk, kind };
         let words = (Arc::new(Registry::builtin()), &EventTopics::new());
-        Samples::open(words, frame.clone(), changes.map(Arc::new), place).unwrap()
+        Samples::open(words, frame.clone(), changes.map(Arc::new), place, ErasedNow::default()).unwrap()
     }
 
     fn data(samples: &Samples, vocabulary: Vocabulary, thin: bool) -> String {

@@ -19,6 +19,7 @@ use systole_storage::frame::{
 use systole_storage::journal::{Log, LogCursor, LogError};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::erased::ErasedNow;
 use super::topics::EventTopics;
 use crate::registry::Registries;
 
@@ -33,6 +34,7 @@ const WAIT: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub(crate) struct JournalEvents {
     pub(crate) log: Arc<Log>,
+    pub(crate) erased: ErasedNow,
     pub(crate) registries: Arc<Registries>,
     pub(crate) topics: Arc<EventTopics>,
 }
@@ -209,7 +211,7 @@ impl JournalEvents {
         let mut ordinal = 0;
         let mut first = 0;
         while first < frame.group_count() {
-            let end = event_groups(frame, first);
+            let end = frame.event_groups(first).end;
             let group = frame.group(first);
             let metric = registry.resolve(group.metric).map(|(metric, _)| metric);
             if let Some(topic) = metric.and_then(|metric| self.topics.of_metric(&registry, metric)) {
@@ -219,6 +221,11 @@ impl JournalEvents {
                         .map(|index| changed_rows(frame, index, changes.as_deref(), change))
                         .sum::<usize>();
                     let parts = rows.div_ceil(EVENT_SAMPLES_MAX);
+                    if group.erased_rows > 0 {
+                        // Counted, so that the frame's other events keep their ordinals.
+                        ordinal += u32::try_from(parts).expect("a frame is at most 64 MiB");
+                        continue;
+                    }
                     for chunk in 0..parts {
                         events.push_back(Event {
                             org: org.clone(),
@@ -260,20 +267,6 @@ impl JournalEvents {
 const KINDS: [(EventKind, Change); 2] =
     [(EventKind::Created, Change::Created), (EventKind::Updated, Change::Updated)];
 
-/// The end of the groups that belong to the event which begins at group `first`:
-/// neighbours that differ only by device.
-pub(super) fn event_groups(frame: &SamplesFrame, first: usize) -> usize {
-    let names = |index: usize| {
-        let group = frame.group(index);
-        (group.user, group.metric, group.source)
-    };
-    let mut end = first + 1;
-    while end < frame.group_count() && names(end) == names(first) {
-        end += 1;
-    }
-    end
-}
-
 /// The verdict on a group of a frame.
 pub(super) fn verdict_of(frame: &SamplesFrame, index: usize, changes: Option<&Changes>) -> Verdict {
     if frame.group(index).mark == Mark::New {
@@ -289,7 +282,8 @@ pub(super) fn verdict_of(frame: &SamplesFrame, index: usize, changes: Option<&Ch
 }
 
 fn changed_rows(frame: &SamplesFrame, index: usize, changes: Option<&Changes>, change: Change) -> usize {
-    verdict_of(frame, index, changes).count(frame.group(index).count, change)
+    let group = frame.group(index);
+    verdict_of(frame, index, changes).count(group.count.max(group.erased_rows), change)
 }
 
 /// What is delivered one at a time.

@@ -17,6 +17,7 @@ use systole_dispatch::event::Cursor;
 use systole_dispatch::id::{IdCipher, RandomFault, random_id};
 use systole_dispatch::lane::{Lane, LaneConfig};
 use systole_dispatch::ledger::Exception;
+use systole_storage::frame::Frame;
 use systole_storage::journal::Log;
 use systole_storage::{Catalog, CatalogError, EndpointRecord, Sequence};
 
@@ -361,6 +362,16 @@ impl Webhooks {
         let payload = example(&self.catalogue(org), &name, now_ms());
         self.dispatcher.send_example(lane, message.clone(), Some(name), payload);
         Ok(message)
+    }
+
+    /// Ends deliveries of an organisation that wait for another attempt and whose event
+    /// is gone as `is_gone` says of its frame and first group; returns how many. Blocks.
+    pub(crate) fn give_up(&self, org: &str, is_gone: &dyn Fn(&Frame, usize) -> bool) -> u64 {
+        self.dispatcher.give_up(org, &|place| match self.log.frame(Sequence(place.sequence)) {
+            Ok(frame) => is_gone(&frame, place.group as usize),
+            // What cannot be read now is given up, or tried again, when it is due.
+            Err(_) => false,
+        })
     }
 
     /// The id of the event that was published with a frame.

@@ -18,11 +18,15 @@
 //! endpoints       id, number, org, settings, secret, start_sequence, created_at, updated_at
 //! lane_cursors    endpoint, sequence, ordinal      only of lanes that lag
 //! exceptions      endpoint, place of the event, attempts, due_at
+//! erasures        id, org, user_id until it is done, part, sequence, what was removed
+//! blocked_users   org, hash of the user
+//! retention       org, metric, days
 //! metrics         org, key, unit, ..., aggregate   an organisation's own, never changed
 //! ```
 
 mod checkpoints;
 mod commits;
+mod erasures;
 mod files;
 mod inspect;
 mod keys;
@@ -38,6 +42,7 @@ use rusqlite::Connection;
 
 pub use checkpoints::CheckpointRecord;
 pub use commits::Commits;
+pub use erasures::{ErasureRecord, Removed};
 pub use files::{FileRecord, Flushed, SectionRecord};
 pub use keys::KeyRecord;
 pub use metrics::MetricRecord;

@@ -131,6 +131,39 @@ CREATE TABLE checkpoints (
 );
 ";
 
+/// Version 5: erasure and retention.
+const ERASURES: &str = "
+CREATE TABLE erasures (
+    id TEXT PRIMARY KEY,
+    org TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    metric TEXT,
+    time_start BIGINT NOT NULL,
+    time_end BIGINT NOT NULL,
+    block BIGINT NOT NULL,
+    sequence BIGINT NOT NULL,
+    samples BIGINT NOT NULL,
+    files BIGINT NOT NULL,
+    segments BIGINT NOT NULL,
+    deliveries BIGINT NOT NULL,
+    attempts BIGINT NOT NULL,
+    created_at BIGINT NOT NULL,
+    completed_at BIGINT
+);
+CREATE TABLE blocked_users (
+    org TEXT NOT NULL,
+    hash TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (org, hash)
+);
+CREATE TABLE retention (
+    org TEXT NOT NULL,
+    metric TEXT NOT NULL,
+    days BIGINT,
+    PRIMARY KEY (org, metric)
+);
+";
+
 /// Version 6: metrics that organisations defined.
 const METRICS: &str = "
 CREATE TABLE metrics (
@@ -156,6 +189,8 @@ pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(),
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", "ON")?;
+    // What is deleted is overwritten: names of erased users must not stay in free pages.
+    connection.pragma_update(None, "secure_delete", "ON")?;
     // Immediate: two processes that open a new data dir at once must not both
     // find version 0.
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
@@ -176,6 +211,9 @@ pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(),
     }
     if found < 4 {
         transaction.execute_batch(CHECKPOINTS)?;
+    }
+    if found < 5 {
+        transaction.execute_batch(ERASURES)?;
     }
     if found < 6 {
         transaction.execute_batch(METRICS)?;

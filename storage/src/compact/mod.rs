@@ -33,7 +33,7 @@ use crate::files::DataFile;
 pub(crate) use merge::merge;
 pub(crate) use output::{MergeError, Numbers, Outputs};
 pub use plan::Backlog;
-pub(crate) use plan::{Job, next_job, whole_store};
+pub(crate) use plan::{Job, Work, next_job, whole_store};
 
 /// Most bytes of a file. A period that would need more is cut into buckets of users.
 pub const FILE_BYTES_MAX: u64 = 512 * 1024 * 1024;

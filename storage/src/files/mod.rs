@@ -22,6 +22,7 @@ mod blocks;
 #[cfg(feature = "query")]
 mod columns;
 mod encode;
+mod erased;
 mod layout;
 mod reader;
 mod rows;
@@ -35,6 +36,7 @@ pub use block::{Block, BlockError, block_schema};
 pub use blocks::{BLOCK_BYTES, BlockFault, check_blocks};
 #[cfg(feature = "query")]
 pub(crate) use columns::ColumnsBuilder;
+pub use erased::erased_in;
 pub(crate) use layout::{DAY_MS, day_of, temporary};
 pub use layout::{
     Partition, Period, RUNS_DIR, SAMPLES_DIR, is_run, is_temporary, level_and_number, run_file,

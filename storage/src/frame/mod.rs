@@ -24,6 +24,7 @@
 mod changes;
 mod published;
 mod samples;
+mod tombstone;
 
 use std::fmt;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub use samples::{
     Columns, DAILY_FALSE, DAILY_TRUE, DAILY_UNKNOWN, ENDED_NONE, Group, GroupSpec, Mark, SamplesFrame,
     ZONE_UNKNOWN, encode_samples,
 };
+pub use tombstone::{Erased, Tombstone, encode_erased, encode_tombstone};
 
 /// Bytes before the payload.
 pub const FRAME_HEADER_BYTES: usize = 48;
@@ -91,7 +93,7 @@ pub enum Kind {
     Attempts = 4,
     /// Management actions, for the audit trail.
     Audit = 5,
-    /// A user's erasure.
+    /// What must not be seen any more: a user, or a part of a series.
     Tombstone = 6,
     /// Stands where an erased frame was.
     Erased = 7,
@@ -295,6 +297,8 @@ pub enum Frame {
     Changes(Header, Arc<Changes>),
     /// An event handed in by a publisher.
     Event(EventFrame),
+    /// What must not be seen any more.
+    Tombstone(Header, Arc<Tombstone>),
     /// A kind that nothing reads yet.
     Other(Header),
 }
@@ -310,6 +314,7 @@ impl Frame {
             Kind::Samples => Frame::Samples(SamplesFrame::parse(bytes)?),
             Kind::Changes => Frame::Changes(header, Arc::new(Changes::parse(&bytes)?)),
             Kind::Event => Frame::Event(EventFrame::parse(bytes)?),
+            Kind::Tombstone => Frame::Tombstone(header, Arc::new(Tombstone::parse(&bytes)?)),
             _ => Frame::Other(header),
         })
     }
@@ -319,7 +324,7 @@ impl Frame {
     pub fn header(&self) -> &Header {
         match self {
             Frame::Samples(frame) => frame.header(),
-            Frame::Changes(header, _) | Frame::Other(header) => header,
+            Frame::Changes(header, _) | Frame::Tombstone(header, _) | Frame::Other(header) => header,
             Frame::Event(frame) => frame.header(),
         }
     }
@@ -345,7 +350,9 @@ impl Frame {
         match self {
             Frame::Samples(frame) => frame.byte_len(),
             Frame::Event(frame) => frame.byte_len(),
-            Frame::Changes(header, _) | Frame::Other(header) => header.frame_bytes(),
+            Frame::Changes(header, _) | Frame::Tombstone(header, _) | Frame::Other(header) => {
+                header.frame_bytes()
+            }
         }
     }
 }

@@ -9,7 +9,9 @@
 //!          strings; a device that is absent has at = u32::MAX
 //!        u32 first, u32 count      its rows in the columns
 //!        i64 earliest, i64 latest  milliseconds, of its rows
-//!        u8 mark, 7 zeros          see Mark; set by the committer
+//!        u8 mark                   see Mark; set by the committer; bit 7: erased, then
+//!                                  first and count are 0
+//!        3 zeros, u32 rows         how many it had, if it is erased
 //!     i64 recorded_at[samples]     milliseconds since 1970
 //!     f64 value[samples]           in the canonical unit
 //!     i16 zone[samples]            minutes; only with COLUMN_ZONE; padded to 8
@@ -20,6 +22,8 @@
 //!
 //! Rows of a group are strictly rising in time: of equal keys in one request
 //! only the last stays, and that is decided before the frame is encoded.
+
+mod emptied;
 
 use std::ops::Range;
 
@@ -45,6 +49,9 @@ const COLUMN_DAILY: u32 = 4;
 const HEAD_BYTES: usize = 24;
 const GROUP_BYTES: usize = 72;
 const MARK_AT: usize = 64;
+/// In the byte of the mark.
+const ERASED: u8 = 0x80;
+const ERASED_ROWS_AT: usize = 68;
 const ORG_AT: usize = 16;
 const ABSENT: u32 = u32::MAX;
 
@@ -277,6 +284,8 @@ pub struct Group<'a> {
     pub latest: i64,
     /// The committer's verdict.
     pub mark: Mark,
+    /// Rows it had before it was erased; it has none now. 0 if it was not.
+    pub erased_rows: usize,
 }
 
 impl Group<'_> {
@@ -326,7 +335,8 @@ impl SamplesFrame {
                 return Err(FrameFault::Payload { what: "group names outside the strings" });
             }
             let group = view.group(index);
-            if group.count == 0 || group.first + group.count > self.layout.samples {
+            let empty = group.count == 0 && group.erased_rows == 0;
+            if empty || group.first + group.count > self.layout.samples {
                 return Err(FrameFault::Payload { what: "group rows outside the columns" });
             }
         }
@@ -511,10 +521,14 @@ impl<'a> View<'a> {
             count: u32_at(self.payload, base + 44) as usize,
             earliest: u64_at(self.payload, base + 48) as i64,
             latest: u64_at(self.payload, base + 56) as i64,
-            mark: match self.payload[base + MARK_AT] {
+            mark: match self.payload[base + MARK_AT] & !ERASED {
                 1 => Mark::New,
                 2 => Mark::Look,
                 _ => Mark::Undecided,
+            },
+            erased_rows: match self.payload[base + MARK_AT] & ERASED {
+                0 => 0,
+                _ => u32_at(self.payload, base + ERASED_ROWS_AT) as usize,
             },
         }
     }

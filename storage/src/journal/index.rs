@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::segment::SegmentId;
 use crate::frame::Sequence;
@@ -30,12 +30,17 @@ pub(super) struct SegmentMarks {
     marks: Vec<Mark>,
     /// Whether it has marks beyond the first frame.
     scanned: bool,
+    /// How often its file was replaced: marks are those of one file.
+    generation: u32,
 }
 
 /// What the journal holds, by segment.
 #[derive(Debug, Default)]
 pub struct JournalIndex {
     state: Mutex<State>,
+    /// Written while a segment's file is removed or replaced; read between a look here
+    /// and the opening of the file.
+    pub(super) names: RwLock<()>,
 }
 
 #[derive(Debug, Default)]
@@ -50,8 +55,8 @@ struct State {
 pub(super) enum Start {
     /// Here.
     At(SegmentId, u64),
-    /// In this segment, which has to be scanned first.
-    Unscanned(SegmentId),
+    /// In this segment, which has to be scanned first, and the generation of its file.
+    Unscanned(SegmentId, u32),
     /// Frames behind it are gone; the first that is not is behind this one.
     Gone(Sequence),
     /// No frame is behind it.
@@ -71,15 +76,35 @@ impl JournalIndex {
 
     /// Notes only where a segment's frames begin.
     pub(super) fn note_first(&self, segment: SegmentId, mark: Mark) {
-        let marks = SegmentMarks { marks: vec![mark], scanned: false };
+        let marks = SegmentMarks { marks: vec![mark], scanned: false, generation: 0 };
         self.state.lock().segments.insert(segment, marks);
     }
 
-    /// Puts the marks of a scan in place.
-    pub(super) fn note_scan(&self, segment: SegmentId, marks: Vec<Mark>) {
-        if let Some(known) = self.state.lock().segments.get_mut(&segment) {
-            *known = SegmentMarks { marks, scanned: true };
+    /// Puts the marks of a scan in place, unless the file was replaced meanwhile.
+    pub(super) fn note_scan(&self, segment: SegmentId, generation: u32, marks: Vec<Mark>) {
+        let mut state = self.state.lock();
+        if let Some(known) = state.segments.get_mut(&segment).filter(|known| known.generation == generation) {
+            *known = SegmentMarks { marks, scanned: true, generation };
         }
+    }
+
+    /// Puts the marks of a segment's new file in place; false if the segment was
+    /// removed. The caller holds `names`.
+    pub(super) fn replace(&self, segment: SegmentId, marks: Vec<Mark>) -> bool {
+        let mut state = self.state.lock();
+        let Some(known) = state.segments.get_mut(&segment) else { return false };
+        *known = SegmentMarks { marks, scanned: true, generation: known.generation + 1 };
+        true
+    }
+
+    /// Segments before `current` that hold frames, oldest first.
+    pub(super) fn before(&self, current: SegmentId) -> Vec<SegmentId> {
+        self.state.lock().segments.range(..current).map(|(id, _)| *id).collect()
+    }
+
+    /// Whether it has this segment.
+    pub(super) fn contains(&self, segment: SegmentId) -> bool {
+        self.state.lock().segments.contains_key(&segment)
     }
 
     /// Forgets frames that were refused after they were noted.
@@ -120,7 +145,7 @@ impl JournalIndex {
         let found = found.or_else(|| state.segments.iter().find(|(_, marks)| !marks.marks.is_empty()));
         let Some((&id, segment)) = found else { return Start::Nothing };
         if !segment.scanned {
-            return Start::Unscanned(id);
+            return Start::Unscanned(id, segment.generation);
         }
         let at = segment.marks.partition_point(|mark| mark.sequence <= wanted).saturating_sub(1);
         Start::At(id, segment.marks[at].offset)
@@ -153,8 +178,8 @@ mod tests {
         index.note(SegmentId(4), mark(30, 64));
         let at = |id, offset| Start::At(SegmentId(id), offset);
         for (after, start) in [
-            (0, Start::Unscanned(SegmentId(1))),
-            (8, Start::Unscanned(SegmentId(1))),
+            (0, Start::Unscanned(SegmentId(1), 0)),
+            (8, Start::Unscanned(SegmentId(1), 0)),
             (9, at(2, 64)),
             (11, at(2, 64 + MARK_BYTES)),
             (15, at(2, 64 + MARK_BYTES)),

@@ -26,6 +26,7 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
 use super::index::{JournalIndex, MARK_BYTES, Mark, Start};
+use super::rewrite::SegmentRewriter;
 use super::segment::SegmentId;
 use crate::disk::{Disk, DiskFile};
 use crate::frame::{FRAME_HEADER_BYTES, Frame, FrameFault, Header, Sequence, Stamp, verify};
@@ -190,6 +191,19 @@ impl Log {
     #[must_use]
     pub fn cursor(self: &Arc<Log>, after: Sequence) -> LogCursor {
         LogCursor { log: self.clone(), after, open: None }
+    }
+
+    /// Forgets the frames in memory: what was erased from segments must not be read
+    /// from there. Readers go on from the segments.
+    pub fn forget_tail(&self) {
+        let mut tail = self.tail.lock();
+        *tail = Tail { floor: self.head(), ..Tail::default() };
+    }
+
+    /// Writes segments anew without what is erased.
+    #[must_use]
+    pub fn rewriter(&self) -> SegmentRewriter {
+        SegmentRewriter::new(self.disk.clone(), self.dir.clone(), self.index.clone())
     }
 
     /// Whether the frame with this sequence lies in memory.
@@ -357,18 +371,21 @@ impl LogCursor {
     }
 
     fn find(&self) -> Result<Option<OpenSegment>, LogError> {
-        match self.log.index.start(self.after) {
-            Start::At(id, offset) => self.log.open(id, offset).map(Some),
-            Start::Unscanned(id) => {
-                let mut open = self.log.open(id, super::SEGMENT_HEADER_BYTES)?;
-                self.log.index.note_scan(id, open.scan()?);
-                match self.log.index.start(self.after) {
-                    Start::At(id, offset) => self.log.open(id, offset).map(Some),
-                    _ => Ok(None),
+        let index = &self.log.index;
+        loop {
+            // A place holds as long as the file is not replaced by another.
+            let names = index.names.read();
+            match index.start(self.after) {
+                Start::At(id, offset) => return self.log.open(id, offset).map(Some),
+                Start::Unscanned(id, generation) => {
+                    let mut open = self.log.open(id, super::SEGMENT_HEADER_BYTES)?;
+                    // Removals and replacements need not wait for a whole scan.
+                    drop(names);
+                    index.note_scan(id, generation, open.scan()?);
                 }
+                Start::Gone(removed) => return Err(LogError::Gone { removed }),
+                Start::Nothing => return Ok(None),
             }
-            Start::Gone(removed) => Err(LogError::Gone { removed }),
-            Start::Nothing => Ok(None),
         }
     }
 }

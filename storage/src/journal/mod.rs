@@ -11,7 +11,8 @@
 //!
 //! Life cycle of a segment: prepared (zeros, header, synced with its folder),
 //! current (appended to), sealed (no frame will follow), removed once every
-//! reader's position is past its last sequence.
+//! reader's position is past its last sequence. A sealed one may be replaced by one
+//! without what was erased: the same frames with the same stamps, shorter.
 //!
 //! Damage: a group that was being written when the power went is torn, which is
 //! normal: it was never acknowledged and is cut off. Any other broken frame is an
@@ -24,12 +25,14 @@
 mod index;
 mod log;
 mod recovery;
+mod rewrite;
 mod segment;
 mod writer;
 
 pub use index::JournalIndex;
 pub use log::{Log, LogCursor, LogError};
 pub use recovery::{RecoverError, Recovered, recover};
+pub use rewrite::{RewriteError, SegmentRewriter};
 pub(crate) use segment::{HeaderState, read_header};
 pub use segment::{SEGMENT_HEADER_BYTES, SealedSegment, SegmentId};
 pub use writer::{AppendError, JournalWriter, SparePreparer};

@@ -109,6 +109,7 @@ pub fn recover(
     if let Some(parent) = dir.parent() {
         disk.sync_dir(parent).map_err(at(parent))?;
     }
+    remove_temporary(disk.as_ref(), dir)?;
     let ids = segment_ids(disk.as_ref(), dir)?;
     let index = Arc::new(JournalIndex::default());
     let mut sealed: Vec<SealedSegment> = Vec::new();
@@ -331,6 +332,15 @@ fn settled_segments(firsts: &[Option<First>], from: Sequence) -> usize {
     let known = firsts.iter().take_while(|first| first.is_some()).flatten();
     let begun = known.take_while(|first| first.mark.sequence <= from.next()).count();
     begun.saturating_sub(1)
+}
+
+/// Removes what an unfinished rewriting of a segment left.
+fn remove_temporary(disk: &dyn Disk, dir: &Path) -> Result<(), RecoverError> {
+    let paths = disk.list(dir).map_err(|source| RecoverError::Io { path: dir.to_owned(), source })?;
+    for path in paths.into_iter().filter(|path| path.extension().is_some_and(|it| it == "tmp")) {
+        disk.remove(&path).map_err(|source| RecoverError::Io { path, source })?;
+    }
+    Ok(())
 }
 
 fn segment_ids(disk: &dyn Disk, dir: &Path) -> Result<Vec<SegmentId>, RecoverError> {

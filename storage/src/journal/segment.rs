@@ -33,6 +33,11 @@ impl SegmentId {
         dir.join(format!("{:010}.{SUFFIX}", self.0))
     }
 
+    /// The name its next file has while it is written.
+    pub(super) fn temporary(self, dir: &Path) -> PathBuf {
+        dir.join(format!("{:010}.{SUFFIX}.tmp", self.0))
+    }
+
     /// The id in a file's name, or `None` for other files.
     pub(crate) fn of_path(path: &Path) -> Option<SegmentId> {
         if path.extension()? != SUFFIX {
@@ -86,6 +91,25 @@ impl Segment {
             return Err(error);
         }
         Ok(Segment { id, file, bytes })
+    }
+
+    /// Makes a file with these frames durable under `path`, which is no segment's name
+    /// yet.
+    pub(super) fn write_beside(
+        disk: &dyn Disk,
+        path: &Path,
+        id: SegmentId,
+        bytes: u64,
+        frames: &[u8],
+    ) -> io::Result<()> {
+        match disk.remove(path) {
+            // What an attempt that failed may have left.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = disk.create(path, bytes)?;
+        file.write_all_at(&mut [IoSlice::new(&header(id, bytes)), IoSlice::new(frames)], 0)?;
+        file.sync_data()
     }
 
     /// Room behind the header.

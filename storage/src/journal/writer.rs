@@ -126,6 +126,25 @@ impl JournalWriter {
         }
     }
 
+    /// Seals the current segment if it holds frames; returns the one that frames go to
+    /// from now on.
+    ///
+    /// # Errors
+    /// [`AppendError`].
+    pub fn seal(&mut self) -> Result<SegmentId, AppendError> {
+        if let Some(reason) = &self.poisoned {
+            return Err(AppendError::Poisoned { reason: reason.clone() });
+        }
+        if self.at > SEGMENT_HEADER_BYTES {
+            self.roll(0).map_err(|failure| match failure {
+                Failure::Segment(error) if is_full(&error) => AppendError::Full(error),
+                Failure::Segment(error) => AppendError::NoSegment(error),
+                Failure::Write(error) | Failure::Sync(error) => self.poison(&error),
+            })?;
+        }
+        Ok(self.current.id)
+    }
+
     /// Where frames stand, for readers.
     #[must_use]
     pub fn index(&self) -> &Arc<JournalIndex> {
@@ -154,6 +173,7 @@ impl JournalWriter {
             if oldest.last > position {
                 break;
             }
+            let _names = self.index.names.write();
             // Before the file, so that a reader that finds none knows why.
             self.index.remove(oldest.id, oldest.last);
             match self.disk.remove(&oldest.id.path(&self.dir)) {

@@ -2,10 +2,12 @@
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int16Array, PrimitiveArray, RecordBatch,
-    StringArray, TimestampMillisecondArray,
+    StringArray, TimestampMillisecondArray, UInt32Array,
 };
+use arrow::compute::take;
 use arrow::datatypes::{Float64Type, Int16Type, Int32Type, TimestampMillisecondType};
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::{Order, Position};
 
@@ -38,6 +40,18 @@ pub struct SampleRow<'a> {
     pub ended_at: Option<i64>,
     /// Whether it stands for the whole day.
     pub is_daily_total: Option<bool>,
+}
+
+impl SampleRow<'_> {
+    /// Its place in a series.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        Position {
+            recorded_at: self.recorded_at,
+            source: self.source.to_owned(),
+            device: self.device.map(str::to_owned),
+        }
+    }
 }
 
 /// Some samples of an answer.
@@ -97,6 +111,54 @@ impl SampleChunk {
         }
     }
 
+    /// The columns as slices, for whoever reads every row.
+    pub(super) fn columns(&self) -> ChunkColumns<'_> {
+        ChunkColumns {
+            recorded_at: self.recorded_at.values(),
+            value: self.value.values(),
+            source_keys: self.source.keys.values(),
+            sources: &self.source.values,
+            zone_minutes: &self.zone_minutes,
+        }
+    }
+
+    /// The rows of the columns that belong to the answer, oldest first.
+    pub(super) fn rows(&self) -> Range<usize> {
+        self.rows.clone()
+    }
+
+    /// Some samples, counted in the order asked for, as columns in that order: the
+    /// columns [`SERIES_COLUMNS`] but the sequence, texts as they are.
+    pub(super) fn columns_in_order(&self, rows: Range<usize>) -> Vec<ArrayRef> {
+        let (start, length) = match self.order {
+            Order::Ascending => (self.rows.start + rows.start, rows.len()),
+            Order::Descending => (self.rows.end - rows.end, rows.len()),
+        };
+        let texts = |texts: &Texts| -> ArrayRef {
+            let rows = start..start + length;
+            match self.order {
+                Order::Ascending => Arc::new(rows.map(|row| texts.get(row)).collect::<StringArray>()),
+                Order::Descending => Arc::new(rows.rev().map(|row| texts.get(row)).collect::<StringArray>()),
+            }
+        };
+        let numbers = |column: &dyn Array| -> ArrayRef {
+            let slice = column.slice(start, length);
+            match self.order {
+                Order::Ascending => slice,
+                Order::Descending => reversed(&slice),
+            }
+        };
+        vec![
+            numbers(&self.recorded_at),
+            numbers(&self.value),
+            texts(&self.source),
+            texts(&self.device),
+            numbers(&self.zone_minutes),
+            numbers(&self.ended_at),
+            numbers(&self.is_daily_total),
+        ]
+    }
+
     /// Drops everything up to and including `position` in the order asked for.
     pub(super) fn skip_through(&mut self, position: &Position) {
         let key = (position.recorded_at, position.source.as_str(), position.device.as_deref());
@@ -140,6 +202,33 @@ impl SampleChunk {
             ended_at: self.ended_at.is_valid(row).then(|| self.ended_at.value(row)),
             is_daily_total: self.is_daily_total.is_valid(row).then(|| self.is_daily_total.value(row)),
         }
+    }
+}
+
+fn reversed(column: &ArrayRef) -> ArrayRef {
+    let rows = u32::try_from(column.len()).expect("a chunk holds under 2 billion rows");
+    let backwards = UInt32Array::from_iter_values((0..rows).rev());
+    take(column, &backwards, None).expect("every index is a row of the column")
+}
+
+/// The columns of a chunk that aggregation reads.
+#[derive(Debug)]
+pub(super) struct ChunkColumns<'a> {
+    pub(super) recorded_at: &'a [i64],
+    pub(super) value: &'a [f64],
+    source_keys: &'a [i32],
+    pub(super) sources: &'a StringArray,
+    zone_minutes: &'a Int16Array,
+}
+
+impl ChunkColumns<'_> {
+    /// Which of `sources` made a row. A sample always has one.
+    pub(super) fn source_key(&self, row: usize) -> usize {
+        self.source_keys[row].cast_unsigned() as usize
+    }
+
+    pub(super) fn zone_minutes(&self, row: usize) -> Option<i16> {
+        self.zone_minutes.is_valid(row).then(|| self.zone_minutes.value(row))
     }
 }
 

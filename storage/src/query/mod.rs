@@ -12,12 +12,24 @@
 //! ```
 //!
 //! Organisation is part of how files and groups are found; no plan can leave it
-//! out. SQL over everything of an organisation is apart: see [`sql`].
+//! out. Buckets ([`Bucketing`]) are folded from the chunks of a point query, by
+//! calendars of their own: no plan of DataFusion's knows them. SQL over everything of
+//! an organisation is apart: see [`sql`].
 
+mod answer;
+mod bucket;
+mod calendar;
 mod chunk;
+mod csv;
+mod encoder;
+mod erased;
+mod export;
 mod memory;
 mod metadata;
 mod pool;
+mod reads;
+mod resolution;
+mod series_arrow;
 pub mod sql;
 mod state;
 mod supersede;
@@ -28,8 +40,17 @@ use std::sync::Arc;
 
 use datafusion::error::DataFusionError;
 
+pub use answer::{AnswerStream, BucketStream, SampleStream};
+pub use bucket::{Aggregation, Bucket, BucketPosition, Bucketing};
+pub use calendar::Zone;
 pub use chunk::{SampleChunk, SampleRow};
-pub use pool::{QueryPool, SampleStream};
+pub use csv::put_csv_text;
+pub use encoder::{BatchEncoder, EncodeError, Encoding};
+pub use export::ExportStream;
+pub use pool::QueryPool;
+pub use reads::Reads;
+pub use resolution::{Resolution, ResolutionFault};
+pub use series_arrow::SeriesArrow;
 pub use sql::{SqlAnswer, SqlError, SqlFormat, SqlLimits, SqlQuestion};
 pub use state::{StateQuestion, StateRow};
 pub use table::{SamplesTable, Scan};
@@ -75,6 +96,17 @@ pub struct SeriesQuery {
     pub limit: Option<usize>,
     /// Only samples behind this place in the order asked for.
     pub after: Option<Position>,
+}
+
+/// One user's samples of one metric, in buckets.
+#[derive(Clone, Debug)]
+pub struct BucketQuery {
+    /// Which samples. Its `limit` counts buckets; it has no `after`.
+    pub series: SeriesQuery,
+    /// In which buckets.
+    pub bucketing: Bucketing,
+    /// Only buckets behind this place in the order asked for.
+    pub after: Option<BucketPosition>,
 }
 
 /// Why a query has no or no further answer.

@@ -3,36 +3,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
 use datafusion::error::DataFusionError;
+use datafusion::execution::TaskContext;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::object_store::ObjectStore;
 use datafusion::object_store::memory::InMemory;
-use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use futures_util::StreamExt;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::Url;
 
-use super::chunk::SERIES_COLUMNS;
-use super::memory::count_rows;
+use super::answer::{Answer, AnswerStream, BucketStream, Page, Parts, SampleStream, Shape};
+use super::bucket::Fold;
 use super::metadata::CheckedReaders;
 use super::sql::{Sql, SqlAnswer, SqlError, SqlLimits, SqlQuestion};
 use super::state::{StateQuestion, StateRow};
-use super::table::Located;
-use super::window::{SLICE_ROWS_MAX, Slices};
-use super::{Order, QueryError, SampleChunk, SamplesTable, Scan, SeriesQuery};
+use super::window::Density;
+use super::{BucketQuery, QueryError, SamplesTable, SeriesQuery};
 use crate::series::LatestValue;
 use crate::store::Store;
 
-/// Chunks that wait for a slow reader; then the query waits too.
-const CHUNKS_AHEAD: usize = 2;
 /// How long a query waits for its turn.
 const TURN_MAX: Duration = Duration::from_secs(5);
 /// What scans call the place of data files.
@@ -43,27 +36,15 @@ const CONSUMERS_NAMED: usize = 5;
 /// Runs queries over a store.
 #[derive(Debug)]
 pub struct QueryPool {
-    store: Arc<Store>,
-    readers: Arc<CheckedReaders>,
-    context: Arc<TaskContext>,
+    pub(super) store: Arc<Store>,
+    pub(super) readers: Arc<CheckedReaders>,
+    pub(super) context: Arc<TaskContext>,
+    density: Arc<Density>,
     /// Queries that run at once; DataFusion's memory pool does not count what
     /// scans decode, so their number is bounded too. Full waits for [`TURN_MAX`].
-    running: Arc<Semaphore>,
-    runtime: Option<Runtime>,
+    pub(super) running: Arc<Semaphore>,
+    pub(super) runtime: Option<Runtime>,
     sql: Sql,
-}
-
-/// An answer as it comes; dropping it cancels the query.
-#[derive(Debug)]
-pub struct SampleStream {
-    chunks: mpsc::Receiver<Result<SampleChunk, QueryError>>,
-}
-
-impl SampleStream {
-    /// The next samples; `None` at the end.
-    pub async fn next(&mut self) -> Option<Result<SampleChunk, QueryError>> {
-        self.chunks.recv().await
-    }
 }
 
 impl QueryPool {
@@ -105,6 +86,7 @@ impl QueryPool {
             store,
             readers,
             context,
+            density: Arc::default(),
             running: Arc::new(Semaphore::new(concurrency.max(1))),
             runtime: Some(runtime),
             sql,
@@ -131,29 +113,54 @@ impl QueryPool {
     /// # Errors
     /// [`QueryError::Busy`], [`QueryError::Stopping`]; what fails later comes through the stream.
     pub async fn samples(&self, query: SeriesQuery) -> Result<SampleStream, QueryError> {
+        let shape = Page { order: query.order, after: query.after.clone(), limit: query.limit };
+        self.answer(query, shape).await
+    }
+
+    /// One user's samples of one metric in buckets, over one snapshot taken now.
+    ///
+    /// # Errors
+    /// [`QueryError::Busy`], [`QueryError::Stopping`]; what fails later comes through the stream.
+    pub async fn buckets(&self, query: BucketQuery) -> Result<BucketStream, QueryError> {
+        let BucketQuery { series, bucketing, after } = query;
+        let fold = Fold::new(bucketing, series.order, after, series.limit);
+        self.answer(series, fold).await
+    }
+
+    async fn answer<S: Shape>(
+        &self,
+        query: SeriesQuery,
+        shape: S,
+    ) -> Result<AnswerStream<S::Item>, QueryError> {
         let permit = self.permit().await?;
-        let table = SamplesTable::new(&query.org, self.store.snapshot(), self.readers.clone());
-        let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
-        let context = self.context.clone();
-        let running = self.running.clone();
-        let runtime = self.runtime.as_ref().ok_or(QueryError::Stopping)?;
-        runtime.spawn(async move {
-            let mut answer = Answer { query, table, context, sender, running, permit: Some(permit) };
-            if let Err(error) = answer.run().await {
-                // Nobody may be there to hear it.
-                let _ = answer.sender.send(Err(error)).await;
-            }
-        });
-        Ok(SampleStream { chunks })
+        let parts = Parts {
+            table: SamplesTable::new(&query.org, self.store.snapshot(), self.readers.clone()),
+            query,
+            context: self.context.clone(),
+            density: self.density.clone(),
+            running: self.running.clone(),
+            permit,
+        };
+        let (answer, stream) = Answer::new(parts, shape);
+        self.runtime.as_ref().ok_or(QueryError::Stopping)?.spawn(answer.run());
+        Ok(stream)
     }
 
     /// The newest value of each metric of a user, sorted by metric. Of a user in
     /// memory it runs where it is called and reads one record; of an evicted one
-    /// it reads files on the query runtime, in turn with other queries.
+    /// it reads files on the query runtime, in turn with other queries. So do metrics
+    /// of which a part is being deleted.
     ///
     /// # Errors
     /// [`QueryError`].
     pub async fn latest(&self, org: &str, user: &str) -> Result<Vec<LatestValue>, QueryError> {
+        // Before the map is read: what was deleted stands here until the map is right.
+        let hidden = self.store.hidden();
+        let values = self.of_map(org, user).await?;
+        self.shown_latest(org, user, &hidden, values).await
+    }
+
+    async fn of_map(&self, org: &str, user: &str) -> Result<Vec<LatestValue>, QueryError> {
         if let Some(values) = self.store.series().latest_in_memory(org, user) {
             return Ok(values);
         }
@@ -184,7 +191,7 @@ impl QueryPool {
         runtime.block_on(question.answer(&table, &self.context))
     }
 
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, QueryError> {
+    pub(super) async fn permit(&self) -> Result<OwnedSemaphorePermit, QueryError> {
         let turn = tokio::time::timeout(TURN_MAX, self.running.clone().acquire_owned()).await;
         turn.map_err(|_| QueryError::Busy)?.map_err(|_| QueryError::Stopping)
     }
@@ -234,174 +241,4 @@ impl Drop for QueryPool {
             runtime.shutdown_background();
         }
     }
-}
-
-/// A series query at work.
-struct Answer {
-    query: SeriesQuery,
-    table: SamplesTable,
-    context: Arc<TaskContext>,
-    sender: mpsc::Sender<Result<SampleChunk, QueryError>>,
-    running: Arc<Semaphore>,
-    /// Its place among the running queries; given up while the reader is slow.
-    permit: Option<OwnedSemaphorePermit>,
-}
-
-/// Whether an answer goes on.
-#[derive(PartialEq)]
-enum Next {
-    More,
-    Done,
-}
-
-impl Answer {
-    async fn run(&mut self) -> Result<(), QueryError> {
-        let (start, end) = self.bounds();
-        let located = self.table.locate(&self.query.user, &self.query.metric, start, end);
-        let Some((start, end)) = clip(&located, start, end) else {
-            return Ok(());
-        };
-        match self.query.order {
-            Order::Ascending => self.forwards(&located, start, end).await,
-            Order::Descending => self.backwards(&located, start, end).await,
-        }
-    }
-
-    /// The window, cut at the page's start.
-    fn bounds(&self) -> (i64, i64) {
-        let SeriesQuery { start, end, .. } = self.query;
-        match (&self.query.after, self.query.order) {
-            (Some(after), Order::Ascending) => (start.max(after.recorded_at), end),
-            (Some(after), Order::Descending) => (start, end.min(after.recorded_at.saturating_add(1))),
-            (None, _) => (start, end),
-        }
-    }
-
-    /// The files' own order: streamed.
-    async fn forwards(&mut self, located: &Located, start: i64, end: i64) -> Result<(), QueryError> {
-        let mut slices = Slices::new(start, end, Order::Ascending);
-        while let Some(slice) = slices.next() {
-            let Some(mut batches) = self.open(located, slice, &mut slices)? else {
-                continue;
-            };
-            let mut rows = 0;
-            while let Some(batch) = batches.next().await {
-                let batch = batch?;
-                rows += batch.num_rows();
-                if self.send(SampleChunk::new(&batch, Order::Ascending)).await == Next::Done {
-                    return Ok(());
-                }
-            }
-            // Behind a burst that was cut, slices grow again.
-            slices.found(rows);
-        }
-        Ok(())
-    }
-
-    /// Against the files' order: slice by slice from the end.
-    async fn backwards(&mut self, located: &Located, start: i64, end: i64) -> Result<(), QueryError> {
-        let mut slices = Slices::new(start, end, Order::Descending);
-        while let Some(slice) = slices.next() {
-            let Some(batches) = self.whole(located, slice, &mut slices).await? else {
-                continue;
-            };
-            for batch in batches.iter().rev() {
-                if self.send(SampleChunk::new(batch, Order::Descending)).await == Next::Done {
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The stream of a slice; `None` if the buffers alone hold too much of it and
-    /// it was handed back.
-    fn open(
-        &self,
-        located: &Located,
-        slice: (i64, i64),
-        slices: &mut Slices,
-    ) -> Result<Option<SendableRecordBatchStream>, QueryError> {
-        let scan = self.scan(slice.0, slice.1);
-        if count_rows(&scan, &located.groups) > SLICE_ROWS_MAX && slices.too_much(slice) {
-            return Ok(None);
-        }
-        let plan = self.table.plan(&scan, located, &SERIES_COLUMNS)?;
-        Ok(Some(execute_stream(plan, self.context.clone())?))
-    }
-
-    /// All rows of a slice; `None` if they are too many and it was handed back.
-    async fn whole(
-        &self,
-        located: &Located,
-        slice: (i64, i64),
-        slices: &mut Slices,
-    ) -> Result<Option<Vec<RecordBatch>>, QueryError> {
-        let Some(mut stream) = self.open(located, slice, slices)? else {
-            return Ok(None);
-        };
-        let (mut batches, mut rows) = (Vec::new(), 0);
-        while let Some(batch) = stream.next().await {
-            let batch = batch?;
-            rows += batch.num_rows();
-            batches.push(batch);
-            if rows > SLICE_ROWS_MAX && slices.too_much(slice) {
-                return Ok(None);
-            }
-        }
-        slices.found(rows);
-        Ok(Some(batches))
-    }
-
-    async fn send(&mut self, mut chunk: SampleChunk) -> Next {
-        if let Some(after) = &self.query.after {
-            chunk.skip_through(after);
-        }
-        if let Some(limit) = &mut self.query.limit {
-            chunk.truncate(*limit);
-            *limit -= chunk.len();
-        }
-        let done = self.query.limit == Some(0);
-        let gone = !chunk.is_empty() && !self.hand_over(chunk).await;
-        if done || gone { Next::Done } else { Next::More }
-    }
-
-    /// Gives a chunk to the reader; false if it is gone. A reader that is not
-    /// ready keeps no place among the running queries.
-    async fn hand_over(&mut self, chunk: SampleChunk) -> bool {
-        let chunk = match self.sender.try_send(Ok(chunk)) {
-            Ok(()) => return true,
-            Err(TrySendError::Closed(_)) => return false,
-            Err(TrySendError::Full(chunk)) => chunk,
-        };
-        self.permit = None;
-        let taken = self.sender.send(chunk).await.is_ok();
-        self.permit = self.running.clone().acquire_owned().await.ok();
-        taken && self.permit.is_some()
-    }
-
-    fn scan(&self, start: i64, end: i64) -> Scan {
-        Scan {
-            org: self.query.org.clone(),
-            user: self.query.user.clone(),
-            metric: self.query.metric.clone(),
-            source: self.query.source.clone(),
-            start,
-            end,
-            before: None,
-        }
-    }
-}
-
-/// The part of a window in which something may lie.
-fn clip(located: &Located, start: i64, end: i64) -> Option<(i64, i64)> {
-    let files = located.files.iter().map(|file| (file.record.time_min, file.record.time_max));
-    let groups = located.groups.iter().map(|found| {
-        let group = found.group();
-        (group.earliest, group.latest)
-    });
-    let spans = files.chain(groups);
-    let (earliest, latest) = spans.reduce(|all, one| (all.0.min(one.0), all.1.max(one.1)))?;
-    let clipped = (start.max(earliest), end.min(latest.saturating_add(1)));
-    (clipped.0 < clipped.1).then_some(clipped)
 }

@@ -55,7 +55,7 @@ impl StateQuestion<'_> {
         };
         let end = last.saturating_add(1);
         let located = table.locate(self.series.user, self.series.metric, first, end);
-        let mut slices = Slices::new(first, end, Order::Ascending);
+        let mut slices = Slices::new(first, end, Order::Ascending, i64::MAX);
         while let Some(slice) = slices.next() {
             let scan = self.scan(slice);
             if count_rows(&scan, &located.groups) > SLICE_ROWS_MAX && slices.too_much(slice) {

@@ -7,6 +7,7 @@ use super::series_of_files::load_series;
 use super::{Store, StoreError};
 use crate::files::{DataFile, FileReadError};
 use crate::frame::Sequence;
+use crate::hidden::Hidden;
 use crate::series::{CheckpointReport, SeriesError, SeriesMap};
 
 impl Store {
@@ -53,11 +54,12 @@ impl Store {
 pub(super) fn load_newer<'a>(
     series: &SeriesMap,
     files: impl Iterator<Item = &'a Arc<DataFile>>,
+    hidden: &Hidden,
 ) -> Result<u64, FileReadError> {
     let position = series.position();
     let mut read = 0;
     for file in files.filter(|file| file.record.sequence_last > position) {
-        load_series(series, file, position)?;
+        load_series(series, file, position, hidden)?;
         read += 1;
         relieve(series, position);
     }

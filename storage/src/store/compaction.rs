@@ -9,7 +9,7 @@ use super::start::remove_for_good;
 use super::{Snapshot, Store, StoreError};
 use crate::catalog::FileRecord;
 use crate::compact::{
-    Backlog, CompactionReport, Hides, Job, MergeError, Numbers, Outputs, merge, next_job, whole_store,
+    Backlog, CompactionReport, Hides, Job, MergeError, Numbers, Outputs, Work, merge, next_job, whole_store,
 };
 use crate::files::DataFile;
 use crate::frame::Sequence;
@@ -81,6 +81,44 @@ impl Store {
         Ok(total)
     }
 
+    /// Writes each of the files anew that `which` names, without what is hidden in it.
+    /// The compaction thread's. Returns the files that were replaced; ends early if the
+    /// pace says so.
+    ///
+    /// # Errors
+    /// [`StoreError`]; files that were replaced stay so.
+    pub fn rewrite(
+        &self,
+        settled: Sequence,
+        which: &dyn Fn(&Arc<DataFile>) -> Result<bool, StoreError>,
+        pace: &mut dyn Pace,
+    ) -> Result<(), StoreError> {
+        let files = self.snapshot().files.clone();
+        for file in files.iter() {
+            if !pace.go_on(0) {
+                break;
+            }
+            if which(file)? {
+                if self.is_aged(file) {
+                    self.replace(std::slice::from_ref(file), Vec::new(), &[])?;
+                    continue;
+                }
+                let work = if file.is_run() { Work::Gather } else { Work::Period };
+                self.compact(&Job { inputs: vec![file.clone()], work }, settled, pace)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all samples of a file are older than they are kept.
+    #[must_use]
+    pub fn is_aged(&self, file: &DataFile) -> bool {
+        let hidden = self.hidden();
+        let sections = &file.record.sections;
+        !sections.is_empty()
+            && sections.iter().all(|section| section.time_max < hidden.cutoff(&section.org, &section.metric))
+    }
+
     /// How much there is to compact.
     #[must_use]
     pub fn backlog(&self) -> Backlog {
@@ -105,7 +143,12 @@ impl Store {
         let numbers = Numbers::new(&self.catalog);
         let mut outputs = Outputs::new(self.disk.as_ref(), &self.data_dir, numbers, job.levels(), &places);
         let mut unasked = 0;
-        let merged = merge::<MergeError>(&job.inputs, settled, self.hides(), |block, rows| {
+        let hidden = self.hidden();
+        let hides: &Hides<'_> = &|org, metric, user| {
+            let hiding = hidden.of(org, metric, user)?;
+            Some(Box::new(move |recorded_at, sequence| hiding.hides(recorded_at, sequence)))
+        };
+        let merged = merge::<MergeError>(&job.inputs, settled, hides, |block, rows| {
             unasked += rows.len() as u64;
             if unasked >= PACE_ROWS && !pace.go_on(std::mem::take(&mut unasked)) {
                 return Err(MergeError::Stopped);
@@ -146,11 +189,6 @@ impl Store {
         if let Err(error) = forgotten {
             tracing::warn!(error = &error as &dyn std::error::Error, "an unfinished compaction left files");
         }
-    }
-
-    /// Which rows merges leave out beside superseded ones.
-    fn hides(&self) -> &Hides<'_> {
-        &|_, _, _| None
     }
 
     /// Puts files in the place of others, in the catalog and then for readers.

@@ -10,6 +10,7 @@
 
 mod checkpoints;
 mod compaction;
+mod erasure;
 mod series_of_files;
 mod start;
 
@@ -27,11 +28,13 @@ use crate::catalog::{Catalog, CatalogError, FileRecord, Flushed};
 use crate::disk::{Disk, RealDisk, is_full};
 use crate::files::{DataFile, FileReadError, FileSet, FileWriteError};
 use crate::flush::write_run;
-use crate::frame::{SamplesFrame, Sequence, Stamp};
+use crate::frame::{Erased, SamplesFrame, Sequence, Stamp, Tombstone};
+use crate::hidden::Hidden;
 use crate::journal::{JournalWriter, Log, RecoverError, recover};
 use crate::series::{Newest, SeriesError, SeriesMap, SeriesName};
 use checkpoints::load_newer;
 pub use compaction::{Pace, Unhurried};
+use erasure::load_hidden;
 pub(crate) use start::lock;
 use start::{Replay, present_files, remove_garbage, remove_unfinished};
 
@@ -161,6 +164,8 @@ pub struct Snapshot {
     pub frozen: Vec<Arc<Buffer>>,
     /// Everything before.
     pub files: Arc<FileSet>,
+    /// What of all this must not be seen any more.
+    pub hidden: Arc<Hidden>,
 }
 
 impl Snapshot {
@@ -180,6 +185,8 @@ pub struct Store {
     series: SeriesMap,
     /// Swapped by the committer (freeze) and the flush thread (done).
     snapshot: ArcSwap<Snapshot>,
+    /// Tombstones that are durable in the journal and not yet in the catalog.
+    unrecorded: Mutex<Vec<Arc<Tombstone>>>,
     /// Files that were replaced, until their last reader is gone.
     graveyard: Mutex<Vec<Weak<DataFile>>>,
     /// Everything through this is in files. The flush thread's.
@@ -225,10 +232,17 @@ impl Store {
         let settled = catalog.settled()?;
         remove_garbage(disk.as_ref(), data_dir, &catalog)?;
         let files = present_files(&disk, data_dir, catalog.files()?)?;
+        let hidden = load_hidden(&catalog)?;
         let series = SeriesMap::open(disk.clone(), data_dir, catalog.clone(), settings.series_bytes)?;
         let checkpointed = series.position();
-        let series_files = load_newer(&series, files.iter())?;
-        let snapshot = Snapshot { files: Arc::new(files), ..Snapshot::default() };
+        // The checkpoints may be older than these, which are not replayed any more.
+        for tombstone in hidden.waiting().iter().filter(|tombstone| tombstone.sequence > checkpointed) {
+            if matches!(tombstone.erased, Erased::User { .. }) {
+                series.forget(&tombstone.org, &tombstone.user, tombstone.sequence);
+            }
+        }
+        let series_files = load_newer(&series, files.iter(), &hidden)?;
+        let snapshot = Snapshot { files: Arc::new(files), hidden: Arc::new(hidden), ..Snapshot::default() };
         let store = Arc::new(Store {
             data_dir: data_dir.clone(),
             disk: disk.clone(),
@@ -237,6 +251,7 @@ impl Store {
             flushed: AtomicU64::new(flushed.sequence.0),
             rows_unchecked: AtomicU64::new(0),
             snapshot: ArcSwap::from_pointee(snapshot),
+            unrecorded: Mutex::default(),
             graveyard: Mutex::default(),
             _lock: lock,
         });
@@ -257,6 +272,7 @@ impl Store {
             return Err(failure);
         }
         let recovered = recovered?;
+        store.record_tombstones()?;
         let files = &store.snapshot().files;
         if let Some(path) =
             remove_unfinished(disk.as_ref(), data_dir, files, flushed.sequence, recovered.last)?
@@ -344,6 +360,8 @@ impl Store {
         let flushed = Flushed { sequence: buffer.last(), ordering: buffer.ordering() };
         let written = write_run(self.disk.as_ref(), &self.data_dir, &frames, settled)?;
         let records: Vec<FileRecord> = written.into_iter().map(|file| file.record).collect();
+        // Behind the position the journal no longer brings them back.
+        self.record_tombstones()?;
         if let Err(error) = self.catalog.commit_flush(&records, flushed) {
             // A commit that failed may have become durable all the same.
             if self.catalog.flushed()? != flushed {
@@ -375,7 +393,7 @@ impl Store {
 
     fn advance_series(&self, frame: &SamplesFrame) {
         let sequence = frame.header().stamp.sequence;
-        for group in frame.groups() {
+        for group in frame.groups().filter(|group| group.count > 0) {
             let value = frame.value(group.first + group.count - 1);
             let newest = Newest { recorded_at: group.latest, value, sequence };
             let name = SeriesName::of(frame.org(), &group);

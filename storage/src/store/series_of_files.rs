@@ -12,14 +12,16 @@ use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderB
 
 use crate::files::{CheckedFile, DataFile, FileReadError, block_schema};
 use crate::frame::Sequence;
+use crate::hidden::Hidden;
 use crate::series::{Newest, SeriesMap, SeriesName};
 
-/// Reads a file's series back, of the rows behind a position: the span and newest
-/// row of each run of one user, source and device.
+/// Reads a file's series back, of the rows behind a position that are not hidden: the
+/// span and newest row of each run of one user, source and device.
 pub(super) fn load_series(
     series: &SeriesMap,
     file: &Arc<DataFile>,
     after: Sequence,
+    hidden: &Hidden,
 ) -> Result<(), FileReadError> {
     let parquet = |source| FileReadError::Parquet { path: file.record.path.clone(), source };
     let reader = CheckedFile::open(file)?;
@@ -30,7 +32,7 @@ pub(super) fn load_series(
     let batches = builder.with_projection(mask).with_batch_size(64 * 1024).build().map_err(parquet)?;
     for batch in batches {
         let batch = batch.map_err(|error| parquet(error.into()))?;
-        Rows::of(&batch).load(series, after);
+        Rows::of(&batch).load(series, after, hidden);
     }
     Ok(())
 }
@@ -82,7 +84,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    fn load(&self, series: &SeriesMap, after: Sequence) {
+    fn load(&self, series: &SeriesMap, after: Sequence, hidden: &Hidden) {
         let key = |row: usize| {
             let Rows { orgs, metrics, users, sources, devices, .. } = self;
             (orgs.key(row), metrics.key(row), users.key(row), sources.key(row), devices.key(row))
@@ -90,18 +92,27 @@ impl<'a> Rows<'a> {
         let newer: Vec<usize> =
             (0..self.sequences.len()).filter(|&row| self.sequences.value(row) > after.0).collect();
         for run in newer.chunk_by(|&a, &b| key(a) == key(b)) {
-            self.load_run(series, run[0], run[run.len() - 1]);
+            self.load_run(series, run, hidden);
         }
     }
 
     /// Rows of one series in the order of time and, of equal times, of sequence.
-    fn load_run(&self, series: &SeriesMap, first: usize, last: usize) {
+    fn load_run(&self, series: &SeriesMap, run: &[usize], hidden: &Hidden) {
+        let first = run[0];
         let name = SeriesName {
             org: self.orgs.text(first).unwrap_or_default(),
             user: self.users.text(first).unwrap_or_default(),
             metric: self.metrics.text(first).unwrap_or_default(),
             source: self.sources.text(first).unwrap_or_default(),
             device: self.devices.text(first),
+        };
+        let hiding = hidden.of(name.org, name.metric, name.user);
+        let shows = |row: &&usize| {
+            let (time, sequence) = (self.times.value(**row), Sequence(self.sequences.value(**row)));
+            hiding.as_ref().is_none_or(|hiding| !hiding.hides(time, sequence))
+        };
+        let (Some(&first), Some(&last)) = (run.iter().find(&shows), run.iter().rev().find(&shows)) else {
+            return;
         };
         let newest = Newest {
             recorded_at: self.times.value(last),

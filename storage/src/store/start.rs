@@ -15,7 +15,7 @@ use crate::buffer::Buffer;
 use crate::catalog::{Catalog, FileRecord};
 use crate::disk::Disk;
 use crate::files::{DataFile, FileSet, RUNS_DIR, SAMPLES_DIR, is_temporary, level_and_number};
-use crate::frame::{FrameFault, Header, Kind, SamplesFrame, Sequence};
+use crate::frame::{FrameFault, Header, Kind, SamplesFrame, Sequence, Tombstone};
 
 /// Held by the process that uses a data dir.
 const LOCK_FILE: &str = "lock";
@@ -48,6 +48,9 @@ impl Replay<'_> {
     }
 
     pub(super) fn frame(&mut self, header: &Header, bytes: Bytes) -> Result<(), FrameFault> {
+        if header.kind == Kind::Tombstone as u8 {
+            self.store.hide(&Arc::new(Tombstone::parse(&bytes)?));
+        }
         if header.kind != Kind::Samples as u8 {
             // Its readers find it in the journal; here only its place counts.
             self.store.advance(&header.stamp);

@@ -5,9 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use systole_storage::catalog::Flushed;
 use systole_storage::disk::Disk;
-use systole_storage::frame::{Columns, Frame, GroupSpec, Header, SamplesFrame, Stamp, encode_samples};
+use systole_storage::files::{DataFile, erased_in};
+use systole_storage::frame::{
+    Columns, Erased, Frame, GroupSpec, Header, SamplesFrame, Stamp, Tombstone, encode_samples,
+    encode_tombstone,
+};
 use systole_storage::journal::{
-    AppendError, JournalWriter, Log, LogCursor, LogError, SEGMENT_HEADER_BYTES, SealedSegment,
+    AppendError, JournalWriter, Log, LogCursor, LogError, SEGMENT_HEADER_BYTES, SealedSegment, SegmentId,
 };
 use systole_storage::series::SeriesName;
 use systole_storage::store::JOURNAL_DIR;
@@ -100,11 +104,15 @@ impl TestStore {
 
     /// Commits one request's samples.
     pub fn commit(&mut self, samples: &Samples) -> Sequence {
+        self.commit_draft(samples.draft())
+    }
+
+    /// Commits one request.
+    pub fn commit_draft(&mut self, mut draft: Draft) -> Sequence {
         let synced = self.last;
         self.last = self.last.next();
         let stamp =
             Stamp { sequence: self.last, synced, ordering: self.last.0, committed_at: 1_782_805_500_000_000 };
-        let mut draft = samples.draft();
         let series = self.store.series();
         draft
             .mark_groups(|org, group| {
@@ -124,6 +132,54 @@ impl TestStore {
         }
         let flushed = self.store.catalog().flushed().unwrap();
         self.writer.remove_through(flushed.sequence).unwrap();
+    }
+
+    /// Commits an order to erase.
+    pub fn erase(&mut self, org: &str, user: &str, erased: Erased) -> Arc<Tombstone> {
+        let synced = self.last;
+        self.last = self.last.next();
+        let stamp =
+            Stamp { sequence: self.last, synced, ordering: self.last.0, committed_at: 1_782_805_500_000_000 };
+        let tombstone = Tombstone {
+            id: format!("era_{}", self.last),
+            org: org.to_owned(),
+            user: user.to_owned(),
+            erased,
+            sequence: Sequence::ZERO,
+            created_at: 0,
+        };
+        let bytes = encode_tombstone(&tombstone).seal(stamp);
+        self.writer.append(&[&bytes]).unwrap();
+        let frame = Frame::parse(bytes.into()).unwrap();
+        self.store.publish_frames(std::slice::from_ref(&frame));
+        let Frame::Tombstone(_, tombstone) = frame else { panic!("it is a tombstone") };
+        tombstone
+    }
+
+    /// Takes what waiting orders cover out of the files and forgets the orders, as the
+    /// engine does where nobody reads the journal.
+    #[cfg(feature = "query")]
+    pub fn carry_out(&mut self, pool: &systole_storage::query::QueryPool) {
+        self.store.record_tombstones().unwrap();
+        self.flush();
+        let waiting = self.store.hidden().waiting();
+        let holds = |file: &Arc<DataFile>| Ok(!erased_in(file, &waiting)?.is_empty());
+        self.store.rewrite(Sequence(u64::MAX), &holds, &mut Unhurried).unwrap();
+        self.store.bury().unwrap();
+        for file in self.store.snapshot().files.iter() {
+            assert!(!holds(file).unwrap(), "{} still holds what was erased", file.record.path);
+        }
+        let series = self.store.series();
+        for job in &waiting {
+            let Erased::Range { metric, .. } = &job.erased else { continue };
+            let (org, user) = (job.org.as_str(), job.user.as_str());
+            let newest = pool.newest(org, user, metric).unwrap();
+            series.replace_newest(org, user, metric, self.last, newest).unwrap();
+        }
+        self.store.checkpoint_series(self.store.flushed_position(), true).unwrap();
+        let ids: Vec<String> = waiting.iter().map(|job| job.id.clone()).collect();
+        self.store.catalog().finish_erasures(&ids).unwrap();
+        self.store.unhide(&waiting);
     }
 
     /// Merges what is ready to be merged; says whether there was something.
@@ -266,6 +322,11 @@ impl TestJournal {
             Err(AppendError::NoSegment(_)) => Vec::new(),
             Err(other) => panic!("{other}"),
         }
+    }
+
+    /// Seals the segment that frames go to.
+    pub fn seal(&mut self) -> SegmentId {
+        self.opened.writer.seal().unwrap()
     }
 
     /// Removes sealed segments through `position`; returns how many.

@@ -6,6 +6,8 @@
     reason = "a test that cannot go on fails; its modules are its own"
 )]
 
+#[cfg(feature = "query")]
+mod buckets;
 mod catalog_webhooks;
 mod check;
 mod check_figures;
@@ -19,8 +21,13 @@ mod log;
 mod machine;
 #[cfg(feature = "query")]
 mod model;
+#[cfg(feature = "query")]
+mod reads;
 mod recovery;
+mod rewritten;
 mod series;
+#[cfg(feature = "query")]
+mod series_arrow;
 mod series_crashes;
 mod series_memory;
 mod series_model;

@@ -1,9 +1,10 @@
-//! The store against a plain map: any order of commits, flushes, compactions and restarts
-//! gives the answers of the map.
+//! The store against a plain map: any order of commits, flushes, compactions, erasures
+//! and restarts gives the answers of the map.
 
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use systole_storage::frame::Erased;
 use systole_storage::query::{Order, Position, QueryPool, SampleRow, SeriesQuery};
 use tokio::runtime::Runtime;
 
@@ -20,6 +21,8 @@ enum Step {
     CompactSome,
     Compact,
     Restart,
+    Erase(&'static str, &'static str, Option<(&'static str, i64, i64)>),
+    CarryOut,
 }
 
 fn samples() -> impl Strategy<Value = Samples> {
@@ -53,7 +56,39 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::CompactSome),
         1 => Just(Step::Compact),
         1 => Just(Step::Restart),
+        2 => erasure(),
+        1 => Just(Step::CarryOut),
     ]
+}
+
+/// Of a user, or of a part of a series.
+fn erasure() -> impl Strategy<Value = Step> {
+    let range = (prop::sample::select(vec!["heart_rate", "steps"]), time(), 1..4_000_000_000i64)
+        .prop_map(|(metric, start, length)| (metric, start, start + length));
+    (
+        prop::sample::select(vec!["default", "acme"]),
+        prop::sample::select(vec!["u_1", "u_2", "u_3"]),
+        prop::option::weighted(0.6, range),
+    )
+        .prop_map(|(org, user, range)| Step::Erase(org, user, range))
+}
+
+fn forget(model: &mut Model, org: &str, user: &str, range: Option<(&str, i64, i64)>) {
+    model.retain(|(of_org, of_user, metric, time, _, _), _| {
+        let covered = range.is_none_or(|(of, start, end)| of == *metric && (start..end).contains(time));
+        *of_org != org || of_user != user || !covered
+    });
+}
+
+/// The newest time of each metric.
+fn newest(model: &Model, org: &str, user: &str) -> BTreeMap<String, i64> {
+    let own = model.keys().filter(|key| key.0 == org && key.1 == user);
+    let mut newest = BTreeMap::new();
+    for (_, _, metric, time, _, _) in own {
+        let known = newest.entry((*metric).to_owned()).or_insert(*time);
+        *known = (*known).max(*time);
+    }
+    newest
 }
 
 fn remember(model: &mut Model, samples: &Samples) {
@@ -117,6 +152,12 @@ fn ask_in_pages(runtime: &Runtime, pool: &QueryPool, query: &SeriesQuery, page: 
 
 fn check(runtime: &Runtime, store: &TestStore, model: &Model) {
     let pool = QueryPool::start(store.store.clone(), 1, 4, 64 << 20).unwrap();
+    for (org, user) in [("default", "u_1"), ("default", "u_2"), ("acme", "u_1")] {
+        let latest = runtime.block_on(pool.latest(org, user)).unwrap();
+        let latest: BTreeMap<String, i64> =
+            latest.into_iter().map(|value| (value.metric, value.recorded_at)).collect();
+        assert_eq!(latest, newest(model, org, user), "latest of {org} {user}");
+    }
     for (org, user, metric) in
         [("default", "u_1", "heart_rate"), ("acme", "u_1", "heart_rate"), ("default", "u_2", "steps")]
     {
@@ -145,7 +186,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn any_order_of_commits_flushes_compactions_and_restarts_answers_like_a_map(steps in prop::collection::vec(step(), 1..50)) {
+    fn any_order_of_commits_flushes_compactions_erasures_and_restarts_answers_like_a_map(steps in prop::collection::vec(step(), 1..50)) {
         let runtime = Runtime::new().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let mut store = TestStore::open(dir.path());
@@ -163,16 +204,32 @@ proptest! {
                     drop(store);
                     store = TestStore::open(dir.path());
                 }
+                Step::Erase(org, user, range) => {
+                    let erased = match range {
+                        None => Erased::User { block: false },
+                        Some((metric, start, end)) => {
+                            Erased::Range { metric: (*metric).to_owned(), start: *start, end: *end }
+                        }
+                    };
+                    store.erase(org, user, erased);
+                    forget(&mut model, org, user, *range);
+                }
+                Step::CarryOut => {
+                    let pool = QueryPool::start(store.store.clone(), 1, 4, 64 << 20).unwrap();
+                    store.carry_out(&pool);
+                }
             }
         }
         check(&runtime, &store, &model);
         store.flush();
         check(&runtime, &store, &model);
+        store.carry_out(&QueryPool::start(store.store.clone(), 1, 4, 64 << 20).unwrap());
+        check(&runtime, &store, &model);
         store.compact();
         check(&runtime, &store, &model);
         let files = store.store.catalog().files().unwrap();
         let rows: u64 = files.iter().map(|file| file.rows).sum();
-        prop_assert_eq!(rows, model.len() as u64, "nothing is superseded after a compaction");
+        prop_assert_eq!(rows, model.len() as u64, "nothing is superseded or erased after a compaction");
         prop_assert!(files.iter().all(|file| file.path.starts_with("samples/")));
     }
 }

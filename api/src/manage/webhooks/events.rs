@@ -55,6 +55,10 @@ pub(crate) async fn publish(call: Call<'_>) -> Result<Reply, Refusal> {
         (Some(bound), _) => Some(bound.to_string()),
         (None, user) => user,
     };
+    let blocked = call.app.engine.blocked_users(&call.org);
+    if user.as_deref().is_some_and(|user| blocked.is_some_and(|blocked| blocked.contains(user))) {
+        return Err(Refusal::UserErased);
+    }
     let id = event_id(&fields)?;
     let data = match fields.get("data") {
         Some(Value::Object(_)) => raw_data(&body)?,

@@ -22,6 +22,7 @@ use datafusion::physical_plan::{
 };
 
 use super::buffered::leaf_properties;
+use crate::frame::Sequence;
 use crate::series::{LatestValue, SeriesError};
 use crate::store::Store;
 
@@ -123,6 +124,21 @@ struct Source {
 }
 
 impl Source {
+    /// Leaves out what must not be seen. A metric of which a part is being deleted is left
+    /// out until that is done: the map may still have the deleted value.
+    fn hide(&self, users: &mut [(String, Vec<LatestValue>)]) {
+        let hidden = self.store.hidden();
+        for (user, values) in users {
+            values.retain(|value| {
+                value.recorded_at >= hidden.cutoff(&self.org, &value.metric)
+                    && !hidden.deleted_metrics(&self.org, user).any(|metric| metric == value.metric)
+            });
+            if hidden.hides_user(&self.org, user, Sequence(u64::MAX)) {
+                values.clear();
+            }
+        }
+    }
+
     fn pages(&self) -> usize {
         match &self.users {
             Some(_) => 1,
@@ -138,7 +154,8 @@ impl Source {
             }
             None => series.latest_of_page(&self.org, page),
         };
-        let users = users.map_err(|error: SeriesError| DataFusionError::External(Box::new(error)))?;
+        let mut users = users.map_err(|error: SeriesError| DataFusionError::External(Box::new(error)))?;
+        self.hide(&mut users);
         Ok(batch(&users)?.project(&self.columns)?)
     }
 }

@@ -20,6 +20,7 @@
 
 mod buffered;
 mod encode;
+mod hidden;
 mod latest;
 mod merged;
 mod parts;

@@ -31,6 +31,7 @@ use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMerge
 use datafusion::physical_plan::union::UnionExec;
 
 use super::buffered::BufferedExec;
+use super::hidden::{ShownExec, may_hide};
 use super::merged::MergedExec;
 use super::parts::{Frames, Part, frames_of, parts_of};
 use super::schema::{open_file_schema, run_schema, table_schema};
@@ -64,7 +65,9 @@ impl OrgSamples {
 
     fn plan(&self, wanted: &Wanted, columns: &[usize], partitions: usize) -> Result<Arc<dyn ExecutionPlan>> {
         let parts = parts_of(&self.snapshot, &self.org, &self.frames, wanted)?;
-        let (direct, merged): (Vec<Part>, Vec<Part>) = parts.into_iter().partition(Part::is_direct);
+        let (direct, merged): (Vec<Part>, Vec<Part>) = parts.into_iter().partition(|part| {
+            part.is_direct() && !part.files.iter().any(|section| may_hide(&self.snapshot.hidden, section))
+        });
         let mut branches: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
         if !direct.is_empty() {
             branches.push(self.direct(&direct, columns, partitions)?);
@@ -124,6 +127,10 @@ impl OrgSamples {
         }
         if files > 0 {
             plan = Arc::new(SupersedeExec::new(plan)?);
+        }
+        let hidden = &self.snapshot.hidden;
+        if !hidden.is_empty(&self.org) || hidden.cutoff(&self.org, &part.metric) > i64::MIN {
+            plan = Arc::new(ShownExec::new(plan, hidden.clone(), self.org.clone(), &part.metric)?);
         }
         let schema = plan.schema();
         let names = table_schema();

@@ -1,0 +1,283 @@
+//! Erasure, deletion, export and retention, over HTTP.
+
+use serde_json::{Value, json};
+
+use crate::client::Answer;
+use crate::fixture::{OPERATOR, TestServer, point, point_with, server};
+
+const BULK: &str = "/api/v1/wearables/bulk-ingest";
+
+impl TestServer {
+    async fn delete(&self, path: &str, key: &str) -> Answer {
+        self.request("DELETE", path).key(key).send().await
+    }
+
+    async fn order(&self, path: &str) -> String {
+        let answer = self.delete(path, OPERATOR).await.expect(202).json();
+        answer["erasure_id"].as_str().unwrap().to_owned()
+    }
+
+    async fn receipt(&self, id: &str) -> Value {
+        self.get(&format!("/api/v1/erasures/{id}"), OPERATOR).await.expect(200).json()
+    }
+
+    async fn latest(&self, user: &str, key: &str) -> Value {
+        let path = format!("/api/v1/wearables/latest?user_id={user}");
+        self.get(&path, key).await.expect(200).json()["latest"].clone()
+    }
+
+    async fn whole(&self, metric: &str, user: &str, key: &str) -> Vec<Value> {
+        let path = format!("/api/v1/wearables/metric/{metric}?user_id={user}&days=36500&order=asc");
+        self.get(&path, key).await.expect(200).json()["data_points"].as_array().unwrap().clone()
+    }
+
+    async fn push(&self, user: &str, points: &[Value]) {
+        let body = json!({ "data_points": points });
+        self.post(&format!("{BULK}?user_id={user}"), OPERATOR, &body).await.expect(200);
+    }
+
+    async fn compact(&self) {
+        self.post("/api/v1/admin/compact", OPERATOR, &json!({})).await.expect(200);
+    }
+
+    async fn export(&self, user: &str, key: &str) -> String {
+        self.get(&format!("/api/v1/users/{user}/export"), key).await.expect(200).text()
+    }
+}
+
+fn points(seconds: std::ops::Range<u32>) -> Vec<Value> {
+    seconds.map(|second| point(second, 60.0 + f64::from(second % 30))).collect()
+}
+
+#[tokio::test]
+async fn an_erased_user_is_gone_at_once_and_what_is_sent_later_makes_a_new_one() {
+    let server = server().start().await;
+    server.push("u1", &points(0..100)).await;
+    server.post("/api/v1/admin/flush", OPERATOR, &json!({})).await.expect(200);
+    server.push("u1", &points(90..150)).await;
+    server.push("u2", &points(0..10)).await;
+    let id = server.order("/api/v1/users/u1").await;
+    let receipt = server.receipt(&id).await;
+    assert_eq!(receipt["status"], "running");
+    assert_eq!(receipt["removed"]["samples"], 150, "{receipt}");
+    for round in ["hidden", "carried out"] {
+        assert!(server.whole("heart_rate", "u1", OPERATOR).await.is_empty(), "{round}");
+        assert_eq!(server.latest("u1", OPERATOR).await, json!({}), "{round}");
+        assert_eq!(server.export("u1", OPERATOR).await, "", "{round}");
+        assert_eq!(server.whole("heart_rate", "u2", OPERATOR).await.len(), 10, "{round}");
+        server.compact().await;
+    }
+    let receipt = server.receipt(&id).await;
+    assert_eq!((&receipt["status"], &receipt["removed"]["samples"]), (&json!("done"), &json!(150)));
+    assert!(receipt["removed"]["files"].as_u64().unwrap() >= 1, "{receipt}");
+    assert!(receipt["completed_at"].is_string(), "{receipt}");
+    server.push("u1", &points(5..7)).await;
+    assert_eq!(server.whole("heart_rate", "u1", OPERATOR).await.len(), 2);
+    assert_eq!(server.latest("u1", OPERATOR).await["heart_rate"]["recorded_at"], "2026-01-01T00:00:06Z");
+    server.compact().await;
+    assert_eq!(server.whole("heart_rate", "u1", OPERATOR).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_user_that_comes_back_before_the_erasure_is_carried_out_keeps_what_is_new() {
+    let server = server().start().await;
+    server.push("u1", &points(0..50)).await;
+    server.order("/api/v1/users/u1").await;
+    // Of the same keys and of others.
+    server.push("u1", &points(40..60)).await;
+    let again = server.whole("heart_rate", "u1", OPERATOR).await;
+    assert_eq!(again.len(), 20);
+    let second = server.order("/api/v1/users/u1").await;
+    assert_eq!(server.receipt(&second).await["removed"]["samples"], 20);
+    server.push("u1", &points(10..11)).await;
+    server.compact().await;
+    assert_eq!(server.whole("heart_rate", "u1", OPERATOR).await.len(), 1);
+    assert_eq!(server.receipt(&second).await["status"], "done");
+}
+
+#[tokio::test]
+async fn nothing_is_taken_from_a_user_that_is_blocked_before_and_after_the_erasure_is_done() {
+    let server = server().start().await;
+    server.push("u1", &points(0..5)).await;
+    server.order("/api/v1/users/u1?block=true").await;
+    let acme = server.make_key("acme", &json!({"scopes": ["ingest", "read"]})).await.key;
+    for round in ["hidden", "carried out"] {
+        let single = server.post("/api/v1/wearables/ingest?user_id=u1", OPERATOR, &point(9, 60.0)).await;
+        assert_eq!((single.status, single.code()), (403, "user_erased".to_owned()), "{round}");
+        let mixed = json!({"data_points": [
+            point_with(json!({"user_id": "u2"})), point_with(json!({"user_id": "u1"}))
+        ]});
+        let answer = server.post(BULK, OPERATOR, &mixed).await.expect(422).json();
+        assert_eq!(
+            (&answer["rejected"], &answer["detail"][0]["type"], &answer["detail"][0]["loc"]),
+            (&json!(1), &json!("user_erased"), &json!(["body", "data_points", 1, "user_id"])),
+            "{round}"
+        );
+        let answer = server.post(&format!("{BULK}?partial=true"), OPERATOR, &mixed).await.expect(200).json();
+        assert_eq!((&answer["accepted"], &answer["rejected"]), (&json!(1), &json!(1)), "{round}");
+        let event = json!({"type": "check_in.created", "user_id": "u1", "data": {}});
+        let answer = server.post("/api/v1/events", OPERATOR, &event).await;
+        assert_eq!((answer.status, answer.code()), (403, "user_erased".to_owned()), "{round}");
+        // The same name in another organisation is another user.
+        server.post("/api/v1/wearables/ingest?user_id=u1", &acme, &point(9, 60.0)).await.expect(200);
+        assert!(server.whole("heart_rate", "u1", OPERATOR).await.is_empty(), "{round}");
+        assert_eq!(server.whole("heart_rate", "u1", &acme).await.len(), 1, "{round}");
+        server.compact().await;
+    }
+}
+
+#[tokio::test]
+async fn a_range_of_a_metric_is_deleted_and_the_newest_value_that_is_left_shows() {
+    let server = server().start().await;
+    let spo2 = |second: u32| {
+        point_with(json!({"metric": "spo2", "unit": "%", "value": 97,
+        "recorded_at": format!("2026-01-01T00:00:{second:02}Z")}))
+    };
+    server.push("u1", &points(0..40)).await;
+    server.push("u1", &(0..40).map(spo2).collect::<Vec<_>>()).await;
+    let path = "/api/v1/wearables/metric/heart_rate?user_id=u1";
+    for wrong in ["", "&start=2026-01-01T00:00:30Z", "&start=2026-01-01T00:00:30Z&end=2026-01-01T00:00:30Z"] {
+        server.delete(&format!("{path}{wrong}"), OPERATOR).await.expect(422);
+    }
+    server.delete("/api/v1/wearables/metric/heart_rate", OPERATOR).await.expect(422);
+    let id = server.order(&format!("{path}&start=2026-01-01T00:00:30Z&end=2027-01-01T00:00:00Z")).await;
+    assert_eq!(server.receipt(&id).await["removed"]["samples"], 10);
+    for round in ["hidden", "carried out"] {
+        assert_eq!(server.whole("heart_rate", "u1", OPERATOR).await.len(), 30, "{round}");
+        assert_eq!(server.whole("spo2", "u1", OPERATOR).await.len(), 40, "{round}");
+        let latest = server.latest("u1", OPERATOR).await;
+        assert_eq!(latest["heart_rate"]["recorded_at"], "2026-01-01T00:00:29Z", "{round}");
+        assert_eq!(latest["spo2"]["recorded_at"], "2026-01-01T00:00:39Z", "{round}");
+        server.compact().await;
+    }
+    assert_eq!(server.receipt(&id).await["status"], "done");
+    server.push("u1", &points(35..36)).await;
+    assert_eq!(server.whole("heart_rate", "u1", OPERATOR).await.len(), 31);
+    assert_eq!(server.latest("u1", OPERATOR).await["heart_rate"]["recorded_at"], "2026-01-01T00:00:35Z");
+}
+
+/// Points with every optional field, several metrics, sources and corrections.
+fn rich() -> Vec<Value> {
+    let mut points = points(0..600);
+    points.extend((0..300).map(|second| {
+        let minute = second / 60;
+        point_with(json!({"metric": "steps", "unit": "count", "value": second,
+            "recorded_at": format!("2026-02-01T03:{minute:02}:{:02}.{:03}+02:00", second % 60, second),
+            "ended_at": format!("2026-02-01T04:{minute:02}:{:02}+02:00", second % 60),
+            "source": "apple", "source_device_id": format!("watch {}", second % 3),
+            "is_daily_total": second % 2 == 0}))
+    }));
+    points.push(point_with(
+        json!({"value": 61.123456789012345, "zone_offset": "-03:30", "source": "gär\"min"}),
+    ));
+    points
+}
+
+#[tokio::test]
+async fn an_export_that_is_ingested_again_gives_the_same_answers() {
+    let server = server().start().await;
+    for part in rich().chunks(500) {
+        server.push("u1", part).await;
+    }
+    server.post("/api/v1/admin/flush", OPERATOR, &json!({})).await.expect(200);
+    server.push("u1", &points(100..110).into_iter().map(corrected).collect::<Vec<_>>()).await;
+    let acme = server.make_key("acme", &json!({"scopes": ["ingest", "read"]})).await.key;
+    let answer = server.get("/api/v1/users/u1/export", OPERATOR).await.expect(200);
+    assert_eq!(answer.header("content-type"), Some("application/x-ndjson"));
+    let lines: Vec<Value> = answer.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 901);
+    for part in lines.chunks(500) {
+        server.post(BULK, &acme, &json!({ "data_points": part })).await.expect(200);
+    }
+    for metric in ["heart_rate", "steps", "spo2"] {
+        let there = server.whole(metric, "u1", &acme).await;
+        assert_eq!(server.whole(metric, "u1", OPERATOR).await, there, "{metric}");
+    }
+    assert_eq!(server.latest("u1", OPERATOR).await, server.latest("u1", &acme).await);
+    assert_eq!(server.export("u1", OPERATOR).await, server.export("u1", &acme).await);
+}
+
+fn corrected(mut point: Value) -> Value {
+    point["value"] = json!(99.5);
+    point
+}
+
+#[tokio::test]
+async fn an_export_is_parquet_where_that_is_asked_for_and_only_of_whom_the_key_is_bound_to() {
+    let server = server().start().await;
+    server.push("u1", &points(0..200)).await;
+    let ask = |accept: &str| {
+        server.request("GET", "/api/v1/users/u1/export").key(OPERATOR).header("Accept", accept)
+    };
+    let answer = ask("application/vnd.apache.parquet").send().await.expect(200);
+    assert_eq!(answer.header("content-type"), Some("application/vnd.apache.parquet"));
+    let (begin, end) = (&answer.body[..4], &answer.body[answer.body.len() - 4..]);
+    assert_eq!((begin, end), (&b"PAR1"[..], &b"PAR1"[..]));
+    ask("text/html").send().await.expect(415);
+    let scopes = json!({"scopes": ["read"], "user_id": "u2"});
+    let bound = server.make_key("default", &scopes).await.key;
+    server.get("/api/v1/users/u1/export", &bound).await.expect(403);
+    assert_eq!(server.export("u2", &bound).await, "");
+    server.get("/api/v1/users/a%20b/export", OPERATOR).await.expect(422);
+}
+
+#[tokio::test]
+async fn samples_older_than_their_metric_is_kept_do_not_show_and_leave_the_disk() {
+    let server = server().start().await;
+    let old = |metric: &str, unit: &str| {
+        point_with(json!({"metric": metric, "unit": unit, "value": 50,
+        "recorded_at": "2020-01-01T00:00:00Z"}))
+    };
+    server.push("u1", &[old("heart_rate", "bpm"), old("weight", "kg")]).await;
+    let put = |body: Value| server.request("PUT", "/api/v1/retention").key(OPERATOR).body(body.to_string());
+    for (wrong, kind) in [
+        (json!({}), "missing"),
+        (json!({"retention": 1}), "wrong_type"),
+        (json!({"retention": [{"metric": "heart_rat", "days": 1}]}), "unknown_metric"),
+        (json!({"retention": [{"metric": "*", "days": 0}]}), "out_of_range"),
+        (json!({"retention": [{"metric": "*", "days": 1}, {"metric": "*", "days": 2}]}), "conflict"),
+    ] {
+        let answer = put(wrong).send().await.expect(422).json();
+        assert_eq!(answer["detail"][0]["type"], kind, "{answer}");
+    }
+    assert_eq!(server.whole("heart_rate", "u1", OPERATOR).await.len(), 1);
+    let rules = json!([{"metric": "*", "days": 365}, {"metric": "weight", "days": null}]);
+    let answer = put(json!({ "retention": rules })).send().await.expect(200).json();
+    assert_eq!(answer, json!({"retention": rules, "default_days": null}));
+    assert_eq!(server.get("/api/v1/retention", OPERATOR).await.expect(200).json(), answer);
+    // Stored, and not shown.
+    server.push("u1", &[old("heart_rate", "bpm")]).await;
+    for round in ["in memory", "in files"] {
+        assert!(server.whole("heart_rate", "u1", OPERATOR).await.is_empty(), "{round}");
+        assert_eq!(server.whole("weight", "u1", OPERATOR).await.len(), 1, "{round}");
+        let latest = server.latest("u1", OPERATOR).await;
+        assert_eq!(latest.as_object().unwrap().keys().collect::<Vec<_>>(), ["weight"], "{round}");
+        server.compact().await;
+    }
+    assert!(!server.export("u1", OPERATOR).await.contains("heart_rate"));
+    put(json!({"retention": []})).send().await.expect(200);
+    assert!(server.whole("heart_rate", "u1", OPERATOR).await.is_empty(), "it was removed");
+}
+
+#[tokio::test]
+async fn erasures_stay_within_their_organisation_and_need_an_admin() {
+    let server = server().start().await;
+    server.push("u1", &points(0..5)).await;
+    let acme = server.make_key("acme", &json!({"scopes": ["admin"]})).await.key;
+    let reader = server.make_key("default", &json!({"scopes": ["read", "ingest"]})).await.key;
+    for path in ["/api/v1/users/u1", "/api/v1/wearables/metric/heart_rate?user_id=u1"] {
+        server.delete(path, &reader).await.expect(403);
+    }
+    let theirs = server.delete("/api/v1/users/u1", &acme).await.expect(202).json();
+    assert_eq!(server.whole("heart_rate", "u1", OPERATOR).await.len(), 5);
+    let id = server.order("/api/v1/users/u1").await;
+    let answer = server.get(&format!("/api/v1/erasures/{id}"), &acme).await;
+    assert_eq!((answer.status, answer.code()), (404, "unknown_erasure".to_owned()));
+    let theirs = format!("/api/v1/erasures/{}", theirs["erasure_id"].as_str().unwrap());
+    server.get(&theirs, &acme).await.expect(200);
+    server.get("/api/v1/erasures/era_0", OPERATOR).await.expect(404);
+    let bound = server.make_key("default", &json!({"scopes": ["admin"], "user_id": "u2"})).await.key;
+    server.delete("/api/v1/users/u1", &bound).await.expect(403);
+    server.delete("/api/v1/users/u2", &bound).await.expect(202);
+    server.get("/api/v1/retention", &bound).await.expect(403);
+}

@@ -1,0 +1,415 @@
+//! Erasures: from the order to the receipt.
+//!
+//! ```text
+//! order -> tombstone in the journal -> hidden -> catalog -> 202
+//!   later, pooled, or at once with a compaction:
+//! flush -> deliveries end -> files without it -> segments without it -> newest values
+//!       -> old files gone -> receipt
+//! ```
+//!
+//! Constraints: each file and segment is written once for all orders that wait; orders
+//! are carried out when the oldest has waited half of its time, `erasure_deadline`. A
+//! step that fails is logged and everything is tried again: nothing is shown meanwhile,
+//! and no order is done before its bytes are gone. What the receipt counts are files and
+//! segments that really held something of the order.
+//!
+//! The thread owns no data: files are written by the compaction thread, the journal's
+//! current segment is sealed by the committer.
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use systole_storage::files::{DataFile, erased_in};
+use systole_storage::frame::{
+    Erased, EventFrame, Frame, FrameFault, Header, Kind, SamplesFrame, Tombstone, encode_erased,
+};
+use systole_storage::hidden::Hidden;
+use systole_storage::journal::{Log, RewriteError};
+use systole_storage::query::{QueryError, QueryPool};
+use systole_storage::series::SeriesError;
+use systole_storage::{CatalogError, Removed, Store, StoreError};
+use tokio::sync::oneshot;
+
+use crate::commit::Intake;
+use crate::compactor::CompactorHandle;
+use crate::events::webhooks::Webhooks;
+use crate::events::{event_is_gone, group_is_gone};
+use crate::flusher::{FlushError, chain};
+
+/// How often it looks whether orders are due and files are aged.
+const LOOK: Duration = Duration::from_secs(60);
+/// How long it waits for the last readers of replaced files.
+const READERS_MAX: Duration = Duration::from_secs(60);
+/// Between two looks whether they are gone.
+const READERS_LOOK: Duration = Duration::from_millis(20);
+/// How often the catalog's log is tried to be emptied beside other processes.
+const LOG_TRIES: u32 = 50;
+
+/// Who waits for orders to be carried out; told how many were.
+pub(crate) type EraseReply = oneshot::Sender<Result<usize, FlushError>>;
+
+/// What the thread is told.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Carry out what waits, now.
+    CarryOut(EraseReply),
+    /// End.
+    Stop,
+}
+
+/// Why orders were not carried out to the end. They go on waiting, and hide.
+#[derive(Debug, thiserror::Error)]
+enum Halt {
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+    #[error("the catalog failed")]
+    Catalog(#[from] CatalogError),
+    #[error("a journal segment cannot be written anew")]
+    Segment(#[from] RewriteError),
+    #[error("the newest value that is left cannot be found")]
+    Query(#[from] QueryError),
+    #[error("the newest value that is left cannot be kept")]
+    Series(#[from] SeriesError),
+    #[error("the flush before it failed")]
+    Flush(#[from] FlushError),
+    #[error("{files} files that were replaced are still being read")]
+    StillRead { files: usize },
+    #[error("the server is stopping")]
+    Stopping,
+}
+
+/// The state of the thread.
+pub(crate) struct Eraser {
+    pub(crate) store: Arc<Store>,
+    pub(crate) log: Arc<Log>,
+    pub(crate) queries: Arc<QueryPool>,
+    pub(crate) webhooks: Arc<Webhooks>,
+    pub(crate) compactor: CompactorHandle,
+    pub(crate) intake: Arc<Intake>,
+    /// By when the bytes are gone.
+    pub(crate) deadline: Duration,
+    /// Files that held something erased and were replaced, until they are gone.
+    pub(crate) replaced: BTreeSet<String>,
+}
+
+/// What orders took away, by their ids.
+type Counts = HashMap<String, Removed>;
+
+/// Orders that are carried out together.
+struct Jobs {
+    all: Vec<Arc<Tombstone>>,
+    /// What they hide, and nothing else does.
+    hidden: Hidden,
+    by_user: HashMap<(String, String), Vec<String>>,
+}
+
+impl Jobs {
+    fn new(all: Vec<Arc<Tombstone>>) -> Jobs {
+        let hidden = all.iter().fold(Hidden::default(), |hidden, job| hidden.with(job));
+        let mut by_user: HashMap<(String, String), Vec<String>> = HashMap::new();
+        for job in &all {
+            by_user.entry((job.org.clone(), job.user.clone())).or_default().push(job.id.clone());
+        }
+        Jobs { all, hidden, by_user }
+    }
+
+    fn of(&self, org: &str, user: &str) -> &[String] {
+        self.by_user.get(&(org.to_owned(), user.to_owned())).map_or(&[], Vec::as_slice)
+    }
+
+    /// The orders that cover something of the event at a group of a frame.
+    fn of_event(&self, frame: &Frame, first: usize) -> &[String] {
+        match frame {
+            Frame::Event(event) if event_is_gone(&self.hidden, event) => {
+                self.of(event.org(), event.user().unwrap_or_default())
+            }
+            Frame::Samples(samples) if first < samples.group_count() => {
+                let mut groups = samples.event_groups(first);
+                let gone = groups.any(|index| group_is_gone(&self.hidden, samples, &samples.group(index)));
+                if gone { self.of(samples.org(), samples.group(first).user) } else { &[] }
+            }
+            _ => &[],
+        }
+    }
+}
+
+impl Eraser {
+    /// Runs until it is stopped.
+    pub(crate) fn run(mut self, requests: &Receiver<Request>) {
+        crate::priority::give_way();
+        loop {
+            let reply = match requests.recv_timeout(LOOK) {
+                Ok(Request::CarryOut(reply)) => Some(reply),
+                Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => None,
+            };
+            if reply.is_none() && !self.is_due() {
+                self.drop_aged();
+                continue;
+            }
+            let outcome = self.carry_out();
+            if let Err(halt) = &outcome
+                && !matches!(halt, Halt::Stopping)
+            {
+                tracing::error!(reason = chain(halt), "erasures wait on: a step failed");
+            }
+            self.drop_aged();
+            if let Some(reply) = reply {
+                // Whoever asked may have gone.
+                let _ = reply.send(outcome.map_err(answer));
+            }
+        }
+        tracing::info!("erasure thread stopped");
+    }
+
+    /// Whether the oldest order has waited half of its time.
+    fn is_due(&self) -> bool {
+        let oldest = self.store.hidden().waiting().iter().map(|job| job.created_at).min();
+        let half = i64::try_from(self.deadline.as_millis() / 2).unwrap_or(i64::MAX);
+        oldest.is_some_and(|oldest| now_ms().saturating_sub(oldest) >= half)
+    }
+
+    fn carry_out(&mut self) -> Result<usize, Halt> {
+        let jobs = Arc::new(Jobs::new(self.store.hidden().waiting()));
+        if jobs.all.is_empty() {
+            return Ok(0);
+        }
+        let started = Instant::now();
+        // Behind this everything they cover is in files, and in the journal.
+        self.flush()?;
+        self.end_deliveries(&jobs)?;
+        self.rewrite_files(&jobs)?;
+        self.rewrite_segments(&jobs)?;
+        self.log.forget_tail();
+        self.set_newest(&jobs)?;
+        self.store.checkpoint_series(self.store.flushed_position(), true)?;
+        self.await_removal()?;
+        let ids: Vec<String> = jobs.all.iter().map(|job| job.id.clone()).collect();
+        self.store.catalog().finish_erasures(&ids)?;
+        self.empty_catalog_log()?;
+        self.store.unhide(&jobs.all);
+        let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(erasures = ids.len(), millis, "erasures carried out");
+        Ok(ids.len())
+    }
+
+    fn flush(&self) -> Result<(), Halt> {
+        self.store.record_tombstones()?;
+        let (reply, report) = oneshot::channel();
+        self.intake.request_flush(reply);
+        report.blocking_recv().unwrap_or(Err(FlushError::Stopping))?;
+        Ok(())
+    }
+
+    fn end_deliveries(&self, jobs: &Jobs) -> Result<(), Halt> {
+        let counts: RefCell<Counts> = RefCell::default();
+        let orgs: BTreeSet<&str> = jobs.all.iter().map(|job| job.org.as_str()).collect();
+        for org in orgs {
+            self.webhooks.give_up(org, &|frame, first| {
+                let ids = jobs.of_event(frame, first);
+                count(&mut counts.borrow_mut(), ids, |removed| removed.deliveries += 1);
+                !ids.is_empty()
+            });
+        }
+        self.note(counts.into_inner())
+    }
+
+    /// Has files that hold something of the orders written without it.
+    fn rewrite_files(&mut self, jobs: &Arc<Jobs>) -> Result<(), Halt> {
+        let held: Arc<Mutex<HashMap<String, Vec<String>>>> = Arc::default();
+        let (jobs, found) = (jobs.clone(), held.clone());
+        let which = move |file: &Arc<DataFile>| {
+            let ids = erased_in(file, &jobs.all)?.into_iter().map(|index| jobs.all[index].id.clone());
+            let ids: Vec<String> = ids.collect();
+            let holds = !ids.is_empty();
+            if holds {
+                found.lock().insert(file.record.path.clone(), ids);
+            }
+            Ok(holds)
+        };
+        self.compactor.rewrite(Box::new(which)).ok_or(Halt::Stopping)??;
+        let mut counts = Counts::new();
+        for (path, ids) in held.lock().drain() {
+            count(&mut counts, &ids, |removed| removed.files += 1);
+            self.replaced.insert(path);
+        }
+        self.note(counts)
+    }
+
+    fn rewrite_segments(&self, jobs: &Jobs) -> Result<(), Halt> {
+        let (reply, current) = oneshot::channel();
+        self.intake.request_seal(reply);
+        let current = current.blocking_recv().map_err(|_| Halt::Stopping)?;
+        let rewriter = self.log.rewriter();
+        for id in rewriter.before(current) {
+            if self.log.is_stopped() {
+                return Err(Halt::Stopping);
+            }
+            let mut touched: BTreeSet<String> = BTreeSet::new();
+            if rewriter.rewrite(id, |header, bytes| emptied(jobs, header, bytes, &mut touched))? {
+                let ids: Vec<String> = touched.into_iter().collect();
+                let mut counts = Counts::new();
+                count(&mut counts, &ids, |removed| removed.segments += 1);
+                self.note(counts)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the newest values of metrics right of which a part was deleted. Until the
+    /// orders are done, readers look them up in the samples.
+    fn set_newest(&self, jobs: &Jobs) -> Result<(), Halt> {
+        let series = self.store.series();
+        for job in &jobs.all {
+            let Erased::Range { metric, .. } = &job.erased else { continue };
+            let (org, user) = (job.org.as_str(), job.user.as_str());
+            // Taken before the query, whose snapshot has everything up to there.
+            let through = self.log.head();
+            let newest = self.queries.newest(org, user, metric)?;
+            series.replace_newest(org, user, metric, through, newest)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the last readers of replaced files are gone, and so the files.
+    fn await_removal(&mut self) -> Result<(), Halt> {
+        let deadline = Instant::now() + READERS_MAX;
+        loop {
+            let garbage: BTreeSet<String> = self.store.catalog().garbage()?.into_iter().collect();
+            self.replaced.retain(|path| garbage.contains(path));
+            if self.replaced.is_empty() {
+                return Ok(());
+            }
+            if self.log.is_stopped() {
+                return Err(Halt::Stopping);
+            }
+            if Instant::now() > deadline {
+                return Err(Halt::StillRead { files: self.replaced.len() });
+            }
+            self.compactor.look();
+            std::thread::sleep(READERS_LOOK);
+        }
+    }
+
+    /// The names in the receipts and in rows of files were overwritten; what the log
+    /// still has of them goes too.
+    fn empty_catalog_log(&self) -> Result<(), Halt> {
+        for _ in 0..LOG_TRIES {
+            if self.store.catalog().empty_log()? {
+                return Ok(());
+            }
+            std::thread::sleep(READERS_LOOK);
+        }
+        tracing::warn!("another process reads the catalog; its log is emptied with the next erasure");
+        Ok(())
+    }
+
+    /// Has files go whose samples are all older than they are kept.
+    fn drop_aged(&self) {
+        let store = self.store.clone();
+        if !store.snapshot().files.iter().any(|file| store.is_aged(file)) {
+            return;
+        }
+        let dropped = self.compactor.rewrite(Box::new(move |file| Ok(store.is_aged(file))));
+        if let Some(Err(error)) = dropped {
+            tracing::error!(reason = chain(&error), "aged files could not be removed, trying again");
+        }
+    }
+
+    fn note(&self, counts: Counts) -> Result<(), Halt> {
+        let removed: Vec<(String, Removed)> = counts.into_iter().collect();
+        if !removed.is_empty() {
+            self.store.catalog().add_removed(&removed)?;
+        }
+        Ok(())
+    }
+}
+
+fn count(counts: &mut Counts, ids: &[String], add: impl Fn(&mut Removed)) {
+    for id in ids {
+        add(counts.entry(id.clone()).or_default());
+    }
+}
+
+/// A frame without what orders cover, if they cover something of it; `touched` gets
+/// their ids.
+fn emptied(
+    jobs: &Jobs,
+    header: &Header,
+    bytes: &[u8],
+    touched: &mut BTreeSet<String>,
+) -> Result<Option<Vec<u8>>, FrameFault> {
+    let whole = || Bytes::copy_from_slice(bytes);
+    let erased = || Some(encode_erased().seal(header.stamp));
+    Ok(match Kind::from_number(header.kind) {
+        Some(Kind::Samples) => {
+            let frame = SamplesFrame::parse(whole())?;
+            if jobs.hidden.is_empty(frame.org()) {
+                return Ok(None);
+            }
+            let mut users = BTreeSet::new();
+            let emptied = frame.without(|group| {
+                let gone = group_is_gone(&jobs.hidden, &frame, group);
+                if gone {
+                    users.insert(group.user.to_owned());
+                }
+                gone
+            });
+            touched.extend(users.iter().flat_map(|user| jobs.of(frame.org(), user)).cloned());
+            emptied
+        }
+        Some(Kind::Event) => {
+            let frame = EventFrame::parse(whole())?;
+            let gone = event_is_gone(&jobs.hidden, &frame);
+            if gone {
+                touched.extend(jobs.of(frame.org(), frame.user().unwrap_or_default()).iter().cloned());
+            }
+            if gone { erased() } else { None }
+        }
+        Some(Kind::Tombstone) => {
+            let tombstone = Tombstone::parse(bytes)?;
+            let done = jobs.all.iter().any(|job| job.id == tombstone.id);
+            if done { erased() } else { None }
+        }
+        _ => None,
+    })
+}
+
+/// What whoever asked is told.
+fn answer(halt: Halt) -> FlushError {
+    match halt {
+        Halt::Stopping => FlushError::Stopping,
+        Halt::Flush(error) => error,
+        Halt::Store(error) if error.is_full() => FlushError::DiskFull,
+        other => FlushError::Failed { reason: chain(&other) },
+    }
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Talks to the thread.
+#[derive(Clone, Debug)]
+pub(crate) struct EraserHandle(pub(crate) Sender<Request>);
+
+impl EraserHandle {
+    /// Carries out what waits.
+    pub(crate) async fn carry_out(&self) -> Result<usize, FlushError> {
+        let (reply, outcome) = oneshot::channel();
+        self.0.send(Request::CarryOut(reply)).map_err(|_| FlushError::Stopping)?;
+        outcome.await.unwrap_or(Err(FlushError::Stopping))
+    }
+
+    /// Ends the thread; what waits goes on waiting.
+    pub(crate) fn stop(&self) {
+        // One that is gone needs no stop.
+        let _ = self.0.send(Request::Stop);
+    }
+}

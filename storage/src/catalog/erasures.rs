@@ -1,0 +1,256 @@
+//! Orders to erase with their receipts, users that are blocked, and how long samples
+//! are kept.
+//!
+//! An order names its user only until it was carried out: then the receipt stays, the
+//! names go. Of a blocked user a hash stays.
+
+use std::sync::Arc;
+
+use rusqlite::{OptionalExtension, Row};
+
+use super::{Catalog, CatalogError, from_hex, now_ms, to_hex};
+use crate::frame::{Erased, Sequence, Tombstone};
+use crate::hidden::{RetentionRule, UserHash, blocked_hash};
+
+/// What an erasure took away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Samples that could be seen before it.
+    pub samples: u64,
+    /// Data files that were rewritten or removed.
+    pub files: u64,
+    /// Journal segments that were rewritten.
+    pub segments: u64,
+    /// Deliveries that waited for another attempt.
+    pub deliveries: u64,
+    /// Entries of the delivery log.
+    pub attempts: u64,
+}
+
+/// The receipt of an erasure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ErasureRecord {
+    /// `era_...`
+    pub id: String,
+    /// What it took away; final once it is completed.
+    pub removed: Removed,
+    /// Milliseconds since 1970.
+    pub created_at: i64,
+    /// When the bytes were gone, milliseconds since 1970.
+    pub completed_at: Option<i64>,
+}
+
+const RECEIPT: &str = "id, samples, files, segments, deliveries, attempts, created_at, completed_at";
+
+impl Catalog {
+    /// Stores orders that are durable in the journal. Those that are there already
+    /// stay as they are.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn put_tombstones(&self, tombstones: &[Arc<Tombstone>]) -> Result<(), CatalogError> {
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction()?;
+        for tombstone in tombstones {
+            let (block, metric, start, end) = match &tombstone.erased {
+                Erased::User { block } => (*block, None, 0, 0),
+                Erased::Range { metric, start, end } => (false, Some(metric), *start, *end),
+            };
+            transaction.execute(
+                "INSERT INTO erasures (id, org, user_id, metric, time_start, time_end, block, sequence,
+                     samples, files, segments, deliveries, attempts, created_at, completed_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, 0, 0, 0, 0, ?9, NULL)
+                 ON CONFLICT (id) DO NOTHING",
+                (
+                    &tombstone.id,
+                    &tombstone.org,
+                    &tombstone.user,
+                    metric,
+                    start,
+                    end,
+                    block,
+                    tombstone.sequence.0.cast_signed(),
+                    tombstone.created_at,
+                ),
+            )?;
+            if block {
+                transaction.execute(
+                    "INSERT INTO blocked_users (org, hash, created_at) VALUES (?1, ?2, ?3)
+                     ON CONFLICT (org, hash) DO NOTHING",
+                    (&tombstone.org, to_hex(&blocked_hash(&tombstone.org, &tombstone.user)), now_ms()),
+                )?;
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Orders that were not carried out yet, in commit order.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`], [`CatalogError::Malformed`].
+    pub fn waiting_tombstones(&self) -> Result<Vec<Tombstone>, CatalogError> {
+        let connection = self.connection.lock();
+        let mut statement = connection.prepare_cached(
+            "SELECT id, org, user_id, metric, time_start, time_end, block, sequence, created_at
+             FROM erasures WHERE completed_at IS NULL ORDER BY sequence",
+        )?;
+        let mut rows = statement.query([])?;
+        let mut waiting = Vec::new();
+        while let Some(row) = rows.next()? {
+            waiting.push(tombstone(row)?);
+        }
+        Ok(waiting)
+    }
+
+    /// Users from whom nothing is taken, by organisation.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`], [`CatalogError::Malformed`].
+    pub fn blocked_users(&self) -> Result<Vec<(String, UserHash)>, CatalogError> {
+        let connection = self.connection.lock();
+        let mut statement = connection.prepare_cached("SELECT org, hash FROM blocked_users")?;
+        let mut rows = statement.query([])?;
+        let mut blocked = Vec::new();
+        while let Some(row) = rows.next()? {
+            let hash = from_hex(&row.get::<_, String>(1)?).and_then(|bytes| bytes.try_into().ok());
+            blocked.push((row.get(0)?, hash.ok_or(CatalogError::Malformed { what: "hash of a user" })?));
+        }
+        Ok(blocked)
+    }
+
+    /// The receipt of an organisation's erasure.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn erasure(&self, org: &str, id: &str) -> Result<Option<ErasureRecord>, CatalogError> {
+        let connection = self.connection.lock();
+        let sql = format!("SELECT {RECEIPT} FROM erasures WHERE org = ?1 AND id = ?2");
+        let mut statement = connection.prepare_cached(&sql)?;
+        Ok(statement.query_row((org, id), receipt).optional()?)
+    }
+
+    /// Notes how many samples an erasure took out of sight.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn set_erased_samples(&self, id: &str, samples: u64) -> Result<(), CatalogError> {
+        let connection = self.connection.lock();
+        let mut statement = connection.prepare_cached("UPDATE erasures SET samples = ?2 WHERE id = ?1")?;
+        statement.execute((id, samples.cast_signed()))?;
+        Ok(())
+    }
+
+    /// Adds to what erasures took away; they go on.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn add_removed(&self, removed: &[(String, Removed)]) -> Result<(), CatalogError> {
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction()?;
+        for (id, removed) in removed {
+            let mut statement = transaction.prepare_cached(
+                "UPDATE erasures SET files = files + ?2, segments = segments + ?3,
+                     deliveries = deliveries + ?4, attempts = attempts + ?5 WHERE id = ?1",
+            )?;
+            let Removed { files, segments, deliveries, attempts, .. } = *removed;
+            let counts = [files, segments, deliveries, attempts].map(u64::cast_signed);
+            statement.execute((id, counts[0], counts[1], counts[2], counts[3]))?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Completes erasures: their receipts stay, the names in them go, also out of the
+    /// file's free pages and its write-ahead log.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn finish_erasures(&self, ids: &[String]) -> Result<(), CatalogError> {
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction()?;
+        for id in ids {
+            let mut statement = transaction.prepare_cached(
+                "UPDATE erasures SET user_id = '', completed_at = ?2 WHERE id = ?1 AND completed_at IS NULL",
+            )?;
+            statement.execute((id, now_ms()))?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Brings the write-ahead log into the file and empties it, so that what was
+    /// overwritten there is gone. False if another process was reading.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn empty_log(&self) -> Result<bool, CatalogError> {
+        let connection = self.connection.lock();
+        let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+        Ok(busy == 0)
+    }
+
+    /// How long organisations keep what.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn retention(&self) -> Result<Vec<(String, RetentionRule)>, CatalogError> {
+        let connection = self.connection.lock();
+        let mut statement =
+            connection.prepare_cached("SELECT org, metric, days FROM retention ORDER BY org, metric")?;
+        let rows = statement.query_map([], |row| {
+            Ok((row.get(0)?, RetentionRule { metric: row.get(1)?, days: row.get(2)? }))
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Replaces an organisation's rules.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn put_retention(&self, org: &str, rules: &[RetentionRule]) -> Result<(), CatalogError> {
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction()?;
+        transaction.execute("DELETE FROM retention WHERE org = ?1", [org])?;
+        for rule in rules {
+            transaction.execute(
+                "INSERT INTO retention (org, metric, days) VALUES (?1, ?2, ?3)",
+                (org, &rule.metric, rule.days),
+            )?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+fn tombstone(row: &Row<'_>) -> Result<Tombstone, CatalogError> {
+    let metric: Option<String> = row.get(3)?;
+    let erased = match metric {
+        None => Erased::User { block: row.get(6)? },
+        Some(metric) => Erased::Range { metric, start: row.get(4)?, end: row.get(5)? },
+    };
+    Ok(Tombstone {
+        id: row.get(0)?,
+        org: row.get(1)?,
+        user: row.get(2)?,
+        erased,
+        sequence: Sequence(row.get::<_, i64>(7)?.cast_unsigned()),
+        created_at: row.get(8)?,
+    })
+}
+
+fn receipt(row: &Row<'_>) -> rusqlite::Result<ErasureRecord> {
+    let count = |index: usize| row.get::<_, i64>(index).map(i64::cast_unsigned);
+    Ok(ErasureRecord {
+        id: row.get(0)?,
+        removed: Removed {
+            samples: count(1)?,
+            files: count(2)?,
+            segments: count(3)?,
+            deliveries: count(4)?,
+            attempts: count(5)?,
+        },
+        created_at: row.get(6)?,
+        completed_at: row.get(7)?,
+    })
+}

@@ -1,0 +1,185 @@
+//! Questions around what is hidden: the newest value that still shows, and how much an
+//! erasure took out of sight.
+//!
+//! The series map knows one newest value a metric. When a part of a series is deleted
+//! it may be the deleted one; until the deletion is carried out and the map is right
+//! again, such metrics are looked up in the samples.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::AsArray;
+use arrow::datatypes::{Float64Type, TimestampMillisecondType, UInt64Type};
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::execute_stream;
+use futures_util::StreamExt;
+
+use super::chunk::SERIES_COLUMNS;
+use super::memory::count_rows;
+use super::window::{SLICE_FIRST_MS, SLICE_ROWS_MAX, Slices};
+use super::{Order, QueryError, QueryPool, SamplesTable, Scan};
+use crate::frame::{Erased, Sequence, Tombstone};
+use crate::hidden::Hidden;
+use crate::series::{LatestValue, Newest};
+use crate::store::Snapshot;
+
+impl QueryPool {
+    /// `values` of the series map without what is hidden, and what shows instead.
+    pub(super) async fn shown_latest(
+        &self,
+        org: &str,
+        user: &str,
+        hidden: &Hidden,
+        mut values: Vec<LatestValue>,
+    ) -> Result<Vec<LatestValue>, QueryError> {
+        if hidden.hides_user(org, user, Sequence(u64::MAX)) {
+            return Ok(Vec::new());
+        }
+        values.retain(|value| value.recorded_at >= hidden.cutoff(org, &value.metric));
+        let deleted: BTreeSet<&str> = hidden.deleted_metrics(org, user).collect();
+        if deleted.is_empty() {
+            return Ok(values);
+        }
+        values.retain(|value| !deleted.contains(value.metric.as_str()));
+        for metric in deleted {
+            let _permit = self.permit().await?;
+            let (table, scan) = (self.table(org), whole(org, user, metric));
+            let context = self.context.clone();
+            let runtime = self.runtime.as_ref().ok_or(QueryError::Stopping)?;
+            let newest = runtime.spawn(async move { newest(&table, &scan, &context).await });
+            if let Some(newest) = newest.await.map_err(|_| QueryError::Stopping)?? {
+                let Newest { value, recorded_at, .. } = newest;
+                values.push(LatestValue { metric: metric.to_owned(), value, recorded_at });
+            }
+        }
+        values.sort_by(|a, b| a.metric.cmp(&b.metric));
+        Ok(values)
+    }
+
+    /// The newest sample of a metric that shows. Runs on the calling thread, which must
+    /// be none of a runtime.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub fn newest(&self, org: &str, user: &str, metric: &str) -> Result<Option<Newest>, QueryError> {
+        let runtime = self.runtime.as_ref().ok_or(QueryError::Stopping)?;
+        runtime.block_on(newest(&self.table(org), &whole(org, user, metric), &self.context))
+    }
+
+    /// How many samples a tombstone took out of sight, of those `metrics`: those that
+    /// showed before it.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn count_erased(&self, tombstone: &Tombstone, metrics: Vec<String>) -> Result<u64, QueryError> {
+        let _permit = self.permit().await?;
+        let snapshot = self.store.snapshot();
+        let before = Arc::new(snapshot.hidden.before(tombstone));
+        let snapshot = Arc::new(Snapshot { hidden: before, ..Snapshot::clone(&snapshot) });
+        let table = SamplesTable::new(&tombstone.org, snapshot, self.readers.clone());
+        let scans: Vec<Scan> = metrics.iter().filter_map(|metric| covered(tombstone, metric)).collect();
+        let context = self.context.clone();
+        let counting = async move {
+            let mut total = 0;
+            for scan in scans {
+                total += count(&table, &scan, &context).await?;
+            }
+            Ok(total)
+        };
+        let runtime = self.runtime.as_ref().ok_or(QueryError::Stopping)?;
+        runtime.spawn(counting).await.map_err(|_| QueryError::Stopping)?
+    }
+
+    fn table(&self, org: &str) -> SamplesTable {
+        SamplesTable::new(org, self.store.snapshot(), self.readers.clone())
+    }
+}
+
+fn whole(org: &str, user: &str, metric: &str) -> Scan {
+    Scan {
+        org: org.to_owned(),
+        user: user.to_owned(),
+        metric: metric.to_owned(),
+        source: None,
+        start: i64::MIN,
+        end: i64::MAX,
+        before: None,
+    }
+}
+
+/// What a tombstone covers of a metric.
+fn covered(tombstone: &Tombstone, metric: &str) -> Option<Scan> {
+    let all = whole(&tombstone.org, &tombstone.user, metric);
+    let (start, end) = match &tombstone.erased {
+        Erased::User { .. } => (i64::MIN, i64::MAX),
+        Erased::Range { metric: of, start, end } => (of == metric).then_some((*start, *end))?,
+    };
+    Some(Scan { start, end, before: Some(tombstone.sequence), ..all })
+}
+
+/// The newest row of a scan: of equal times the one that was received last.
+async fn newest(
+    table: &SamplesTable,
+    scan: &Scan,
+    context: &Arc<TaskContext>,
+) -> Result<Option<Newest>, QueryError> {
+    let mut best: Option<Newest> = None;
+    each_slice(table, scan, Order::Descending, context, |batch| {
+        let times = batch.column(0).as_primitive::<TimestampMillisecondType>();
+        let values = batch.column(1).as_primitive::<Float64Type>();
+        let sequences = batch.column(7).as_primitive::<UInt64Type>();
+        for row in 0..batch.num_rows() {
+            let (recorded_at, sequence) = (times.value(row), Sequence(sequences.value(row)));
+            if best.is_none_or(|best| (best.recorded_at, best.sequence) < (recorded_at, sequence)) {
+                best = Some(Newest { recorded_at, value: values.value(row), sequence });
+            }
+        }
+        // Older slices hold nothing newer.
+        best.is_none()
+    })
+    .await?;
+    Ok(best)
+}
+
+async fn count(table: &SamplesTable, scan: &Scan, context: &Arc<TaskContext>) -> Result<u64, QueryError> {
+    let mut rows = 0;
+    each_slice(table, scan, Order::Ascending, context, |batch| {
+        rows += batch.num_rows() as u64;
+        true
+    })
+    .await?;
+    Ok(rows)
+}
+
+/// Gives `take` the rows of a scan slice by slice; it says after each slice whether to
+/// go on.
+async fn each_slice(
+    table: &SamplesTable,
+    scan: &Scan,
+    order: Order,
+    context: &Arc<TaskContext>,
+    mut take: impl FnMut(&arrow::array::RecordBatch) -> bool,
+) -> Result<(), QueryError> {
+    let located = table.locate(&scan.user, &scan.metric, scan.start, scan.end);
+    let Some((start, end)) = located.clip(scan.start, scan.end) else { return Ok(()) };
+    let mut slices = Slices::new(start, end, order, SLICE_FIRST_MS);
+    while let Some(slice) = slices.next() {
+        let part = Scan { start: slice.0, end: slice.1, ..scan.clone() };
+        if count_rows(&part, &located.groups) > SLICE_ROWS_MAX && slices.too_much(slice) {
+            continue;
+        }
+        let plan = table.plan(&part, &located, &SERIES_COLUMNS)?;
+        let mut batches = execute_stream(plan, context.clone())?;
+        let (mut rows, mut more) = (0, true);
+        while let Some(batch) = batches.next().await {
+            let batch = batch?;
+            rows += batch.num_rows();
+            more &= take(&batch);
+        }
+        if !more {
+            return Ok(());
+        }
+        slices.found(rows);
+    }
+    Ok(())
+}
