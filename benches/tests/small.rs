@@ -66,8 +66,8 @@ fn an_answer_does_not_depend_on_where_the_samples_lie() {
     for (place, files, buffered) in [
         (Place::Buffer, 0, 25_000),
         (Place::OneFile, 1, 0),
-        (Place::EightFiles, 8, 0),
-        (Place::FilesAndBuffer, 7, 5_000),
+        (Place::EightFiles, 5, 0),
+        (Place::FilesAndBuffer, 4, 5_000),
     ] {
         let filled = filled(place, Size::Small);
         let outcome = filled.outcome();

@@ -1,16 +1,17 @@
 //! Which period a day's rows go to.
 //!
-//! A day of a metric with a million rows has a file of its own; days with fewer are
-//! kept as their month, and a month with fewer than a million as its year, so that a
-//! sparse metric is one small file a year and not 365. Where a finer period exists
-//! already, a day's rows go there.
+//! A day of a metric with 30 million rows (about 40 MB) has files of its own; days with
+//! fewer are kept as their month, and a month with fewer as its year. So a sparse metric
+//! is one small file a year and not 365, and a user's month lies in few files: each file
+//! a question opens costs it more than the rows it reads there. Where a finer period
+//! exists already, a day's rows go there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::files::Period;
 
 /// Rows from which days and months get files of their own.
-const PERIOD_ROWS_MIN: u64 = 1_000_000;
+const PERIOD_ROWS_MIN: u64 = 30_000_000;
 
 /// The period of each day in `days`, a metric's rows by day.
 pub(super) fn choose(days: &BTreeMap<i32, u64>, existing: &BTreeSet<Period>) -> BTreeMap<i32, Period> {
@@ -46,9 +47,9 @@ mod tests {
 
     #[test]
     fn periods_grow_to_fit_their_rows() {
-        assert_eq!(chosen(&[(JAN_1, 999_999)], &[]), ["2026"]);
-        assert_eq!(chosen(&[(JAN_1, 1_000_000)], &[]), ["2026-01-01"]);
-        let half = 500_000;
+        assert_eq!(chosen(&[(JAN_1, PERIOD_ROWS_MIN - 1)], &[]), ["2026"]);
+        assert_eq!(chosen(&[(JAN_1, PERIOD_ROWS_MIN)], &[]), ["2026-01-01"]);
+        let half = PERIOD_ROWS_MIN / 2;
         assert_eq!(chosen(&[(JAN_1, half), (JAN_1 + 1, half)], &[]), ["2026-01", "2026-01"]);
         assert_eq!(chosen(&[(JAN_1, half), (JAN_1 + 40, half)], &[]), ["2026", "2026"]);
     }

@@ -185,7 +185,37 @@ fn add_days(days: &mut BTreeMap<i32, u64>, section: &SectionRecord) {
 pub(crate) fn next_job(files: &FileSet, now: i64) -> Option<Job> {
     runs_by_level(files).into_values().find_map(|runs| job_of_runs(&runs, now)).or_else(|| {
         let crowded = |(_, files): (_, Vec<Arc<DataFile>>)| close_in_size(files);
-        partitions(files).into_iter().find_map(crowded).map(|inputs| Job { inputs, work: Work::Period })
+        let partitions = partitions(files);
+        let moved = || partitions.values().find(|inputs| inputs.iter().any(|file| is_misplaced(files, file)));
+        let inputs = partitions.clone().into_iter().find_map(crowded);
+        let inputs = inputs.or_else(|| moved().map(|inputs| smallest(inputs.clone())));
+        inputs.map(|inputs| Job { inputs, work: Work::Period })
+    })
+}
+
+/// As many files as a job reads, the smallest.
+fn smallest(mut files: Vec<Arc<DataFile>>) -> Vec<Arc<DataFile>> {
+    files.sort_by_key(|file| file.record.bytes);
+    files.truncate(FILES_MAX);
+    files
+}
+
+/// Whether a file has rows of a day for which there is a finer period by now: they came
+/// when nobody knew that so many would follow. While they lie here, two files may hold
+/// one key.
+fn is_misplaced(files: &FileSet, file: &DataFile) -> bool {
+    let Some(period) = Period::parse(&file.record.period) else { return false };
+    if let Period::Day(_) = period {
+        return false;
+    }
+    let is_year = matches!(period, Period::Year(_));
+    file.record.sections.iter().any(|section| {
+        let existing = periods_of(files.of(&section.org, &section.metric));
+        let finer = |day: i32| {
+            existing.contains_key(&Period::Day(day))
+                || is_year && existing.contains_key(&Period::month_of(day))
+        };
+        section.days.iter().any(|&(day, _)| finer(day))
     })
 }
 
@@ -275,15 +305,16 @@ pub(crate) fn whole_store(
         let work = if few { Work::Runs { all: true } } else { Work::Gather };
         return Some(Job { inputs, work });
     }
-    let unfinished = |files: &Vec<Arc<DataFile>>| {
-        let rolled = byte_len(files) > FILE_BYTES_MAX;
-        let many = files.len() > 1 && !(rolled && files.iter().all(|file| is_whole(file)) && disjoint(files));
-        many || files.iter().any(|file| !done(file) && (!is_whole(file) || rewrite(file)))
+    let unfinished = |of_partition: &Vec<Arc<DataFile>>| {
+        let rolled = byte_len(of_partition) > FILE_BYTES_MAX;
+        let many = of_partition.len() > 1
+            && !(rolled && of_partition.iter().all(|file| is_whole(file)) && disjoint(of_partition));
+        many || of_partition
+            .iter()
+            .any(|file| is_misplaced(files, file) || !done(file) && (!is_whole(file) || rewrite(file)))
     };
-    let (_, mut inputs) = partitions(files).into_iter().find(|(_, files)| unfinished(files))?;
-    inputs.sort_by_key(|file| file.record.bytes);
-    inputs.truncate(FILES_MAX);
-    Some(Job { inputs, work: Work::Period })
+    let (_, inputs) = partitions(files).into_iter().find(|(_, of_partition)| unfinished(of_partition))?;
+    Some(Job { inputs: smallest(inputs), work: Work::Period })
 }
 
 /// Whether a file of a period has each key once.

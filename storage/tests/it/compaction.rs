@@ -39,25 +39,49 @@ fn rows_go_to_the_hive_partition_of_their_period() {
 }
 
 #[test]
-fn a_metric_with_a_million_rows_a_day_gets_day_files() {
+fn rows_of_a_coarse_period_follow_when_a_finer_one_appears() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = TestStore::open(dir.path());
-    let day = JUNE_2026 - JUNE_2026 % DAY;
-    for user in 0..20 {
-        store.commit(&heart_rate(&format!("u_{user}"), day, 50_000));
-        store.commit(&heart_rate(&format!("u_{user}"), day + DAY, 100));
+    for (user, time) in [("u_1", JUNE_2026), ("u_1", JUNE_2026 - 60 * DAY), ("u_2", JUNE_2026)] {
+        store.commit(&heart_rate(user, time, 10));
     }
     store.flush();
     store.compact();
-    let files = store.store.catalog().files().unwrap();
-    let periods: Vec<(&str, u64)> = files.iter().map(|file| (file.period.as_str(), file.rows)).collect();
-    assert_eq!(periods, [("2026-06-30", 1_000_000), ("2026", 2_000)]);
-    // The next rows of that day go there, however few they are.
-    store.commit(&heart_rate("u_0", day + 60_000_000, 10));
-    store.flush();
+    // As a compaction leaves it that met enough rows of June.
+    let year = &store.store.snapshot().files.iter().next().unwrap().clone();
+    let mut june = year.record.clone();
+    june.path = year.record.path.replace("period=2026", "period=2026-06");
+    june.period = "2026-06".to_owned();
+    let path = dir.path().join(&june.path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::copy(&year.path, &path).unwrap();
+    drop((store, year.clone()));
+    let connection = rusqlite::Connection::open(dir.path().join(systole_storage::CATALOG_FILE)).unwrap();
+    let copy = |table: &str, columns: &str, values: &str| {
+        let sql = format!("INSERT INTO {table} ({columns}) SELECT {values} FROM {table}");
+        connection.execute(&sql, [&june.path]).unwrap();
+    };
+    let rest =
+        "org, metric, row_count, sequence_first, sequence_last, user_min, user_max, time_min, time_max";
+    copy(
+        "files",
+        &format!("path, period, bucket, bucket_bits, level, byte_count, block_crc32c, created_at, {rest}"),
+        &format!("?1, '2026-06', bucket, bucket_bits, level, byte_count, block_crc32c, created_at, {rest}"),
+    );
+    copy(
+        "sections",
+        &format!("path, ordinal, unique_keys, days, {rest}"),
+        &format!("?1, ordinal, unique_keys, days, {rest}"),
+    );
+    drop(connection);
+    let mut store = TestStore::open(dir.path());
+    assert!(store.compact_some(), "the year's rows of June have a better place");
     store.compact();
     let files = store.store.catalog().files().unwrap();
-    assert_eq!((files[0].period.as_str(), files[0].rows), ("2026-06-30", 1_000_010));
+    let periods: Vec<(&str, u64)> = files.iter().map(|file| (file.period.as_str(), file.rows)).collect();
+    // The copy held May too, which the year keeps for its own.
+    assert_eq!(periods.iter().map(|(_, rows)| rows).sum::<u64>(), 30, "{periods:?}");
+    assert!(periods.iter().any(|&(period, rows)| period == "2026-06" && rows >= 20), "{periods:?}");
 }
 
 #[test]
