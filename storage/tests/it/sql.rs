@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use systole_storage::frame::Erased;
 use systole_storage::query::{QueryPool, SqlError, SqlFormat, SqlLimits, SqlQuestion};
 use tokio::runtime::Runtime;
 
@@ -245,6 +246,53 @@ fn explain_shows_a_plan_and_runs_nothing() {
     let asker = Asker::new(&store);
     let rows = asker.rows("default", "EXPLAIN SELECT count(*) FROM samples WHERE metric = 'steps'");
     assert!(Value::from(rows).to_string().contains("MergedExec"));
+}
+
+#[test]
+fn times_are_cut_in_utc_as_calendars_do() {
+    const DAY: i64 = 86_400_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    // 1970 and before, leap days, ends of months and years.
+    for time in
+        [-2_208_988_800_000, -1, 0, 951_782_400_000, 951_868_799_999, JUNE_2026, JUNE_2026 + 185 * DAY]
+    {
+        store.commit(&Samples { rows: vec![(time, 1.0)], ..heart_rate("u_1", 0, 1) });
+    }
+    let asker = Asker::new(&store);
+    for unit in ["second", "minute", "hour", "day", "week", "month", "quarter", "year"] {
+        // Through a time without a zone, which DataFusion cuts itself.
+        let plain = format!("date_trunc('{unit}', CAST(recorded_at AS TIMESTAMP))");
+        let differ = format!(
+            "SELECT count(*) FROM samples WHERE CAST(date_trunc('{unit}', recorded_at) AS TIMESTAMP) <> {plain}"
+        );
+        assert_eq!(asker.rows("default", &differ), [json!([0])], "{unit}");
+    }
+    let days = asker.rows("default", "SELECT date_trunc('day', recorded_at) FROM samples ORDER BY 1 LIMIT 2");
+    assert_eq!(days, [json!(["1900-01-01T00:00:00Z"]), json!(["1969-12-31T00:00:00Z"])]);
+}
+
+#[test]
+fn what_was_erased_is_in_no_answer_before_and_after_its_bytes_are_gone() {
+    let (_dir, mut store) = spread();
+    let count = "SELECT count(*) FROM samples WHERE user_id = 'u_1'";
+    let others = "SELECT count(*) FROM samples WHERE user_id <> 'u_1'";
+    let latest = "SELECT count(*) FROM latest WHERE user_id = 'u_1'";
+    store.compact();
+    let asker = Asker::new(&store);
+    let kept = asker.rows("default", others);
+    assert_ne!(asker.rows("default", count), [json!([0])]);
+    store.erase("default", "u_1", Erased::User { block: false });
+    for sql in [count, latest] {
+        assert_eq!(asker.rows("default", sql), [json!([0])], "{sql}");
+    }
+    assert_eq!(asker.rows("default", others), kept);
+    assert_ne!(asker.rows("acme", count), [json!([0])], "another organisation's user of that name stays");
+    store.commit(&heart_rate("u_1", JUNE_2026, 3));
+    assert_eq!(asker.rows("default", count), [json!([3])], "what comes later is new");
+    store.carry_out(&asker.pool);
+    assert_eq!(asker.rows("default", count), [json!([3])]);
+    assert_eq!(asker.rows("default", others), kept);
 }
 
 #[test]

@@ -19,6 +19,7 @@
 //! disk; a statement that needs more memory than there is fails.
 
 mod buffered;
+mod date_trunc;
 mod encode;
 mod hidden;
 mod latest;

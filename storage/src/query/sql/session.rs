@@ -13,6 +13,7 @@ use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::ScalarUDF;
 use datafusion::prelude::SessionConfig;
 
+use super::date_trunc::DateTrunc;
 use super::latest::OrgLatest;
 use super::samples::OrgSamples;
 use crate::query::metadata::CheckedReaders;
@@ -63,7 +64,8 @@ pub(super) fn base(environment: Arc<RuntimeEnv>, threads: usize) -> SessionState
 fn functions() -> Vec<Arc<ScalarUDF>> {
     let refused = |name: &str| FUNCTIONS_REFUSED.contains(&name);
     let all = SessionStateDefaults::default_scalar_functions().into_iter();
-    all.filter(|it| !refused(it.name()) && !it.aliases().iter().any(|alias| refused(alias))).collect()
+    let allowed = all.filter(|it| !refused(it.name()) && !it.aliases().iter().any(|alias| refused(alias)));
+    allowed.map(|it| if it.name() == "date_trunc" { DateTrunc::over(it) } else { it }).collect()
 }
 
 /// A session that sees one organisation.
