@@ -161,7 +161,7 @@ fn flush(caller: &Caller, flushes: &AtomicU64, compactions: &AtomicU64, signals:
         if signals.ended() {
             return;
         }
-        let (path, done) = match round % COMPACT_EVERY {
+        let (path, done) = match (round - 1) % COMPACT_EVERY {
             0 => ("/api/v1/admin/compact", compactions),
             _ => ("/api/v1/admin/flush", flushes),
         };
