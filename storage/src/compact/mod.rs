@@ -1,7 +1,7 @@
 //! Compaction: runs into periods, small files into larger ones, superseded rows out.
 //!
 //! Constraints: memory of one batch of each input and the open row groups, however
-//! large the files are; at most [`FILES_MAX`](plan::FILES_MAX) inputs a job; files of at most
+//! large the files are; at most 16 inputs a job; files of at most
 //! [`FILE_BYTES_MAX`] bytes. Rows carry their sequences, so any files may be merged
 //! in any order: of equal keys the greatest sequence wins, and the lesser row is
 //! dropped once nobody will ask what the greater one changed (`settled`).
