@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::client::{Answer, Caller};
 use crate::ledger::{Counts, Ledger};
@@ -14,6 +14,8 @@ const BULK: &str = "/api/v1/wearables/bulk-ingest";
 const REST: Duration = Duration::from_millis(5);
 /// Pause between two flushes that are asked for.
 const FLUSH_PAUSE: Duration = Duration::from_millis(20);
+/// How long a compaction may take under load on a busy machine.
+const COMPACTION_MAX: Duration = Duration::from_secs(60);
 /// Every which of them is a compaction instead.
 const COMPACT_EVERY: u64 = 3;
 
@@ -29,6 +31,7 @@ pub(crate) struct Fleet {
 pub(crate) struct Signals {
     cut_expected: AtomicBool,
     enough: AtomicBool,
+    compacted: AtomicBool,
 }
 
 /// Whether a writer goes on.
@@ -51,6 +54,15 @@ impl Signals {
 
     pub(crate) fn ended(&self) -> bool {
         self.enough.load(Ordering::SeqCst)
+    }
+
+    /// Waits until a compaction was done under this load.
+    pub(crate) fn await_compaction(&self) {
+        let deadline = Instant::now() + COMPACTION_MAX;
+        while !self.compacted.load(Ordering::SeqCst) {
+            assert!(Instant::now() < deadline, "no compaction was done in {COMPACTION_MAX:?}");
+            thread::sleep(FLUSH_PAUSE);
+        }
     }
 
     fn is_cut_expected(&self) -> bool {
@@ -167,7 +179,10 @@ fn flush(caller: &Caller, flushes: &AtomicU64, compactions: &AtomicU64, signals:
         };
         let Ok(answer) = connection.post(path, b"") else { return };
         match answer.status {
-            200 => done.fetch_add(1, Ordering::SeqCst),
+            200 => {
+                done.fetch_add(1, Ordering::SeqCst);
+                signals.compacted.fetch_or(std::ptr::eq(done, compactions), Ordering::SeqCst);
+            }
             507 => return,
             503 if signals.is_cut_expected() => return,
             status => panic!("{status} for {path}: {}", answer.text()),

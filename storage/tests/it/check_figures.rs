@@ -15,7 +15,7 @@ const ROWS_A_USER: usize = 2_000;
 const START: i64 = 1_780_272_000_000;
 
 #[test]
-#[ignore = "measures; see the module"]
+#[ignore = "prints a rate, which no bound can judge; takes minutes in a dev build"]
 fn check_figures() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = TestStore::open(dir.path());

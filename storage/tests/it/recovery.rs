@@ -67,7 +67,7 @@ fn a_long_journal_takes_no_more_memory_than_a_short_one() {
 }
 
 #[test]
-#[ignore = "a figure, not a claim"]
+#[ignore = "prints a rate, which no bound can judge; the bound on memory is the test above"]
 fn recovery_speed() {
     let dir = tempfile::tempdir().unwrap();
     let settings = settings(dir.path(), 64 << 20, FLUSH_BYTES);

@@ -332,7 +332,7 @@ fn sizes(root: &Path, file: &WrittenFile) -> Vec<f64> {
 }
 
 #[test]
-#[ignore = "measures; see the module"]
+#[ignore = "prints sizes and rates for docs/figures.md; takes minutes in a dev build"]
 fn figures() {
     let dir = dir();
     let root = dir.path.as_path();
