@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use systole_dispatch::id::{RandomFault, random_id};
 use systole_storage::frame::{Erased, Tombstone, encode_tombstone};
@@ -74,6 +75,12 @@ impl Parts {
     pub(super) fn positions(&self) -> (Position, Position) {
         let (floor, settled) = (self.subscribed.clone(), self.subscribed.clone());
         (Arc::new(move || floor.floor()), Arc::new(move || settled.settled()))
+    }
+
+    /// How long payloads stay that nobody waits for: as long as somebody has an endpoint.
+    pub(super) fn retention(&self, retention: Duration) -> Box<dyn Fn() -> Option<Duration> + Send> {
+        let subscribed = self.subscribed.clone();
+        Box::new(move || subscribed.is_any().then_some(retention))
     }
 
     /// Starts the threads that read the journal along; they end with the log.
