@@ -112,6 +112,10 @@ pub enum OpenError {
     #[cfg(feature = "query")]
     #[error("cannot start webhooks")]
     Webhooks(#[from] crate::events::webhooks::WebhookStartError),
+    /// The ids of events cannot be read back.
+    #[cfg(feature = "query")]
+    #[error("the ids of events cannot be read back")]
+    EventIds(#[from] systole_storage::journal::LogError),
     /// A thread or runtime cannot be started.
     #[error("cannot start the {what}")]
     Start {
@@ -157,6 +161,8 @@ struct Inner {
     queries: Arc<systole_storage::query::QueryPool>,
     #[cfg(feature = "query")]
     webhooks: Arc<crate::events::webhooks::Webhooks>,
+    #[cfg(feature = "query")]
+    event_ids: Arc<crate::event_ids::EventIds>,
     #[cfg(feature = "query")]
     eraser: crate::erasure::EraserHandle,
 }
@@ -249,6 +255,8 @@ impl Engine {
         })?;
         let mut threads = vec![compaction, committer, spare, flush, index];
         #[cfg(feature = "query")]
+        let event_ids = query.event_ids.clone();
+        #[cfg(feature = "query")]
         let (queries, webhooks) = query.run(&intake, &mut threads)?;
         #[cfg(feature = "query")]
         let eraser = query::start_eraser(
@@ -279,6 +287,8 @@ impl Engine {
             queries,
             #[cfg(feature = "query")]
             webhooks,
+            #[cfg(feature = "query")]
+            event_ids,
             #[cfg(feature = "query")]
             eraser,
         };
