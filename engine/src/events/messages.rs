@@ -283,7 +283,15 @@ impl Listing<'_> {
         let (mut done, mut reads) = (false, READ_MAX / READ_BYTES);
         'reading: while !cursor.is_done() && reads > 0 && self.rows.len() < self.query.limit {
             reads -= 1;
-            for frame in cursor.next(READ_BYTES).map_err(MessageError::from)? {
+            let frames = match cursor.next(READ_BYTES) {
+                // What was dropped meanwhile is no more.
+                Err(LogError::Gone { .. }) => {
+                    done = true;
+                    break;
+                }
+                read => read?,
+            };
+            for frame in frames {
                 if frame.sequence().0 <= self.since {
                     done = true;
                     break 'reading;
@@ -335,7 +343,13 @@ impl Listing<'_> {
         let (mut reached, mut reads) = (from, READ_MAX / READ_BYTES);
         'reading: while reads > 0 && cursor.position() < end {
             reads -= 1;
-            let frames = cursor.next(READ_BYTES)?;
+            let frames = match cursor.next(READ_BYTES) {
+                Err(LogError::Gone { removed }) => {
+                    cursor.seek(removed);
+                    continue;
+                }
+                read => read?,
+            };
             if frames.is_empty() {
                 break;
             }

@@ -234,14 +234,14 @@ impl JournalIndex {
         if after < state.removed {
             return Err(state.removed);
         }
-        let begun = |located: &Located| located.first <= after.next();
-        let found = state.holding().rev().find(begun);
-        Ok(found.or_else(|| state.holding().next()))
+        let found = state.holding().rev().find(|(_, first)| *first <= after.next());
+        Ok(found.or_else(|| state.holding().next()).map(|found| state.located(found)))
     }
 
     /// Where the last frame before `before` is, if it is not gone.
     pub(super) fn locate_before(&self, before: Sequence) -> Option<Located> {
-        self.state.lock().holding().rev().find(|located| located.first < before)
+        let state = self.state.lock();
+        state.holding().rev().find(|(_, first)| *first < before).map(|found| state.located(found))
     }
 
     /// The last mark of a segment before `before`, and where the next one is.
@@ -281,23 +281,20 @@ impl JournalIndex {
 }
 
 impl State {
-    /// The segments that hold frames, oldest first.
-    fn holding(&self) -> impl DoubleEndedIterator<Item = Located> {
-        let first = |known: &SegmentMarks| known.marks.first().map(|mark| mark.sequence);
-        let next = move |id: SegmentId| {
-            self.segments
-                .range(id.next()..)
-                .find_map(|(_, known)| known.marks.first())
-                .map(|mark| mark.sequence)
-        };
-        self.segments.iter().filter_map(move |(id, known)| {
-            Some(Located {
-                id: *id,
-                generation: known.generation,
-                first: first(known)?,
-                last: next(*id).map(|next| Sequence(next.0 - 1)),
-            })
-        })
+    /// The segments that hold frames, oldest first, each with its first one.
+    fn holding(&self) -> impl DoubleEndedIterator<Item = (SegmentId, Sequence)> {
+        self.segments.iter().filter_map(|(id, known)| Some((*id, known.marks.first()?.sequence)))
+    }
+
+    fn located(&self, (id, first): (SegmentId, Sequence)) -> Located {
+        let mut behind = self.segments.range(id.next()..);
+        let next = behind.find_map(|(_, known)| known.marks.first());
+        Located {
+            id,
+            generation: self.segments.get(&id).map_or(0, |known| known.generation),
+            first,
+            last: next.map(|next| Sequence(next.sequence.0 - 1)),
+        }
     }
 }
 
