@@ -362,6 +362,11 @@ impl SegmentId {
         dir.join(format!("{:010}.{SUFFIX}", self.0))
     }
 
+    /// Whether a file is what is kept beside a segment.
+    pub(crate) fn is_beside(path: &Path) -> bool {
+        SegmentId::of_index_path(path).is_some() || SegmentId::of_keys_path(path).is_some()
+    }
+
     /// The segment of an index, by its file's name.
     pub(super) fn of_index_path(path: &Path) -> Option<SegmentId> {
         id_of(path, SUFFIX)
