@@ -6,6 +6,7 @@
     reason = "a test that cannot go on fails; its modules are its own"
 )]
 
+mod attempts;
 #[cfg(feature = "query")]
 mod buckets;
 mod catalog_webhooks;
