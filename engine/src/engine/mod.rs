@@ -154,6 +154,8 @@ struct Inner {
     #[cfg(feature = "query")]
     webhooks: Arc<crate::events::webhooks::Webhooks>,
     #[cfg(feature = "query")]
+    attempts: crate::events::attempts::AttemptQueue,
+    #[cfg(feature = "query")]
     eraser: crate::erasure::EraserHandle,
 }
 
@@ -235,7 +237,7 @@ impl Engine {
         })?;
         let mut threads = vec![compaction, committer, spare, flush];
         #[cfg(feature = "query")]
-        let (queries, webhooks) = query.run(&intake, &mut threads)?;
+        let (queries, webhooks, attempts) = query.run(&intake, &mut threads)?;
         #[cfg(feature = "query")]
         let eraser = query::start_eraser(
             crate::erasure::Eraser {
@@ -243,6 +245,7 @@ impl Engine {
                 log: log.clone(),
                 queries: queries.clone(),
                 webhooks: webhooks.clone(),
+                attempts: attempts.clone(),
                 compactor: handle.clone(),
                 intake: intake.clone(),
                 deadline: settings.erasure_deadline,
@@ -265,6 +268,8 @@ impl Engine {
             queries,
             #[cfg(feature = "query")]
             webhooks,
+            #[cfg(feature = "query")]
+            attempts,
             #[cfg(feature = "query")]
             eraser,
         };
@@ -420,6 +425,9 @@ impl Engine {
             inner.eraser.stop();
             #[cfg(feature = "query")]
             inner.webhooks.stop();
+            // Nothing is delivered any more: the last attempts go with the last group.
+            #[cfg(feature = "query")]
+            inner.attempts.stop();
             for (name, handle) in threads {
                 if handle.join().is_err() {
                     tracing::error!(thread = name, "thread had panicked");

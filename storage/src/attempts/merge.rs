@@ -139,7 +139,7 @@ struct Input {
 impl Input {
     /// At its first row; `None` if it has none.
     fn open(file: &AttemptFile) -> Result<Option<Input>, FileReadError> {
-        let mut blocks = blocks_of(file, Columns::All, BATCH_ROWS)?;
+        let mut blocks = blocks_of(file, &Columns::all(), BATCH_ROWS)?;
         let block = blocks.next().transpose()?;
         Ok(block.map(|block| Input { blocks, block, row: 0 }))
     }
@@ -177,7 +177,7 @@ pub(crate) fn erased_rows(
     if asked.is_empty() {
         return Ok(counts);
     }
-    for block in blocks_of(file, Columns::Keys, 8 * 1024)? {
+    for block in blocks_of(file, &Columns::keys(), 8 * 1024)? {
         let block = block?;
         for row in (0..block.rows()).map(|row| block.row(row)) {
             for &at in &asked {

@@ -172,7 +172,7 @@ fn look(
     mut row_found: impl FnMut(&AttemptRow<&str>, usize),
 ) -> Result<(), FileReadError> {
     let mut before = 0;
-    for block in read(file, footer, vec![group], Columns::Keys, None, BATCH_ROWS)? {
+    for block in read(file, footer, vec![group], &Columns::keys(), None, BATCH_ROWS)? {
         let block = block?;
         (0..block.rows()).for_each(|row| row_found(&block.row(row), before + row));
         before += block.rows();
@@ -201,7 +201,7 @@ fn whole_rows(
         places.sort_unstable();
         let footer = &footers[&file];
         let selection = Some(selection(&places));
-        for block in read(files[file], footer, vec![group], Columns::All, selection, WHOLE_ROWS)? {
+        for block in read(files[file], footer, vec![group], &Columns::all(), selection, WHOLE_ROWS)? {
             let block = block?;
             for row in 0..block.rows() {
                 rows.insert(Reverse(block.key(row)), block.row(row).owned());

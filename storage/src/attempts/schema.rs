@@ -71,34 +71,41 @@ pub(super) fn column(name: &str) -> usize {
     NAMES.iter().position(|known| *known == name).expect("a column of the schema")
 }
 
-/// Which columns are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Columns {
-    /// Those that a row is found by, and its place.
-    Keys,
-    /// All.
-    All,
-}
+/// Columns that a row is found by, and its place.
+const KEYS: [&str; 11] = [
+    "created_at",
+    "endpoint_id",
+    "message_id",
+    "user_id",
+    "event_type",
+    "success",
+    "sequence",
+    "event_group",
+    "chunk",
+    "kind",
+    "tie",
+];
+
+/// Which columns are read; at least those that a row is found by.
+#[derive(Clone, Debug)]
+pub(crate) struct Columns(Vec<&'static str>);
 
 impl Columns {
-    fn names(self) -> &'static [&'static str] {
-        const KEYS: [&str; 11] = [
-            "created_at",
-            "endpoint_id",
-            "message_id",
-            "user_id",
-            "event_type",
-            "success",
-            "sequence",
-            "event_group",
-            "chunk",
-            "kind",
-            "tie",
-        ];
-        match self {
-            Columns::Keys => &KEYS,
-            Columns::All => &NAMES,
-        }
+    /// Those that a row is found by, and its place.
+    pub(crate) fn keys() -> Columns {
+        Columns(KEYS.to_vec())
+    }
+
+    /// All.
+    pub(crate) fn all() -> Columns {
+        Columns(NAMES.to_vec())
+    }
+
+    /// Those that a row is found by, and others of the same names as the file's.
+    #[cfg(feature = "query")]
+    pub(crate) fn keys_and(mut more: Vec<&'static str>) -> Columns {
+        more.extend(KEYS);
+        Columns(more)
     }
 }
 
@@ -115,14 +122,14 @@ pub(super) fn read(
     file: &AttemptFile,
     footer: &ArrowReaderMetadata,
     groups: Vec<usize>,
-    columns: Columns,
+    columns: &Columns,
     rows: Option<RowSelection>,
     batch_rows: usize,
 ) -> Result<Blocks, FileReadError> {
     let path = file.record().path.clone();
     let reader = CheckedFile::open(file.data())?;
     let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(reader, footer.clone());
-    let mask = ProjectionMask::columns(builder.parquet_schema(), columns.names().iter().copied());
+    let mask = ProjectionMask::columns(builder.parquet_schema(), columns.0.iter().copied());
     let mut builder = builder.with_projection(mask).with_row_groups(groups).with_batch_size(batch_rows);
     if let Some(rows) = rows {
         builder = builder.with_row_selection(rows);
@@ -136,7 +143,7 @@ pub(super) fn read(
 /// Every row of a file.
 pub(crate) fn blocks_of(
     file: &AttemptFile,
-    columns: Columns,
+    columns: &Columns,
     batch_rows: usize,
 ) -> Result<Blocks, FileReadError> {
     let footer = footer(file)?;

@@ -70,7 +70,7 @@ fn check_rows(context: &Context<'_>, file: &AttemptFile) -> Result<(), String> {
         return Err("its columns are others".to_owned());
     }
     let mut rows = Rows::new(context, file);
-    for block in blocks_of(file, Columns::All, BATCH_ROWS).map_err(|error| chain(&error))? {
+    for block in blocks_of(file, &Columns::all(), BATCH_ROWS).map_err(|error| chain(&error))? {
         let block = block.map_err(|error| chain(&error))?;
         (0..block.rows()).for_each(|row| rows.row(block.org(row), &block.row(row)));
     }

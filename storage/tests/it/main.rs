@@ -7,6 +7,9 @@
 )]
 
 mod attempts;
+mod attempts_check;
+#[cfg(feature = "query")]
+mod attempts_sql;
 #[cfg(feature = "query")]
 mod buckets;
 mod catalog_webhooks;
