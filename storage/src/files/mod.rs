@@ -45,4 +45,5 @@ pub use reader::{BlockByBlock, CheckedFile, FileReadError};
 pub use run::Run;
 pub use schema::{COLUMN_NAMES, FileKind, samples_schema};
 pub use set::{DataFile, FileSet, Section, bucket_of};
+pub(crate) use writer::{BlockWriter, no_rows, sync_folders_of};
 pub use writer::{FileWriteError, SamplesFileWriter, WrittenFile, sync_folders};
