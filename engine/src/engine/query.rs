@@ -13,7 +13,9 @@ use systole_storage::query::{
     BucketQuery, BucketStream, ExportStream, QueryError, QueryPool, SampleStream, SeriesQuery, SqlAnswer,
     SqlError, SqlQuestion,
 };
-use systole_storage::{AttemptQuery, AttemptRow, Draft, ErasureRecord, LatestValue, Sequence, Store, StoreError};
+use systole_storage::{
+    AttemptQuery, AttemptRow, Draft, ErasureRecord, LatestValue, Sequence, Store, StoreError,
+};
 
 use super::{Engine, EngineSettings, OpenError, PoisonOnPanic, Position, spawn};
 use crate::budget::Permit;

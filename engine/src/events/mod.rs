@@ -15,6 +15,7 @@
 //! positions; [`attempts`] brings the delivery log into the journal; [`messages`] lists
 //! and shows events; [`webhooks`] is what the front end calls.
 
+mod attempt_ids;
 pub mod attempts;
 mod classifier;
 mod delivery_log;
