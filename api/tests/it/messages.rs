@@ -234,3 +234,25 @@ async fn an_erased_message_is_unknown_and_one_past_retention_is_gone_with_the_re
     let newest: Vec<&str> = made.iter().rev().take(rows.len()).map(String::as_str).collect();
     assert_eq!(ids(&rows), newest);
 }
+
+#[tokio::test]
+async fn attempts_are_listed_of_what_there_is_and_bad_filters_are_named() {
+    let server = server().start().await;
+    let wish = json!({"url": "https://receiver.example.org/hook", "active": false});
+    let made = server.post(ENDPOINTS, OPERATOR, &wish).await.expect(201).json();
+    let path = format!("{ENDPOINTS}/{}/attempts", made["id"].as_str().unwrap());
+    let none = json!({"data": [], "iterator": null, "prev_iterator": null, "done": true});
+    assert_eq!(server.get(&path, OPERATOR).await.expect(200).json(), none);
+    let id = server.publish(OPERATOR, &check_in(1)).await;
+    let of_message = format!("{MESSAGES}/{id}/attempts?status=failed&event_type=check_in.created");
+    assert_eq!(server.get(&of_message, OPERATOR).await.expect(200).json(), none);
+    server.get(&format!("{ENDPOINTS}/ep_nobody/attempts"), OPERATOR).await.expect(404);
+    for (parameters, field) in
+        [("status=pending", "status"), ("event_type=check", "event_type"), ("iterator=itr_1", "iterator")]
+    {
+        let answer = server.get(&format!("{path}?{parameters}"), OPERATOR).await.expect(422).json();
+        assert_eq!(answer["detail"][0]["loc"], json!(["query", field]), "{answer}");
+    }
+    let bound = server.make_key("default", &json!({"scopes": ["webhooks"], "user_id": "u_2"})).await.key;
+    server.get(&path, &bound).await.expect(404);
+}
