@@ -138,6 +138,7 @@ async fn pages_go_forth_and_back_and_filters_hold_on_each() {
     for number in 0..23 {
         made.push(server.publish(OPERATOR, &check_in(number)).await);
     }
+    server.settled(23).await;
     let middle = server.message(&made[11], OPERATOR).await["created_at"].as_str().unwrap().to_owned();
     made.reverse();
     let (rows, pages) = server.listed("limit=5", OPERATOR).await;
@@ -161,6 +162,7 @@ async fn pages_go_forth_and_back_and_filters_hold_on_each() {
     assert_eq!(follow(&second, "prev_iterator").await["data"], first["data"]);
     // What came meanwhile lies before the first page.
     let late = server.publish(OPERATOR, &check_in(99)).await;
+    server.settled(24).await;
     let back = follow(&second, "prev_iterator").await;
     assert_eq!(back["data"], first["data"]);
     let front = follow(&back, "prev_iterator").await;
@@ -282,5 +284,5 @@ async fn payloads_that_nobody_waits_for_go_once_their_time_is_over() {
     for id in &stays {
         kept.message(id, OPERATOR).await;
     }
-    assert_eq!(kept.listed("limit=50", OPERATOR).await.0.len(), 60);
+    assert_eq!(kept.settled(60).await.len(), 60);
 }
