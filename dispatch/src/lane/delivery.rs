@@ -1,21 +1,18 @@
-//! One attempt: render, sign, send, judge.
+//! One attempt: open, sign, send, judge.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::render::{ENVELOPE_BYTES, render};
 use super::{Job, Lane, LaneConfig, now_ms};
 use crate::client::Answer;
-use crate::dialect::Envelope;
 use crate::dispatcher::Shared;
-use crate::endpoint::PayloadSize;
 use crate::event::{EventKind, Payload, PayloadFault};
 
 /// Longest pause that a receiver may ask for: the last of the standard schedule.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10 * 3600);
-/// What a body holds beside its data, about.
-const ENVELOPE_BYTES: usize = 512;
 
 /// What came of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,25 +86,6 @@ async fn open(shared: &Shared, job: &Job) -> Result<Box<dyn Payload>, PayloadFau
     let source = shared.source.clone();
     let opened = tokio::task::spawn_blocking(move || source.open(place, decided_at)).await;
     opened.unwrap_or(Err(PayloadFault::Unreadable))
-}
-
-fn render(lane: &Lane, config: &LaneConfig, id: &str, name: &str, payload: &dyn Payload) -> Vec<u8> {
-    let settings = &config.settings;
-    let envelope = Envelope {
-        id,
-        publisher_id: payload.publisher_id(),
-        name,
-        timestamp: payload.timestamp(),
-        timestamp_ms: payload.timestamp_ms(),
-        org: &lane.org,
-        attributes: settings.attributes.as_ref(),
-        send_organization_code: settings.send_organization_code,
-    };
-    let thin = settings.payload == PayloadSize::Thin;
-    let mut body = Vec::with_capacity(payload.data_bytes() + ENVELOPE_BYTES);
-    let data = |out: &mut Vec<u8>| payload.write_data(settings.dialect.vocabulary(), thin, out);
-    settings.dialect.write_body(&envelope, data, &mut body);
-    body
 }
 
 async fn post(

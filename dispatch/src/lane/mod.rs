@@ -16,6 +16,7 @@
 //! lane's lock for a moment and none waits inside it.
 
 mod delivery;
+mod render;
 mod state;
 mod taken;
 
