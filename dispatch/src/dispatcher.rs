@@ -21,12 +21,15 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::attempt::DeliveryLog;
 use crate::client::Client;
+use crate::clock::Clock;
 use crate::endpoint::EndpointSettings;
 use crate::event::{Cursor, Event, EventKind, EventLog, Payload, PayloadSource, Place, ReadFault, Step};
 use crate::id::IdCipher;
 use crate::lane::{Collected, Lane, Outcome, now_ms, post_example};
 use crate::ledger::{Changes, Ledger, SAVE_INTERVAL};
+use crate::notice::{DisabledReason, Notices};
 use crate::router::Routes;
 use crate::topic::Topics;
 
@@ -76,6 +79,12 @@ pub struct DispatchParts {
     pub lanes: Vec<Arc<Lane>>,
     /// Where the router begins.
     pub routed: Cursor,
+    /// What keeps attempts.
+    pub deliveries: Arc<dyn DeliveryLog>,
+    /// What publishes notices.
+    pub notices: Arc<dyn Notices>,
+    /// The time.
+    pub clock: Clock,
 }
 
 /// What workers, router, keeper and saver share.
@@ -85,6 +94,9 @@ pub(crate) struct Shared {
     pub(crate) topics: Arc<Topics>,
     pub(crate) client: Client,
     pub(crate) ids: IdCipher,
+    pub(crate) deliveries: Arc<dyn DeliveryLog>,
+    pub(crate) notices: Arc<dyn Notices>,
+    pub(crate) clock: Clock,
     pub(crate) handle: Handle,
     /// Bodies in flight, in units of [`MEMORY_UNIT`]; full waits.
     memory: Memory,
@@ -205,21 +217,22 @@ impl Shared {
     }
 
     /// Whether an endpoint wants an event of its organisation.
-    pub(crate) fn wants(&self, settings: &EndpointSettings, event: &Event) -> bool {
+    pub(crate) fn wants(&self, endpoint: &str, settings: &EndpointSettings, event: &Event) -> bool {
         let user = settings.user_id.as_deref();
         user.is_none_or(|user| event.user.as_deref() == Some(user))
+            && event.about.as_deref() != Some(endpoint)
             && self.topics.get(event.topic).name_for(settings, event.place.kind).is_some()
     }
 
     /// A receiver answered that it wants nothing any more.
     pub(crate) fn switch_off(self: &Arc<Shared>, lane: &Arc<Lane>) {
         lane.deactivate();
-        tracing::warn!(endpoint = lane.id, "endpoint switched off: its receiver answered 410");
+        tracing::warn!(endpoint = &*lane.id, "endpoint switched off: its receiver answered 410");
         let (shared, lane) = (self.clone(), lane.clone());
         self.handle.spawn_blocking(move || {
             shared.rebuild(&shared.lanes.lock());
-            if let Err(fault) = shared.ledger.switch_off(&lane.id) {
-                tracing::error!(endpoint = lane.id, error = %fault, "could not store that an endpoint is off");
+            if let Err(fault) = shared.ledger.switch_off(&lane.id, DisabledReason::Gone) {
+                tracing::error!(endpoint = &*lane.id, error = %fault, "could not store that an endpoint is off");
             }
         });
     }
@@ -286,13 +299,16 @@ impl Dispatcher {
             .thread_name("dispatch")
             .enable_all()
             .build()?;
-        let lanes = parts.lanes.into_iter().map(|lane| (lane.id.clone(), lane)).collect();
+        let lanes = parts.lanes.into_iter().map(|lane| (lane.id.to_string(), lane)).collect();
         let shared = Arc::new(Shared {
             source: parts.source,
             log: parts.log,
             topics: parts.topics,
             client: parts.client,
             ids: parts.ids,
+            deliveries: parts.deliveries,
+            notices: parts.notices,
+            clock: parts.clock,
             handle: runtime.handle().clone(),
             memory: Memory::new(parts.settings.memory_bytes / 4 * 3),
             failing_memory: Memory::new(parts.settings.memory_bytes / 4),
@@ -387,7 +403,7 @@ impl Dispatcher {
     pub fn add(&self, lane: Arc<Lane>) {
         {
             let mut lanes = self.shared.lanes.lock();
-            lanes.insert(lane.id.clone(), lane.clone());
+            lanes.insert(lane.id.to_string(), lane.clone());
             self.shared.rebuild(&lanes);
         }
         lane.tend(&self.shared, now_ms());

@@ -65,7 +65,7 @@ pub(super) async fn deliver(shared: &Shared, lane: &Lane, job: &Job) -> Outcome 
     let (outcome, status) = judge(&answer);
     shared.counters.observe(started.elapsed(), &outcome);
     let ms = started.elapsed().as_secs_f64() * 1e3;
-    let (endpoint, attempt) = (lane.id.as_str(), job.attempts + 1);
+    let (endpoint, attempt) = (&*lane.id, job.attempts + 1);
     match answer {
         Err(fault) => tracing::info!(endpoint, id, attempt, ms, %fault, "delivery failed"),
         Ok(_) if outcome == Outcome::Delivered => {
@@ -130,7 +130,7 @@ pub(crate) async fn post_example(
     let name = name.or(own).or_else(|| topic.names().next().map(str::to_owned)).unwrap_or_default();
     let body = render(lane, &config, &id, &name, payload.as_ref());
     let answer = post(shared, &config, &id, body).await;
-    let endpoint = lane.id.as_str();
+    let endpoint = &*lane.id;
     match answer {
         Ok(answer) => tracing::info!(endpoint, id, status = answer.status.as_u16(), "test event sent"),
         Err(fault) => tracing::info!(endpoint, id, %fault, "test event failed"),

@@ -34,7 +34,7 @@ use parking_lot::Mutex;
 use crate::dispatcher::Shared;
 use crate::endpoint::EndpointSettings;
 use crate::event::{Cursor, Event, EventReader, Place, ReadFault, Step};
-use crate::ledger::{Changes, Exception};
+use crate::ledger::{Changes, Exception, LaneRecord};
 use crate::signer::Signer;
 use crate::target::Target;
 use taken::{Taken, Ticket};
@@ -72,7 +72,7 @@ pub struct LaneConfig {
 #[derive(Debug)]
 pub struct Lane {
     /// `ep_...`
-    pub id: String,
+    pub id: Arc<str>,
     /// Whose it is.
     pub org: Arc<str>,
     config: ArcSwap<LaneConfig>,
@@ -161,22 +161,17 @@ pub(crate) struct Collected {
 impl Lane {
     /// A lane that begins at a cursor of its own.
     #[must_use]
-    pub fn new(id: String, org: Arc<str>, config: LaneConfig, from: Cursor) -> Lane {
+    pub fn new(id: impl Into<Arc<str>>, org: Arc<str>, config: LaneConfig, from: Cursor) -> Lane {
         let active = config.settings.active;
         let mode = if active { Mode::Behind(from) } else { Mode::Off };
         let row = active.then_some(from);
-        Lane::with_state(id, org, config, State { mode, from, row, ..State::default() })
+        Lane::with_state(id.into(), org, config, State { mode, from, row, ..State::default() })
     }
 
     /// A lane as a restart finds it: without a row it follows the router.
     #[must_use]
-    pub fn restored(
-        id: String,
-        org: Arc<str>,
-        config: LaneConfig,
-        row: Option<Cursor>,
-        exceptions: Vec<Exception>,
-    ) -> Lane {
+    pub fn restored(id: impl Into<Arc<str>>, org: Arc<str>, config: LaneConfig, record: LaneRecord) -> Lane {
+        let LaneRecord { row, exceptions, .. } = record;
         let mode = match (config.settings.active, row) {
             (false, _) => Mode::Off,
             (true, Some(from)) => Mode::Behind(from),
@@ -186,10 +181,15 @@ impl Lane {
         let due = exceptions.iter().map(|exception| (exception.due_at_ms, exception.place)).collect();
         let exceptions = exceptions.into_iter().map(|exception| (exception.place, exception)).collect();
         let from = row.unwrap_or_default();
-        Lane::with_state(id, org, config, State { mode, from, row, exceptions, due, ..State::default() })
+        Lane::with_state(
+            id.into(),
+            org,
+            config,
+            State { mode, from, row, exceptions, due, ..State::default() },
+        )
     }
 
-    fn with_state(id: String, org: Arc<str>, config: LaneConfig, state: State) -> Lane {
+    fn with_state(id: Arc<str>, org: Arc<str>, config: LaneConfig, state: State) -> Lane {
         Lane {
             id,
             org,
@@ -288,7 +288,7 @@ impl Lane {
             return false;
         }
         if !state.has_room() {
-            tracing::debug!(endpoint = self.id, "lane lags: it reads the journal itself from here");
+            tracing::debug!(endpoint = &*self.id, "lane lags: it reads the journal itself from here");
             state.mode = Mode::Behind(event.cursor());
             return false;
         }
@@ -364,7 +364,7 @@ impl Lane {
             Outcome::Unwanted => state.settle(job),
             Outcome::Gone => {
                 counters.payload_gone();
-                tracing::warn!(endpoint = self.id, sequence = job.place.sequence, "payload gone, given up");
+                tracing::warn!(endpoint = &*self.id, sequence = job.place.sequence, "payload gone, given up");
                 state.settle(job);
             }
             Outcome::SwitchedOff => counters.failed(),
@@ -377,7 +377,7 @@ impl Lane {
                     None => {
                         counters.given_up();
                         let attempts = job.attempts + 1;
-                        tracing::warn!(endpoint = self.id, attempts, "delivery given up");
+                        tracing::warn!(endpoint = &*self.id, attempts, "delivery given up");
                         state.settle(job);
                     }
                 }
@@ -422,7 +422,7 @@ impl Lane {
                 lane.pump(&reader);
             });
             if reading.await.is_err() {
-                tracing::error!(endpoint = id_owner.id, "reading for a lane panicked");
+                tracing::error!(endpoint = &*id_owner.id, "reading for a lane panicked");
                 id_owner.state.lock().filling = false;
             }
         });
@@ -448,7 +448,7 @@ impl Lane {
             match reader.next(&wanted, through) {
                 Ok(Step::Event(event)) => {
                     let config = self.config.load();
-                    let fits = shared.wants(&config.settings, &event);
+                    let fits = shared.wants(&self.id, &config.settings, &event);
                     state = self.state.lock();
                     if state.mode != Mode::Behind(cursor) {
                         continue;
@@ -479,7 +479,7 @@ impl Lane {
                 Err(ReadFault::Dropped { through }) => {
                     shared.counters.payload_gone();
                     tracing::warn!(
-                        endpoint = self.id,
+                        endpoint = &*self.id,
                         through,
                         "events were dropped before they were delivered"
                     );
@@ -489,7 +489,7 @@ impl Lane {
                     }
                 }
                 Err(fault) => {
-                    tracing::error!(endpoint = self.id, error = %fault, "cannot read events for a lane");
+                    tracing::error!(endpoint = &*self.id, error = %fault, "cannot read events for a lane");
                     break;
                 }
             }
@@ -503,10 +503,10 @@ impl Lane {
         let (failed, settled) = (changes.failed.len(), changes.settled.len());
         for place in &state.unsaved.failed {
             if let Some(exception) = state.exceptions.get(place) {
-                changes.failed.push((self.id.clone(), *exception));
+                changes.failed.push((self.id.to_string(), *exception));
             }
         }
-        changes.settled.extend(state.unsaved.settled.iter().map(|place| (self.id.clone(), *place)));
+        changes.settled.extend(state.unsaved.settled.iter().map(|place| (self.id.to_string(), *place)));
         let lowest = match (state.taken.lowest(), state.mode) {
             (Some(lowest), _) => Some(lowest),
             (None, Mode::Live) => Some(routed.max(state.from)),
@@ -520,12 +520,12 @@ impl Lane {
             _ => None,
         };
         if state.unsaved.wiped {
-            changes.wiped.push(self.id.clone());
+            changes.wiped.push(self.id.to_string());
         }
         if row != state.row || state.unsaved.wiped {
             match row {
-                Some(cursor) => changes.cursors.push((self.id.clone(), cursor)),
-                None => changes.caught_up.push(self.id.clone()),
+                Some(cursor) => changes.cursors.push((self.id.to_string(), cursor)),
+                None => changes.caught_up.push(self.id.to_string()),
             }
         }
         let waiting = state.exceptions.keys().next().map(|place| place.sequence);

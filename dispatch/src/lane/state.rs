@@ -77,7 +77,8 @@ impl State {
             return;
         }
         let Job { place, decided_at, key, attempts, ticket, .. } = *job;
-        let exception = Exception { place, decided_at, key, attempts: attempts + 1, due_at_ms };
+        let exception =
+            Exception { place, ordinal: 0, decided_at, key, attempts: attempts + 1, due_at_ms, quiet: false };
         self.exceptions.insert(place, exception);
         self.due.insert((due_at_ms, place));
         self.unsaved.failed.insert(place);

@@ -53,9 +53,10 @@ fn a_dead_endpoint_slows_no_other_and_lags_with_a_cursor() {
 fn wait_for_an_hour(world: &World, events: &[Event]) {
     world.book.store(|stored| {
         for event in events {
-            let Event { place, decided_at, key, .. } = *event;
+            let Event { place, ordinal, decided_at, key, .. } = *event;
+            let due_at_ms = now_ms() + 3_600_000;
             let exception =
-                Exception { place, decided_at, key, attempts: 2, due_at_ms: now_ms() + 3_600_000 };
+                Exception { place, ordinal, decided_at, key, attempts: 2, due_at_ms, quiet: false };
             stored.exceptions.insert(("ep_1".to_owned(), place), exception);
         }
         stored.routed = events.len() as u64;

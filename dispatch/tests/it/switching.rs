@@ -7,6 +7,7 @@ use std::time::Duration;
 use systole_dispatch::endpoint::EndpointSettings;
 use systole_dispatch::event::Cursor;
 use systole_dispatch::lane::Lane;
+use systole_dispatch::notice::DisabledReason;
 
 use crate::world::{Draft, Hook, ORG, Reply, World, comes_within, config, ids_of, place_of, settings};
 
@@ -43,7 +44,7 @@ fn a_receiver_that_says_410_is_switched_off_and_gets_nothing_more() {
     // Longer than the retries were to wait.
     std::thread::sleep(Duration::from_millis(1200));
     run.stop();
-    assert_eq!(world.book.switch_offs(), ["ep_1"]);
+    assert_eq!(world.book.switch_offs(), [("ep_1".to_owned(), DisabledReason::Gone)]);
     assert_eq!(hook.begun(), 21);
     assert_eq!(world.book.stored().routed, 125, "who is off holds nothing back");
     let run = world.start();
@@ -217,7 +218,7 @@ fn a_410_to_what_was_sent_before_the_switch_does_not_switch_off_again() {
     assert!(comes_within(SOON, || old.count() == 1));
     comes_within(Duration::from_secs(1), || new.count() == 1);
     run.stop();
-    assert_eq!(world.book.switch_offs(), Vec::<String>::new());
+    assert_eq!(world.book.switch_offs(), []);
     assert_eq!(new.taken(), ids_of(&events));
 }
 
@@ -228,12 +229,7 @@ fn an_endpoint_begins_at_its_cursor_though_the_router_is_not_there_yet() {
     let mut run = world.endpoint("ep_1", &toggled.url()).start_without_router();
     world.log.append_many(20, 4);
     let from = Cursor::behind(world.log.head());
-    run.dispatcher.add(Arc::new(Lane::new(
-        "ep_2".to_owned(),
-        ORG.into(),
-        config(settings(&hook.url())),
-        from,
-    )));
+    run.dispatcher.add(Arc::new(Lane::new("ep_2", ORG.into(), config(settings(&hook.url())), from)));
     run.lane("ep_1").switch_off();
     run.lane("ep_1").switch_on(from);
     // The keeper looks at both.
