@@ -18,11 +18,6 @@ impl Diary {
     pub(crate) fn attempts(&self) -> Vec<Attempt> {
         self.attempts.lock().unwrap().clone()
     }
-
-    /// Forgets what was attempted, as if it had never been.
-    pub(crate) fn forget(&self, is_forgotten: impl Fn(&Attempt) -> bool) {
-        self.attempts.lock().unwrap().retain(|attempt| !is_forgotten(attempt));
-    }
 }
 
 impl DeliveryLog for Diary {
