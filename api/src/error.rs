@@ -81,6 +81,8 @@ pub(crate) enum Refusal {
     #[error("the message is gone: payloads are kept for a time and up to a size, which it is past")]
     MessageDropped,
 
+    #[error("the endpoint is switched off; switch it on first")]
+    EndpointOff,
     #[error("the body did not arrive within {seconds} s")]
     BodyTimeout { seconds: f64 },
     #[error("the query took longer than {seconds} s; ask for a shorter window")]
@@ -179,6 +181,7 @@ impl Refusal {
             Refusal::MetricBuiltIn { .. } => (S::CONFLICT, "metric_built_in"),
             Refusal::MetricDefined { .. } => (S::CONFLICT, "metric_defined"),
             Refusal::TooManyMetrics { .. } => (S::CONFLICT, "too_many_metrics"),
+            Refusal::EndpointOff => (S::CONFLICT, "endpoint_off"),
             Refusal::MessageDropped => (S::GONE, "message_dropped"),
             Refusal::BodyTimeout { .. } => (S::REQUEST_TIMEOUT, "body_timeout"),
             Refusal::QueryTimeout { .. } => (S::REQUEST_TIMEOUT, "query_timeout"),

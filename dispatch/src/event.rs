@@ -69,6 +69,10 @@ pub struct Event {
     /// Hash of what is delivered one at a time: of samples (user, metric, source),
     /// of anything else the event itself.
     pub key: u64,
+    /// It is history, and is sent behind what is not.
+    pub backfill: bool,
+    /// The endpoint that it announces something about, to which it never goes.
+    pub about: Option<Arc<str>>,
 }
 
 impl Event {
@@ -112,6 +116,13 @@ pub trait EventLog: fmt::Debug + Send + Sync {
     /// or something else changed; false once it has stopped. Blocks for at most a
     /// second.
     fn wait(&self, seen: u64) -> bool;
+
+    /// When a frame was committed, milliseconds since 1970, or the next one of which
+    /// that is known; `None` if there is none. Rises with the sequence. May read disk.
+    ///
+    /// # Errors
+    /// [`ReadFault`].
+    fn committed_ms(&self, sequence: u64) -> Result<Option<i64>, ReadFault>;
 }
 
 /// One reader with a place of its own. Calls may read from disk.

@@ -61,12 +61,14 @@ impl Routes {
         let Some(org) = self.orgs.get(&*event.org) else { return };
         let of_user = event.user.as_deref().and_then(|user| org.users.get(user));
         for subscribers in [Some(&org.everyone), of_user].into_iter().flatten() {
-            subscribers.everything.iter().for_each(&mut each);
+            if !topics.get(event.topic).is_only_if_named() {
+                subscribers.everything.iter().for_each(&mut each);
+            }
             for lane in subscribers.topics.get(&event.topic).into_iter().flatten() {
                 // A filter may name only what is new, or only corrections.
                 let unnamed = event.place.kind != EventKind::Published
                     && topics.get(event.topic).name_for(&lane.config().settings, event.place.kind).is_none();
-                if !unnamed {
+                if !unnamed && event.about.as_deref() != Some(&lane.id) {
                     each(lane);
                 }
             }
@@ -123,7 +125,7 @@ mod tests {
             series(Some("heart_rate"), "series.heart_rate"),
             series(Some("heart_rate"), "series.resting_heart_rate"),
             series(None, "series.glucose"),
-            Topic::Published { name: "check_in.created".to_owned() },
+            Topic::Published { name: "check_in.created".to_owned(), only_if_named: false },
         ])
     }
 
@@ -162,12 +164,14 @@ mod tests {
             ordinal: 0,
             decided_at: 1,
             key: 0,
+            backfill: false,
+            about: None,
         }
     }
 
     fn reached(routes: &Routes, topics: &Topics, event: &Event) -> Vec<String> {
         let mut reached = Vec::new();
-        routes.for_each(event, topics, |lane| reached.push(lane.id.clone()));
+        routes.for_each(event, topics, |lane| reached.push(lane.id.to_string()));
         reached.sort_unstable();
         reached
     }
@@ -241,7 +245,7 @@ mod tests {
                 let wanting = lanes
                     .iter()
                     .filter(|lane| topics.get(topic).name_for(&lane.config().settings, kind).is_some());
-                let wanting: Vec<String> = wanting.map(|lane| lane.id.clone()).collect();
+                let wanting: Vec<String> = wanting.map(|lane| lane.id.to_string()).collect();
                 let event = event("o", None, topic, kind);
                 assert_eq!(reached(&routes, &topics, &event), wanting, "{event:?}");
             }

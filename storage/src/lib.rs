@@ -43,8 +43,8 @@ pub mod store;
 
 pub use attempts::{AttemptPlace, AttemptQuery};
 pub use catalog::{
-    CATALOG_FILE, Catalog, CatalogError, Commits, CursorRecord, EndpointRecord, ErasureRecord,
-    ExceptionRecord, KeyRecord, LaneChanges, MetricRecord, Removed,
+    BacklogRecord, CATALOG_FILE, Catalog, CatalogError, Commits, CursorRecord, EndpointRecord, ErasureRecord,
+    ExceptionRecord, GivenUpRecord, HealthRecord, KeyRecord, LaneChanges, LaneRanges, MetricRecord, Removed,
 };
 pub use compact::{Backlog, CompactionReport};
 pub use frame::{AttemptRow, Draft, Sequence, Trigger, encode_attempts};

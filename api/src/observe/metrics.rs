@@ -345,6 +345,13 @@ impl Scrape {
             "Endpoints that lag behind the router",
             stats.lanes_behind,
         )?;
+        lines.gauge("systole_webhook_retries_due", "Retries due or under way", stats.retries_due)?;
+        lines.gauge(
+            "systole_webhook_lanes_paused",
+            "Endpoints that only fail and are only probed",
+            stats.lanes_paused,
+        )?;
+        lines.gauge("systole_webhook_backlogs", "Ranges sent behind live events", stats.backlogs)?;
         lines.gauge("systole_webhook_router_lag", "Frames committed and not routed", lag)?;
         lines.ratio(
             "systole_webhook_router_lag_seconds",

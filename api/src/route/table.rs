@@ -44,6 +44,10 @@ pub(crate) enum Endpoint {
     Message,
     EndpointAttempts,
     MessageAttempts,
+    Resend,
+    Recover,
+    ReplayMissing,
+    WebhookStats,
     Publish,
     Flush,
     Compact,
@@ -73,7 +77,7 @@ const fn route(method: Method, path: &'static str, access: Access, endpoint: End
 }
 
 /// The routes; the busiest first, as they are looked through in order.
-pub(crate) static ROUTES: [Route; 35] = {
+pub(crate) static ROUTES: [Route; 39] = {
     const INGEST: Access = Access::Scope(Scope::Ingest);
     const READ: Access = Access::Scope(Scope::Read);
     const WEBHOOKS: Access = Access::Scope(Scope::Webhooks);
@@ -98,6 +102,20 @@ pub(crate) static ROUTES: [Route; 35] = {
         route(Method::GET, "/api/v1/webhooks/messages/{id}", WEBHOOKS, Endpoint::Message),
         route(Method::GET, "/api/v1/webhooks/endpoints/{id}/attempts", WEBHOOKS, Endpoint::EndpointAttempts),
         route(Method::GET, "/api/v1/webhooks/messages/{id}/attempts", WEBHOOKS, Endpoint::MessageAttempts),
+        route(
+            Method::POST,
+            "/api/v1/webhooks/messages/{id}/endpoints/{endpoint_id}/resend",
+            WEBHOOKS,
+            Endpoint::Resend,
+        ),
+        route(Method::POST, "/api/v1/webhooks/endpoints/{id}/recover", WEBHOOKS, Endpoint::Recover),
+        route(
+            Method::POST,
+            "/api/v1/webhooks/endpoints/{id}/replay-missing",
+            WEBHOOKS,
+            Endpoint::ReplayMissing,
+        ),
+        route(Method::GET, "/api/v1/webhooks/endpoints/{id}/stats", WEBHOOKS, Endpoint::WebhookStats),
         route(Method::GET, "/api/v1/metrics", Access::Caller, Endpoint::Registry),
         route(Method::POST, "/api/v1/metrics", ADMIN, Endpoint::AddMetric),
         route(Method::POST, "/api/v1/api-keys", ADMIN, Endpoint::CreateKey),

@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 mod attempts;
+mod by_hand;
 mod client;
 mod headers;
 mod lagging;
+mod pausing;
 mod receiver;
 mod restarts;
 mod routing;

@@ -77,6 +77,8 @@ fn draft(random: &mut Random) -> Draft {
         topic,
         kind,
         key: random.below(12),
+        backfill: false,
+        about: None,
     }
 }
 

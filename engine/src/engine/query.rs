@@ -25,7 +25,10 @@ use crate::event_ids::{Claim, EventIds};
 use crate::events::attempts::{AttemptQueue, AttemptWriter};
 use crate::events::topics::EventTopics;
 use crate::events::webhooks::{WebhookParts, WebhookStartError, Webhooks};
-use crate::events::{Classifier, ErasedNow, JournalEvents, Subscribed, event_is_gone};
+use crate::events::{
+    Classifier, ErasedNow, JournalDeliveries, JournalEvents, NoticePublisher, Subscribed, event_is_gone,
+    notice_queue,
+};
 use crate::flusher::FlushError;
 use crate::registry::Registries;
 
@@ -37,6 +40,7 @@ pub(super) struct Parts {
     classifier: Classifier,
     pub(super) event_ids: Arc<EventIds>,
     attempts: AttemptQueue,
+    publisher: NoticePublisher,
 }
 
 impl Parts {
@@ -60,6 +64,8 @@ impl Parts {
         let subscribed = Arc::new(Subscribed::new(log.clone()));
         let topics = Arc::new(EventTopics::new());
         registries.for_each_own(|metric| topics.add_own(metric));
+        let (notices, publisher) = notice_queue();
+        let attempts = AttemptQueue::default();
         let webhooks = Webhooks::start(WebhookParts {
             settings: settings.webhooks.clone(),
             catalog: store.catalog().clone(),
@@ -70,14 +76,16 @@ impl Parts {
                 topics,
             },
             subscribed: subscribed.clone(),
+            deliveries: Arc::new(JournalDeliveries::new(store.clone(), attempts.clone())),
+            notices: Arc::new(notices),
         })?;
         let classified = webhooks.classified().map_err(WebhookStartError::from)?;
         let classifier =
             Classifier::new(log.clone(), queries.clone(), intake.clone(), subscribed.clone(), classified);
         let event_ids = EventIds::new();
         event_ids.load(log, now_ms())?;
-        let attempts = AttemptQueue::default();
-        Ok(Parts { queries, subscribed, webhooks: Arc::new(webhooks), classifier, event_ids, attempts })
+        let webhooks = Arc::new(webhooks);
+        Ok(Parts { queries, subscribed, webhooks, classifier, event_ids, attempts, publisher })
     }
 
     /// Up to where nobody reads the journal, and up to where superseded rows may go.
@@ -98,7 +106,7 @@ impl Parts {
         intake: &Arc<Intake>,
         threads: &mut Vec<(&'static str, JoinHandle<()>)>,
     ) -> Result<(Arc<QueryPool>, Arc<Webhooks>, AttemptQueue), OpenError> {
-        let Parts { queries, webhooks, classifier, attempts, .. } = self;
+        let Parts { queries, webhooks, classifier, attempts, publisher, .. } = self;
         let guard = PoisonOnPanic { intake: intake.clone(), thread: "classifier" };
         threads.insert(
             0,
@@ -107,6 +115,8 @@ impl Parts {
                 classifier.run();
             })?,
         );
+        let to = intake.clone();
+        threads.push(spawn("notices", move || publisher.run(&to))?);
         let (routed, guard) = (webhooks.clone(), PoisonOnPanic { intake: intake.clone(), thread: "router" });
         threads.insert(
             0,

@@ -12,9 +12,11 @@
 //! In reading order: [`topics`] name things; `subscribed` knows which organisations
 //! have endpoints; `classifier` decides; `reader` gives events to the router and to
 //! lanes that lag; `payload` renders, `erased` says what it must not; `ledger` saves
-//! positions; [`attempts`] brings the delivery log into the journal; [`messages`] lists
-//! and shows events; [`webhooks`] is what the front end calls.
+//! positions; [`attempts`] brings the delivery log into the journal; `notices` publishes
+//! what lanes announce; [`messages`] lists and shows events, [`again`] sends them once
+//! more; [`webhooks`] is what the front end calls.
 
+pub mod again;
 mod attempt_ids;
 pub mod attempts;
 mod classifier;
@@ -23,6 +25,7 @@ mod erased;
 mod example;
 mod ledger;
 pub mod messages;
+mod notices;
 mod payload;
 mod reader;
 mod subscribed;
@@ -32,5 +35,6 @@ pub mod webhooks;
 pub(crate) use classifier::Classifier;
 pub use delivery_log::JournalDeliveries;
 pub(crate) use erased::{ErasedNow, event_is_gone, group_is_gone};
+pub(crate) use notices::{NoticePublisher, notice_queue};
 pub(crate) use reader::JournalEvents;
 pub(crate) use subscribed::Subscribed;

@@ -31,7 +31,7 @@ use crate::registry::{Metric, MetricId, Registry};
 use crate::timestamp::{TimestampWriter, write_offset, write_rfc3339};
 
 /// Samples older than this at commit are history.
-const BACKFILL_AGE_MS: i64 = 48 * 3600 * 1000;
+pub(super) const BACKFILL_AGE_MS: i64 = 48 * 3600 * 1000;
 /// Bytes a sample takes in a body, about: what is allocated for it.
 const SAMPLE_BYTES: usize = 184;
 
@@ -42,7 +42,7 @@ impl PayloadSource for JournalEvents {
                 if self.erased.event(&frame) {
                     return Err(PayloadFault::Gone);
                 }
-                let topic = self.topics.of_published(frame.name()).ok_or(PayloadFault::Gone)?;
+                let topic = self.topics.of_event(frame.name()).ok_or(PayloadFault::Gone)?;
                 let timestamp = Timestamp::of(frame.header().stamp.committed_at);
                 Ok(Box::new(Published { frame, topic, timestamp, erased: self.erased.clone() }))
             }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use systole_dispatch::event::{Cursor, EventLog, EventReader, ReadFault, Step, Wanted};
+use systole_dispatch::notice::is_notice;
 use systole_dispatch::{Event, EventKind, Place};
 use systole_storage::Sequence;
 use systole_storage::frame::{
@@ -20,6 +21,7 @@ use systole_storage::journal::{FrameFilter, Log, LogCursor, LogError};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::erased::ErasedNow;
+use super::payload::BACKFILL_AGE_MS;
 use super::topics::EventTopics;
 use crate::registry::Registries;
 
@@ -56,6 +58,24 @@ impl EventLog for JournalEvents {
         self.log.wait_beyond(Sequence(seen), WAIT);
         !self.log.is_stopped()
     }
+
+    fn committed_ms(&self, sequence: u64) -> Result<Option<i64>, ReadFault> {
+        match self.log.frame(Sequence(sequence)) {
+            Ok(frame) => Ok(Some(committed_ms(&frame))),
+            // Dropped, or not there: the next one that is.
+            Err(LogError::Gone { .. }) => {
+                let after = self.log.removed().0.max(sequence.saturating_sub(1));
+                let frames = self.log.cursor(Sequence(after)).next(1).map_err(fault)?;
+                Ok(frames.first().map(committed_ms))
+            }
+            Err(other) => Err(fault(other)),
+        }
+    }
+}
+
+/// By the order of commits, so that it rises also over steps of the clock.
+fn committed_ms(frame: &Frame) -> i64 {
+    i64::try_from(frame.header().stamp.ordering / 1000).unwrap_or(i64::MAX)
 }
 
 /// One reader.
@@ -235,6 +255,7 @@ impl JournalEvents {
             let metric = registry.resolve(group.metric).map(|(metric, _)| metric);
             if let Some(topic) = metric.and_then(|metric| self.topics.of_metric(&registry, metric)) {
                 let user: Arc<str> = group.user.into();
+                let backfill = is_history(frame, first..end);
                 for (kind, change) in KINDS {
                     let rows = (first..end)
                         .map(|index| changed_rows(frame, index, changes.as_deref(), change))
@@ -259,6 +280,8 @@ impl JournalEvents {
                             ordinal,
                             decided_at: changes.as_ref().map_or(stamp.sequence, |changes| changes.sequence).0,
                             key: key_of(&group),
+                            backfill,
+                            about: None,
                         });
                         ordinal += 1;
                     }
@@ -271,14 +294,18 @@ impl JournalEvents {
     /// The event of a published frame.
     pub(super) fn event_of(&self, frame: &EventFrame) -> Option<Event> {
         let sequence = frame.header().stamp.sequence.0;
+        let topic = self.topics.of_event(frame.name())?;
+        let about = if is_notice(frame.name()) { endpoint_of(frame.data()) } else { None };
         Some(Event {
             org: frame.org().into(),
             user: frame.user().map(Into::into),
-            topic: self.topics.of_published(frame.name())?,
+            topic,
             place: Place { sequence, group: 0, chunk: 0, kind: EventKind::Published },
             ordinal: 0,
             decided_at: sequence,
             key: xxhash_rust::xxh3::xxh3_64(&sequence.to_le_bytes()),
+            backfill: false,
+            about,
         })
     }
 }
@@ -308,6 +335,19 @@ pub(super) fn verdict_of(frame: &SamplesFrame, index: usize, changes: Option<&Ch
 fn changed_rows(frame: &SamplesFrame, index: usize, changes: Option<&Changes>, change: Change) -> usize {
     let group = frame.group(index);
     verdict_of(frame, index, changes).count(group.count.max(group.erased_rows), change)
+}
+
+/// Whether groups are history: marked so, or all their samples old when they came.
+fn is_history(frame: &SamplesFrame, mut groups: std::ops::Range<usize>) -> bool {
+    let header = frame.header();
+    let oldest_ms = header.stamp.committed_at.div_euclid(1000) - BACKFILL_AGE_MS;
+    header.is_backfill() || groups.all(|index| frame.group(index).latest < oldest_ms)
+}
+
+/// The endpoint that a notice is about.
+fn endpoint_of(data: &str) -> Option<Arc<str>> {
+    let data: serde_json::Value = serde_json::from_str(data).ok()?;
+    data.get("endpoint_id")?.as_str().map(Into::into)
 }
 
 /// What is delivered one at a time.

@@ -5,12 +5,10 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
+use systole_dispatch::notice::{ENDPOINT_DISABLED, MESSAGE_FAILED};
 use systole_dispatch::topic::{SeriesName, Topic, TopicId, Topics};
 
 use crate::registry::{Metric, MetricId, Registry};
-
-/// Types that only the server itself publishes.
-const NOTICES: [&str; 2] = ["message.failed", "endpoint.disabled"];
 
 const TYPES: &str = include_str!("../../data/event-types.tsv");
 
@@ -38,6 +36,8 @@ pub(crate) struct EventTopics {
     /// Fields of a body of samples.
     sample_fields: Vec<String>,
     published: HashMap<String, TopicId>,
+    /// What the server publishes itself about endpoints; nobody hands it in.
+    notices: HashMap<String, TopicId>,
     /// By key. Organisations that define the same key share the topic: it is a name.
     own: ArcSwap<HashMap<String, TopicId>>,
 }
@@ -53,17 +53,23 @@ impl EventTopics {
         let mut topics: Vec<Topic> = builtin.metrics().iter().map(series_topic).collect();
         let metrics = topics.len();
         let mut published = HashMap::new();
-        let events = |known: &&EventType| known.published || NOTICES.contains(&known.name.as_str());
-        for known in types.iter().filter(events) {
+        for known in types.iter().filter(|known| known.published) {
             let id = TopicId(u32::try_from(topics.len()).expect("a few hundred topics"));
             published.insert(known.name.clone(), id);
-            topics.push(Topic::Published { name: known.name.clone() });
+            topics.push(Topic::Published { name: known.name.clone(), only_if_named: false });
+        }
+        let mut notices = HashMap::new();
+        for name in [ENDPOINT_DISABLED, MESSAGE_FAILED] {
+            let id = TopicId(u32::try_from(topics.len()).expect("a few hundred topics"));
+            notices.insert(name.to_owned(), id);
+            topics.push(Topic::Published { name: name.to_owned(), only_if_named: true });
+            types.push(notice_type(name));
         }
         let samples = types.iter().find(|known| known.name == "heart_rate.created");
         let sample_fields = samples.map(|known| known.fields.clone()).unwrap_or_default();
         complete(&mut types, builtin.metrics(), &topics[..metrics], &sample_fields);
         let topics = Arc::new(Topics::new(topics));
-        EventTopics { topics, types, sample_fields, published, own: ArcSwap::default() }
+        EventTopics { topics, types, sample_fields, published, notices, own: ArcSwap::default() }
     }
 
     /// Makes the topic of an organisation's own metric. Before samples of it can come.
@@ -89,9 +95,14 @@ impl EventTopics {
         Some(TopicId(metric.number()))
     }
 
-    /// The topic of a published type.
+    /// The topic of a type that a publisher hands in.
     pub(crate) fn of_published(&self, name: &str) -> Option<TopicId> {
         self.published.get(name).copied()
+    }
+
+    /// The topic of a frame that holds one event.
+    pub(crate) fn of_event(&self, name: &str) -> Option<TopicId> {
+        self.of_published(name).or_else(|| self.notices.get(name).copied())
     }
 }
 
@@ -121,13 +132,13 @@ impl EventCatalogue {
     /// Whether an event of this type is handed in by a publisher.
     #[must_use]
     pub fn is_published(&self, name: &str) -> bool {
-        self.topics.of_published(name).is_some() && !self.is_notice(name)
+        self.topics.of_published(name).is_some()
     }
 
     /// Whether only the server itself publishes events of this type.
     #[must_use]
     pub fn is_notice(&self, name: &str) -> bool {
-        NOTICES.contains(&name)
+        self.topics.notices.contains_key(name)
     }
 
     /// Whether an endpoint's filter may name this type.
@@ -174,6 +185,27 @@ impl EventCatalogue {
         let base = name.strip_suffix(".created").or_else(|| name.strip_suffix(".updated"))?;
         let (id, metric) = self.registry.resolve(base.strip_prefix("series.")?)?;
         self.registry.is_own(id).then_some(metric)
+    }
+}
+
+/// A type that the server publishes itself.
+fn notice_type(name: &str) -> EventType {
+    let (description, fields): (&str, &[&str]) = if name == MESSAGE_FAILED {
+        (
+            "Deliveries to an endpoint were given up",
+            &["message_id", "event_type", "message_count", "status_code", "error", "attempt_count"],
+        )
+    } else {
+        ("An endpoint was switched off", &["reason", "failing_since"])
+    };
+    let own = fields.iter().map(|field| format!("data.{field}"));
+    let fields = ["type", "timestamp", "data.endpoint_id"].map(str::to_owned).into_iter().chain(own);
+    EventType {
+        name: name.to_owned(),
+        system: "systole".to_owned(),
+        description: description.to_owned(),
+        fields: fields.collect(),
+        published: false,
     }
 }
 
@@ -242,7 +274,7 @@ mod tests {
         assert_eq!(catalogue.nearest("heartrate.created").first().unwrap(), "heart_rate.created");
         assert!(catalogue.is_published("check_in.created"));
         assert!(!catalogue.is_published("heart_rate.created"));
-        for notice in NOTICES {
+        for notice in [ENDPOINT_DISABLED, MESSAGE_FAILED] {
             assert!(catalogue.has(notice) && catalogue.is_notice(notice) && !catalogue.is_published(notice));
         }
         assert!(catalogue.is_published("activity.created"));

@@ -5,7 +5,7 @@
 
 use rusqlite::{OptionalExtension, Row, Transaction};
 
-use super::{Catalog, CatalogError, from_hex, to_hex};
+use super::{Catalog, CatalogError, LaneRanges, from_hex, lanes, to_hex};
 use crate::frame::Sequence;
 
 const COLUMNS: &str = "id, number, org, settings, secret, start_sequence, created_at, updated_at";
@@ -77,6 +77,10 @@ pub struct ExceptionRecord {
     pub attempts: u32,
     /// When the next one is due, milliseconds since 1970.
     pub due_at: i64,
+    /// Events of its frame before it.
+    pub ordinal: u32,
+    /// That it is given up is not announced.
+    pub quiet: bool,
 }
 
 /// What changed since the last save.
@@ -96,6 +100,8 @@ pub struct LaneChanges {
     pub failed: Vec<ExceptionRecord>,
     /// Exceptions that are over, by endpoint and place.
     pub settled: Vec<(String, u64, u32, u16, u8)>,
+    /// What else changed.
+    pub ranges: LaneRanges,
 }
 
 impl LaneChanges {
@@ -109,6 +115,7 @@ impl LaneChanges {
             && self.caught_up.is_empty()
             && self.failed.is_empty()
             && self.settled.is_empty()
+            && self.ranges.len() == 0
     }
 
     /// Statements that saving takes.
@@ -119,7 +126,8 @@ impl LaneChanges {
             + self.cursors.len()
             + self.caught_up.len()
             + self.failed.len()
-            + self.settled.len();
+            + self.settled.len()
+            + self.ranges.len();
         (positions + rows) as u64
     }
 }
@@ -173,6 +181,7 @@ impl Catalog {
         )?;
         if let Some(start) = restart {
             transaction.execute("DELETE FROM exceptions WHERE endpoint = ?1", [id])?;
+            lanes::restart(&transaction, id)?;
             put_cursor(&transaction, id, begin(start))?;
         }
         transaction.commit()?;
@@ -188,6 +197,7 @@ impl Catalog {
         let transaction = connection.transaction()?;
         transaction.execute("DELETE FROM exceptions WHERE endpoint = ?1", [id])?;
         transaction.execute("DELETE FROM lane_cursors WHERE endpoint = ?1", [id])?;
+        lanes::forget(&transaction, id)?;
         let deleted = transaction.execute("DELETE FROM endpoints WHERE id = ?1", [id])?;
         transaction.commit()?;
         Ok(deleted == 1)
@@ -231,7 +241,8 @@ impl Catalog {
     pub fn exceptions(&self) -> Result<Vec<ExceptionRecord>, CatalogError> {
         let connection = self.connection.lock();
         let mut statement = connection.prepare_cached(
-            "SELECT endpoint, sequence, event_group, chunk, kind, decided_at, event_key, attempts, due_at
+            "SELECT endpoint, sequence, event_group, chunk, kind, decided_at, event_key, attempts, due_at,
+                 ordinal, quiet
              FROM exceptions ORDER BY endpoint, sequence, event_group, chunk, kind",
         )?;
         let number = |row: &Row<'_>, at: usize| row.get::<_, i64>(at).map(i64::cast_unsigned);
@@ -246,6 +257,8 @@ impl Catalog {
                 key: number(row, 6)?,
                 attempts: row.get(7)?,
                 due_at: row.get(8)?,
+                ordinal: row.get(9)?,
+                quiet: row.get(10)?,
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -266,6 +279,7 @@ impl Catalog {
         for endpoint in &changes.wiped {
             let mut statement = transaction.prepare_cached("DELETE FROM exceptions WHERE endpoint = ?1")?;
             statement.execute([endpoint])?;
+            lanes::restart(&transaction, endpoint)?;
         }
         for (endpoint, cursor) in &changes.cursors {
             put_cursor(&transaction, endpoint, *cursor)?;
@@ -284,6 +298,7 @@ impl Catalog {
             )?;
             statement.execute((endpoint, sequence.cast_signed(), group, chunk, kind))?;
         }
+        lanes::save(&transaction, &changes.ranges)?;
         transaction.commit()?;
         Ok(())
     }
@@ -391,8 +406,8 @@ fn put_cursor(
 fn put_exception(transaction: &Transaction<'_>, failed: &ExceptionRecord) -> Result<(), CatalogError> {
     let mut statement = transaction.prepare_cached(
         "INSERT INTO exceptions (endpoint, sequence, event_group, chunk, kind, decided_at, event_key,
-             attempts, due_at)
-         SELECT id, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 FROM endpoints WHERE id = ?1
+             attempts, due_at, ordinal, quiet)
+         SELECT id, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11 FROM endpoints WHERE id = ?1
          ON CONFLICT (endpoint, sequence, event_group, chunk, kind) DO UPDATE
              SET attempts = excluded.attempts, due_at = excluded.due_at",
     )?;
@@ -406,6 +421,8 @@ fn put_exception(transaction: &Transaction<'_>, failed: &ExceptionRecord) -> Res
         failed.key.cast_signed(),
         failed.attempts,
         failed.due_at,
+        failed.ordinal,
+        failed.quiet,
     ))?;
     Ok(())
 }

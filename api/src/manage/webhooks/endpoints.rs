@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use hyper::StatusCode;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use systole_engine::events::webhooks::{Endpoint, PayloadSize, Secret, Timeseries, WebhookError, Webhooks};
+use systole_engine::events::webhooks::{
+    Endpoint, ManualFault, PayloadSize, Secret, Timeseries, WebhookError, Webhooks,
+};
 
 use super::wish::{apply, new_settings};
 use crate::error::{Entry, Quoted, Refusal};
@@ -164,6 +166,9 @@ impl From<WebhookError> for Refusal {
             WebhookError::Target(fault) => invalid("url", "forbidden_target", fault.to_string()),
             WebhookError::Secret(fault) => invalid("secret", "malformed", fault.to_string()),
             WebhookError::Header(fault) => invalid("headers", "forbidden_header", fault.to_string()),
+            WebhookError::Manual(ManualFault::Unknown) => Refusal::UnknownEndpoint { id: String::new() },
+            WebhookError::Manual(ManualFault::Off) => Refusal::EndpointOff,
+            WebhookError::Manual(ManualFault::Busy) => Refusal::QueueFull,
             WebhookError::Catalog(fault) => Refusal::catalog(fault),
             other => Refusal::Internal { inside: crate::error::chain(&other) },
         }

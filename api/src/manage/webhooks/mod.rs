@@ -4,12 +4,14 @@
 //! A caller bound to a user makes endpoints for that user, and sees and changes only
 //! those.
 
+mod again;
 mod attempts;
 mod endpoints;
 mod events;
 mod messages;
 mod wish;
 
+pub(crate) use again::{recover, replay_missing, resend, stats};
 pub(crate) use attempts::{of_endpoint, of_message};
 pub(crate) use endpoints::{create, delete, get, list, patch, secret, test};
 pub(crate) use events::{publish, types};

@@ -1,0 +1,112 @@
+//! Sending again: one message, what failed, what was never sent; and how an endpoint
+//! stands.
+
+use hyper::StatusCode;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use systole_engine::events::again::{Again, AgainError};
+use systole_engine::timestamp::parse_rfc3339;
+
+use super::blocking;
+use super::endpoints::{found, visible};
+use crate::error::{Entry, Refusal, chain};
+use crate::manage::fields::{fields, now_ms, read_body, text, timestamp};
+use crate::reply::{self, Reply};
+use crate::route::Call;
+
+/// An endpoint's figures. Counts are since the start of the server.
+#[derive(Serialize)]
+struct Shown {
+    delivered: u64,
+    failed: u64,
+    given_up: u64,
+    retries_waiting: u64,
+    in_flight: u64,
+    backlogs: u64,
+    paused: bool,
+    active: bool,
+    lag_events: u64,
+    lag_seconds: f64,
+    last_success_at: Option<String>,
+    last_failure_at: Option<String>,
+    failing_since: Option<String>,
+}
+
+pub(crate) async fn resend(call: Call<'_>) -> Result<Reply, Refusal> {
+    let (message, endpoint) = call.parameter.split_once('/').ok_or(Refusal::UnknownMessage)?;
+    let (id, message) = (message.to_owned(), message.to_owned());
+    let endpoint = visible(&call, endpoint).await?.id;
+    let (org, user) = (call.org.clone(), call.caller.user.clone());
+    let sent =
+        blocking(&call, move |webhooks| webhooks.resend(&org, user.as_deref(), &message, &endpoint)).await;
+    sent.map(|()| reply::json_of(StatusCode::ACCEPTED, &json!({ "id": id })))
+}
+
+pub(crate) async fn recover(call: Call<'_>) -> Result<Reply, Refusal> {
+    send_again(call, Again::Failed).await
+}
+
+pub(crate) async fn replay_missing(call: Call<'_>) -> Result<Reply, Refusal> {
+    send_again(call, Again::Missing).await
+}
+
+async fn send_again(mut call: Call<'_>, which: Again) -> Result<Reply, Refusal> {
+    let body = read_body(&mut call).await?;
+    let fields = fields(&body)?;
+    let since = time(&fields, "since")?
+        .ok_or_else(|| Refusal::invalid(Entry::body("since", "missing", "is missing")))?;
+    let until = time(&fields, "until")?;
+    if until.is_some_and(|until| until <= since) {
+        return Err(Refusal::invalid(Entry::body("until", "out_of_range", "must be after since")));
+    }
+    let (org, endpoint) = (call.org.clone(), found(&call).await?.id);
+    let id = endpoint.clone();
+    blocking(&call, move |webhooks| webhooks.send_again(&org, &endpoint, which, since, until)).await?;
+    let answer = json!({"endpoint_id": id, "since": timestamp(since), "until": until.map(timestamp)});
+    Ok(reply::json_of(StatusCode::ACCEPTED, &answer))
+}
+
+pub(crate) async fn stats(call: Call<'_>) -> Result<Reply, Refusal> {
+    let (org, endpoint) = (call.org.clone(), found(&call).await?.id);
+    let stats = blocking(&call, move |webhooks| webhooks.endpoint_stats(&org, &endpoint)).await?;
+    let oldest_ms = stats.oldest_undecided_ms.map_or(0, |oldest| (now_ms() - oldest).max(0));
+    let shown = Shown {
+        delivered: stats.delivered,
+        failed: stats.failed,
+        given_up: stats.given_up,
+        retries_waiting: stats.retries_waiting,
+        in_flight: stats.in_flight,
+        backlogs: stats.backlogs,
+        paused: stats.is_paused,
+        active: !stats.is_off,
+        lag_events: stats.lag_events,
+        lag_seconds: oldest_ms as f64 / 1000.0,
+        last_success_at: stats.last_success_ms.map(timestamp),
+        last_failure_at: stats.last_failure_ms.map(timestamp),
+        failing_since: stats.failing_since_ms.map(timestamp),
+    };
+    Ok(reply::json_of(StatusCode::OK, &shown))
+}
+
+fn time(fields: &Map<String, Value>, field: &'static str) -> Result<Option<i64>, Refusal> {
+    let Some(text) = text(fields, field)? else { return Ok(None) };
+    match parse_rfc3339(&text) {
+        Ok(instant) => Ok(Some(instant.ms)),
+        Err(fault) => {
+            let message = format!("must be an RFC 3339 time with an offset: {fault}");
+            Err(Refusal::invalid(Entry::body(field, "malformed", message)))
+        }
+    }
+}
+
+impl From<AgainError> for Refusal {
+    fn from(fault: AgainError) -> Refusal {
+        match fault {
+            AgainError::Endpoint(fault) => fault.into(),
+            AgainError::Message(fault) => fault.into(),
+            AgainError::Off => Refusal::EndpointOff,
+            AgainError::Busy => Refusal::QueueFull,
+            other => Refusal::Internal { inside: chain(&other) },
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Events sent again because somebody asked for them, and how an endpoint stands.
+//!
+//! Promises: what is sent again has the bytes and the id it had. Nothing is sent to an
+//! endpoint that was committed before the endpoint was made, and nothing that is about
+//! another user than the one whose caller asks.
+
+use systole_dispatch::dispatcher::ManualFault;
+use systole_dispatch::event::{Cursor, EventLog, ReadFault};
+use systole_dispatch::lane::LaneStats;
+
+use super::messages::MessageError;
+use super::webhooks::{WebhookError, Webhooks};
+
+/// Why nothing is sent again.
+#[derive(Debug, thiserror::Error)]
+pub enum AgainError {
+    /// The endpoint is not there.
+    #[error("there is no such endpoint")]
+    Endpoint(#[from] WebhookError),
+    /// The message is not there.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// The endpoint is switched off.
+    #[error("the endpoint is switched off; switch it on first")]
+    Off,
+    /// Too much was asked for already.
+    #[error("too many messages are being sent by hand; ask again in a while")]
+    Busy,
+    /// The journal cannot be read.
+    #[error("the journal cannot be read")]
+    Journal(#[source] ReadFault),
+}
+
+impl From<ManualFault> for AgainError {
+    fn from(fault: ManualFault) -> AgainError {
+        match fault {
+            ManualFault::Unknown => AgainError::Endpoint(WebhookError::Unknown),
+            ManualFault::Off => AgainError::Off,
+            ManualFault::Busy => AgainError::Busy,
+        }
+    }
+}
+
+/// Which of an endpoint's events are sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// Those that were attempted, or given up, and never succeeded.
+    Failed,
+    /// Those that were never attempted.
+    Missing,
+}
+
+impl Webhooks {
+    /// Sends one message to one endpoint once more. Reads the journal: for a thread that
+    /// may wait.
+    ///
+    /// # Errors
+    /// [`AgainError`].
+    pub fn resend(
+        &self,
+        org: &str,
+        user: Option<&str>,
+        message: &str,
+        endpoint: &str,
+    ) -> Result<(), AgainError> {
+        self.get(org, endpoint)?;
+        let found = self.message(org, user, message)?;
+        Ok(self.dispatcher.resend(endpoint, found.event.place, found.event.decided_at)?)
+    }
+
+    /// Sends an endpoint's events of a span of time once more, behind live ones. That they
+    /// are to come is durable when this returns. Blocks.
+    ///
+    /// # Errors
+    /// [`AgainError`]; [`MessageError::Dropped`] if nothing of the span is kept.
+    pub fn send_again(
+        &self,
+        org: &str,
+        endpoint: &str,
+        which: Again,
+        since_ms: i64,
+        until_ms: Option<i64>,
+    ) -> Result<(), AgainError> {
+        let start = self.start_of(org, endpoint)?;
+        let kept = Cursor::behind(self.log.removed().0);
+        let through = match until_ms {
+            Some(until) => self.cursor_at(until)?,
+            None => Cursor::behind(self.log.head().0),
+        };
+        if through <= kept && through > Cursor::behind(start.0) {
+            return Err(MessageError::Dropped.into());
+        }
+        let from = self.cursor_at(since_ms)?.max(Cursor::behind(start.0)).max(kept);
+        if from >= through {
+            return Ok(());
+        }
+        match which {
+            Again::Failed => self.dispatcher.recover(endpoint, from, through)?,
+            Again::Missing => self.dispatcher.replay_missing(endpoint, from, through)?,
+        };
+        Ok(())
+    }
+
+    /// How an endpoint stands. May read disk.
+    ///
+    /// # Errors
+    /// [`WebhookError::Unknown`].
+    pub fn endpoint_stats(&self, org: &str, endpoint: &str) -> Result<LaneStats, WebhookError> {
+        self.get(org, endpoint)?;
+        self.dispatcher.endpoint_stats(endpoint).ok_or(WebhookError::Unknown)
+    }
+
+    /// The first frame that was committed at or behind a time. Commits rise in time.
+    fn cursor_at(&self, ms: i64) -> Result<Cursor, AgainError> {
+        let (mut low, mut high) = (self.log.removed().0 + 1, self.log.head().0 + 1);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.events.committed_ms(middle) {
+                Ok(Some(committed)) if committed < ms => low = middle + 1,
+                Ok(_) => high = middle,
+                // Dropped meanwhile: what was asked for lies behind.
+                Err(ReadFault::Dropped { through }) => low = low.max(through + 1),
+                Err(fault) => return Err(AgainError::Journal(fault)),
+            }
+        }
+        Ok(Cursor { sequence: low, ordinal: 0 })
+    }
+}
