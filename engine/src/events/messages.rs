@@ -170,6 +170,8 @@ impl Webhooks {
         let Some(since) = self.subscribed.since(&query.org) else {
             return Ok(MessagePage { done: true, ..MessagePage::default() });
         };
+        // What was dropped may still lie in memory.
+        let since = since.max(self.log.removed().0);
         let end = self.subscribed.classified().min(self.log.head());
         let listing = Listing { webhooks: self, query, since, verdicts: None, rows: Vec::new() };
         match step {
@@ -273,7 +275,7 @@ impl Webhooks {
 struct Listing<'a> {
     webhooks: &'a Webhooks,
     query: &'a MessageQuery,
-    /// What the organisation's first endpoint begins behind.
+    /// What the organisation's first endpoint begins behind, or what was dropped.
     since: u64,
     verdicts: Option<Verdicts>,
     rows: Vec<(Cursor, Message)>,
