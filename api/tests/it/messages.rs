@@ -1,8 +1,13 @@
 //! Messages: events found again, and ids that are taken once.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use systole_engine::events::webhooks::Targets;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use crate::fixture::{OPERATOR, TestServer, point, server};
 
@@ -285,4 +290,103 @@ async fn payloads_that_nobody_waits_for_go_once_their_time_is_over() {
         kept.message(id, OPERATOR).await;
     }
     assert_eq!(kept.settled(60).await.len(), 60);
+}
+
+/// A receiver that answers every request with the status it holds now.
+async fn receiver() -> (String, Arc<AtomicU16>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let status = Arc::new(AtomicU16::new(500));
+    let answers = status.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let answers = answers.clone();
+            tokio::spawn(async move {
+                let (mut request, mut part) = (Vec::new(), [0; 4096]);
+                // Bodies are short: what comes in one piece ends with the event's braces.
+                while !request.ends_with(b"}}") {
+                    match stream.read(&mut part).await {
+                        Ok(read) if read > 0 => request.extend_from_slice(&part[..read]),
+                        _ => return,
+                    }
+                }
+                let status = answers.load(Ordering::Relaxed);
+                let answer = format!(
+                    "HTTP/1.1 {status} So\r\ncontent-length: 4\r\nx-why: test\r\nconnection: close\r\n\r\nwhat"
+                );
+                // Who went away wants no answer.
+                let _ = stream.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
+    (url, status)
+}
+
+impl TestServer {
+    /// Waits until as many attempts are listed, and gives them.
+    async fn attempts(&self, path: &str, count: usize) -> Vec<Value> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let page = self.get(&format!("{path}/attempts"), OPERATOR).await.expect(200).json();
+            let rows = page["data"].as_array().unwrap().clone();
+            if rows.len() >= count {
+                return rows;
+            }
+            assert!(Instant::now() < deadline, "{} of {count} attempts", rows.len());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_failed_is_listed_sent_again_by_hand_and_seen_in_the_figures() {
+    let open = Targets::parse(&["127.0.0.0/8".to_owned()]).unwrap();
+    let server = server().with(|settings| settings.dispatch.allow_targets = open).start().await;
+    let (url, status) = receiver().await;
+    let made = server.post(ENDPOINTS, OPERATOR, &json!({"url": url})).await.expect(201).json();
+    let endpoint = format!("{ENDPOINTS}/{}", made["id"].as_str().unwrap());
+    let id = server.publish(OPERATOR, &check_in(1)).await;
+    let failed = server.attempts(&endpoint, 1).await.remove(0);
+    assert_eq!(
+        (&failed["message_id"], &failed["status"], &failed["status_code"], &failed["trigger"]),
+        (&json!(id), &json!("failed"), &json!(500), &json!("scheduled")),
+    );
+    assert_eq!((&failed["attempt_number"], &failed["response_body"]), (&json!(1), &json!("what")));
+    assert_eq!(failed["response_headers"]["x-why"], json!("test"), "{failed}");
+    let stats = server.get(&format!("{endpoint}/stats"), OPERATOR).await.expect(200).json();
+    assert_eq!(
+        (&stats["failed"], &stats["delivered"], &stats["active"]),
+        (&json!(1), &json!(0), &json!(true))
+    );
+
+    status.store(204, Ordering::Relaxed);
+    let message = format!("{MESSAGES}/{id}");
+    let resend = format!("{message}/endpoints/{}/resend", made["id"].as_str().unwrap());
+    let answer = server.post(&resend, OPERATOR, &json!({})).await.expect(202).json();
+    assert_eq!(answer, json!({"id": id}));
+    let again = server.attempts(&message, 2).await;
+    assert_eq!((&again[0]["status"], &again[0]["trigger"]), (&json!("success"), &json!("manual")));
+    assert_eq!(again[1]["id"], failed["id"]);
+    let page = server.get(&format!("{message}/attempts?limit=1"), OPERATOR).await.expect(200).json();
+    let next = format!("{message}/attempts?limit=1&iterator={}", page["iterator"].as_str().unwrap());
+    let next = server.get(&next, OPERATOR).await.expect(200).json();
+    assert_eq!((&page["done"], &next["done"], &next["data"][0]), (&json!(false), &json!(true), &failed));
+
+    for what in ["recover", "replay-missing"] {
+        let path = format!("{endpoint}/{what}");
+        server.post(&path, OPERATOR, &json!({"since": "2026-01-01T00:00:00Z"})).await.expect(202);
+        let answer = server.post(&path, OPERATOR, &json!({})).await.expect(422).json();
+        assert_eq!(answer["detail"][0]["loc"], json!(["body", "since"]));
+    }
+    let bound = server.make_key("default", &json!({"scopes": ["webhooks"], "user_id": "u_2"})).await.key;
+    server.post(&resend, &bound, &json!({})).await.expect(404);
+    server.get(&format!("{endpoint}/stats"), &bound).await.expect(404);
+    assert_eq!(
+        server.get(&format!("{message}/attempts"), &bound).await.expect(200).json()["data"],
+        json!([])
+    );
+    let off = json!({"active": false}).to_string();
+    server.request("PATCH", &endpoint).key(OPERATOR).body(off).send().await.expect(200);
+    assert_eq!(server.post(&resend, OPERATOR, &json!({})).await.expect(409).code(), "endpoint_off");
 }
