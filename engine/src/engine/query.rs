@@ -55,6 +55,7 @@ impl Parts {
         let subscribed = Arc::new(Subscribed::new(log.clone()));
         let topics = Arc::new(EventTopics::new());
         registries.for_each_own(|metric| topics.add_own(metric));
+        let attempts = AttemptQueue::default();
         let webhooks = Webhooks::start(WebhookParts {
             settings: settings.webhooks.clone(),
             catalog: store.catalog().clone(),
@@ -69,7 +70,6 @@ impl Parts {
         let classified = webhooks.classified().map_err(WebhookStartError::from)?;
         let classifier =
             Classifier::new(log.clone(), queries.clone(), intake.clone(), subscribed.clone(), classified);
-        let attempts = AttemptQueue::default();
         Ok(Parts { queries, subscribed, webhooks: Arc::new(webhooks), classifier, attempts })
     }
 
