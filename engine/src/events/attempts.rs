@@ -27,13 +27,15 @@ use crate::commit::{Ack, CommitError, Intake, KeptOpen, block_on_ack};
 const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// About how long a frame is at most, and how much waits before it is handed in at once.
 const FRAME_BYTES: usize = 1024 * 1024;
+/// About how much is handed in at once: acknowledgements wait for what is in their group.
+const HANDED_BYTES: usize = 4 * FRAME_BYTES;
 /// Rows of a frame at most.
 const FRAME_ROWS: usize = 8 * 1024;
 /// How long attempts gather.
 const GATHER: Duration = Duration::from_millis(100);
 /// Memory of an attempt beside its texts.
 const ROW_BYTES: usize = std::mem::size_of::<AttemptRow>() + 64;
-/// Pause after the disk was full.
+/// Pause after the journal refused a frame.
 const RETRY: Duration = Duration::from_millis(500);
 /// How often it is said that attempts were dropped.
 const SAY: Duration = Duration::from_secs(60);
@@ -75,6 +77,14 @@ impl State {
     /// Whether everything that was recorded is durable, or was dropped.
     fn is_settled(&self) -> bool {
         self.waiting.is_empty() && self.done == self.taken
+    }
+
+    /// Takes nothing any more; what waits is dropped.
+    fn end(&mut self, dropped: &AtomicU64) {
+        self.ended = true;
+        dropped.fetch_add(self.waiting.len() as u64, Ordering::Relaxed);
+        self.waiting.clear();
+        (self.bytes, self.waiting_bytes) = (0, 0);
     }
 }
 
@@ -208,7 +218,9 @@ impl AttemptWriter {
             let mut state = self.queue.shared.state.lock();
             state.bytes -= bytes;
             state.done += 1;
-            state.ended |= ended;
+            if ended {
+                state.end(&self.queue.shared.dropped);
+            }
             drop(state);
             self.queue.shared.changed.notify_all();
             self.say();
@@ -241,27 +253,49 @@ impl AttemptWriter {
         Some(std::mem::take(&mut state.waiting))
     }
 
-    /// Makes attempts durable; tries again while the disk is full.
+    /// Makes attempts durable; tries again what the journal refused.
     fn commit(&self, by_org: BTreeMap<Arc<str>, Vec<AttemptRow>>) -> Result<(), CommitError> {
         let mut frames: Vec<(&Arc<str>, &[AttemptRow])> = by_org
             .iter()
             .flat_map(|(org, rows)| parts(rows).into_iter().map(move |part| (org, part)))
             .collect();
         while !frames.is_empty() {
+            let mut bytes = 0;
+            let fits = |(_, rows): &&(_, &[AttemptRow])| {
+                let fits = bytes < HANDED_BYTES;
+                bytes += rows.iter().map(byte_len).sum::<usize>();
+                fits
+            };
+            let count = frames.iter().take_while(fits).count();
             let handed: Vec<_> = frames
-                .drain(..)
+                .drain(..count)
                 .map(|(org, rows)| ((org, rows), self.intake.submit_internal(encode_attempts(org, rows))))
                 .collect();
-            frames = refused(handed)?;
-            if frames.is_empty() {
-                break;
+            let refused = self.refused(handed)?;
+            if refused.is_empty() {
+                continue;
             }
+            frames.extend(refused);
             if self.queue.shared.state.lock().stopping {
                 return Err(CommitError::DiskFull);
             }
             std::thread::sleep(RETRY);
         }
         Ok(())
+    }
+
+    /// The frames that were refused for now: for want of room, or of a next segment.
+    fn refused<T>(&self, handed: Vec<(T, Ack)>) -> Result<Vec<T>, CommitError> {
+        let mut again = Vec::new();
+        for (frame, ack) in handed {
+            match block_on_ack(ack) {
+                Ok(_) => {}
+                Err(CommitError::DiskFull) => again.push(frame),
+                Err(CommitError::Failed) if !self.intake.stopping() => again.push(frame),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(again)
     }
 
     fn say(&mut self) {
@@ -272,19 +306,6 @@ impl AttemptWriter {
             self.said = (Instant::now(), dropped);
         }
     }
-}
-
-/// The frames for which there was no room.
-fn refused<T>(handed: Vec<(T, Ack)>) -> Result<Vec<T>, CommitError> {
-    let mut again = Vec::new();
-    for (frame, ack) in handed {
-        match block_on_ack(ack) {
-            Ok(_) => {}
-            Err(CommitError::DiskFull) => again.push(frame),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(again)
 }
 
 fn by_org(rows: Vec<(Arc<str>, AttemptRow)>) -> BTreeMap<Arc<str>, Vec<AttemptRow>> {

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use hashbrown::HashMap;
 use systole_storage::attempts::{ATTEMPTS_DIR, DAYS_KEPT};
-use systole_storage::frame::Erased;
-use systole_storage::{AttemptPlace, AttemptQuery, AttemptRow, Unhurried};
+use systole_storage::frame::{AttemptsFrame, Erased, Stamp, encode_attempts, verify};
+use systole_storage::{AttemptPlace, AttemptQuery, AttemptRow, Sequence, Unhurried};
 
 use super::fixture::{TestStore, attempt};
 
@@ -87,6 +87,46 @@ fn filled(data_dir: &Path) -> (TestStore, Vec<AttemptRow>) {
         }
     }
     (store, newest_first(all))
+}
+
+/// A frame of the first version, made by other means than ours.
+const VERSION_1: &[u8] = include_bytes!("../golden/attempts-v1.frame");
+
+#[test]
+fn a_frame_of_version_1_is_written_and_read_as_ever() {
+    let first = AttemptRow {
+        at_ms: JUNE_2026,
+        user: Some("u_1".into()),
+        message: "evt_1".into(),
+        delivery: "dlv_1".into(),
+        event_type: "heart_rate.created".into(),
+        group: 3,
+        duration_us: 12_345,
+        response_headers: "{\"server\":\"x\"}".into(),
+        ..attempt("ep_1", 5, true)
+    };
+    let second = AttemptRow {
+        at_ms: JUNE_2026 + 1,
+        user: None,
+        message: "evt_2".into(),
+        delivery: "dlv_2".into(),
+        event_type: "heart_rate.created".into(),
+        group: 0,
+        chunk: 0,
+        kind: 0,
+        number: 2,
+        error: Some("timeout".into()),
+        duration_us: 7,
+        response_body: "née".into(),
+        ..attempt("ep_1", 0, false)
+    };
+    let stamp = Stamp { sequence: Sequence(7), synced: Sequence(6), ordering: 1, committed_at: 1_000_000 };
+    let mut rows = [first, second];
+    assert_eq!(encode_attempts("acme", &rows).seal(stamp), VERSION_1);
+    verify(VERSION_1).unwrap();
+    let frame = AttemptsFrame::parse(VERSION_1.into()).unwrap();
+    (rows[0].tie, rows[1].tie) = (7 << 16, 7 << 16 | 1);
+    assert_eq!(frame.iter().map(|row| row.owned()).collect::<Vec<_>>(), rows);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use systole_storage::catalog::Flushed;
 use systole_storage::disk::Disk;
+#[cfg(feature = "query")]
 use systole_storage::files::{DataFile, erased_in};
 use systole_storage::frame::{
     AttemptRow, Columns, Erased, Frame, GroupSpec, Header, SamplesFrame, Stamp, Tombstone, Trigger,

@@ -1,10 +1,12 @@
 //! A store on a machine that stops, fails and fills up, against a plain map: any order
-//! of commits, corrections, flushes, merges, checkpoints, restarts and faults leaves
+//! of commits, corrections, attempts, flushes, merges, checkpoints, restarts and faults leaves
 //! what the map has.
 
 use proptest::prelude::*;
 
-use super::fixture::Samples;
+use systole_storage::AttemptRow;
+
+use super::fixture::{Samples, attempt};
 use super::machine::{Step, Survivor};
 use super::simulated_disk::Fault;
 
@@ -46,9 +48,20 @@ fn time() -> impl Strategy<Value = i64> {
     prop_oneof![0..40i64, (0..24i64).prop_map(|month| month * 2_592_000_000), Just(-2_000_000_000_000)]
 }
 
+/// A frame of attempts, of one day or over midnight.
+fn attempts() -> impl Strategy<Value = Step> {
+    let row = (0..2i64, 0..9u64, any::<bool>()).prop_map(|(day, sequence, success)| {
+        let row = attempt("ep_1", sequence, success);
+        AttemptRow { at_ms: row.at_ms + day * 86_400_000, ..row }
+    });
+    let org = prop::sample::select(vec!["default", "acme"]);
+    (org, prop::collection::vec(row, 1..6)).prop_map(|(org, rows)| Step::Attempts(org, rows))
+}
+
 fn event() -> impl Strategy<Value = Event> {
     let step = prop_oneof![
         8 => prop::collection::vec(samples(), 1..4).prop_map(Step::Commit),
+        2 => attempts(),
         6 => Just(Step::Flush),
         2 => Just(Step::CompactSome),
         1 => Just(Step::Compact),
