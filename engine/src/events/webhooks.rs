@@ -322,7 +322,7 @@ impl Webhooks {
         };
         lane.reconfigure(config);
         // Before it takes events: it may join the router at once.
-        self.dispatcher.changed();
+        self.dispatcher.changed(&lane);
         match (toggled, settings.active) {
             (true, true) => lane.switch_on(from),
             (true, false) => lane.switch_off(),

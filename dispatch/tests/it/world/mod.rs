@@ -245,7 +245,7 @@ impl Run {
     /// Gives a lane other settings, as a PATCH does.
     pub(crate) fn reconfigure(&self, id: &str, settings: EndpointSettings) {
         self.lane(id).reconfigure(config(settings));
-        self.dispatcher.changed();
+        self.dispatcher.changed(&self.lane(id));
     }
 
     pub(crate) fn stop(mut self) {
