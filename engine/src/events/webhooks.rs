@@ -127,7 +127,7 @@ impl Webhooks {
         let targets = Arc::new(settings.targets);
         let records = catalog.endpoints()?;
         subscribed.set_floor(0);
-        subscribed.set(since_by_org(records.iter()));
+        records.iter().for_each(|record| subscribed.add(&record.org, record.start.0));
         let lanes = restore(&catalog, &targets, &records)?;
         // Without a saved position no lane ever went without a row.
         let routed = catalog.routed()?.unwrap_or_else(|| events.log.head()).max(events.log.removed());
@@ -206,6 +206,7 @@ impl Webhooks {
         secret: &Secret,
     ) -> Result<Endpoint, WebhookError> {
         let config = config(&self.targets, settings.clone(), secret)?;
+        let (id, text) = (random_id(ENDPOINT_ID_PREFIX)?, serde_json::to_string(&settings)?);
         let mut endpoints = self.endpoints.lock();
         // The classifier sees the organisation before the start is chosen, so every
         // frame behind the start is classified.
@@ -215,10 +216,10 @@ impl Webhooks {
         let start = self.log.head();
         let now = now_ms();
         let record = EndpointRecord {
-            id: random_id(ENDPOINT_ID_PREFIX)?,
+            id,
             number: 0,
             org: org.to_owned(),
-            settings: serde_json::to_string(&settings)?,
+            settings: text,
             secret: secret.expose().to_owned(),
             start,
             created_at: now,
@@ -227,7 +228,7 @@ impl Webhooks {
         let number = match self.catalog.insert_endpoint(&record) {
             Ok(number) => number,
             Err(error) => {
-                self.subscribed.set(since_by_org(endpoints.values()));
+                self.subscribed.remove(org, head.0);
                 return Err(error.into());
             }
         };
@@ -235,7 +236,8 @@ impl Webhooks {
         let lane = Lane::new(record.id.clone(), org.into(), config, Cursor::behind(start.0));
         endpoints.insert(record.id.clone(), EndpointRecord { number, ..record });
         // What was committed between the two looks at the head is nobody's.
-        self.subscribed.set(since_by_org(endpoints.values()));
+        self.subscribed.add(org, start.0);
+        self.subscribed.remove(org, head.0);
         self.dispatcher.add(Arc::new(lane));
         Ok(endpoint)
     }
@@ -341,9 +343,11 @@ impl Webhooks {
             return Err(WebhookError::Unknown);
         }
         self.catalog.delete_endpoint(id)?;
-        endpoints.remove(id);
+        let removed = endpoints.remove(id);
         self.dispatcher.remove(id);
-        self.subscribed.set(since_by_org(endpoints.values()));
+        if let Some(record) = removed {
+            self.subscribed.remove(org, record.start.0);
+        }
         Ok(())
     }
 
@@ -452,16 +456,6 @@ fn config(
         headers: settings.header_map()?,
         settings,
     })
-}
-
-/// The earliest start of each organisation's endpoints.
-fn since_by_org<'a>(records: impl Iterator<Item = &'a EndpointRecord>) -> HashMap<String, u64> {
-    let mut since: HashMap<String, u64> = HashMap::new();
-    for record in records {
-        let known = since.entry_ref(record.org.as_str()).or_insert(record.start.0);
-        *known = (*known).min(record.start.0);
-    }
-    since
 }
 
 fn shown(record: &EndpointRecord, settings: EndpointSettings) -> Endpoint {
