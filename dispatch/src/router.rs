@@ -226,13 +226,13 @@ impl Subscribers {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
 
     use hyper::HeaderMap;
 
     use super::*;
     use crate::dialect::Dialect;
-    use crate::endpoint::{EndpointSettings, PayloadSize, Timeseries};
+    use crate::endpoint::EndpointSettings;
     use crate::event::{Cursor, Place};
     use crate::lane::LaneConfig;
     use crate::signer::{Secret, Signer};
@@ -260,19 +260,10 @@ mod tests {
     fn lane(id: &str, org: &str, user: Option<&str>, filter: &[&str], active: bool) -> Arc<Lane> {
         let filter: BTreeSet<String> = filter.iter().map(|name| (*name).to_owned()).collect();
         let settings = EndpointSettings {
-            url: "https://example.com/".to_owned(),
-            description: None,
-            name: None,
             filter_types: Some(filter).filter(|filter| !filter.is_empty()),
             user_id: user.map(str::to_owned),
-            dialect: Dialect::Standard,
-            headers: BTreeMap::new(),
             active,
-            attributes: None,
-            send_organization_code: false,
-            timeout_seconds: 15,
-            timeseries: Timeseries::Group,
-            payload: PayloadSize::Full,
+            ..EndpointSettings::new("https://example.com/".to_owned(), Dialect::Standard)
         };
         let config = LaneConfig {
             target: Targets::default().check_url(&settings.url).unwrap(),

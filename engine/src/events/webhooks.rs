@@ -29,7 +29,10 @@ use crate::registry::Registries;
 
 pub use systole_dispatch::dialect::Dialect;
 pub use systole_dispatch::dispatcher::{DispatchSettings, DispatchStats};
-pub use systole_dispatch::endpoint::{EndpointSettings, PayloadSize, Timeseries};
+pub use systole_dispatch::endpoint::{
+    BATCH_EVENTS, COALESCE_MS, EndpointSettings, PayloadSize, RATE_LIMIT_PER_SECOND, SettingsFault,
+    SignatureKind, Timeseries,
+};
 pub use systole_dispatch::signer::{Secret, SecretFault, Signer};
 pub use systole_dispatch::target::{TargetFault, Targets};
 
@@ -42,6 +45,9 @@ pub enum WebhookError {
     /// The URL may not be called.
     #[error("the url cannot be used")]
     Target(#[from] TargetFault),
+    /// A field is out of its range or does not fit another.
+    #[error("the settings cannot be used")]
+    Settings(#[from] SettingsFault),
     /// The secret does not fit the dialect.
     #[error("the secret cannot be used")]
     Secret(#[from] SecretFault),
@@ -450,6 +456,7 @@ fn config(
     settings: EndpointSettings,
     secret: &Secret,
 ) -> Result<LaneConfig, WebhookError> {
+    settings.check()?;
     Ok(LaneConfig {
         target: targets.check_url(&settings.url)?,
         signer: Signer::new(settings.dialect, secret)?,

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use systole_dispatch::client::Client;
 use systole_dispatch::dialect::Dialect;
 use systole_dispatch::dispatcher::{DispatchParts, DispatchSettings, DispatchStats, Dispatcher};
-use systole_dispatch::endpoint::{EndpointSettings, PayloadSize, Timeseries};
+use systole_dispatch::endpoint::EndpointSettings;
 use systole_dispatch::event::{Cursor, Event, Place};
 use systole_dispatch::id::IdCipher;
 use systole_dispatch::lane::{Lane, LaneConfig};
@@ -61,21 +61,7 @@ pub(crate) fn topics() -> Topics {
 
 /// Settings that want everything.
 pub(crate) fn settings(url: &str) -> EndpointSettings {
-    EndpointSettings {
-        url: url.to_owned(),
-        description: None,
-        name: None,
-        filter_types: None,
-        user_id: None,
-        dialect: Dialect::Standard,
-        headers: BTreeMap::new(),
-        active: true,
-        attributes: None,
-        send_organization_code: false,
-        timeout_seconds: 10,
-        timeseries: Timeseries::Group,
-        payload: PayloadSize::Full,
-    }
+    EndpointSettings { timeout_seconds: 10, ..EndpointSettings::new(url.to_owned(), Dialect::Standard) }
 }
 
 pub(crate) fn filter(names: &[&str]) -> Option<BTreeSet<String>> {
