@@ -97,6 +97,8 @@ pub(crate) struct Shared {
     pub(crate) routed: Mutex<Cursor>,
     /// The same for whoever only wants to know.
     routed_sequence: AtomicU64,
+    /// Every event with an ordering up to this was routed.
+    settled: AtomicU64,
     ledger: Arc<dyn Ledger>,
     lanes: Mutex<HashMap<String, Arc<Lane>>>,
     router: Router,
@@ -203,6 +205,19 @@ impl Shared {
         self.stopping.load(Ordering::Acquire)
     }
 
+    /// Every event with an ordering up to this was routed.
+    pub(crate) fn settled(&self) -> u64 {
+        self.settled.load(Ordering::Acquire)
+    }
+
+    /// Finds out how far the events are that were routed.
+    fn settle(&self) {
+        let settled = self.log.settle();
+        if *self.routed.lock() >= Cursor::behind(settled.head) {
+            self.settled.fetch_max(settled.ordering, Ordering::AcqRel);
+        }
+    }
+
     /// Whether an endpoint wants an event of its organisation.
     pub(crate) fn wants(&self, settings: &EndpointSettings, event: &Event) -> bool {
         let user = settings.user_id.as_deref();
@@ -304,6 +319,7 @@ impl Dispatcher {
             counters: Counters::default(),
             routed: Mutex::new(parts.routed),
             routed_sequence: AtomicU64::new(parts.routed.sequence.saturating_sub(1)),
+            settled: AtomicU64::new(0),
             ledger: parts.ledger,
             lanes: Mutex::new(lanes),
             router,
@@ -479,6 +495,7 @@ async fn keep(shared: Arc<Shared>) {
     while !shared.is_stopping() {
         ticks.tick().await;
         let now = now_ms();
+        shared.settle();
         for lane in shared.lanes() {
             lane.tend(&shared, now);
         }

@@ -269,6 +269,7 @@ mod tests {
             target: Targets::default().check_url(&settings.url).unwrap(),
             signer: Signer::new(Dialect::Standard, &Secret::generate(Dialect::Standard).unwrap()).unwrap(),
             headers: HeaderMap::new(),
+            number: 1,
             settings,
         };
         Arc::new(Lane::new(id.to_owned(), org.into(), config, Cursor::default()))
@@ -283,6 +284,9 @@ mod tests {
             ordinal: 0,
             decided_at: 1,
             key: 0,
+            ordering: 0,
+            samples: 1,
+            bytes: 0,
         }
     }
 

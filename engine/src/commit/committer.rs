@@ -114,6 +114,7 @@ impl Committer {
 
     fn commit(&mut self) {
         let mut group = std::mem::take(&mut self.group);
+        self.parts.ordering = self.parts.ordering.max(self.parts.log.begin_group());
         let answers = self.seal(&mut group);
         let started = Instant::now();
         let slices: Vec<&[u8]> = self.frames.iter().map(Vec::as_slice).collect();
@@ -123,6 +124,7 @@ impl Committer {
             Ok(()) => self.acknowledge(answers),
             Err(error) => self.refuse(answers, &error),
         }
+        self.parts.log.end_group(self.parts.ordering);
     }
 
     /// Decides sequence, ordering and marks of the group's frames.

@@ -211,7 +211,8 @@ impl Webhooks {
         settings: EndpointSettings,
         secret: &Secret,
     ) -> Result<Endpoint, WebhookError> {
-        let config = config(&self.targets, settings.clone(), secret)?;
+        // Its number is known once it is stored.
+        let mut config = config(&self.targets, settings.clone(), secret, 0)?;
         let (id, text) = (random_id(ENDPOINT_ID_PREFIX)?, serde_json::to_string(&settings)?);
         let mut endpoints = self.endpoints.lock();
         // The classifier sees the organisation before the start is chosen, so every
@@ -238,6 +239,7 @@ impl Webhooks {
                 return Err(error.into());
             }
         };
+        config.number = number;
         let endpoint = shown(&record, settings);
         let lane = Lane::new(record.id.clone(), org.into(), config, Cursor::behind(start.0));
         endpoints.insert(record.id.clone(), EndpointRecord { number, ..record });
@@ -308,7 +310,7 @@ impl Webhooks {
             Some(secret) => secret,
             None => Secret::parse(&record.secret, settings.dialect)?,
         };
-        let config = config(&self.targets, settings.clone(), &secret)?;
+        let config = config(&self.targets, settings.clone(), &secret, record.number)?;
         let lane = self.dispatcher.lane(&record.id);
         // A lane may be off although its record says otherwise, or not be there, if
         // its settings could not be used at the start.
@@ -448,19 +450,21 @@ fn restore(
 fn stored_config(targets: &Targets, record: &EndpointRecord) -> Result<LaneConfig, WebhookError> {
     let settings = record.settings()?;
     let secret = Secret::parse(&record.secret, settings.dialect)?;
-    config(targets, settings, &secret)
+    config(targets, settings, &secret, record.number)
 }
 
 fn config(
     targets: &Targets,
     settings: EndpointSettings,
     secret: &Secret,
+    number: u32,
 ) -> Result<LaneConfig, WebhookError> {
     settings.check()?;
     Ok(LaneConfig {
         target: targets.check_url(&settings.url)?,
         signer: Signer::new(settings.dialect, secret)?,
         headers: settings.header_map()?,
+        number,
         settings,
     })
 }

@@ -44,6 +44,9 @@ pub struct ExceptionRecord {
     pub attempts: u32,
     /// When the next one is due, milliseconds since 1970.
     pub due_at: i64,
+    /// The events it carries, in the dispatcher's form, if they are several; else
+    /// empty.
+    pub members: Vec<u8>,
 }
 
 /// What changed since the last save.
@@ -114,7 +117,8 @@ impl Catalog {
     pub fn exceptions(&self) -> Result<Vec<ExceptionRecord>, CatalogError> {
         let connection = self.connection.lock();
         let mut statement = connection.prepare_cached(
-            "SELECT endpoint, sequence, event_group, chunk, kind, decided_at, event_key, attempts, due_at
+            "SELECT endpoint, sequence, event_group, chunk, kind, decided_at, event_key, attempts, due_at,
+                    members
              FROM exceptions ORDER BY endpoint, sequence, event_group, chunk, kind",
         )?;
         let number = |row: &Row<'_>, at: usize| row.get::<_, i64>(at).map(i64::cast_unsigned);
@@ -129,6 +133,7 @@ impl Catalog {
                 key: number(row, 6)?,
                 attempts: row.get(7)?,
                 due_at: row.get(8)?,
+                members: row.get::<_, Option<Vec<u8>>>(9)?.unwrap_or_default(),
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -252,8 +257,8 @@ pub(super) fn put_cursor(
 fn put_exception(transaction: &Transaction<'_>, failed: &ExceptionRecord) -> Result<(), CatalogError> {
     let mut statement = transaction.prepare_cached(
         "INSERT INTO exceptions (endpoint, sequence, event_group, chunk, kind, decided_at, event_key,
-             attempts, due_at)
-         SELECT id, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 FROM endpoints WHERE id = ?1
+             attempts, due_at, members)
+         SELECT id, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10 FROM endpoints WHERE id = ?1
          ON CONFLICT (endpoint, sequence, event_group, chunk, kind) DO UPDATE
              SET attempts = excluded.attempts, due_at = excluded.due_at",
     )?;
@@ -267,6 +272,7 @@ fn put_exception(transaction: &Transaction<'_>, failed: &ExceptionRecord) -> Res
         failed.key.cast_signed(),
         failed.attempts,
         failed.due_at,
+        (!failed.members.is_empty()).then_some(failed.members.as_slice()),
     ))?;
     Ok(())
 }
