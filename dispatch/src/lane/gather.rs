@@ -197,11 +197,14 @@ impl State {
 
     /// Keys are no longer in flight: what waits for them is next.
     pub(super) fn release(&mut self, keys: &[u64]) {
-        for waiting in keys.iter().filter_map(|key| self.busy.remove(key)) {
-            self.parked -= waiting.len();
-            for job in waiting.into_iter().rev() {
-                self.ready.push_front(job);
-            }
+        let mut waiting: Vec<Job> = keys.iter().filter_map(|key| self.busy.remove(key)).flatten().collect();
+        if keys.len() > 1 {
+            // Of one key they are in order; of several, what came first goes first.
+            waiting.sort_by_key(Job::begins_at);
+        }
+        self.parked -= waiting.len();
+        for job in waiting.into_iter().rev() {
+            self.ready.push_front(job);
         }
     }
 

@@ -91,7 +91,7 @@ impl Job {
     }
 
     /// The first event's place.
-    fn begins_at(&self) -> Place {
+    pub(super) fn begins_at(&self) -> Place {
         self.carried.as_ref().map_or(self.place, |carried| carried.members[0].place)
     }
 

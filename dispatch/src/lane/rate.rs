@@ -7,8 +7,6 @@
 
 use std::time::{Duration, Instant};
 
-const SECOND: Duration = Duration::from_secs(1);
-
 /// One lane's tokens.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Bucket {
@@ -19,9 +17,9 @@ pub(super) struct Bucket {
 impl Bucket {
     /// How long until there is a token; zero if there is one.
     pub(super) fn wait(&self, now: Instant, rate: u32) -> Duration {
-        let pause = pause(rate);
+        let (pause, bucket) = (pause(rate), bucket(rate));
         let full_in = self.full_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
-        (full_in + pause).saturating_sub(SECOND.max(pause))
+        (full_in + pause).saturating_sub(bucket)
     }
 
     /// Takes a token, or says how long until there is one.
@@ -41,9 +39,16 @@ fn pause(rate: u32) -> Duration {
     Duration::from_nanos(1_000_000_000_u64.div_ceil(u64::from(rate.max(1))))
 }
 
+/// How long an empty one takes to be full: `rate` tokens.
+fn bucket(rate: u32) -> Duration {
+    pause(rate) * rate.max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
 
     /// SplitMix64.
     fn random(state: &mut u64) -> u64 {

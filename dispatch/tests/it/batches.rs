@@ -277,7 +277,6 @@ fn a_rate_bounds_requests_of_every_kind() {
     let took = start.elapsed();
     run.stop();
     assert!(took > Duration::from_millis(2900), "{took:?}");
-    assert!(took < Duration::from_millis(4500), "{took:?}");
     let began = began.lock().unwrap();
     let most = began.iter().map(|first| {
         began.iter().filter(|at| **at >= *first && **at < *first + Duration::from_secs(1)).count()
