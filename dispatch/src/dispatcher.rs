@@ -3,7 +3,7 @@
 //! ```text
 //! router thread   reads events once, offers each to the lanes that want it
 //! workers         on the dispatch runtime: render, sign, send
-//! keeper          every 100 ms: exceptions that are due, lanes that lag
+//! keeper          every 100 ms: lanes of which something is due
 //! saver           every 200 ms: what must survive a crash, in one transaction
 //! ```
 //!
@@ -12,7 +12,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -20,12 +20,15 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::attempt::DeliveryLog;
 use crate::client::Client;
+use crate::clock::Clock;
 use crate::endpoint::EndpointSettings;
 use crate::event::{Cursor, Event, EventKind, EventLog, Payload, PayloadSource, Place, ReadFault, Step};
 use crate::id::IdCipher;
-use crate::lane::{Collected, Lane, Outcome, now_ms, post_example};
-use crate::ledger::{Changes, Ledger, SAVE_INTERVAL};
+use crate::lane::{Agenda, Collected, Lane, LaneStats, MANUAL_AT_ONCE, MANUAL_MAX, Outcome, Rest, Sums};
+use crate::ledger::{BacklogKind, Changes, Ledger, SAVE_INTERVAL};
+use crate::notice::{DisabledReason, Notice, Notices};
 use crate::router::Router;
 use crate::topic::Topics;
 
@@ -37,6 +40,8 @@ const ROUTED_AT_ONCE: usize = 256;
 const READERS_MAX: usize = 4;
 /// How long requests in flight may take to end at a stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+/// How soon it is tried again to store that an endpoint is off.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
 /// Bodies are counted by this unit, as a semaphore counts to 2^29 or so.
 const MEMORY_UNIT: usize = 1024;
 
@@ -75,6 +80,12 @@ pub struct DispatchParts {
     pub lanes: Vec<Arc<Lane>>,
     /// Where the router begins.
     pub routed: Cursor,
+    /// What keeps attempts.
+    pub deliveries: Arc<dyn DeliveryLog>,
+    /// What publishes notices.
+    pub notices: Arc<dyn Notices>,
+    /// The time.
+    pub clock: Clock,
 }
 
 /// What workers, router, keeper and saver share.
@@ -84,6 +95,9 @@ pub(crate) struct Shared {
     pub(crate) topics: Arc<Topics>,
     pub(crate) client: Client,
     pub(crate) ids: IdCipher,
+    pub(crate) deliveries: Arc<dyn DeliveryLog>,
+    pub(crate) notices: Arc<dyn Notices>,
+    pub(crate) clock: Clock,
     pub(crate) handle: Handle,
     /// Bodies in flight, in units of [`MEMORY_UNIT`]; full waits.
     memory: Memory,
@@ -99,7 +113,13 @@ pub(crate) struct Shared {
     routed_sequence: AtomicU64,
     /// Every event with an ordering up to this was routed.
     settled: AtomicU64,
-    ledger: Arc<dyn Ledger>,
+    pub(crate) ledger: Arc<dyn Ledger>,
+    agenda: Arc<Agenda>,
+    saver: Mutex<Saver>,
+    /// Turns to send what somebody asked for; full waits.
+    manual: Semaphore,
+    /// Such requests in flight or waiting.
+    manual_count: AtomicUsize,
     lanes: Mutex<HashMap<String, Arc<Lane>>>,
     router: Router,
     stopping: AtomicBool,
@@ -149,8 +169,17 @@ pub struct DispatchStats {
     pub retries_waiting: u64,
     /// Requests in flight.
     pub in_flight: u64,
+    /// Those of them that are due, or under way.
+    pub retries_due: u64,
     /// Lanes that read the journal themselves.
     pub lanes_behind: u64,
+    /// Lanes that only try an event now and then.
+    pub lanes_paused: u64,
+    /// Ranges that are sent behind live events.
+    pub backlogs: u64,
+    /// The frame of the oldest event that some lane has not decided, exceptions apart;
+    /// the first that is not routed if there is none.
+    pub oldest_undecided: u64,
     /// Everything up to this sequence was routed.
     pub routed_sequence: u64,
 }
@@ -219,23 +248,54 @@ impl Shared {
     }
 
     /// Whether an endpoint wants an event of its organisation.
-    pub(crate) fn wants(&self, settings: &EndpointSettings, event: &Event) -> bool {
+    pub(crate) fn wants(&self, endpoint: &str, settings: &EndpointSettings, event: &Event) -> bool {
         let user = settings.user_id.as_deref();
         user.is_none_or(|user| event.user.as_deref() == Some(user))
+            && event.about.as_deref() != Some(endpoint)
             && self.topics.get(event.topic).name_for(settings, event.place.kind).is_some()
     }
 
-    /// A receiver answered that it wants nothing any more.
-    pub(crate) fn switch_off(self: &Arc<Shared>, lane: &Arc<Lane>) {
-        lane.deactivate();
-        tracing::warn!(endpoint = lane.id, "endpoint switched off: its receiver answered 410");
+    /// A receiver wants nothing any more, or only failed for too long.
+    pub(crate) fn switch_off(
+        self: &Arc<Shared>,
+        lane: &Arc<Lane>,
+        reason: DisabledReason,
+        failing_since_ms: Option<i64>,
+    ) {
+        if !lane.deactivate() {
+            return;
+        }
+        tracing::warn!(endpoint = &*lane.id, reason = reason.as_str(), "endpoint switched off");
+        let (endpoint, org) = (lane.id.clone(), lane.org.clone());
+        self.notices.publish(Notice::EndpointDisabled { endpoint, org, reason, failing_since_ms });
         let (shared, lane) = (self.clone(), lane.clone());
-        self.handle.spawn_blocking(move || {
-            shared.reroute(&lane);
-            if let Err(fault) = shared.ledger.switch_off(&lane.id) {
-                tracing::error!(endpoint = lane.id, error = %fault, "could not store that an endpoint is off");
+        self.handle.spawn(async move {
+            while !shared.store_off(&lane, reason).await && !shared.is_stopping() {
+                tokio::time::sleep(STORE_AGAIN).await;
             }
         });
+    }
+
+    /// Stores that an endpoint is off, unless it was switched on meanwhile; false if
+    /// that failed.
+    async fn store_off(self: &Arc<Shared>, lane: &Arc<Lane>, reason: DisabledReason) -> bool {
+        let (shared, lane) = (self.clone(), lane.clone());
+        let stored = tokio::task::spawn_blocking(move || {
+            shared.reroute(&lane);
+            if !lane.is_off() {
+                return true;
+            }
+            let stored = shared.ledger.switch_off(&lane.id, reason);
+            if let Err(fault) = &stored {
+                tracing::error!(
+                    endpoint = &*lane.id,
+                    error = %fault,
+                    "cannot store that an endpoint is off, trying again"
+                );
+            }
+            stored.is_ok()
+        });
+        stored.await.unwrap_or(true)
     }
 
     /// Puts a lane where its settings want it in the router's index, unless it was
@@ -243,7 +303,7 @@ impl Shared {
     fn reroute(&self, lane: &Arc<Lane>) {
         // Held, so that none is in the index that is not among the lanes.
         let lanes = self.lanes.lock();
-        if lanes.contains_key(&lane.id) {
+        if lanes.contains_key(&*lane.id) {
             self.router.set(lane, &self.topics);
         }
     }
@@ -253,37 +313,85 @@ impl Shared {
     }
 
     /// Gathers what must survive a crash and saves it, if there is anything new.
-    fn save(&self, last: &mut (u64, u64)) {
+    fn save(&self) {
+        let mut saver = self.saver.lock();
+        let now_ms = self.clock.now_ms();
+        // Before the lanes: what was offered before it is in those that are open.
         let routed = *self.routed.lock();
+        let lanes = self.agenda.take_open();
         let mut changes = Changes::default();
-        let lanes = self.lanes();
-        let collected: Vec<Collected> = lanes.iter().map(|lane| lane.collect(routed, &mut changes)).collect();
-        let holds = collected.iter().filter_map(|lane| lane.holds).min().unwrap_or(routed).min(routed);
-        changes.routed = holds.sequence.saturating_sub(1);
-        let needs = collected.iter().map(|lane| lane.needs).min().unwrap_or(u64::MAX).min(holds.sequence);
-        changes.floor = needs.saturating_sub(1);
-        let rows = changes.wiped.len()
-            + changes.cursors.len()
-            + changes.caught_up.len()
-            + changes.failed.len()
-            + changes.settled.len();
-        if rows == 0 && *last == (changes.routed, changes.floor) {
+        let collect = |lane: &Arc<Lane>| lane.collect(routed, &mut changes, now_ms);
+        let collected: Vec<Collected> = lanes.iter().map(collect).collect();
+        saver.place(&lanes, &collected, routed, &mut changes);
+        if !self.write(&mut saver, &changes) {
+            self.agenda.keep_open(lanes);
             return;
         }
-        match self.ledger.save(&changes) {
-            Ok(()) => {
-                *last = (changes.routed, changes.floor);
-                let positions = u64::from(!lanes.is_empty());
-                self.counters.statements.fetch_add(rows as u64 + positions, Ordering::Relaxed);
-                for (lane, collected) in lanes.iter().zip(&collected) {
-                    lane.saved(collected, &changes);
-                }
-            }
-            Err(fault) => {
-                tracing::error!(error = %fault, "delivery positions could not be saved, trying again")
-            }
+        for (lane, collected) in lanes.iter().zip(&collected) {
+            lane.saved(collected, &changes, now_ms);
         }
+        let busy = lanes.into_iter().filter(|lane| match lane.rest(routed) {
+            Rest::Busy => true,
+            Rest::Needs(sequence) => {
+                saver.resting.insert(lane.id.clone(), sequence);
+                false
+            }
+            Rest::Idle => false,
+        });
+        self.agenda.keep_open(busy.collect::<Vec<_>>());
     }
+
+    /// False if the ledger cannot write.
+    fn write(&self, saver: &mut Saver, changes: &Changes) -> bool {
+        let rows = changes.row_count();
+        if rows == 0 && saver.last == Some((changes.routed, changes.floor)) {
+            return true;
+        }
+        if let Err(fault) = self.ledger.save(changes) {
+            tracing::error!(error = %fault, "delivery positions could not be saved, trying again");
+            return false;
+        }
+        saver.last = Some((changes.routed, changes.floor));
+        let positions = u64::from(!self.lanes.lock().is_empty());
+        self.counters.statements.fetch_add(rows as u64 + positions, Ordering::Relaxed);
+        true
+    }
+}
+
+/// What saving remembers.
+#[derive(Debug, Default)]
+struct Saver {
+    /// The positions that were saved last.
+    last: Option<(u64, u64)>,
+    /// The first frame that each lane needs that has nothing to save, if it needs one.
+    resting: HashMap<Arc<str>, u64>,
+}
+
+impl Saver {
+    /// Finds the positions that hold for all lanes.
+    fn place(&mut self, lanes: &[Arc<Lane>], collected: &[Collected], routed: Cursor, changes: &mut Changes) {
+        for lane in lanes {
+            self.resting.remove(&lane.id);
+        }
+        let holds = collected.iter().filter_map(|lane| lane.holds).min().unwrap_or(routed).min(routed);
+        changes.routed = holds.sequence.saturating_sub(1);
+        let needs = collected.iter().map(|lane| lane.needs).chain(self.resting.values().copied());
+        changes.floor = needs.min().unwrap_or(u64::MAX).min(holds.sequence).saturating_sub(1);
+    }
+}
+
+/// Why nothing is sent by hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ManualFault {
+    /// No such endpoint.
+    #[error("there is no such endpoint")]
+    Unknown,
+    /// It takes no events.
+    #[error("the endpoint is switched off")]
+    Off,
+    /// Too much was asked for already.
+    #[error("too many messages are being sent by hand")]
+    Busy,
 }
 
 /// Lanes and what runs for them.
@@ -305,13 +413,15 @@ impl Dispatcher {
             .enable_all()
             .build()?;
         let router = Router::new(&parts.lanes, &parts.topics);
-        let lanes = parts.lanes.into_iter().map(|lane| (lane.id.clone(), lane)).collect();
+        let lanes = parts.lanes.into_iter().map(|lane| (lane.id.to_string(), lane)).collect();
         let shared = Arc::new(Shared {
             source: parts.source,
             log: parts.log,
             topics: parts.topics,
             client: parts.client,
             ids: parts.ids,
+            deliveries: parts.deliveries,
+            notices: parts.notices,
             handle: runtime.handle().clone(),
             memory: Memory::new(parts.settings.memory_bytes / 4 * 3),
             failing_memory: Memory::new(parts.settings.memory_bytes / 4),
@@ -322,9 +432,15 @@ impl Dispatcher {
             settled: AtomicU64::new(0),
             ledger: parts.ledger,
             lanes: Mutex::new(lanes),
+            agenda: Arc::new(Agenda::new(parts.clock.clone())),
+            clock: parts.clock,
+            saver: Mutex::default(),
+            manual: Semaphore::new(MANUAL_AT_ONCE),
+            manual_count: AtomicUsize::new(0),
             router,
             stopping: AtomicBool::new(false),
         });
+        shared.lanes().iter().for_each(|lane| lane.enlist(&shared.agenda));
         runtime.spawn(keep(shared.clone()));
         runtime.spawn(save_often(shared.clone()));
         Ok(Dispatcher { shared, runtime: Mutex::new(Some(runtime)) })
@@ -403,9 +519,11 @@ impl Dispatcher {
 
     /// Adds a lane.
     pub fn add(&self, lane: Arc<Lane>) {
-        self.shared.lanes.lock().insert(lane.id.clone(), lane.clone());
+        // Before the router knows it: whatever it takes is then looked at.
+        lane.enlist(&self.shared.agenda);
+        self.shared.lanes.lock().insert(lane.id.to_string(), lane.clone());
         self.shared.reroute(&lane);
-        lane.tend(&self.shared, now_ms());
+        lane.tend(&self.shared);
     }
 
     /// Takes a lane out and ends what waits for it.
@@ -436,9 +554,98 @@ impl Dispatcher {
     }
 
     /// Sends an example to one endpoint, once.
-    pub fn send_example(&self, lane: Arc<Lane>, id: String, name: Option<String>, payload: Box<dyn Payload>) {
+    ///
+    /// # Errors
+    /// [`ManualFault::Busy`].
+    pub fn send_example(
+        &self,
+        lane: Arc<Lane>,
+        id: String,
+        name: Option<String>,
+        payload: Box<dyn Payload>,
+    ) -> Result<(), ManualFault> {
+        self.send_by_hand(|shared| lane.send_example(shared, id, name, payload))
+    }
+
+    /// Sends an event to one endpoint once more, also while that is paused. A failure
+    /// is recorded and leaves the schedule of the event alone; a success ends it.
+    ///
+    /// # Errors
+    /// [`ManualFault`].
+    pub fn resend(&self, endpoint: &str, place: Place, decided_at: u64) -> Result<(), ManualFault> {
+        let lane = self.lane_that_is_on(endpoint)?;
+        self.send_by_hand(|shared| lane.resend(shared, place, decided_at))
+    }
+
+    /// Sends the events of a range once more that were attempted to an endpoint, or
+    /// given up, and never succeeded, unless they wait for another attempt. They come
+    /// behind live events, and that they are to come is durable when this returns.
+    /// False if the same, from the same cursor on, is on its way already. Blocks.
+    ///
+    /// # Errors
+    /// [`ManualFault`].
+    pub fn recover(&self, endpoint: &str, from: Cursor, through: Cursor) -> Result<bool, ManualFault> {
+        self.send_again(endpoint, BacklogKind::Failed, from, through)
+    }
+
+    /// The same for events that were never attempted to an endpoint, and are neither
+    /// in flight nor waiting.
+    ///
+    /// # Errors
+    /// [`ManualFault`].
+    pub fn replay_missing(&self, endpoint: &str, from: Cursor, through: Cursor) -> Result<bool, ManualFault> {
+        self.send_again(endpoint, BacklogKind::Missing, from, through)
+    }
+
+    fn send_again(
+        &self,
+        endpoint: &str,
+        kind: BacklogKind,
+        from: Cursor,
+        through: Cursor,
+    ) -> Result<bool, ManualFault> {
+        let lane = self.lane_that_is_on(endpoint)?;
+        // What comes behind the router comes by itself.
+        let through = through.min(*self.shared.routed.lock());
+        let is_added = lane.send_again(kind, from, through);
+        self.shared.save();
+        lane.tend(&self.shared);
+        Ok(is_added)
+    }
+
+    fn lane_that_is_on(&self, endpoint: &str) -> Result<Arc<Lane>, ManualFault> {
+        let lane = self.lane(endpoint).ok_or(ManualFault::Unknown)?;
+        if lane.is_off() { Err(ManualFault::Off) } else { Ok(lane) }
+    }
+
+    fn send_by_hand<F>(&self, send: impl FnOnce(Arc<Shared>) -> F) -> Result<(), ManualFault>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let shared = self.shared.clone();
-        self.shared.handle.spawn(async move { post_example(&shared, &lane, id, name, payload).await });
+        if shared.manual_count.fetch_add(1, Ordering::Relaxed) >= MANUAL_MAX {
+            shared.manual_count.fetch_sub(1, Ordering::Relaxed);
+            return Err(ManualFault::Busy);
+        }
+        let sending = send(shared.clone());
+        self.shared.handle.spawn(async move {
+            if let Ok(_turn) = shared.manual.acquire().await {
+                sending.await;
+            }
+            shared.manual_count.fetch_sub(1, Ordering::Relaxed);
+        });
+        Ok(())
+    }
+
+    /// How an endpoint's lane stands. May read disk.
+    #[must_use]
+    pub fn endpoint_stats(&self, endpoint: &str) -> Option<LaneStats> {
+        let lane = self.lane(endpoint)?;
+        let routed = *self.shared.routed.lock();
+        let stats = lane.stats(routed);
+        let committed_ms = |sequence| self.shared.log.committed_ms(sequence).ok().flatten();
+        let oldest_undecided_ms = stats.oldest_undecided.and_then(committed_ms);
+        Some(LaneStats { oldest_undecided_ms, ..stats })
     }
 
     /// An event's id.
@@ -454,6 +661,9 @@ impl Dispatcher {
         let counters = &self.shared.counters;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let lanes = self.shared.lanes();
+        let (routed, now_ms) = (*self.shared.routed.lock(), self.shared.clock.now_ms());
+        let mut sums = Sums::default();
+        lanes.iter().for_each(|lane| lane.add_to(&mut sums, routed, now_ms));
         DispatchStats {
             delivered: read(&counters.delivered),
             failed: read(&counters.failed),
@@ -464,9 +674,13 @@ impl Dispatcher {
             attempts: read(&counters.attempts),
             statements: read(&counters.statements),
             endpoints: lanes.len() as u64,
-            retries_waiting: lanes.iter().map(|lane| lane.exception_count() as u64).sum(),
-            in_flight: lanes.iter().map(|lane| lane.in_flight() as u64).sum(),
-            lanes_behind: lanes.iter().filter(|lane| lane.is_behind()).count() as u64,
+            retries_waiting: sums.retries_waiting,
+            retries_due: sums.retries_due,
+            in_flight: sums.in_flight,
+            lanes_behind: sums.behind,
+            lanes_paused: sums.paused,
+            backlogs: sums.backlogs,
+            oldest_undecided: sums.oldest.unwrap_or(routed.sequence),
             routed_sequence: self.shared.routed_sequence.load(Ordering::Relaxed),
         }
     }
@@ -483,8 +697,9 @@ impl Dispatcher {
             std::thread::sleep(Duration::from_millis(20));
         }
         // Twice: failures of the last moment count as decided once they are saved.
-        self.shared.save(&mut (0, 0));
-        self.shared.save(&mut (0, 0));
+        self.shared.save();
+        self.shared.save();
+        self.shared.agenda.clear();
         runtime.shutdown_timeout(Duration::from_secs(1));
         tracing::info!("deliveries parked");
     }
@@ -494,27 +709,21 @@ async fn keep(shared: Arc<Shared>) {
     let mut ticks = tokio::time::interval(KEEPER_INTERVAL);
     while !shared.is_stopping() {
         ticks.tick().await;
-        let now = now_ms();
         shared.settle();
-        for lane in shared.lanes() {
-            lane.tend(&shared, now);
+        for lane in shared.agenda.due() {
+            lane.tend(&shared);
         }
     }
 }
 
 async fn save_often(shared: Arc<Shared>) {
     let mut ticks = tokio::time::interval(SAVE_INTERVAL);
-    let mut last = (u64::MAX, u64::MAX);
     while !shared.is_stopping() {
         ticks.tick().await;
         let saver = shared.clone();
-        let saved = tokio::task::spawn_blocking(move || {
-            saver.save(&mut last);
-            last
-        });
-        match saved.await {
-            Ok(now) => last = now,
-            Err(_) => break,
+        if tokio::task::spawn_blocking(move || saver.save()).await.is_err() {
+            tracing::error!("saving delivery positions panicked");
+            break;
         }
     }
 }

@@ -108,6 +108,10 @@ pub struct Event {
     pub samples: u32,
     /// About how many bytes its data takes in a body.
     pub bytes: u32,
+    /// It is history, and is sent behind what is not.
+    pub backfill: bool,
+    /// The endpoint that it announces something about, to which it never goes.
+    pub about: Option<Arc<str>>,
 }
 
 impl Event {
@@ -124,6 +128,8 @@ impl Event {
 pub struct Member {
     /// Where it comes from.
     pub place: Place,
+    /// How many events of its frame come before it.
+    pub ordinal: u32,
     /// The frame that decided it.
     pub decided_at: u64,
     /// Hash of what is delivered one at a time.
@@ -165,6 +171,13 @@ pub trait EventLog: fmt::Debug + Send + Sync {
     /// A promise about what comes: every event behind the head that is returned will
     /// have a greater ordering.
     fn settle(&self) -> Settled;
+
+    /// When a frame was committed, milliseconds since 1970, or the next one of which
+    /// that is known; `None` if there is none. Rises with the sequence. May read disk.
+    ///
+    /// # Errors
+    /// [`ReadFault`].
+    fn committed_ms(&self, sequence: u64) -> Result<Option<i64>, ReadFault>;
 }
 
 /// Where the log stands.

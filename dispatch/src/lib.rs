@@ -16,13 +16,18 @@
 //! - [`dialect`]: body, headers and retries of each system that is replaced
 //! - [`signer`]: secrets and prepared keys
 //! - [`client`]: the pooled connections
+//! - [`clock`]: the time, which tests move
 //! - [`lane`]: one endpoint's window, retries and cursor
+//! - [`attempt`]: what is told of each attempt
+//! - [`notice`]: what is announced of deliveries and endpoints
 //! - [`router`]: from an event to the lanes that want it
 //! - [`trie`]: a map whose versions share what they have in common
 //! - [`ledger`]: what is kept over restarts, saved in batches
 //! - [`dispatcher`]: all of it together
 
+pub mod attempt;
 pub mod client;
+pub mod clock;
 pub mod dialect;
 pub mod dispatcher;
 pub mod endpoint;
@@ -30,6 +35,7 @@ pub mod event;
 pub mod id;
 pub mod lane;
 pub mod ledger;
+pub mod notice;
 pub mod router;
 pub mod signer;
 pub mod target;

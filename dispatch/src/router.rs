@@ -69,11 +69,11 @@ fn moved(
     lane: &Arc<Lane>,
     topics: &Topics,
 ) -> Routes {
-    let before = places.remove(&lane.id);
+    let before = places.remove(&*lane.id);
     let routes = before.map_or_else(|| routes.clone(), |before| routes.without(&lane.id, &before));
     let Some(place) = Registration::of(lane, topics) else { return routes };
     let routes = routes.with(lane, &place);
-    places.insert(lane.id.clone(), place);
+    places.insert(lane.id.to_string(), place);
     routes
 }
 
@@ -144,13 +144,15 @@ impl Routes {
         let Some(org) = self.orgs.get(&*event.org) else { return };
         let of_user = event.user.as_deref().and_then(|user| org.users.get(user));
         for subscribers in [Some(&org.everyone), of_user].into_iter().flatten() {
-            subscribers.everything.for_each(|_, lane| each(lane));
+            if !topics.get(event.topic).is_only_if_named() {
+                subscribers.everything.for_each(|_, lane| each(lane));
+            }
             let Some(named) = subscribers.topics.get(&event.topic) else { continue };
             named.for_each(|_, lane| {
                 // A filter may name only what is new, or only corrections.
                 let unnamed = event.place.kind != EventKind::Published
                     && topics.get(event.topic).name_for(&lane.config().settings, event.place.kind).is_none();
-                if !unnamed {
+                if !unnamed && event.about.as_deref() != Some(&lane.id) {
                     each(lane);
                 }
             });
@@ -194,7 +196,7 @@ impl Routes {
 
 impl Subscribers {
     fn with(&self, lane: &Arc<Lane>, place: &Registration) -> Subscribers {
-        let id: Arc<str> = lane.id.as_str().into();
+        let id = lane.id.clone();
         let mut changed = Subscribers { lanes: self.lanes + 1, ..self.clone() };
         let Some(topics) = &place.topics else {
             changed.everything = self.everything.with(id, lane.clone());
@@ -253,7 +255,7 @@ mod tests {
             series(Some("heart_rate"), "series.heart_rate"),
             series(Some("heart_rate"), "series.resting_heart_rate"),
             series(None, "series.glucose"),
-            Topic::Published { name: "check_in.created".to_owned() },
+            Topic::Published { name: "check_in.created".to_owned(), only_if_named: false },
         ])
     }
 
@@ -287,12 +289,14 @@ mod tests {
             ordering: 0,
             samples: 1,
             bytes: 0,
+            backfill: false,
+            about: None,
         }
     }
 
     fn reached(routes: &Routes, topics: &Topics, event: &Event) -> Vec<String> {
         let mut reached = Vec::new();
-        routes.for_each(event, topics, |lane| reached.push(lane.id.clone()));
+        routes.for_each(event, topics, |lane| reached.push(lane.id.to_string()));
         reached.sort_unstable();
         reached
     }
@@ -369,7 +373,7 @@ mod tests {
                 let wanting = lanes
                     .iter()
                     .filter(|lane| topics.get(topic).name_for(&lane.config().settings, kind).is_some());
-                let wanting: Vec<String> = wanting.map(|lane| lane.id.clone()).collect();
+                let wanting: Vec<String> = wanting.map(|lane| lane.id.to_string()).collect();
                 let event = event("o", None, topic, kind);
                 assert_eq!(reached(&routes, &topics, &event), wanting, "{event:?}");
             }

@@ -59,6 +59,8 @@ pub enum Topic {
     Published {
         /// Its name.
         name: String,
+        /// Goes only to endpoints whose filter names it.
+        only_if_named: bool,
     },
 }
 
@@ -67,7 +69,10 @@ impl Topic {
     #[must_use]
     pub fn name_for(&self, endpoint: &EndpointSettings, kind: EventKind) -> Option<&str> {
         match self {
-            Topic::Published { name } => wants(endpoint.filter_types.as_ref(), name).then_some(name),
+            Topic::Published { name, only_if_named } => match &endpoint.filter_types {
+                None if *only_if_named => None,
+                filter => wants(filter.as_ref(), name).then_some(name),
+            },
             Topic::Series { group, granular } => {
                 let wanted = match &endpoint.filter_types {
                     None => (group.as_ref().unwrap_or(granular), kind),
@@ -91,10 +96,16 @@ impl Topic {
         }
     }
 
+    /// Whether it goes only to endpoints whose filter names it.
+    #[must_use]
+    pub fn is_only_if_named(&self) -> bool {
+        matches!(self, Topic::Published { only_if_named: true, .. })
+    }
+
     /// Every name it has.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let names: Vec<&str> = match self {
-            Topic::Published { name } => vec![name],
+            Topic::Published { name, .. } => vec![name],
             Topic::Series { group, granular } => {
                 let names = [group.as_ref(), Some(granular)].into_iter().flatten();
                 names.flat_map(|name| [name.created.as_str(), name.updated.as_str()]).collect()
@@ -317,7 +328,7 @@ mod tests {
 
     #[test]
     fn a_published_event_has_its_one_name() {
-        let topic = Topic::Published { name: "check_in.created".to_owned() };
+        let topic = Topic::Published { name: "check_in.created".to_owned(), only_if_named: false };
         for timeseries in [Group, Granular] {
             check(
                 &topic,
@@ -335,7 +346,7 @@ mod tests {
     fn a_name_leads_to_every_topic_that_has_it() {
         let other =
             Topic::Series { group: Some(SeriesName::of("group")), granular: SeriesName::of("series.h") };
-        let published = Topic::Published { name: "check_in.created".to_owned() };
+        let published = Topic::Published { name: "check_in.created".to_owned(), only_if_named: false };
         let topics = Topics::new(vec![series(Some("group")), other, published]);
         let cases: [(&str, &[u32]); 6] = [
             ("group.created", &[0, 1]),

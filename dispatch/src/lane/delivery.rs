@@ -1,15 +1,18 @@
-//! One attempt: open, sign, send, judge.
+//! One attempt: render, sign, send, judge, record.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use hyper::HeaderMap;
 
-use super::job::event_place;
+use super::carried::event_place;
+use super::job::Job;
 use super::render::{Opened, body_bytes, render, render_batch};
-use super::{Job, Lane, LaneConfig, now_ms};
-use crate::client::Answer;
+use super::{Lane, LaneConfig};
+use crate::attempt::{Attempt, SUCCESS_BODY_BYTES_MAX, Trigger};
+use crate::client::{Answer, PostFault};
 use crate::dispatcher::Shared;
 use crate::event::{EventKind, Payload, PayloadFault, PayloadSource, Place};
 
@@ -32,6 +35,8 @@ pub(crate) enum Outcome {
     Unwanted,
     /// The payload is no longer there.
     Gone,
+    /// The payload cannot be read now, which says nothing of the receiver.
+    Unreadable,
     /// The server is stopping; the event stays undecided.
     Parked,
 }
@@ -40,50 +45,105 @@ impl Outcome {
     fn of_fault(fault: PayloadFault) -> Outcome {
         match fault {
             PayloadFault::Gone => Outcome::Gone,
-            PayloadFault::Unreadable => Outcome::Failed { retry_after: None },
+            PayloadFault::Unreadable => Outcome::Unreadable,
         }
     }
 }
 
-pub(super) async fn deliver(shared: &Shared, lane: &Lane, job: &mut Job) -> Outcome {
+/// What came of an attempt, and why, if it failed.
+pub(super) struct Delivered {
+    pub(super) outcome: Outcome,
+    pub(super) failure: Option<Box<Failure>>,
+}
+
+/// What is announced of a failure that is the last.
+#[derive(Debug, Default)]
+pub(super) struct Failure {
+    pub(super) event_type: Option<String>,
+    pub(super) user: Option<Arc<str>>,
+    pub(super) status_code: Option<u16>,
+    pub(super) error: Option<String>,
+}
+
+impl Delivered {
+    fn of(outcome: Outcome) -> Delivered {
+        Delivered { outcome, failure: None }
+    }
+
+    pub(super) fn parked() -> Delivered {
+        Delivered::of(Outcome::Parked)
+    }
+
+    fn gone() -> Delivered {
+        let failure = Failure { error: Some("payload_gone".to_owned()), ..Failure::default() };
+        Delivered { outcome: Outcome::Gone, failure: Some(Box::new(failure)) }
+    }
+}
+
+pub(super) async fn deliver(shared: &Shared, lane: &Lane, job: &mut Job, trigger: Trigger) -> Delivered {
     let config = lane.config.load_full();
     let (events, _memory) = loop {
         let events = match open_wanted(shared, &config, job).await {
             Ok(events) => events,
-            Err(outcome) => return outcome,
+            Err(Outcome::Gone) => return Delivered::gone(),
+            Err(outcome) => return Delivered::of(outcome),
         };
         // Taken before the body is made: bodies in flight are what deliveries hold.
         let Some(memory) = shared.memory(body_bytes(&events), lane.is_failing()).await else {
-            return Outcome::Parked;
+            return Delivered::parked();
         };
         // While it waited for memory.
         if !events.iter().any(|event| event.payload.is_erased()) {
             break (events, memory);
         }
     };
-    let is_own = job.carried.is_some();
-    let id = shared.ids.seal(job.place, if is_own { config.number } else { 0 });
+    let id = shared.ids.seal(job.place, if job.is_own() { config.number } else { 0 });
     let body = match events.as_slice() {
         [event] if job.place.kind != EventKind::Batch => {
-            let Some(name) = event.name(&config.settings) else { return Outcome::Unwanted };
+            let Some(name) = event.name(&config.settings) else { return Delivered::of(Outcome::Unwanted) };
             render(lane, &config, &id, name, event.payload.as_ref())
         }
         events => render_batch(shared, &config, events),
     };
-    let started = Instant::now();
-    let answer = post(shared, &config, &id, body).await;
-    let (outcome, status) = judge(&answer);
-    shared.counters.observe(started.elapsed(), &outcome);
-    let ms = started.elapsed().as_secs_f64() * 1e3;
-    let (endpoint, attempt) = (lane.id.as_str(), job.attempts + 1);
-    match answer {
-        Err(fault) => tracing::info!(endpoint, id, attempt, ms, %fault, "delivery failed"),
-        Ok(_) if outcome == Outcome::Delivered => {
-            tracing::debug!(endpoint, id, attempt, status, ms, "delivered");
-        }
-        Ok(_) => tracing::info!(endpoint, id, attempt, status, ms, "delivery failed"),
+    let exchange = post(shared, &config, &id, body).await;
+    let outcome = judge(&exchange.answer);
+    shared.counters.observe(exchange.duration, &outcome);
+    let about = about(shared, &config, job, &id, &events);
+    let failure =
+        record(shared, lane, &config, Told { id, about, number: job.attempts + 1, trigger }, exchange);
+    Delivered { outcome, failure }
+}
+
+/// The committed events that a request carries, as attempts are told of.
+fn about<'a>(
+    shared: &Shared,
+    config: &LaneConfig,
+    job: &Job,
+    id: &str,
+    events: &'a [Opened],
+) -> Vec<About<'a>> {
+    if let (false, [event]) = (job.is_own(), events) {
+        let event_type = event.name(&config.settings).unwrap_or_default();
+        let user = event.payload.user().map(Into::into);
+        return vec![About { place: Some(job.place), message: id.to_owned(), event_type, user }];
     }
-    outcome
+    let carried = job.members();
+    let mut members = carried.chunk_by(|_, next| next.joined);
+    let of_event = |event: &'a Opened| {
+        let event_type = event.name(&config.settings).unwrap_or_default();
+        let user: Option<Arc<str>> = event.payload.user().map(Into::into);
+        let members = members.next().unwrap_or_default().iter();
+        let about = members.map(move |member| (member.place, event_type, user.clone()));
+        about.collect::<Vec<_>>()
+    };
+    let all = events.iter().flat_map(of_event);
+    all.map(|(place, event_type, user)| About {
+        place: Some(place),
+        message: shared.ids.seal(place, 0),
+        event_type,
+        user,
+    })
+    .collect()
 }
 
 /// What a job carries and the endpoint still wants; what is gone or unwanted is cut
@@ -102,7 +162,7 @@ async fn open_wanted(shared: &Shared, config: &LaneConfig, job: &mut Job) -> Res
         match open_event(shared, event_place(members), &places).await {
             Ok(event) if event.name(&config.settings).is_some() => events.push(event),
             Ok(_) => out.extend(first..first + members.len()),
-            Err(PayloadFault::Unreadable) => return Err(Outcome::Failed { retry_after: None }),
+            Err(PayloadFault::Unreadable) => return Err(Outcome::Unreadable),
             Err(PayloadFault::Gone) => {
                 nothing = Outcome::Gone;
                 for (index, (place, decided_at)) in (first..).zip(&places) {
@@ -112,7 +172,7 @@ async fn open_wanted(shared: &Shared, config: &LaneConfig, job: &mut Job) -> Res
                 }
                 // What is left of it is opened with its new id.
                 if out.range(first..first + members.len()).next().is_none() {
-                    return Err(Outcome::Failed { retry_after: None });
+                    return Err(Outcome::Unreadable);
                 }
             }
         }
@@ -161,52 +221,146 @@ async fn open(shared: &Shared, members: &[(Place, u64)]) -> Result<Box<dyn Paylo
     opened.unwrap_or(Err(PayloadFault::Unreadable))
 }
 
-async fn post(
-    shared: &Shared,
-    config: &LaneConfig,
-    id: &str,
-    body: Vec<u8>,
-) -> Result<Answer, crate::client::PostFault> {
-    let mut headers = config.headers.clone();
-    let unix_seconds = u64::try_from(now_ms() / 1000).unwrap_or_default();
-    config.signer.sign(id, unix_seconds, &body, &mut headers);
-    shared.client.post(&config.target, headers, Bytes::from(body), config.settings.timeout()).await
+/// A request and what came back.
+struct Exchange {
+    started_at_ms: i64,
+    duration: Duration,
+    answer: Result<Answer, PostFault>,
 }
 
-fn judge(answer: &Result<Answer, crate::client::PostFault>) -> (Outcome, u16) {
+async fn post(shared: &Shared, config: &LaneConfig, id: &str, body: Vec<u8>) -> Exchange {
+    let mut headers = config.headers.clone();
+    let started_at_ms = shared.clock.now_ms();
+    let unix_seconds = u64::try_from(started_at_ms / 1000).unwrap_or_default();
+    config.signer.sign(id, unix_seconds, &body, &mut headers);
+    let started = Instant::now();
+    let timeout = config.settings.timeout();
+    let answer = shared.client.post(&config.target, headers, Bytes::from(body), timeout).await;
+    Exchange { started_at_ms, duration: started.elapsed(), answer }
+}
+
+fn judge(answer: &Result<Answer, PostFault>) -> Outcome {
     let Ok(answer) = answer else {
-        return (Outcome::Failed { retry_after: None }, 0);
+        return Outcome::Failed { retry_after: None };
     };
-    let status = answer.status.as_u16();
-    let outcome = match status {
+    match answer.status.as_u16() {
         200..=299 => Outcome::Delivered,
         410 => Outcome::SwitchedOff,
         429 | 503 => {
             Outcome::Failed { retry_after: answer.retry_after.map(|pause| pause.min(RETRY_AFTER_MAX)) }
         }
         _ => Outcome::Failed { retry_after: None },
+    }
+}
+
+/// What an attempt was about.
+struct Told<'a> {
+    /// The request's id.
+    id: String,
+    /// Each event that it carried.
+    about: Vec<About<'a>>,
+    number: u32,
+    trigger: Trigger,
+}
+
+/// An event of an attempt.
+struct About<'a> {
+    place: Option<Place>,
+    /// The event's own id.
+    message: String,
+    event_type: &'a str,
+    user: Option<Arc<str>>,
+}
+
+/// Logs an attempt, and records it for each event that it carried; what is to be said if it was the last and failed.
+fn record(
+    shared: &Shared,
+    lane: &Lane,
+    config: &LaneConfig,
+    told: Told<'_>,
+    exchange: Exchange,
+) -> Option<Box<Failure>> {
+    let Exchange { started_at_ms, duration, answer } = exchange;
+    let success = judge(&answer) == Outcome::Delivered;
+    let (status_code, error, response_headers, response_body) = match answer {
+        Ok(answer) => {
+            (Some(answer.status.as_u16()), None, texts(&answer.headers), head(answer.body, success))
+        }
+        Err(fault) => (None, Some(fault.to_string()), Vec::new(), Bytes::new()),
     };
-    (outcome, status)
+    let ms = duration.as_secs_f64() * 1e3;
+    let (endpoint, id, attempt, trigger) = (&*lane.id, &*told.id, told.number, told.trigger.as_str());
+    if success {
+        tracing::debug!(endpoint, id, attempt, trigger, status = status_code, ms, "delivered");
+    } else {
+        tracing::info!(endpoint, id, attempt, trigger, status = status_code, error, ms, "delivery failed");
+    }
+    let failure = (!success).then(|| {
+        let first = told.about.first();
+        Box::new(Failure {
+            event_type: first.map(|about| about.event_type.to_owned()),
+            user: first.and_then(|about| about.user.clone()),
+            status_code,
+            error: error.clone(),
+        })
+    });
+    for About { place, message, event_type, user } in told.about {
+        shared.deliveries.record(Attempt {
+            endpoint: lane.id.clone(),
+            org: lane.org.clone(),
+            user,
+            place,
+            delivery: told.id.clone(),
+            message,
+            event_type: event_type.to_owned(),
+            number: told.number,
+            trigger: told.trigger,
+            success,
+            status_code,
+            error: error.clone(),
+            started_at_ms,
+            duration,
+            url: config.settings.url.clone(),
+            response_headers: response_headers.clone(),
+            response_body: response_body.clone(),
+        });
+    }
+    failure
+}
+
+/// Headers whose values are text.
+fn texts(headers: &HeaderMap) -> Vec<(String, String)> {
+    let text = |value: &hyper::header::HeaderValue| value.to_str().ok().map(str::to_owned);
+    headers.iter().filter_map(|(name, value)| Some((name.as_str().to_owned(), text(value)?))).collect()
+}
+
+/// What is kept of a body. A part of a success is copied, so that it does not hold the
+/// whole in memory.
+fn head(body: Bytes, success: bool) -> Bytes {
+    if success && body.len() > SUCCESS_BODY_BYTES_MAX {
+        return Bytes::copy_from_slice(&body[..SUCCESS_BODY_BYTES_MAX]);
+    }
+    body
 }
 
 /// Sends an example to one endpoint, once, whatever it subscribes to.
-pub(crate) async fn post_example(
+pub(super) async fn deliver_example(
     shared: &Shared,
-    lane: &Arc<Lane>,
+    lane: &Lane,
     id: String,
     name: Option<String>,
     payload: Box<dyn Payload>,
-) {
+) -> Outcome {
     let config = lane.config();
     let topic = shared.topics.get(payload.topic());
-    let own = topic.name_for(&config.settings, EventKind::Created).map(str::to_owned);
-    let name = name.or(own).or_else(|| topic.names().next().map(str::to_owned)).unwrap_or_default();
-    let body = render(lane, &config, &id, &name, payload.as_ref());
-    lane.turn().await;
-    let answer = post(shared, &config, &id, body).await;
-    let endpoint = lane.id.as_str();
-    match answer {
-        Ok(answer) => tracing::info!(endpoint, id, status = answer.status.as_u16(), "test event sent"),
-        Err(fault) => tracing::info!(endpoint, id, %fault, "test event failed"),
-    }
+    let own = topic.name_for(&config.settings, EventKind::Created);
+    let name = name.as_deref().or(own).or_else(|| topic.names().next()).unwrap_or_default();
+    let body = render(lane, &config, &id, name, payload.as_ref());
+    let exchange = post(shared, &config, &id, body).await;
+    let outcome = judge(&exchange.answer);
+    let user = payload.user().map(Into::into);
+    let about = vec![About { place: None, message: id.clone(), event_type: name, user }];
+    let told = Told { id, about, number: 1, trigger: Trigger::Test };
+    record(shared, lane, &config, told, exchange);
+    outcome
 }

@@ -1,207 +1,331 @@
-//! What one request carries: an event, several drawn together, or a batch.
+//! A delivery to make, and the queues in which it waits.
+//!
+//! Live events go first. What is history, comes from a backlog or is tried again goes
+//! behind them, but one in eight of what is sent, so that it never starves. At most
+//! one delivery of a key is in flight; what was taken of a key from the router is sent
+//! in the order it came.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::VecDeque;
 
+use hashbrown::{HashMap, HashSet};
+
+use super::carried::Carried;
 use super::taken::Ticket;
 use super::windows::Drawn;
-use crate::event::{Event, EventKind, Member, Place};
+use crate::event::{Cursor, Event, EventKind, Place};
 use crate::ledger::Exception;
 
+/// One in so many comes from the queue behind, if both have something.
+const BEHIND_EACH: u32 = 8;
+
+/// Bytes of data in one batch, about; one event that is longer goes alone.
+const BATCH_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
 /// A delivery to make.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Job {
     /// The event, or what several begin with.
     pub(crate) place: Place,
+    /// Events of its frame before it.
+    pub(crate) ordinal: u32,
     pub(crate) decided_at: u64,
-    pub(super) key: u64,
+    pub(crate) key: u64,
     /// Attempts made before.
     pub(crate) attempts: u32,
-    /// Of a first attempt; retries are decided already.
-    pub(super) ticket: Option<Ticket>,
-    pub(super) generation: u64,
+    pub(crate) origin: Origin,
+    /// The lane's when it was made.
+    pub(crate) generation: u64,
+    /// Goes behind live events.
+    pub(crate) behind: bool,
+    /// It is a notice: that it is given up is not announced.
+    pub(crate) quiet: bool,
     /// Bytes of its data, about; 0 if that is not known.
     pub(super) bytes: u32,
     /// How many of its keys are in flight for it.
-    pub(super) held: usize,
+    pub(super) keys_held: usize,
     /// What it carries, unless that is one event as it was committed.
     pub(super) carried: Option<Box<Carried>>,
 }
 
-/// The events of a request that carries several, or several drawn together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Carried {
-    pub(super) members: Arc<[Member]>,
-    /// Each key of the members once.
-    keys: Vec<u64>,
-    /// Of a first attempt: tickets, and how many events of each.
-    tickets: Vec<(Ticket, u32)>,
-    /// The exception it was before something of it went.
-    was: Option<Place>,
+/// Where a delivery comes from, which is where its end is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// It was committed just now, or the lane has come to it.
+    Live(Ticket),
+    /// A range that is sent behind live events.
+    Backlog {
+        /// The range's number.
+        number: u64,
+        /// Its ticket there.
+        ticket: Ticket,
+        /// Somebody asked for the range.
+        is_manual: bool,
+    },
+    /// It failed before.
+    Retry,
+    /// The event at the cursor of a lane that is paused.
+    Probe,
+    /// Somebody asked for it; the lane does not know of it.
+    Manual,
+}
+
+impl Origin {
+    /// Whether two first attempts may go in one request.
+    fn goes_with(self, other: Origin) -> bool {
+        match (self, other) {
+            (Origin::Live(_), Origin::Live(_)) => true,
+            (Origin::Backlog { number, .. }, Origin::Backlog { number: other, .. }) => number == other,
+            _ => false,
+        }
+    }
 }
 
 impl Job {
-    /// The first attempt of an event.
-    pub(super) fn first(event: &Event, ticket: Ticket, generation: u64) -> Job {
-        let Event { place, decided_at, key, bytes, .. } = *event;
-        let ticket = Some(ticket);
-        Job { place, decided_at, key, attempts: 0, ticket, generation, bytes, held: 0, carried: None }
+    /// A first attempt.
+    pub(super) fn of(event: &Event, origin: Origin, generation: u64) -> Job {
+        Job {
+            place: event.place,
+            ordinal: event.ordinal,
+            decided_at: event.decided_at,
+            key: event.key,
+            attempts: 0,
+            origin,
+            generation,
+            behind: event.backfill || !matches!(origin, Origin::Live(_) | Origin::Probe),
+            quiet: event.about.is_some(),
+            bytes: event.bytes,
+            keys_held: 0,
+            carried: None,
+        }
     }
 
     /// The first attempt of what was drawn together under one ticket.
     pub(super) fn drawn(drawn: Drawn, ticket: Ticket, generation: u64) -> Job {
-        let Drawn { members, bytes, .. } = drawn;
-        let Member { place, decided_at, key, .. } = members[0];
-        let alone = Job {
+        let Drawn { members, bytes, backfill, .. } = drawn;
+        let first = members[0];
+        let origin = Origin::Live(ticket);
+        let carried = (members.len() > 1).then(|| Box::new(Carried::drawn(members, origin)));
+        let place =
+            if carried.is_some() { first.place.beginning(EventKind::Coalesced, 0) } else { first.place };
+        Job {
             place,
-            decided_at,
-            key,
+            ordinal: first.ordinal,
+            decided_at: first.decided_at,
+            key: first.key,
             attempts: 0,
-            ticket: Some(ticket),
+            origin,
             generation,
+            behind: backfill,
+            quiet: false,
             bytes,
-            held: 0,
-            carried: None,
-        };
-        if members.len() == 1 {
-            return alone;
+            keys_held: 0,
+            carried,
         }
-        let tickets = vec![(ticket, u32::try_from(members.len()).unwrap_or(u32::MAX))];
-        let carried = Carried { tickets, ..Carried::of(members.into()) };
-        Job { place: place.beginning(EventKind::Coalesced, 0), carried: Some(Box::new(carried)), ..alone }
-    }
-
-    /// One request of several first attempts; of one it is that one.
-    ///
-    /// # Panics
-    /// If there are none.
-    pub(super) fn batch(mut jobs: Vec<Job>) -> Job {
-        if jobs.len() == 1 {
-            return jobs.swap_remove(0);
-        }
-        // So the first is the one that needs the journal the longest.
-        jobs.sort_by_key(Job::begins_at);
-        let first = jobs[0].clone();
-        let members: Vec<Member> = jobs.iter().flat_map(Job::members).collect();
-        let place = members[0].place.beginning(EventKind::Batch, 0);
-        let tickets = jobs.iter().flat_map(Job::tickets).collect();
-        let carried = Carried { tickets, ..Carried::of(members.into()) };
-        let held = carried.keys.len();
-        Job { place, held, carried: Some(Box::new(carried)), ..first }
-    }
-
-    /// The first event's place.
-    pub(super) fn begins_at(&self) -> Place {
-        self.carried.as_ref().map_or(self.place, |carried| carried.members[0].place)
     }
 
     /// Another attempt.
     pub(super) fn retry(exception: &Exception, generation: u64) -> Job {
-        let Exception { place, decided_at, key, attempts, ref members, .. } = *exception;
-        let carried = (!members.is_empty()).then(|| Box::new(Carried::of(members.clone())));
-        Job { place, decided_at, key, attempts, ticket: None, generation, bytes: 0, held: 0, carried }
-    }
-
-    /// The exception that it becomes if it fails.
-    pub(super) fn exception(&self, due_at_ms: i64) -> Exception {
-        Exception {
-            place: self.place,
-            decided_at: self.decided_at,
-            key: self.key,
-            attempts: self.attempts + 1,
-            due_at_ms,
-            members: self.carried.as_ref().map(|carried| carried.members.clone()).unwrap_or_default(),
+        Job {
+            place: exception.place,
+            ordinal: exception.ordinal,
+            decided_at: exception.decided_at,
+            key: exception.key,
+            attempts: exception.attempts,
+            origin: Origin::Retry,
+            generation,
+            behind: true,
+            quiet: exception.quiet,
+            bytes: 0,
+            keys_held: 0,
+            carried: Carried::of_exception(exception),
         }
     }
 
-    /// The exception that it is, if it is one.
-    pub(super) fn excepted_at(&self) -> Place {
-        self.carried.as_ref().and_then(|carried| carried.was).unwrap_or(self.place)
+    /// Where a reader stands that reads its event next.
+    pub(crate) fn cursor(&self) -> Cursor {
+        Cursor { sequence: self.place.sequence, ordinal: self.ordinal }
     }
 
-    /// What must not be in flight elsewhere.
-    pub(super) fn keys(&self) -> &[u64] {
-        match &self.carried {
-            Some(carried) => &carried.keys,
-            None => std::slice::from_ref(&self.key),
+    /// Where a reader stands that has read its event.
+    pub(crate) fn next_cursor(&self) -> Cursor {
+        Cursor { sequence: self.place.sequence, ordinal: self.ordinal + 1 }
+    }
+}
+
+/// What is ready to be sent, and the keys in flight. Bounded by what a lane takes.
+#[derive(Debug, Default)]
+pub(super) struct Queues {
+    first: VecDeque<Job>,
+    behind: VecDeque<Job>,
+    /// Keys of live events in the queue behind, with how many there are: live events
+    /// of these keys go there too, so that they keep their order.
+    held: HashMap<u64, u32>,
+    /// Keys in flight, with what waits for them.
+    busy: HashMap<u64, VecDeque<Job>>,
+    /// Jobs in `busy`.
+    parked: usize,
+    /// Jobs given since the last one from behind.
+    since_behind: u32,
+}
+
+impl Queues {
+    pub(super) fn push(&mut self, mut job: Job) {
+        if matches!(job.origin, Origin::Live(_)) {
+            job.behind |= self.held.contains_key(&job.key);
+            if job.behind {
+                *self.held.entry(job.key).or_default() += 1;
+            }
         }
+        if job.behind { self.behind.push_back(job) } else { self.first.push_back(job) }
     }
 
-    /// Tickets of a first attempt, and how many events of each.
-    pub(super) fn tickets(&self) -> Vec<(Ticket, u32)> {
-        match (&self.carried, self.ticket) {
-            (_, None) => Vec::new(),
-            (Some(carried), _) => carried.tickets.clone(),
-            (None, Some(ticket)) => vec![(ticket, 1)],
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_empty() && self.behind.is_empty()
+    }
+
+    /// Jobs that are not in flight.
+    pub(super) fn len(&self) -> usize {
+        self.first.len() + self.behind.len() + self.parked
+    }
+
+    /// The next job whose keys are free, which is in flight from now on; others go
+    /// behind the one in flight. A first attempt takes up to `batch` ready events
+    /// with it.
+    pub(super) fn next(&mut self, batch: usize) -> Option<Job> {
+        while let Some(job) = self.pop() {
+            if let Some(job) = self.hold_keys(job) {
+                return Some(if batch > 1 { self.gather(job, batch) } else { job });
+            }
         }
+        None
     }
 
-    fn members(&self) -> Vec<Member> {
-        match &self.carried {
-            Some(carried) => carried.members.to_vec(),
-            None => {
-                let Job { place, decided_at, key, .. } = *self;
-                vec![Member { place, decided_at, key, joined: false, cut: 0 }]
+    /// Puts a job's keys in flight, or the job behind the first that is. Keys are
+    /// taken in their order and kept meanwhile: so a batch gets all of its own in the
+    /// end, and no two wait for each other.
+    fn hold_keys(&mut self, mut job: Job) -> Option<Job> {
+        while let Some(key) = job.keys().get(job.keys_held).copied() {
+            if let Some(waiting) = self.busy.get_mut(&key) {
+                waiting.push_back(job);
+                self.parked += 1;
+                return None;
+            }
+            self.busy.insert(key, VecDeque::new());
+            job.keys_held += 1;
+        }
+        self.let_go(&job);
+        Some(job)
+    }
+
+    /// Adds to a first attempt what else is ready to go with it.
+    fn gather(&mut self, first: Job, most: usize) -> Job {
+        let (origin, behind) = (first.origin, first.behind);
+        let mut bytes = u64::from(first.bytes);
+        let mut own: HashSet<u64> = first.keys().iter().copied().collect();
+        let mut jobs = vec![first];
+        while jobs.len() < most {
+            let queue = if behind { &mut self.behind } else { &mut self.first };
+            let fits = |next: &Job| {
+                next.origin.goes_with(origin) && bytes + u64::from(next.bytes) <= BATCH_BYTES_MAX
+            };
+            let Some(next) = queue.pop_front_if(|next| fits(next)) else { break };
+            let next_bytes = u64::from(next.bytes);
+            // Behind one of its own key: the order within the batch is that of commits.
+            let held = if own.contains(&next.key) {
+                self.let_go(&next);
+                Some(next)
+            } else {
+                self.hold_keys(next)
+            };
+            if let Some(next) = held {
+                bytes += next_bytes;
+                own.insert(next.key);
+                jobs.push(next);
+            }
+        }
+        Job::batch(jobs)
+    }
+
+    fn pop(&mut self) -> Option<Job> {
+        let Some(next) = self.behind.front() else {
+            self.since_behind = 0;
+            return self.first.pop_front();
+        };
+        let is_its_turn = self.since_behind + 1 >= BEHIND_EACH && !self.overtakes(next);
+        if is_its_turn || self.first.is_empty() {
+            self.since_behind = 0;
+            return self.behind.pop_front();
+        }
+        self.since_behind = (self.since_behind + 1).min(BEHIND_EACH);
+        self.first.pop_front()
+    }
+
+    /// Whether a job from behind would go before what came before it.
+    fn overtakes(&self, job: &Job) -> bool {
+        matches!(job.origin, Origin::Live(_)) && self.first.iter().any(|first| first.key == job.key)
+    }
+
+    fn let_go(&mut self, job: &Job) {
+        if !job.behind || !matches!(job.origin, Origin::Live(_)) {
+            return;
+        }
+        if let Some(held) = self.held.get_mut(&job.key) {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(&job.key);
             }
         }
     }
 
-    /// Cuts it anew without the members at these indices, which must not be all:
-    /// under a new id, and so does each event of which something went.
-    pub(super) fn cut_anew(&mut self, gone: &BTreeSet<usize>) {
-        let Some(carried) = &mut self.carried else { return };
-        let mut left: Vec<Member> = Vec::with_capacity(carried.members.len());
-        let mut index = 0;
-        for event in carried.members.chunk_by(|_, next| next.joined) {
-            let indices = index..index + event.len();
-            index = indices.end;
-            let cut = event[0].cut + u8::from(gone.range(indices.clone()).next().is_some());
-            let kept = indices.zip(event).filter(|(index, _)| !gone.contains(index));
-            let kept = kept.enumerate().map(|(place, (_, member))| Member {
-                joined: place > 0,
-                cut: if place == 0 { cut } else { 0 },
-                ..*member
-            });
-            left.extend(kept);
+    /// Keys are no longer in flight: what waits for them is next.
+    pub(super) fn release(&mut self, keys: &[u64]) {
+        let mut waiting: Vec<Job> = keys.iter().filter_map(|key| self.busy.remove(key)).flatten().collect();
+        if keys.len() > 1 {
+            // Of one key they are in order; of several, what came first goes first.
+            waiting.sort_by_key(Job::begins_at);
         }
-        let Member { place, decided_at, key, cut, .. } = left[0];
-        let was = carried.was.unwrap_or(self.place);
-        let cuts = if self.place.kind == EventKind::Batch { self.place.cuts() + 1 } else { u32::from(cut) };
-        self.place = place.beginning(self.place.kind, cuts);
-        (self.decided_at, self.key) = (decided_at, key);
-        // The keys stay in flight together, so they stay as they are.
-        carried.members = left.into();
-        carried.was = Some(was);
-    }
-}
-
-impl Carried {
-    fn of(members: Arc<[Member]>) -> Carried {
-        let mut keys: Vec<u64> = members.iter().map(|member| member.key).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        Carried { members, keys, tickets: Vec::new(), was: None }
+        for job in waiting.into_iter().rev() {
+            self.parked -= 1;
+            if job.behind { self.behind.push_front(job) } else { self.first.push_front(job) }
+        }
     }
 
-    /// Its events, each with the index of its first member.
-    pub(super) fn events(&self) -> impl Iterator<Item = (usize, &[Member])> {
-        let mut index = 0;
-        self.members.chunk_by(|_, next| next.joined).map(move |event| {
-            let first = index;
-            index += event.len();
-            (first, event)
-        })
+    /// Takes out whatever is not in flight.
+    pub(super) fn clear(&mut self) -> Vec<Job> {
+        let mut jobs: Vec<Job> = self.first.drain(..).chain(self.behind.drain(..)).collect();
+        jobs.extend(self.busy.values_mut().flat_map(|waiting| waiting.drain(..)));
+        self.held.clear();
+        self.parked = 0;
+        for job in &jobs {
+            self.release(&job.keys()[..job.keys_held]);
+        }
+        jobs
     }
-}
 
-/// The place of an event that a request carries, and whether it is the endpoint's
-/// own.
-pub(super) fn event_place(members: &[Member]) -> (Place, bool) {
-    let first = members[0];
-    if members.len() == 1 && first.cut == 0 {
-        (first.place, false)
-    } else {
-        (first.place.beginning(EventKind::Coalesced, first.cut.into()), true)
+    /// Takes out jobs that are not in flight.
+    pub(super) fn take_out(&mut self, is_out: impl Fn(&Job) -> bool) -> Vec<Job> {
+        let mut out = Vec::new();
+        let mut keep = |job: &Job| {
+            let stays = !is_out(job);
+            if !stays {
+                out.push(job.clone());
+            }
+            stays
+        };
+        self.first.retain(&mut keep);
+        self.behind.retain(&mut keep);
+        self.busy.values_mut().for_each(|waiting| waiting.retain(&mut keep));
+        self.parked = self.busy.values().map(VecDeque::len).sum();
+        for job in &out {
+            self.let_go(job);
+            self.release(&job.keys()[..job.keys_held]);
+        }
+        out
+    }
+
+    /// Jobs that are not in flight.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Job> {
+        self.first.iter().chain(&self.behind).chain(self.busy.values().flatten())
     }
 }
 
@@ -209,59 +333,146 @@ pub(super) fn event_place(members: &[Member]) -> (Place, bool) {
 mod tests {
     use super::*;
 
-    fn member(sequence: u64, joined: bool) -> Member {
-        let place = Place { sequence, group: 0, chunk: 0, kind: EventKind::Created };
-        Member { place, decided_at: sequence, key: sequence % 2, joined, cut: 0 }
+    fn job(sequence: u64, key: u64, origin: Origin, behind: bool) -> Job {
+        Job {
+            place: Place { sequence, group: 0, chunk: 0, kind: EventKind::Created },
+            ordinal: 0,
+            decided_at: sequence,
+            key,
+            attempts: 0,
+            origin,
+            generation: 0,
+            behind,
+            quiet: false,
+            bytes: 0,
+            keys_held: 0,
+            carried: None,
+        }
     }
 
-    fn job(kind: EventKind, members: &[Member]) -> Job {
-        let exception = Exception {
-            place: members[0].place.beginning(kind, 0),
-            decided_at: 1,
-            key: 1,
-            attempts: 2,
-            due_at_ms: 0,
-            members: members.into(),
-        };
-        Job::retry(&exception, 0)
-    }
-
-    #[test]
-    fn what_is_cut_anew_has_another_place_each_time_and_keeps_what_is_whole() {
-        // Two drawn together, one alone, three drawn together.
-        let flags = [false, true, false, false, true, true];
-        let members: Vec<Member> =
-            (1..).zip(flags).map(|(sequence, joined)| member(sequence, joined)).collect();
-        let mut job = job(EventKind::Batch, &members);
-        let before = job.place;
-        let ids = |job: &Job| -> Vec<(Place, bool)> {
-            job.carried.as_ref().unwrap().events().map(|(_, members)| event_place(members)).collect()
-        };
-        let first = ids(&job);
-        job.cut_anew(&BTreeSet::from([4]));
-        let (second_place, second) = (job.place, ids(&job));
-        assert_eq!((second.len(), &second[..2]), (3, &first[..2]));
-        assert!(second[2] != first[2] && second[2].1);
-        job.cut_anew(&BTreeSet::from([2, 3]));
-        // One is left of the last event: it has the event's new id, not its own.
-        let third = ids(&job);
-        assert_eq!((third.len(), &third[0]), (2, &first[0]));
-        assert!(third[1].1 && third[1] != second[2]);
-        let places = BTreeSet::from([before, second_place, job.place]);
-        assert_eq!((places.len(), job.excepted_at(), job.keys()), (3, before, [0, 1].as_slice()));
-        let left = job.exception(5).members;
-        assert_eq!(left.iter().map(|member| member.place.sequence).collect::<Vec<_>>(), [1, 2, 6]);
+    fn drain(queues: &mut Queues) -> Vec<u64> {
+        std::iter::from_fn(|| {
+            let job = queues.next(1)?;
+            queues.release(job.keys());
+            Some(job.place.sequence)
+        })
+        .collect()
     }
 
     #[test]
-    fn events_drawn_together_keep_their_kind_when_they_are_cut_anew() {
-        let mut job = job(EventKind::Coalesced, &[member(1, false), member(2, true), member(3, true)]);
-        let before = job.place;
-        job.cut_anew(&BTreeSet::from([2]));
-        assert_eq!((job.place.kind, job.place.cuts(), job.place.sequence), (EventKind::Coalesced, 1, 1));
-        assert_ne!(job.place, before);
-        let carried = job.carried.as_ref().unwrap();
-        let (_, event) = carried.events().next().unwrap();
-        assert_eq!(event_place(event), (job.place, true));
+    fn history_goes_behind_live_events_and_never_starves() {
+        let mut queues = Queues::default();
+        (0..3).for_each(|number| queues.push(job(100 + number, 100 + number, Origin::Live(0), true)));
+        (0..20).for_each(|number| queues.push(job(number, number, Origin::Live(0), false)));
+        let order = drain(&mut queues);
+        assert_eq!(order.len(), 23);
+        let behind: Vec<usize> = (0..23).filter(|at| order[*at] >= 100).collect();
+        assert_eq!(behind, [7, 15, 22]);
+    }
+
+    #[test]
+    fn a_live_event_waits_for_history_of_its_key_but_not_for_a_backlog() {
+        let mut queues = Queues::default();
+        let backlog = Origin::Backlog { number: 1, ticket: 0, is_manual: false };
+        queues.push(job(1, 7, Origin::Live(0), true));
+        queues.push(job(2, 8, backlog, true));
+        queues.push(job(3, 7, Origin::Live(1), false));
+        queues.push(job(4, 8, Origin::Live(2), false));
+        assert_eq!(drain(&mut queues), [4, 1, 2, 3]);
+        // The key is free again.
+        queues.push(job(5, 9, Origin::Live(3), true));
+        queues.push(job(6, 7, Origin::Live(4), false));
+        assert_eq!(drain(&mut queues), [6, 5]);
+    }
+
+    #[test]
+    fn history_does_not_overtake_what_came_before_it_of_its_key() {
+        let mut queues = Queues::default();
+        (0..12).for_each(|number| queues.push(job(number, number, Origin::Live(0), false)));
+        queues.push(job(20, 11, Origin::Live(0), true));
+        assert_eq!(drain(&mut queues), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 20]);
+    }
+
+    #[test]
+    fn one_of_a_key_is_in_flight_and_the_others_follow_in_their_order() {
+        let mut queues = Queues::default();
+        (1..=4).for_each(|number| queues.push(job(number, number % 2, Origin::Live(0), false)));
+        let first = queues.next(1).unwrap();
+        let second = queues.next(1).unwrap();
+        assert_eq!((first.place.sequence, second.place.sequence), (1, 2));
+        assert_eq!(queues.next(1), None);
+        queues.release(first.keys());
+        assert_eq!(queues.next(1).map(|job| job.place.sequence), Some(3));
+        assert_eq!(queues.clear().len(), 1);
+        assert_eq!(queues.next(1), None);
+    }
+
+    fn sequences(job: &Job) -> Vec<u64> {
+        job.members().iter().map(|member| member.place.sequence).collect()
+    }
+
+    /// A batch of these keys that is tried again.
+    fn batch(sequence: u64, keys: &[u64]) -> Job {
+        let jobs = keys.iter().map(|key| job(sequence, *key, Origin::Retry, true)).collect();
+        Job { keys_held: 0, ..Job::batch(jobs) }
+    }
+
+    #[test]
+    fn a_batch_takes_what_is_ready_and_leaves_what_is_not() {
+        let mut queues = Queues::default();
+        queues.push(job(1, 3, Origin::Live(0), false));
+        let first = queues.next(1).unwrap();
+        (2..).zip([1, 1, 3, 2]).for_each(|(sequence, key)| {
+            queues.push(job(sequence, key, Origin::Live(sequence), false));
+        });
+        queues.push(job(6, 9, Origin::Retry, false));
+        queues.push(job(7, 8, Origin::Live(7), false));
+        let second = queues.next(10).unwrap();
+        assert_eq!((sequences(&second), second.keys()), (vec![2, 3, 5], [1, 2].as_slice()));
+        // What is tried again goes alone, and one that is alone goes as it is.
+        assert_eq!(queues.next(10).map(|job| (job.place.sequence, job.is_own())), Some((6, false)));
+        assert_eq!(queues.next(10).map(|job| (job.place.sequence, job.is_own())), Some((7, false)));
+        assert_eq!((queues.next(10), queues.len()), (None, 1));
+        queues.release(first.keys());
+        queues.release(second.keys());
+        assert_eq!(queues.next(10).map(|job| job.place.sequence), Some(4));
+    }
+
+    #[test]
+    fn a_batch_is_bounded_by_count_and_by_bytes() {
+        for (most, bytes, expected) in [(3, 10, vec![3, 3, 1]), (10, 1_500_000, vec![2, 2, 2, 1])] {
+            let mut queues = Queues::default();
+            (0..7).for_each(|key| queues.push(Job { bytes, ..job(key, key, Origin::Live(0), false) }));
+            let counts: Vec<usize> =
+                std::iter::from_fn(|| queues.next(most).map(|job| job.members().len())).collect();
+            assert_eq!(counts, expected);
+        }
+    }
+
+    #[test]
+    fn batches_that_are_tried_again_get_their_keys_although_others_want_them_too() {
+        let mut queues = Queues::default();
+        (1..=3).for_each(|key| queues.push(job(key, key, Origin::Live(0), false)));
+        let mut flight: VecDeque<Job> = std::iter::from_fn(|| queues.next(1)).collect();
+        queues.push(batch(10, &[3, 1]));
+        queues.push(batch(20, &[2, 1, 3]));
+        let mut tried = Vec::new();
+        for round in 0..40 {
+            (1..=3).for_each(|key| queues.push(job(100 + round, key, Origin::Live(0), false)));
+            let done = flight.pop_front().unwrap();
+            queues.release(done.keys());
+            while let Some(next) = queues.next(1) {
+                let is_free = |key: &u64| flight.iter().all(|other| !other.keys().contains(key));
+                assert!(next.keys().iter().all(is_free), "{next:?}");
+                tried.extend(next.is_own().then_some(next.place.sequence));
+                flight.push_back(next);
+            }
+        }
+        tried.sort_unstable();
+        assert_eq!(tried, [10, 20]);
+        let waiting = queues.len();
+        assert_eq!((queues.clear().len(), queues.len()), (waiting, 0));
+        flight.iter().for_each(|job| queues.release(job.keys()));
+        assert!(queues.busy.is_empty(), "{:?}", queues.busy);
     }
 }

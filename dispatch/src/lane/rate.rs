@@ -5,28 +5,29 @@
 //! long run no more than `rate` a second. It is one number, the time at which the
 //! bucket would be full again.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// One lane's tokens.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Bucket {
-    /// When it is full again; a time gone by means now.
-    full_at: Option<Instant>,
+    /// When it is full again, on the caller's clock; a time gone by means now.
+    full_at: Duration,
 }
 
 impl Bucket {
     /// How long until there is a token; zero if there is one.
-    pub(super) fn wait(&self, now: Instant, rate: u32) -> Duration {
+    pub(super) fn wait(&self, now: Duration, rate: u32) -> Duration {
         let (pause, bucket) = (pause(rate), bucket(rate));
-        let full_in = self.full_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+        // More than is ever missing means that the clock was set back.
+        let full_in = self.full_at.saturating_sub(now).min(bucket);
         (full_in + pause).saturating_sub(bucket)
     }
 
     /// Takes a token, or says how long until there is one.
-    pub(super) fn take(&mut self, now: Instant, rate: u32) -> Result<(), Duration> {
+    pub(super) fn take(&mut self, now: Duration, rate: u32) -> Result<(), Duration> {
         match self.wait(now, rate) {
             Duration::ZERO => {
-                self.full_at = Some(self.full_at.map_or(now, |at| at.max(now)) + pause(rate));
+                self.full_at = now + pause(rate) + self.full_at.saturating_sub(now);
                 Ok(())
             }
             wait => Err(wait),
@@ -62,10 +63,9 @@ mod tests {
     /// When requests begin if `asks` says how long each one comes after the one before.
     fn begin(rate: u32, asks: impl IntoIterator<Item = Duration>) -> Vec<Duration> {
         let (mut bucket, mut now, mut begun) = (Bucket::default(), Duration::ZERO, Vec::new());
-        let base = Instant::now();
         for pause in asks {
             now += pause;
-            while let Err(wait) = bucket.take(base + now, rate) {
+            while let Err(wait) = bucket.take(now, rate) {
                 assert!(wait > Duration::ZERO && wait <= SECOND, "{wait:?}");
                 now += wait;
             }
@@ -111,5 +111,13 @@ mod tests {
             assert!((took - 10.0).abs() < 0.01, "{took} s at {rate}");
             assert_eq!(begun.iter().filter(|at| **at == Duration::ZERO).count(), rate as usize);
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_stops_nothing_for_long() {
+        let mut bucket = Bucket::default();
+        (0..10).for_each(|_| bucket.take(Duration::from_hours(9), 10).unwrap());
+        assert_eq!(bucket.wait(Duration::from_hours(1), 10), Duration::from_millis(100));
+        assert_eq!(bucket.wait(Duration::from_hours(9), 10), Duration::from_millis(100));
     }
 }

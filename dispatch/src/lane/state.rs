@@ -1,105 +1,722 @@
-//! What changes a lane's state: each call under the lane's lock, none of them waits.
+//! What changes a lane's state: pure, told the time, each call under the lane's lock.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Job, Mode, State, Unsaved, now_ms};
-use crate::event::{Cursor, Place};
+use super::backlog::{Backlogs, SLICE_EVENTS, Span};
+use super::carried::cursor_of;
+use super::delivery::Outcome;
+use super::gather::Shape;
+use super::job::{Job, Origin, Queues};
+use super::pause::{FAILURES_MAX, PROBE_FIRST, Pause, ms};
+use super::rate::Bucket;
+use super::taken::{Taken, Ticket};
+use super::windows::Windows;
+use crate::event::{Cursor, Event, Place};
+use crate::ledger::{BacklogKind, Exception, GivenUp, Health, LaneRecord};
+use crate::notice::DisabledReason;
+
+/// Events taken and not decided: enough to keep a fast receiver busy between two
+/// fills, small enough for ten thousand lanes.
+const TAKEN_MAX: usize = 512;
+/// Requests in flight to a receiver that answers well.
+pub(super) const WINDOW_MAX: usize = 64;
+/// Requests in flight to begin with; one more with each success, half as many with
+/// each failure.
+pub(super) const WINDOW_FIRST: usize = 8;
+/// Deliveries that wait for another attempt; then the lane pauses.
+pub(super) const EXCEPTIONS_MAX: usize = 1000;
+/// Live events taken although so many wait: else a lane that resumes would take none.
+const TAKEN_MIN: usize = WINDOW_FIRST;
+/// An endpoint that only fails for so long is switched off.
+const FAILING_MAX_MS: i64 = 5 * 24 * 3600 * 1000;
+/// How soon a lane that could not read on tries again.
+const READ_AGAIN_MS: i64 = 100;
+
+/// Where a lane's events come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// The router offers them.
+    #[default]
+    Live,
+    /// It reads them itself, from here on.
+    Behind(Cursor),
+    /// It tries one now and then.
+    Paused(Pause),
+    /// It takes none.
+    Off,
+}
+
+/// What a lane knows of its deliveries.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) mode: Mode,
+    /// Raised when the lane begins anew: what was under way then is not its own.
+    pub(super) generation: u64,
+    /// It takes no event before this: the router may still be on its way here.
+    pub(super) from: Cursor,
+    pub(super) taken: Taken,
+    pub(super) queues: Queues,
+    /// Workers that run.
+    pub(super) workers: usize,
+    pub(super) window: usize,
+    pub(super) exceptions: BTreeMap<Place, Exception>,
+    /// Exceptions by when they are due; none that is in flight or ready.
+    pub(super) due: BTreeSet<(i64, Place)>,
+    /// Events that are still to be read and need not be taken: they are decided, or
+    /// were an exception when they were passed.
+    pub(super) ahead: BTreeSet<Place>,
+    pub(super) backlogs: Backlogs,
+    pub(super) health: Health,
+    pub(super) failures_in_a_row: u32,
+    /// What the next save has to tell.
+    pub(super) unsaved: Unsaved,
+    /// Whether the catalog has a cursor of this lane.
+    pub(super) row: Option<Cursor>,
+    /// What the catalog has of its health.
+    pub(super) health_saved: Health,
+    /// Somebody reads the journal for this lane now.
+    pub(super) filling: bool,
+    pub(super) counts: Counts,
+    /// How requests are made.
+    pub(super) shape: Shape,
+    /// Events that wait to be drawn together.
+    pub(super) windows: Windows,
+    /// Members of exceptions that carry several.
+    pub(super) carried: BTreeSet<Place>,
+    /// What is left of the rate.
+    pub(super) bucket: Bucket,
+}
+
+/// What is counted since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) delivered: u64,
+    pub(super) failed: u64,
+    pub(super) given_up: u64,
+    /// Events that passed and were not read yet.
+    pub(super) passed: u64,
+    pub(super) last_success_ms: Option<i64>,
+    pub(super) last_failure_ms: Option<i64>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Unsaved {
+    pub(super) failed: BTreeSet<Place>,
+    pub(super) settled: BTreeSet<Place>,
+    /// Decided once their exceptions are durable: where they come from, and how many
+    /// events of each.
+    pub(super) tickets: Vec<(Origin, u32)>,
+    pub(super) given_up: Vec<GivenUp>,
+    /// Whatever the catalog has of this lane is of a time before it began anew.
+    pub(super) wiped: bool,
+    /// It needs other frames than it did.
+    pub(super) needs: bool,
+}
+
+/// What the end of an attempt asks of whoever made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    Nothing,
+    /// The delivery was given up: to be announced.
+    GaveUp,
+    /// The endpoint is to be switched off.
+    SwitchOff(DisabledReason),
+}
+
+/// What a lane has to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Chore {
+    /// Its events, from its own cursor on.
+    Follow(Cursor),
+    /// An event to probe with.
+    Probe(Cursor),
+    /// Where the router is, to join it there; this rests since the pause.
+    Resume(Option<Cursor>),
+    /// What is sent behind live events.
+    Backlog(Span),
+}
 
 impl State {
-    pub(super) fn wants_worker(&self) -> bool {
-        !self.ready.is_empty() && self.workers < self.window
+    /// A lane that begins at a cursor of its own.
+    pub(super) fn begin(is_active: bool, from: Cursor) -> State {
+        let mode = if is_active { Mode::Behind(from) } else { Mode::Off };
+        State { mode, from, row: is_active.then_some(from), window: WINDOW_FIRST, ..State::default() }
     }
 
-    pub(super) fn wants_fill(&self) -> bool {
-        matches!(self.mode, Mode::Behind(_)) && !self.filling && self.has_much_room()
+    /// A lane as a restart finds it.
+    pub(super) fn restored(is_active: bool, record: LaneRecord) -> State {
+        if !is_active {
+            return State { mode: Mode::Off, window: WINDOW_FIRST, ..State::default() };
+        }
+        let LaneRecord { row, health, exceptions, backlogs } = record;
+        let members = exceptions.iter().flat_map(|exception| exception.members.iter());
+        let carried: BTreeSet<Place> = members.map(|member| member.place).collect();
+        let ahead: BTreeSet<Place> =
+            exceptions.iter().map(|exception| exception.place).chain(carried.iter().copied()).collect();
+        let mode = match (health.paused_at_ms, row) {
+            // Probed at once.
+            (Some(_), row) => Mode::Paused(Pause::new(row, 0)),
+            (None, Some(from)) => Mode::Behind(from),
+            (None, None) => Mode::Live,
+        };
+        State {
+            mode,
+            window: WINDOW_FIRST,
+            from: row.unwrap_or_default(),
+            due: exceptions.iter().map(|exception| (exception.due_at_ms, exception.place)).collect(),
+            exceptions: exceptions.into_iter().map(|exception| (exception.place, exception)).collect(),
+            backlogs: Backlogs::restored(backlogs, &ahead),
+            ahead,
+            health,
+            health_saved: health,
+            row,
+            carried,
+            ..State::default()
+        }
+    }
+
+    /// An event from the router; true if there is something to do now.
+    pub(super) fn offer(&mut self, event: &Event, now_ms: i64) -> bool {
+        if event.cursor() < self.from {
+            return false;
+        }
+        match &mut self.mode {
+            Mode::Off => return false,
+            Mode::Behind(_) => {
+                self.counts.passed += 1;
+                return false;
+            }
+            Mode::Paused(pause) => {
+                if self.exceptions.contains_key(&event.place) || self.carried.contains(&event.place) {
+                    return false;
+                }
+                self.counts.passed += 1;
+                return pause.pass(event.cursor());
+            }
+            Mode::Live => {}
+        }
+        if self.is_known(event) {
+            return false;
+        }
+        if !self.has_room() {
+            self.counts.passed = 1;
+            self.mode = Mode::Behind(event.cursor());
+            return false;
+        }
+        self.take(event, now_ms);
+        self.wants_worker()
+    }
+
+    /// Whether an event that is read in order need not be taken.
+    pub(super) fn is_known(&mut self, event: &Event) -> bool {
+        while self.ahead.first().is_some_and(|first| first.sequence < event.place.sequence) {
+            self.ahead.pop_first();
+        }
+        self.is_excepted(event.place) || self.ahead.remove(&event.place)
+    }
+
+    /// Whether an event that somebody asked for waits already, or will come anyway.
+    pub(super) fn will_send(&self, event: &Event) -> bool {
+        let at = event.cursor();
+        let rests = match &self.mode {
+            Mode::Behind(from) => *from <= at,
+            Mode::Paused(pause) => pause.from.is_some_and(|from| from <= at),
+            Mode::Live | Mode::Off => false,
+        };
+        rests || self.is_excepted(event.place) || self.taken.contains(at) || self.backlogs.will_send(at)
+    }
+
+    /// Room for another event of the lane's own.
+    pub(super) fn has_room(&self) -> bool {
+        // All that is taken may fail.
+        let held = self.held();
+        let may_wait = self.exceptions.len() + held + self.backlogs.taken_len();
+        held < TAKEN_MAX && (may_wait < EXCEPTIONS_MAX || held < TAKEN_MIN)
+    }
+
+    pub(super) fn wants_worker(&self) -> bool {
+        !self.queues.is_empty() && self.workers < self.window
+    }
+
+    /// Whether it is time to read on.
+    pub(super) fn wants_fill(&self, now_ms: i64) -> bool {
+        !self.filling
+            && match self.chore(now_ms) {
+                Some(Chore::Follow(_)) => self.held() < TAKEN_MAX / 2,
+                other => other.is_some(),
+            }
+    }
+
+    /// What is to be read next.
+    pub(super) fn chore(&self, now_ms: i64) -> Option<Chore> {
+        match &self.mode {
+            Mode::Off => None,
+            Mode::Paused(pause) if pause.resumes => {
+                // The probe may come to an end that changes what rests.
+                (!pause.is_out).then_some(Chore::Resume(pause.from))
+            }
+            Mode::Paused(pause) => {
+                let looks = pause.is_due(now_ms) && pause.from.is_some() && pause.probe.is_none();
+                looks.then_some(Chore::Probe(pause.at.max(pause.alive)))
+            }
+            Mode::Behind(from) if self.has_room() => Some(Chore::Follow(*from)),
+            Mode::Behind(_) | Mode::Live => {
+                let may_wait = self.exceptions.len() + self.held() + self.backlogs.taken_len();
+                let fits = may_wait + SLICE_EVENTS < EXCEPTIONS_MAX;
+                let span = self.backlogs.next_span().filter(|_| fits);
+                span.map(Chore::Backlog)
+            }
+        }
+    }
+
+    /// When the keeper is to look at it again.
+    pub(super) fn next_wake(&self, now_ms: i64) -> Option<i64> {
+        let due = self.due.first().map(|(due, _)| *due);
+        let own = match &self.mode {
+            Mode::Off => return None,
+            Mode::Paused(pause) if pause.is_out => return None,
+            Mode::Paused(pause) if pause.resumes => Some(now_ms + READ_AGAIN_MS),
+            Mode::Paused(pause) if pause.is_idle => return due.map(|due| due.max(pause.next_ms)),
+            Mode::Paused(pause) => return Some(pause.next_ms.max(now_ms)),
+            Mode::Live | Mode::Behind(_) => None,
+        };
+        let reads = self.wants_fill(now_ms).then_some(now_ms + READ_AGAIN_MS);
+        [due, own, reads, self.next_gather(now_ms)].into_iter().flatten().min()
+    }
+
+    /// Takes what was read of a range, as far as there is room; `reached` is where its
+    /// reader stands.
+    pub(super) fn take_slice(&mut self, span: Span, events: &[Event], reached: Cursor, now_ms: i64) {
+        if !self.backlogs.is_at(span) || !matches!(self.mode, Mode::Live | Mode::Behind(_)) {
+            return;
+        }
+        for event in events {
+            let is_asked = span.kind != BacklogKind::Passed;
+            let waits = if is_asked { self.will_send(event) } else { self.is_excepted(event.place) };
+            if self.backlogs.passes_over(event) || waits {
+                continue;
+            }
+            if let Some((number, ticket, is_manual)) = self.backlogs.take(event, now_ms) {
+                let origin = Origin::Backlog { number, ticket, is_manual };
+                self.queues.push(Job::of(event, origin, self.generation));
+            }
+        }
+        self.backlogs.reached(reached);
+    }
+
+    /// The next job whose key is free.
+    pub(super) fn next_job(&mut self, now_ms: i64) -> Option<Job> {
+        let job = self.next_shaped(now_ms)?;
+        if let (Mode::Paused(pause), Origin::Probe) = (&mut self.mode, job.origin) {
+            pause.began(now_ms);
+        }
+        Some(job)
+    }
+
+    /// An attempt came to its end.
+    pub(super) fn finish(&mut self, job: &Job, outcome: Outcome, retries: &[Duration], now_ms: i64) -> After {
+        if outcome == Outcome::Parked {
+            return After::Nothing;
+        }
+        let is_own = job.generation == self.generation;
+        let after = if is_own { self.judge(job, outcome, retries, now_ms) } else { After::Nothing };
+        self.queues.release(job.keys());
+        after
+    }
+
+    fn judge(&mut self, job: &Job, outcome: Outcome, retries: &[Duration], now_ms: i64) -> After {
+        match outcome {
+            Outcome::Parked => After::Nothing,
+            Outcome::Delivered => {
+                self.succeeded(now_ms);
+                self.settle(job);
+                After::Nothing
+            }
+            Outcome::Unwanted => {
+                self.settle(job);
+                After::Nothing
+            }
+            Outcome::Gone => {
+                self.settle(job);
+                if job.origin != Origin::Retry {
+                    return After::Nothing;
+                }
+                self.note_given_up(job, now_ms);
+                After::GaveUp
+            }
+            Outcome::SwitchedOff => {
+                self.failed(now_ms);
+                After::SwitchOff(DisabledReason::Gone)
+            }
+            Outcome::Unreadable => self.retry(job, Duration::ZERO, retries, now_ms),
+            Outcome::Failed { retry_after } => {
+                if self.failed(now_ms) {
+                    return After::SwitchOff(DisabledReason::Failing);
+                }
+                self.retry(job, retry_after.unwrap_or_default(), retries, now_ms)
+            }
+        }
+    }
+
+    fn succeeded(&mut self, now_ms: i64) {
+        self.window = (self.window + 1).min(WINDOW_MAX);
+        self.failures_in_a_row = 0;
+        self.health.failing_since_ms = None;
+        self.counts.delivered += 1;
+        self.counts.last_success_ms = Some(now_ms);
+        if let Mode::Paused(pause) = &mut self.mode {
+            pause.resumes = true;
+        }
+    }
+
+    /// True if it has only failed for too long.
+    fn failed(&mut self, now_ms: i64) -> bool {
+        self.window = (self.window / 2).max(1);
+        self.failures_in_a_row += 1;
+        self.counts.failed += 1;
+        self.counts.last_failure_ms = Some(now_ms);
+        let since = *self.health.failing_since_ms.get_or_insert(now_ms);
+        now_ms.saturating_sub(since) >= FAILING_MAX_MS
     }
 
     /// An event is done with.
-    pub(super) fn settle(&mut self, job: &Job) {
-        if job.generation != self.generation {
-            return;
-        }
-        for (ticket, events) in job.tickets() {
-            self.taken.decide_many(ticket, events);
-        }
-        if job.ticket.is_none() {
-            self.forget_exception(job.excepted_at());
-            self.forget_exception(job.place);
-        }
-    }
-
-    /// An attempt failed and another one is due after `pause`.
-    pub(super) fn except(&mut self, job: &Job, pause: Duration) {
-        let due_at_ms = now_ms().saturating_add(i64::try_from(pause.as_millis()).unwrap_or(i64::MAX));
-        if job.generation != self.generation {
-            return;
-        }
-        if job.excepted_at() != job.place {
-            // Something of it went: it is another one now.
-            self.forget_exception(job.excepted_at());
-        }
-        let exception = job.exception(due_at_ms);
-        self.due.insert((due_at_ms, job.place));
-        self.unsaved.settled.remove(&job.place);
-        self.unsaved.failed.insert(job.place);
-        self.insert_exception(exception);
-        self.unsaved.tickets.extend(job.tickets());
-    }
-
-    /// Ends a delivery that waits; false if it ended meanwhile. One that is in flight
-    /// finds nothing of its own when it ends.
-    pub(super) fn give_up(&mut self, place: Place) -> bool {
-        let Some(exception) = self.exceptions.get(&place) else { return false };
-        self.due.remove(&(exception.due_at_ms, place));
-        self.forget_exception(place);
-        let mut held = Vec::new();
-        self.ready.retain(|job| {
-            let stays = job.place != place || job.ticket.is_some();
-            if !stays {
-                held.extend_from_slice(&job.keys()[..job.held]);
+    fn settle(&mut self, job: &Job) {
+        match job.origin {
+            Origin::Live(_) | Origin::Backlog { .. } if job.is_own() => {
+                job.origins().into_iter().for_each(|(origin, events)| self.decide(origin, events));
             }
-            stays
-        });
-        self.release(&held);
+            Origin::Live(_) | Origin::Backlog { .. } => self.decide(job.origin, 1),
+            Origin::Retry => {
+                self.settle_exception(job.excepted_at());
+                // What is left of it may have been cut anew meanwhile.
+                self.settle_exception(job.place);
+            }
+            Origin::Manual => {}
+            Origin::Probe => {
+                self.ahead.insert(job.place);
+                self.counts.passed = self.counts.passed.saturating_sub(1);
+                if let Mode::Paused(pause) = &mut self.mode {
+                    pause.decided(job);
+                }
+            }
+        }
+    }
+
+    pub(super) fn settle_exception(&mut self, place: Place) -> bool {
+        let Some(exception) = self.remove_exception(place) else { return false };
+        self.due.remove(&(exception.due_at_ms, place));
+        self.unsaved.failed.remove(&place);
+        self.unsaved.settled.insert(place);
         true
     }
 
-    pub(super) fn wake_due(&mut self, now_ms: i64) {
-        while let Some(&(due, place)) = self.due.first() {
-            if due > now_ms {
-                break;
+    pub(super) fn decide(&mut self, origin: Origin, events: u32) {
+        match origin {
+            Origin::Live(ticket) => self.taken.decide_many(ticket, events),
+            Origin::Backlog { number, ticket, .. } => self.backlogs.decide(number, ticket),
+            Origin::Retry | Origin::Probe | Origin::Manual => {}
+        }
+    }
+
+    /// An attempt failed: another one is due by the schedule, or it is given up.
+    fn retry(&mut self, job: &Job, retry_after: Duration, retries: &[Duration], now_ms: i64) -> After {
+        let not_before_ms = now_ms.saturating_add(ms(retry_after));
+        if job.origin == Origin::Probe {
+            if let Mode::Paused(pause) = &mut self.mode {
+                pause.failed(job, not_before_ms);
             }
-            self.due.pop_first();
-            if let Some(exception) = self.exceptions.get(&place) {
-                self.ready.push_back(Job::retry(exception, self.generation));
+            return After::Nothing;
+        }
+        let Some(pause) = retries.get(job.attempts as usize) else {
+            self.settle(job);
+            self.note_given_up(job, now_ms);
+            self.pause_if_failing(BTreeSet::new(), now_ms);
+            return After::GaveUp;
+        };
+        let due_at_ms = not_before_ms.max(now_ms.saturating_add(ms(*pause)));
+        match job.origin {
+            // No room for its failure: it rests with those that were not tried.
+            Origin::Live(_) if self.exceptions.len() >= EXCEPTIONS_MAX => {
+                for member in job.members() {
+                    self.ahead.remove(&member.place);
+                }
+                self.pause_if_failing(live_tickets(job), now_ms);
+            }
+            _ => {
+                self.except(job, due_at_ms);
+                self.pause_if_failing(BTreeSet::new(), now_ms);
             }
         }
+        After::Nothing
+    }
+
+    fn except(&mut self, job: &Job, due_at_ms: i64) {
+        let (place, was) = (job.place, job.excepted_at());
+        // One that ended while it was in flight stays ended.
+        let is_there = |place: &Place| self.exceptions.contains_key(place);
+        if job.origin == Origin::Retry && !is_there(&place) && !is_there(&was) {
+            return;
+        }
+        if was != place {
+            // Something of it went: it is another one now.
+            self.settle_exception(was);
+        }
+        self.insert_exception(job.exception(due_at_ms));
+        self.due.insert((due_at_ms, place));
+        self.unsaved.settled.remove(&place);
+        self.unsaved.failed.insert(place);
+        if job.origin != Origin::Retry {
+            self.unsaved.tickets.extend(job.origins());
+        }
+    }
+
+    fn note_given_up(&mut self, job: &Job, now_ms: i64) {
+        self.counts.given_up += 1;
+        for member in job.members() {
+            let from = cursor_of(&member);
+            let through = Cursor { ordinal: from.ordinal + 1, ..from };
+            self.unsaved.given_up.push(GivenUp { from, through, at_ms: now_ms });
+        }
+    }
+
+    fn pause_if_failing(&mut self, unkept: BTreeSet<Ticket>, now_ms: i64) {
+        let is_failing = self.failures_in_a_row >= FAILURES_MAX
+            || self.exceptions.len() >= EXCEPTIONS_MAX
+            || !unkept.is_empty();
+        if !is_failing {
+            return;
+        }
+        match &self.mode {
+            Mode::Live | Mode::Behind(_) => self.pause(unkept, now_ms),
+            // What was in flight when it paused, and has no room as an exception.
+            Mode::Paused(_) => self.rest_too(&unkept),
+            Mode::Off => {}
+        }
+    }
+
+    /// Everything that waits rests from now on.
+    fn pause(&mut self, unkept: BTreeSet<Ticket>, now_ms: i64) {
+        let waiting = self.queues.clear();
+        let mut tickets = unkept;
+        // What was to be drawn together is read again.
+        tickets.extend(self.windows.close(&mut Vec::new()));
+        let mut of_backlogs: BTreeSet<(u64, Ticket)> = BTreeSet::new();
+        for job in waiting {
+            match job.origin {
+                Origin::Live(_) => tickets.extend(live_tickets(&job)),
+                Origin::Backlog { number, ticket, .. } => drop(of_backlogs.insert((number, ticket))),
+                Origin::Retry => {
+                    if let Some(exception) = self.exceptions.get(&job.place) {
+                        self.due.insert((exception.due_at_ms, job.place));
+                    }
+                }
+                Origin::Probe | Origin::Manual => {}
+            }
+        }
+        self.backlogs.shed(|number, ticket| of_backlogs.contains(&(number, ticket)));
+        let shed = self.taken.shed(|ticket| tickets.contains(&ticket));
+        self.counts.passed += tickets.len() as u64;
+        self.ahead.extend(shed.ahead);
+        let own = if let Mode::Behind(from) = self.mode { Some(from) } else { None };
+        let first_ms = now_ms.saturating_add(ms(PROBE_FIRST));
+        self.mode = Mode::Paused(Pause::new(shed.from.or(own), first_ms));
+        self.health.paused_at_ms = Some(now_ms);
+    }
+
+    fn rest_too(&mut self, unkept: &BTreeSet<Ticket>) {
+        let shed = self.taken.shed(|ticket| unkept.contains(&ticket));
+        if let (Mode::Paused(pause), Some(from)) = (&mut self.mode, shed.from) {
+            self.ahead.extend(shed.ahead);
+            if pause.from.is_none_or(|known| from < known) {
+                pause.from = Some(from);
+                pause.at = from;
+            }
+        }
+    }
+
+    /// An event to probe with, found by a reader that stood at `at`.
+    pub(super) fn probe_with(&mut self, at: Cursor, event: &Event, now_ms: i64) {
+        let generation = self.generation;
+        let Mode::Paused(pause) = &mut self.mode else { return };
+        if pause.is_due(now_ms) && pause.at.max(pause.alive) == at && pause.probe.is_none() {
+            pause.at = event.cursor();
+            pause.probe = Some(Job::of(event, Origin::Probe, generation));
+        }
+        self.send_probe(now_ms);
+    }
+
+    /// There is no event to probe with before `reached`: an exception that is due
+    /// serves as well.
+    pub(super) fn probe_without(&mut self, reached: Cursor, now_ms: i64) {
+        let Mode::Paused(pause) = &mut self.mode else { return };
+        if pause.probe.is_none() {
+            pause.at = pause.at.max(reached);
+            self.send_exception_as_probe(now_ms);
+        }
+    }
+
+    /// Does what is due by now; true if something is ready to be sent.
+    pub(super) fn wake(&mut self, now_ms: i64) -> bool {
+        match &mut self.mode {
+            Mode::Off => false,
+            Mode::Live | Mode::Behind(_) => self.wake_due(now_ms),
+            Mode::Paused(pause) => {
+                if pause.is_idle && self.due.first().is_some_and(|(due, _)| *due <= now_ms) {
+                    pause.is_idle = false;
+                }
+                if pause.is_due(now_ms) && pause.from.is_none() {
+                    return self.send_exception_as_probe(now_ms);
+                }
+                self.send_probe(now_ms)
+            }
+        }
+    }
+
+    fn send_probe(&mut self, now_ms: i64) -> bool {
+        let generation = self.generation;
+        let Mode::Paused(pause) = &mut self.mode else { return false };
+        if !pause.is_due(now_ms) {
+            return false;
+        }
+        let Some(probe) = pause.probe.clone() else { return false };
+        pause.is_out = true;
+        self.queues.push(Job { generation, ..probe });
+        true
+    }
+
+    /// Sends the exception that is due first, if nothing else is out.
+    fn send_exception_as_probe(&mut self, now_ms: i64) -> bool {
+        let generation = self.generation;
+        let Mode::Paused(pause) = &mut self.mode else { return false };
+        let due = self.due.first().filter(|(due, _)| *due <= now_ms).copied();
+        let found = due.and_then(|(_, place)| self.exceptions.get(&place));
+        let (Some(due), Some(exception)) = (due, found) else {
+            pause.is_idle = true;
+            return false;
+        };
+        self.due.remove(&due);
+        pause.began(now_ms);
+        self.queues.push(Job::retry(exception, generation));
+        true
+    }
+
+    fn wake_due(&mut self, now_ms: i64) -> bool {
+        let mut woken = false;
+        while let Some(&(due, place)) = self.due.first().filter(|(due, _)| *due <= now_ms) {
+            self.due.remove(&(due, place));
+            if let Some(exception) = self.exceptions.get(&place) {
+                self.queues.push(Job::retry(exception, self.generation));
+                woken = true;
+            }
+        }
+        woken
+    }
+
+    /// Joins the router where it is. What rests becomes a range that is sent behind
+    /// live events, but for what comes before `alive`: that has outlived its schedule
+    /// and is given up, which is returned.
+    pub(super) fn resume(&mut self, routed: Cursor, alive: Cursor, now_ms: i64) -> Option<GivenUp> {
+        let Mode::Paused(pause) = &self.mode else { return None };
+        if !pause.resumes || pause.is_out {
+            return None;
+        }
+        let from = pause.from.unwrap_or(routed).min(routed);
+        let begin = from.max(alive.min(routed));
+        if begin < routed {
+            self.backlogs.add_passed(begin, routed, std::mem::take(&mut self.ahead));
+        }
+        self.mode = Mode::Live;
+        self.from = routed;
+        self.window = WINDOW_FIRST;
+        self.counts.passed = 0;
+        self.health.paused_at_ms = None;
+        self.wake_due(now_ms);
+        if from >= begin {
+            return None;
+        }
+        let given_up = GivenUp { from, through: begin, at_ms: now_ms };
+        self.unsaved.given_up.push(given_up);
+        Some(given_up)
+    }
+
+    /// A delivery that waits was made by hand.
+    pub(super) fn end_exception(&mut self, place: Place) {
+        if self.settle_exception(place) {
+            self.queues.take_out(|job| job.origin == Origin::Retry && job.place == place);
+        }
+    }
+
+    /// Sends a probe as soon as may be: somebody saw the receiver answer.
+    pub(super) fn hurry(&mut self, now_ms: i64) {
+        if let Mode::Paused(pause) = &mut self.mode {
+            pause.next_ms = pause.next_ms.min(now_ms);
+        }
+    }
+
+    /// Ends what waits and is gone; how much that was. What is in flight finds nothing
+    /// of its own when it ends.
+    pub(super) fn give_up(&mut self, is_gone: impl Fn(Place) -> bool) -> u64 {
+        let members = self.give_up_members(&is_gone);
+        let places: Vec<Place> = self.exceptions.keys().copied().filter(|place| is_gone(*place)).collect();
+        let retries = places.into_iter().filter(|place| self.settle_exception(*place)).count();
+        let out = self.queues.take_out(|job| is_gone(job.place));
+        let of_backlogs = out.iter().filter(|job| matches!(job.origin, Origin::Backlog { .. })).count();
+        out.iter().for_each(|job| self.decide(job.origin, 1));
+        if let Mode::Paused(pause) = &mut self.mode
+            && let Some(probe) = pause.probe.clone().filter(|probe| is_gone(probe.place))
+        {
+            // One that is in flight ends by itself.
+            if out.iter().any(|job| job.origin == Origin::Probe) || !pause.is_out {
+                pause.decided(&probe);
+            }
+        }
+        members + (retries + of_backlogs) as u64
+    }
+
+    /// What waits and could be gone.
+    pub(super) fn waiting(&self) -> Vec<Place> {
+        let queued = self.queues.iter().filter(|job| !job.is_own()).map(|job| job.place);
+        let probe = match &self.mode {
+            Mode::Paused(pause) => pause.probe.as_ref().map(|probe| probe.place),
+            _ => None,
+        };
+        // Of what carries several each is asked after, of the queues only what is alone:
+        // the others are cut anew when they are sent.
+        let alone = self.exceptions.values().filter(|exception| exception.members.is_empty());
+        let alone = alone.map(|exception| exception.place);
+        alone.chain(self.carried.iter().copied()).chain(queued).chain(probe).collect()
     }
 
     /// Forgets what waits; workers in flight find nothing of theirs.
     pub(super) fn reset(&mut self, mode: Mode) {
-        let (workers, window, generation) = (self.workers, self.window, self.generation + 1);
-        let mut taken = std::mem::take(&mut self.taken);
-        taken.clear();
-        let keys = self.keys_in_flight().into_iter().map(|key| (key, VecDeque::new())).collect();
-        let filling = self.filling;
-        let unsaved = Unsaved { wiped: true, ..Unsaved::default() };
+        self.taken.clear();
+        self.queues.clear();
         let from = if let Mode::Behind(from) = mode { from } else { Cursor::default() };
+        let given_up = std::mem::take(&mut self.unsaved.given_up);
         *self = State {
             mode,
-            generation,
             from,
-            taken,
-            busy: keys,
-            workers,
-            window,
-            filling,
-            unsaved,
+            generation: self.generation + 1,
+            taken: std::mem::take(&mut self.taken),
+            queues: std::mem::take(&mut self.queues),
+            workers: self.workers,
+            window: WINDOW_FIRST,
+            filling: self.filling,
+            unsaved: Unsaved { wiped: true, given_up, ..Unsaved::default() },
+            counts: Counts { passed: 0, ..self.counts },
             shape: self.shape,
             bucket: self.bucket,
-            timer: self.timer,
             ..State::default()
         };
     }
+}
+
+/// Tickets of the lane's own events that a job carries.
+fn live_tickets(job: &Job) -> BTreeSet<Ticket> {
+    let ticket = |(origin, _)| match origin {
+        Origin::Live(ticket) => Some(ticket),
+        _ => None,
+    };
+    job.origins().into_iter().filter_map(ticket).collect()
 }

@@ -40,8 +40,9 @@ pub(super) struct Windows {
     cuts: u64,
 }
 
-/// What is drawn together.
-type Series = (u64, EventKind);
+/// What is drawn together: a key, what became of the samples, and whether they are
+/// history.
+type Series = (u64, EventKind, bool);
 
 /// Events that were drawn together.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub(super) struct Drawn {
     pub(super) members: Vec<Member>,
     /// Bytes of their data, about.
     pub(super) bytes: u32,
+    /// They are history.
+    pub(super) backfill: bool,
     samples: u32,
     /// Tells it from an earlier one of the same series.
     cut: u64,
@@ -80,18 +83,23 @@ impl Windows {
 
     /// Adds an event to the window of its series, and appends what has to be cut.
     pub(super) fn add(&mut self, event: &Event, cut: &mut Vec<Drawn>) {
-        let series = (event.key, event.place.kind);
+        let series = (event.key, event.place.kind, event.backfill);
         if self.open.get(&series).is_some_and(|drawn| drawn.samples + event.samples > SAMPLES_MAX) {
             self.cut(series, cut);
         }
         let next = self.cuts + 1;
-        let drawn = self.open.entry(series).or_insert_with(|| Drawn { cut: next, ..Drawn::default() });
+        let drawn = self.open.entry(series).or_insert_with(|| Drawn {
+            cut: next,
+            backfill: event.backfill,
+            ..Drawn::default()
+        });
         if drawn.members.is_empty() {
             self.cuts = next;
             self.order.push_back((next, series));
         }
         drawn.members.push(Member {
             place: event.place,
+            ordinal: event.ordinal,
             decided_at: event.decided_at,
             key: event.key,
             joined: !drawn.members.is_empty(),
@@ -110,14 +118,21 @@ impl Windows {
 
     /// Cuts the window of an event's series, so that the event comes behind it.
     pub(super) fn cut_before(&mut self, event: &Event, cut: &mut Vec<Drawn>) {
-        self.cut((event.key, EventKind::Created), cut);
-        self.cut((event.key, EventKind::Updated), cut);
+        for kind in [EventKind::Created, EventKind::Updated] {
+            self.cut((event.key, kind, false), cut);
+            self.cut((event.key, kind, true), cut);
+        }
     }
 
     /// Whether they end at or before an ordering.
     pub(super) fn end_by(&self, ordering: u64, coalesce_ms: u32) -> bool {
+        self.end(coalesce_ms).is_some_and(|end| end <= ordering.saturating_add(1))
+    }
+
+    /// When they end, as an ordering, if any is open.
+    pub(super) fn end(&self, coalesce_ms: u32) -> Option<u64> {
         let end = (self.number + 1).saturating_mul(u64::from(coalesce_ms.max(1)) * 1000);
-        self.ticket.is_some() && end <= ordering.saturating_add(1)
+        self.ticket.map(|_| end)
     }
 
     /// Closes all, oldest first; returns the ticket that held their beginning.
@@ -163,6 +178,8 @@ mod tests {
             ordering,
             samples,
             bytes: 100,
+            backfill: false,
+            about: None,
         }
     }
 

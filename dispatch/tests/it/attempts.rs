@@ -127,11 +127,13 @@ fn a_delivery_is_given_up_after_the_last_attempt_of_the_schedule() {
     for (event, attempts) in events.iter().zip([6, 7]) {
         let exception = Exception {
             place: event.place,
+            ordinal: event.ordinal,
             decided_at: event.decided_at,
             key: event.key,
             attempts,
             due_at_ms: 0,
             members: Arc::default(),
+            quiet: false,
         };
         world.book.store(|stored| {
             stored.exceptions.insert(("ep_1".to_owned(), event.place), exception);

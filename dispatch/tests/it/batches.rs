@@ -271,7 +271,7 @@ fn a_rate_bounds_requests_of_every_kind() {
     let events = world.log.append_many(70, 70);
     for number in 0..10 {
         let payload = Box::new(Example);
-        run.dispatcher.send_example(run.lane("ep_1"), format!("evt_test_{number}"), None, payload);
+        run.dispatcher.send_example(run.lane("ep_1"), format!("evt_test_{number}"), None, payload).unwrap();
     }
     assert!(comes_within(SOON, || hook.begun() == 80), "{}", hook.begun());
     let took = start.elapsed();

@@ -24,7 +24,7 @@ fn refused_url() -> String {
 }
 
 #[test]
-fn a_dead_endpoint_slows_no_other_and_lags_with_a_cursor() {
+fn a_dead_endpoint_slows_no_other_and_is_paused_with_a_cursor() {
     let (world, living) = (World::new(), Hook::willing());
     let silent = Hook::start(|_| Reply::after(Duration::from_secs(3600)));
     world.endpoint("ep_living", &living.url()).endpoint("ep_refused", &refused_url());
@@ -38,10 +38,10 @@ fn a_dead_endpoint_slows_no_other_and_lags_with_a_cursor() {
     assert!(took < Duration::from_secs(15), "{took:?}");
     assert_eq!(living.taken(), ids_of(&events));
     for dead in ["ep_refused", "ep_silent"] {
-        assert!(run.lane(dead).is_behind(), "{dead}");
+        assert!(comes_within(LONG, || run.lane(dead).is_paused()), "{dead}");
         assert!(comes_within(SOON, || world.book.stored().rows.contains_key(dead)), "{dead}");
     }
-    assert!(comes_within(SOON, || run.lane("ep_refused").exception_count() >= EXCEPTIONS_MAX));
+    assert!(run.lane("ep_refused").exception_count() < 40, "the others rest where they are");
     // The living one has no row, and the others do not hold back its position.
     assert!(comes_within(SOON, || world.book.stored().routed == 5000), "{}", world.book.stored().routed);
     assert!(!world.book.stored().rows.contains_key("ep_living"));
@@ -54,13 +54,15 @@ fn a_dead_endpoint_slows_no_other_and_lags_with_a_cursor() {
 fn wait_for_an_hour(world: &World, events: &[Event]) {
     world.book.store(|stored| {
         for event in events {
-            let Event { place, decided_at, key, .. } = *event;
+            let Event { place, ordinal, decided_at, key, .. } = *event;
             let exception = Exception {
                 place,
+                ordinal,
                 decided_at,
                 key,
                 attempts: 2,
                 due_at_ms: now_ms() + 3_600_000,
+                quiet: false,
                 members: Arc::default(),
             };
             stored.exceptions.insert(("ep_1".to_owned(), place), exception);
@@ -78,7 +80,7 @@ fn a_dead_endpoint_has_no_more_retries_waiting_than_it_may() {
     let run = world.endpoint("ep_1", &dead.url()).start();
     world.log.append_many(2000, 500);
     let lane = run.lane("ep_1");
-    assert!(comes_within(SOON, || lane.exception_count() >= EXCEPTIONS_MAX));
+    assert!(comes_within(SOON, || lane.is_paused()));
     let mut most = 0;
     comes_within(Duration::from_secs(2), || {
         most = most.max(lane.exception_count());

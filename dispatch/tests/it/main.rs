@@ -4,9 +4,11 @@
 
 mod attempts;
 mod batches;
+mod by_hand;
 mod client;
 mod headers;
 mod lagging;
+mod pausing;
 mod receiver;
 mod restarts;
 mod routing;

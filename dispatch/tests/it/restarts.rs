@@ -38,19 +38,19 @@ fn retries_survive_a_restart_and_are_made_when_they_are_due() {
     );
     world.endpoint("ep_1", &hook.url());
     let run = world.start();
-    let events = world.log.append_many(50, 10);
-    assert!(comes_within(SOON, || hook.count() == 50));
+    let events = world.log.append_many(15, 10);
+    assert!(comes_within(SOON, || hook.count() == 15));
     run.stop();
-    assert_eq!(world.book.stored().exceptions.len(), 50);
+    assert_eq!(world.book.stored().exceptions.len(), 15);
     heals.store(true, Ordering::Relaxed);
     // Not due yet.
     let run = world.start();
     std::thread::sleep(Duration::from_millis(300));
-    assert_eq!((hook.count(), run.stats().retries_waiting), (50, 50));
+    assert_eq!((hook.count(), run.stats().retries_waiting), (15, 15));
     run.stop();
     world.hurry(0);
     let run = world.start();
-    assert!(comes_within(SOON, || hook.count() == 100 && world.book.stored().exceptions.is_empty()));
+    assert!(comes_within(SOON, || hook.count() == 30 && world.book.stored().exceptions.is_empty()));
     run.stop();
     assert_eq!(hook.taken(), ids_of(&events));
 }

@@ -78,6 +78,8 @@ fn draft(random: &mut Random) -> Draft {
         kind,
         key: random.below(12),
         samples: 1,
+        backfill: false,
+        about: None,
     }
 }
 

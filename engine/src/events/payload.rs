@@ -34,7 +34,7 @@ use crate::timestamp::{TimestampWriter, write_offset, write_rfc3339};
 use joined::Joined;
 
 /// Samples older than this at commit are history.
-const BACKFILL_AGE_MS: i64 = 48 * 3600 * 1000;
+pub(super) const BACKFILL_AGE_MS: i64 = 48 * 3600 * 1000;
 /// Bytes a sample takes in a body, about: what is allocated for it.
 const SAMPLE_BYTES: usize = 184;
 

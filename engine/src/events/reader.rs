@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use systole_dispatch::event::{Cursor, EventLog, EventReader, ReadFault, Settled, Step, Wanted};
+use systole_dispatch::notice::is_notice;
 use systole_dispatch::{Event, EventKind, Place};
 use systole_storage::Sequence;
 use systole_storage::frame::{
@@ -20,7 +21,7 @@ use systole_storage::journal::{Log, LogCursor, LogError};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::erased::ErasedNow;
-use super::payload::{data_bytes, names_bytes};
+use super::payload::{BACKFILL_AGE_MS, data_bytes, names_bytes};
 use super::topics::EventTopics;
 use crate::registry::Registries;
 
@@ -68,6 +69,24 @@ impl EventLog for JournalEvents {
         let (head, ordering) = self.log.settle(u64::try_from(now.as_micros()).unwrap_or(u64::MAX));
         Settled { head: head.0, ordering }
     }
+
+    fn committed_ms(&self, sequence: u64) -> Result<Option<i64>, ReadFault> {
+        match self.log.frame(Sequence(sequence)) {
+            Ok(frame) => Ok(Some(committed_ms(&frame))),
+            // Dropped, or not there: the next one that is.
+            Err(LogError::Gone { .. }) => {
+                let after = self.log.removed().0.max(sequence.saturating_sub(1));
+                let frames = self.log.cursor(Sequence(after)).next(1).map_err(fault)?;
+                Ok(frames.first().map(committed_ms))
+            }
+            Err(other) => Err(fault(other)),
+        }
+    }
+}
+
+/// By the order of commits, so that it rises also over steps of the clock.
+fn committed_ms(frame: &Frame) -> i64 {
+    i64::try_from(frame.header().stamp.ordering / 1000).unwrap_or(i64::MAX)
 }
 
 /// One reader.
@@ -223,6 +242,7 @@ impl JournalEvents {
             let metric = registry.resolve(group.metric).map(|(metric, _)| metric);
             if let Some(topic) = metric.and_then(|metric| self.topics.of_metric(&registry, metric)) {
                 let user: Arc<str> = group.user.into();
+                let backfill = is_history(frame, first..end);
                 for (kind, change) in KINDS {
                     let rows = (first..end)
                         .map(|index| changed_rows(frame, index, changes.as_deref(), change))
@@ -252,6 +272,8 @@ impl JournalEvents {
                             ordering: stamp.ordering,
                             samples: u32::try_from(samples).expect("at most 2,500"),
                             bytes: u32::try_from(data_bytes(samples, names)).unwrap_or(u32::MAX),
+                            backfill,
+                            about: None,
                         });
                         ordinal += 1;
                     }
@@ -264,10 +286,12 @@ impl JournalEvents {
     /// The event of a published frame.
     fn event_of(&self, frame: &EventFrame) -> Option<Event> {
         let sequence = frame.header().stamp.sequence.0;
+        let topic = self.topics.of_published(frame.name())?;
+        let about = if is_notice(frame.name()) { endpoint_of(frame.data()) } else { None };
         Some(Event {
             org: frame.org().into(),
             user: frame.user().map(Into::into),
-            topic: self.topics.of_published(frame.name())?,
+            topic,
             place: Place { sequence, group: 0, chunk: 0, kind: EventKind::Published },
             ordinal: 0,
             decided_at: sequence,
@@ -275,6 +299,8 @@ impl JournalEvents {
             ordering: frame.header().stamp.ordering,
             samples: 0,
             bytes: u32::try_from(frame.data().len()).unwrap_or(u32::MAX),
+            backfill: false,
+            about,
         })
     }
 }
@@ -299,6 +325,19 @@ pub(super) fn verdict_of(frame: &SamplesFrame, index: usize, changes: Option<&Ch
 fn changed_rows(frame: &SamplesFrame, index: usize, changes: Option<&Changes>, change: Change) -> usize {
     let group = frame.group(index);
     verdict_of(frame, index, changes).count(group.count.max(group.erased_rows), change)
+}
+
+/// Whether groups are history: marked so, or all their samples old when they came.
+fn is_history(frame: &SamplesFrame, mut groups: std::ops::Range<usize>) -> bool {
+    let header = frame.header();
+    let oldest_ms = header.stamp.committed_at.div_euclid(1000) - BACKFILL_AGE_MS;
+    header.is_backfill() || groups.all(|index| frame.group(index).latest < oldest_ms)
+}
+
+/// The endpoint that a notice is about.
+fn endpoint_of(data: &str) -> Option<Arc<str>> {
+    let data: serde_json::Value = serde_json::from_str(data).ok()?;
+    data.get("endpoint_id")?.as_str().map(Into::into)
 }
 
 /// What is delivered one at a time.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
+use systole_dispatch::notice::is_notice;
 use systole_dispatch::topic::{SeriesName, Topic, TopicId, Topics};
 
 use crate::registry::{Metric, MetricId, Registry};
@@ -53,7 +54,8 @@ impl EventTopics {
         for known in types.iter().filter(|known| known.published) {
             let id = TopicId(u32::try_from(topics.len()).expect("a few hundred topics"));
             published.insert(known.name.clone(), id);
-            topics.push(Topic::Published { name: known.name.clone() });
+            let only_if_named = is_notice(&known.name);
+            topics.push(Topic::Published { name: known.name.clone(), only_if_named });
         }
         let samples = types.iter().find(|known| known.name == "heart_rate.created");
         let sample_fields = samples.map(|known| known.fields.clone()).unwrap_or_default();

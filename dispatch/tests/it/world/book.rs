@@ -1,11 +1,13 @@
 //! A ledger that remembers all it was told, and can say no.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Condvar, Mutex};
 
 use systole_dispatch::Place;
 use systole_dispatch::event::{Cursor, Event};
-use systole_dispatch::ledger::{Changes, Exception, Ledger, LedgerFault};
+use systole_dispatch::ledger::{Backlog, Changes, Exception, GivenUp, Health, Ledger, LedgerFault};
+use systole_dispatch::notice::DisabledReason;
 
 use super::{Carried, Hook, hook::Deliveries};
 
@@ -23,7 +25,9 @@ struct State {
     fails: bool,
     /// Saves wait, and how many do.
     held: Option<usize>,
-    switch_offs: Vec<String>,
+    switch_offs: Vec<(String, DisabledReason)>,
+    /// How many of the next calls to switch off fail.
+    switch_off_failures: usize,
     watched: Vec<(String, Arc<Deliveries>)>,
 }
 
@@ -34,6 +38,9 @@ pub(crate) struct Stored {
     pub(crate) rows: BTreeMap<String, Cursor>,
     pub(crate) exceptions: BTreeMap<(String, Place), Exception>,
     pub(crate) switched_off: BTreeSet<String>,
+    pub(crate) health: BTreeMap<String, Health>,
+    pub(crate) backlogs: BTreeMap<(String, u64), Backlog>,
+    pub(crate) given_up: Vec<(String, GivenUp)>,
 }
 
 /// One save.
@@ -49,6 +56,8 @@ impl Stored {
     fn apply(&mut self, changes: &Changes) {
         self.routed = changes.routed;
         self.exceptions.retain(|(endpoint, _), _| !changes.wiped.contains(endpoint));
+        self.backlogs.retain(|(endpoint, _), _| !changes.wiped.contains(endpoint));
+        self.health.retain(|endpoint, _| !changes.wiped.contains(endpoint));
         self.rows.extend(changes.cursors.iter().cloned());
         for endpoint in &changes.caught_up {
             self.rows.remove(endpoint);
@@ -59,6 +68,19 @@ impl Stored {
         for settled in &changes.settled {
             self.exceptions.remove(settled);
         }
+        for (endpoint, health) in &changes.health {
+            match *health == Health::default() {
+                true => drop(self.health.remove(endpoint)),
+                false => drop(self.health.insert(endpoint.clone(), *health)),
+            }
+        }
+        for (endpoint, backlog) in &changes.backlogs {
+            self.backlogs.insert((endpoint.clone(), backlog.number), *backlog);
+        }
+        for finished in &changes.finished {
+            self.backlogs.remove(finished);
+        }
+        self.given_up.extend(changes.given_up.iter().cloned());
     }
 }
 
@@ -87,8 +109,13 @@ impl Book {
     }
 
     /// Endpoints that were switched off, in order.
-    pub(crate) fn switch_offs(&self) -> Vec<String> {
+    pub(crate) fn switch_offs(&self) -> Vec<(String, DisabledReason)> {
         self.state.lock().unwrap().switch_offs.clone()
+    }
+
+    /// This many of the next calls to switch off fail.
+    pub(crate) fn fail_switch_offs(&self, calls: usize) {
+        self.state.lock().unwrap().switch_off_failures = calls;
     }
 
     /// Saves wait until they are let go.
@@ -159,11 +186,25 @@ impl Ledger for Book {
         Ok(())
     }
 
-    fn switch_off(&self, endpoint: &str) -> Result<(), LedgerFault> {
+    fn switch_off(&self, endpoint: &str, reason: DisabledReason) -> Result<(), LedgerFault> {
         let mut state = self.state.lock().unwrap();
-        state.switch_offs.push(endpoint.to_owned());
+        if state.switch_off_failures > 0 {
+            state.switch_off_failures -= 1;
+            return Err(LedgerFault("told to fail".into()));
+        }
+        state.switch_offs.push((endpoint.to_owned(), reason));
         state.stored.switched_off.insert(endpoint.to_owned());
         Ok(())
+    }
+
+    fn given_up(&self, endpoint: &str, sequences: RangeInclusive<u64>) -> Result<Vec<GivenUp>, LedgerFault> {
+        let state = self.state.lock().unwrap();
+        let own =
+            state.stored.given_up.iter().filter(|(of, _)| of == endpoint).map(|(_, given_up)| *given_up);
+        let meets = |given_up: &GivenUp| {
+            given_up.from.sequence <= *sequences.end() && *sequences.start() <= given_up.through.sequence
+        };
+        Ok(own.filter(meets).collect())
     }
 }
 

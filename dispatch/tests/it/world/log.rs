@@ -3,6 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use systole_dispatch::clock::Clock;
 use systole_dispatch::event::{
     Cursor, Event, EventKind, EventLog, EventReader, Place, ReadFault, Settled, Step, Wanted,
 };
@@ -22,17 +23,29 @@ pub(crate) struct Draft {
     pub(crate) kind: EventKind,
     pub(crate) key: u64,
     pub(crate) samples: u32,
+    pub(crate) backfill: bool,
+    pub(crate) about: Option<&'static str>,
 }
 
 impl Draft {
     pub(crate) fn of(key: u64) -> Draft {
-        Draft { org: ORG, user: Some("u_1"), topic: RESTING, kind: EventKind::Created, key, samples: 1 }
+        Draft {
+            org: ORG,
+            user: Some("u_1"),
+            topic: RESTING,
+            kind: EventKind::Created,
+            key,
+            samples: 1,
+            backfill: false,
+            about: None,
+        }
     }
 }
 
 /// Readers share it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Log {
+    clock: Clock,
     state: Arc<Mutex<State>>,
     grown: Condvar,
 }
@@ -41,6 +54,8 @@ pub(crate) struct Log {
 struct State {
     /// By place.
     events: Vec<Event>,
+    /// When each frame was appended.
+    times: Vec<i64>,
     head: u64,
     ordering: u64,
     dropped: u64,
@@ -48,11 +63,16 @@ struct State {
 }
 
 impl Log {
+    pub(super) fn new(clock: Clock) -> Log {
+        Log { clock, state: Arc::default(), grown: Condvar::new() }
+    }
+
     /// Appends a frame.
     pub(crate) fn append(&self, drafts: &[Draft]) -> Vec<Event> {
         let mut state = self.state.lock().unwrap();
         state.head += 1;
         state.ordering = (state.ordering + 1).max(now_micros());
+        state.times.push(self.clock.now_ms());
         let sequence = state.head;
         let event = |(ordinal, draft): (u32, &Draft)| Event {
             org: draft.org.into(),
@@ -65,6 +85,8 @@ impl Log {
             ordering: state.ordering,
             samples: draft.samples,
             bytes: 64,
+            backfill: draft.backfill,
+            about: draft.about.map(Into::into),
         };
         let events: Vec<Event> = (0..).zip(drafts).map(event).collect();
         state.events.extend(events.iter().cloned());
@@ -118,6 +140,12 @@ impl EventLog for Log {
         let mut state = self.state.lock().unwrap();
         state.ordering = state.ordering.max(now_micros());
         Settled { head: state.head, ordering: state.ordering }
+    }
+
+    fn committed_ms(&self, sequence: u64) -> Result<Option<i64>, ReadFault> {
+        let state = self.state.lock().unwrap();
+        let at = sequence.max(state.dropped + 1).saturating_sub(1);
+        Ok(state.times.get(usize::try_from(at).unwrap()).copied())
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod book;
 mod hook;
+mod kept;
 mod log;
 mod source;
 
@@ -16,19 +17,21 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use systole_dispatch::client::Client;
+use systole_dispatch::clock::Clock;
 use systole_dispatch::dialect::Dialect;
 use systole_dispatch::dispatcher::{DispatchParts, DispatchSettings, DispatchStats, Dispatcher};
 use systole_dispatch::endpoint::EndpointSettings;
 use systole_dispatch::event::{Cursor, Event, EventKind, Place};
 use systole_dispatch::id::IdCipher;
 use systole_dispatch::lane::{Lane, LaneConfig};
-use systole_dispatch::ledger::Exception;
+use systole_dispatch::ledger::{Exception, LaneRecord};
 use systole_dispatch::signer::{Secret, Signer};
 use systole_dispatch::target::Targets;
 use systole_dispatch::topic::{SeriesName, Topic, TopicId, Topics};
 
 pub(crate) use book::Book;
 pub(crate) use hook::{Carried, Delivery, Hook, Reply};
+pub(crate) use kept::{Board, Diary};
 pub(crate) use log::{Draft, Log};
 pub(crate) use source::Source;
 
@@ -42,13 +45,15 @@ pub(crate) const HEART_RATE: TopicId = TopicId(1);
 pub(crate) const GLUCOSE: TopicId = TopicId(2);
 /// `check_in.created`, published
 pub(crate) const CHECK_IN: TopicId = TopicId(3);
+/// `message.failed`, for those that name it
+pub(crate) const FAILED: TopicId = TopicId(4);
 
 const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 /// The number of every endpoint.
 pub(crate) const NUMBER: u32 = 77;
 
-/// The four topics above.
+/// The five topics above.
 pub(crate) fn topics() -> Topics {
     let series = |group: Option<&str>, granular| Topic::Series {
         group: group.map(SeriesName::of),
@@ -58,7 +63,8 @@ pub(crate) fn topics() -> Topics {
         series(Some("heart_rate"), "series.resting_heart_rate"),
         series(Some("heart_rate"), "series.heart_rate"),
         series(None, "series.glucose"),
-        Topic::Published { name: "check_in.created".to_owned() },
+        Topic::Published { name: "check_in.created".to_owned(), only_if_named: false },
+        Topic::Published { name: "message.failed".to_owned(), only_if_named: true },
     ])
 }
 
@@ -127,6 +133,10 @@ pub(crate) struct World {
     pub(crate) log: Arc<Log>,
     pub(crate) source: Arc<Source>,
     pub(crate) book: Arc<Book>,
+    pub(crate) diary: Arc<Diary>,
+    pub(crate) board: Arc<Board>,
+    /// How far the clock runs ahead of the system's, in milliseconds.
+    ahead_ms: Arc<AtomicI64>,
     endpoints: Mutex<BTreeMap<String, (Arc<str>, EndpointSettings)>>,
     /// Longest wait for a retry that a restart finds, in milliseconds.
     wait_ms_max: AtomicI64,
@@ -134,14 +144,28 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> World {
-        let log = Arc::new(Log::default());
+        let ahead_ms = Arc::<AtomicI64>::default();
+        let log = Arc::new(Log::new(clock(&ahead_ms)));
         World {
+            ahead_ms,
+            diary: Arc::default(),
+            board: Arc::default(),
             source: Arc::new(Source::of(log.clone())),
             log,
             book: Arc::default(),
             endpoints: Mutex::default(),
             wait_ms_max: AtomicI64::new(i64::MAX),
         }
+    }
+
+    /// Moves the clock on, of the log and of every dispatcher.
+    pub(crate) fn pass(&self, time: Duration) {
+        self.ahead_ms.fetch_add(i64::try_from(time.as_millis()).unwrap(), Ordering::Relaxed);
+    }
+
+    /// Milliseconds since 1970, by the clock that is moved.
+    pub(crate) fn now_ms(&self) -> i64 {
+        clock(&self.ahead_ms).now_ms()
     }
 
     /// Restarts find every retry due within this time, as if hours had passed.
@@ -164,11 +188,17 @@ impl World {
         let (org, mut settings) = self.endpoints.lock().unwrap()[id].clone();
         let stored = self.book.stored();
         settings.active &= !stored.switched_off.contains(id);
-        let own = stored.exceptions.into_iter().filter(|((endpoint, _), _)| endpoint == id);
-        let latest = now_ms().saturating_add(self.wait_ms_max.load(Ordering::Relaxed));
+        let own = stored.exceptions.clone().into_iter().filter(|((endpoint, _), _)| endpoint == id);
+        let latest = self.now_ms().saturating_add(self.wait_ms_max.load(Ordering::Relaxed));
         let exceptions = own.map(|(_, saved)| Exception { due_at_ms: saved.due_at_ms.min(latest), ..saved });
-        let row = stored.rows.get(id).copied();
-        Arc::new(Lane::restored(id.to_owned(), org, config(settings), row, exceptions.collect()))
+        let backlogs = stored.backlogs.iter().filter(|((endpoint, _), _)| endpoint == id);
+        let record = LaneRecord {
+            row: stored.rows.get(id).copied(),
+            health: stored.health.get(id).copied().unwrap_or_default(),
+            exceptions: exceptions.collect(),
+            backlogs: backlogs.map(|(_, backlog)| *backlog).collect(),
+        };
+        Arc::new(Lane::restored(id, org, config(settings), record))
     }
 
     /// A dispatcher that is not routing yet.
@@ -184,6 +214,9 @@ impl World {
             ids: cipher(),
             lanes: ids.iter().map(|id| self.restored(id)).collect(),
             routed: Cursor::behind(self.book.stored().routed),
+            deliveries: self.diary.clone(),
+            notices: self.board.clone(),
+            clock: clock(&self.ahead_ms),
         });
         Run { dispatcher: Arc::new(dispatcher.unwrap()), router: None }
     }
@@ -194,6 +227,11 @@ impl World {
         run.route();
         run
     }
+}
+
+fn clock(ahead_ms: &Arc<AtomicI64>) -> Clock {
+    let ahead_ms = ahead_ms.clone();
+    Clock::new(move || now_ms() + ahead_ms.load(Ordering::Relaxed))
 }
 
 fn cipher() -> IdCipher {

@@ -1,0 +1,214 @@
+//! Which lanes have something to do, so that ten thousand that have nothing cost
+//! nothing.
+//!
+//! ```text
+//! open     lanes that the next save must look at
+//! timers   lanes by when the keeper must look at them
+//! ```
+//!
+//! A lane notes itself whenever its state changes, under its own lock; the locks here
+//! are taken inside that one and none is taken inside them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::save::Rest;
+use super::state::State;
+use super::{Lane, Post};
+use crate::clock::Clock;
+use crate::event::Cursor;
+
+/// A router that is past everything.
+const ANYWHERE: Cursor = Cursor { sequence: u64::MAX, ordinal: 0 };
+
+/// Shared by all lanes of a dispatcher.
+pub(crate) struct Agenda {
+    clock: Clock,
+    open: Mutex<Vec<Arc<Lane>>>,
+    /// By time and a number that makes each entry its own.
+    timers: Mutex<BTreeMap<(i64, u64), Arc<Lane>>>,
+    last_timer: AtomicU64,
+}
+
+impl fmt::Debug for Agenda {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Lanes know of it as it does of them.
+        f.debug_struct("Agenda").finish_non_exhaustive()
+    }
+}
+
+/// Where a lane is noted.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    pub(super) is_open: bool,
+    timer: Option<(i64, u64)>,
+}
+
+impl Agenda {
+    pub(crate) fn new(clock: Clock) -> Agenda {
+        Agenda { clock, open: Mutex::default(), timers: Mutex::default(), last_timer: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
+    /// Notes what a lane's state asks for.
+    pub(super) fn note(&self, post: &Post, state: &State, now_ms: i64) {
+        let mut slot = post.slot.lock();
+        // Whether it is before the router is for the saver to find out.
+        if !slot.is_open && state.rest(ANYWHERE) == Rest::Busy {
+            if let Some(lane) = post.me.upgrade() {
+                slot.is_open = true;
+                self.open.lock().push(lane);
+            }
+        }
+        let Some(wake_ms) = state.next_wake(now_ms) else { return };
+        if slot.timer.is_some_and(|(at, _)| at <= wake_ms) {
+            return;
+        }
+        let Some(lane) = post.me.upgrade() else { return };
+        let timer = (wake_ms, self.last_timer.fetch_add(1, Ordering::Relaxed));
+        let mut timers = self.timers.lock();
+        if let Some(old) = slot.timer.replace(timer) {
+            timers.remove(&old);
+        }
+        timers.insert(timer, lane);
+    }
+
+    /// Lanes that the keeper must look at by now.
+    pub(crate) fn due(&self) -> Vec<Arc<Lane>> {
+        let now_ms = self.now_ms();
+        let due = {
+            let mut timers = self.timers.lock();
+            let later = timers.split_off(&(now_ms.saturating_add(1), 0));
+            std::mem::replace(&mut *timers, later)
+        };
+        due.into_iter().filter_map(|(timer, lane)| lane.rings(timer).then_some(lane)).collect()
+    }
+
+    /// Forgets all lanes: they know of the agenda as it does of them.
+    pub(crate) fn clear(&self) {
+        let timers = std::mem::take(&mut *self.timers.lock());
+        let open = std::mem::take(&mut *self.open.lock());
+        drop((timers, open));
+    }
+
+    /// Lanes that the next save must look at. Each stays noted until it
+    /// [rests](Lane::rest), or is [put back](Agenda::keep_open).
+    pub(crate) fn take_open(&self) -> Vec<Arc<Lane>> {
+        std::mem::take(&mut self.open.lock())
+    }
+
+    /// Lanes that the save after the next must look at too.
+    pub(crate) fn keep_open(&self, lanes: impl IntoIterator<Item = Arc<Lane>>) {
+        self.open.lock().extend(lanes);
+    }
+}
+
+impl Lane {
+    /// Its timer is over; false if it has another one by now.
+    fn rings(&self, timer: (i64, u64)) -> bool {
+        let Some(post) = self.post.get() else { return false };
+        let mut slot = post.slot.lock();
+        let is_its = slot.timer == Some(timer);
+        if is_its {
+            slot.timer = None;
+        }
+        is_its
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicI64;
+
+    use super::*;
+    use crate::event::{Event, EventKind, Place};
+    use crate::ledger::{Changes, Exception, Health, LaneRecord};
+    use crate::topic::TopicId;
+
+    const LANES: u64 = 10_000;
+
+    fn event(sequence: u64) -> Event {
+        Event {
+            org: "o".into(),
+            user: None,
+            topic: TopicId(0),
+            place: Place { sequence, group: 0, chunk: 0, kind: EventKind::Created },
+            ordinal: 0,
+            decided_at: sequence,
+            key: 0,
+            ordering: sequence,
+            samples: 1,
+            bytes: 0,
+            backfill: false,
+            about: None,
+        }
+    }
+
+    /// One in two is paused with a cursor and a retry, as receivers that are dead leave
+    /// them.
+    fn lane(number: u64) -> Arc<Lane> {
+        let mut record = LaneRecord::default();
+        if number.is_multiple_of(2) {
+            let place = event(3).place;
+            record.row = Some(Cursor { sequence: 5, ordinal: 0 });
+            record.health = Health { failing_since_ms: Some(1), paused_at_ms: Some(1) };
+            record.exceptions = vec![Exception {
+                place,
+                ordinal: 0,
+                decided_at: 3,
+                key: 0,
+                attempts: 1,
+                due_at_ms: 9,
+                quiet: false,
+                members: Arc::default(),
+            }];
+        }
+        Arc::new(Lane::restored(format!("ep_{number}"), "o".into(), crate::lane::tests::config(), record))
+    }
+
+    fn save(agenda: &Agenda, routed: Cursor) -> (usize, Vec<Rest>) {
+        let lanes = agenda.take_open();
+        let mut changes = Changes::default();
+        let collected: Vec<_> =
+            lanes.iter().map(|lane| lane.collect(routed, &mut changes, agenda.now_ms())).collect();
+        for (lane, collected) in lanes.iter().zip(&collected) {
+            lane.saved(collected, &changes, agenda.now_ms());
+        }
+        let rests: Vec<Rest> = lanes.iter().map(|lane| lane.rest(routed)).collect();
+        let busy = lanes.iter().zip(&rests).filter(|(_, rest)| **rest == Rest::Busy);
+        agenda.keep_open(busy.map(|(lane, _)| lane.clone()).collect::<Vec<_>>());
+        (lanes.len(), rests)
+    }
+
+    #[test]
+    fn ten_thousand_lanes_that_have_nothing_to_do_are_not_looked_at() {
+        let now_ms = Arc::new(AtomicI64::new(1000));
+        let told = now_ms.clone();
+        let agenda = Arc::new(Agenda::new(Clock::new(move || told.load(Ordering::Relaxed))));
+        let lanes: Vec<Arc<Lane>> = (0..LANES).map(lane).collect();
+        lanes.iter().for_each(|lane| lane.enlist(&agenda));
+        let routed = Cursor::behind(10);
+        let (looked, rests) = save(&agenda, routed);
+        assert_eq!(looked as u64, LANES, "at first what they need is not known");
+        let needing = rests.iter().filter(|rest| **rest == Rest::Needs(3)).count() as u64;
+        let idle = rests.iter().filter(|rest| **rest == Rest::Idle).count() as u64;
+        assert_eq!((needing, idle), (LANES / 2, LANES / 2));
+        assert_eq!(save(&agenda, routed).0, 0);
+        // Those that are paused are probed at once, and no others are due.
+        assert_eq!(agenda.due().len() as u64, LANES / 2);
+        assert_eq!(agenda.due().len(), 0);
+        // One gets an event, one that is paused lets it pass.
+        assert!(lanes[1].offer(&event(11)) && !lanes[2].offer(&event(11)));
+        assert_eq!(save(&agenda, routed).0, 1);
+        assert_eq!(save(&agenda, routed), (1, vec![Rest::Busy]));
+        agenda.clear();
+        assert_eq!(Arc::strong_count(&lanes[4]), 1);
+    }
+}

@@ -1,0 +1,342 @@
+//! What a lane reads for itself: its events while it lags, an event to probe with
+//! while it is paused, the router's place when it resumes, and its backlogs.
+//!
+//! Reading may block, so it is done on threads that may, and a few lanes at a time.
+
+use std::sync::Arc;
+
+use super::backlog::{SLICE_EVENTS, Span};
+use super::state::{Chore, Mode, State};
+use super::{Lane, pause};
+use crate::dispatcher::Shared;
+use crate::event::{Cursor, Event, EventReader, ReadFault, Step};
+use crate::ledger::{BacklogKind, GivenUp};
+use crate::notice::{MessageFailed, Notice};
+
+/// Chores done before other lanes have their turn.
+const CHORES_AT_ONCE: usize = 4096;
+/// Slices of a backlog read before other lanes have their turn: they may find nothing
+/// to send for long.
+const SLICES_AT_ONCE: usize = 64;
+/// Events looked at for one slice, of which few may be wanted.
+const SLICE_READS_MAX: usize = 4096;
+
+/// A reader that is kept from chore to chore.
+#[derive(Default)]
+struct Kept(Option<Box<dyn EventReader>>);
+
+impl Kept {
+    /// The reader, at a cursor.
+    fn at(&mut self, shared: &Shared, cursor: Cursor) -> &mut Box<dyn EventReader> {
+        let fits = self.0.as_ref().is_some_and(|reader| reader.cursor() == cursor);
+        if !fits {
+            self.0 = None;
+        }
+        self.0.get_or_insert_with(|| shared.log.reader(cursor))
+    }
+}
+
+impl Lane {
+    /// Reads on where reading may block, unless that is under way.
+    pub(super) fn fill_soon(self: &Arc<Lane>, shared: &Arc<Shared>) {
+        if shared.is_stopping() || self.with(|state, _| std::mem::replace(&mut state.filling, true)) {
+            return;
+        }
+        let (lane, shared) = (self.clone(), shared.clone());
+        let handle = shared.handle.clone();
+        handle.spawn(async move {
+            // Few at once: a thousand lanes that lag must not read all together.
+            let Ok(_turn) = shared.readers.acquire().await else { return };
+            let (reader, id_owner) = (shared.clone(), lane.clone());
+            let reading = tokio::task::spawn_blocking(move || {
+                lane.fill(&reader);
+                lane.pump(&reader);
+            });
+            if reading.await.is_err() {
+                tracing::error!(endpoint = &*id_owner.id, "reading for a lane panicked");
+                id_owner.with(|state, _| state.filling = false);
+            }
+        });
+    }
+
+    fn fill(&self, shared: &Shared) {
+        let (mut own, mut behind) = (Kept::default(), Kept::default());
+        let mut slices = 0;
+        for _ in 0..CHORES_AT_ONCE {
+            let chore = self.with(|state, now_ms| state.chore(now_ms));
+            let Some(chore) = chore.filter(|_| !shared.is_stopping()) else { break };
+            let goes_on = match chore {
+                Chore::Follow(cursor) => self.follow(shared, &mut own, cursor),
+                Chore::Probe(cursor) => self.find_probe(shared, &mut own, cursor),
+                Chore::Resume(from) => self.resume(shared, from),
+                Chore::Backlog(_) if slices == SLICES_AT_ONCE => false,
+                Chore::Backlog(span) => {
+                    slices += 1;
+                    self.read_backlog(shared, &mut behind, span)
+                }
+            };
+            if !goes_on {
+                break;
+            }
+        }
+        self.with(|state, _| state.filling = false);
+    }
+
+    fn fits(&self, shared: &Shared, event: &Event) -> bool {
+        shared.wants(&self.id, &self.config.load().settings, event)
+    }
+
+    /// Reads one event of its own; false once there is none, or it has joined the
+    /// router.
+    fn follow(&self, shared: &Shared, kept: &mut Kept, cursor: Cursor) -> bool {
+        let through = *shared.routed.lock();
+        let reader = kept.at(shared, cursor);
+        let wanted = |org: &str| (*org == *self.org).then_some(0);
+        let step = reader.next(&wanted, through);
+        let reached = reader.cursor();
+        match step {
+            Ok(Step::Event(event)) => {
+                let fits = self.fits(shared, &event);
+                self.with(|state, now_ms| {
+                    if state.mode != Mode::Behind(cursor) {
+                        return;
+                    }
+                    state.mode = Mode::Behind(reached);
+                    if fits {
+                        state.counts.passed = state.counts.passed.saturating_sub(1);
+                        if !state.is_known(&event) {
+                            state.take(&event, now_ms);
+                        }
+                    }
+                });
+                true
+            }
+            Ok(Step::Pause) => {
+                // Nobody routes meanwhile, so nothing can come between.
+                let routed = shared.routed.lock();
+                self.with(|state, _| {
+                    if state.mode != Mode::Behind(cursor) {
+                        return true;
+                    }
+                    if reached >= *routed {
+                        state.from = reached;
+                        state.mode = Mode::Live;
+                        state.counts.passed = 0;
+                        return true;
+                    }
+                    state.mode = Mode::Behind(reached);
+                    reached != cursor || through != *routed
+                })
+            }
+            Err(fault) => self.skip(shared, fault, cursor, |state, to| {
+                if state.mode == Mode::Behind(cursor) {
+                    state.mode = Mode::Behind(to);
+                }
+            }),
+        }
+    }
+
+    /// Reads until there is an event to probe with.
+    fn find_probe(&self, shared: &Shared, kept: &mut Kept, cursor: Cursor) -> bool {
+        match self.alive_from(shared, cursor) {
+            Ok(alive) if alive > cursor => {
+                self.with(|state, _| {
+                    if let Mode::Paused(pause) = &mut state.mode {
+                        pause.alive = alive;
+                        state.unsaved.needs = true;
+                    }
+                });
+                return true;
+            }
+            Ok(_) => {}
+            Err(fault) => return self.skip(shared, fault, cursor, |_, _| {}),
+        }
+        let through = *shared.routed.lock();
+        let mut at = cursor;
+        loop {
+            let reader = kept.at(shared, at);
+            let wanted = |org: &str| (*org == *self.org).then_some(0);
+            match reader.next(&wanted, through) {
+                Ok(Step::Event(event)) => {
+                    let passes = !self.fits(shared, &event);
+                    at = reader.cursor();
+                    let rests = self.with(|state, now_ms| {
+                        let rests =
+                            passes || state.ahead.contains(&event.place) || state.is_excepted(event.place);
+                        if !rests {
+                            state.probe_with(cursor, &event, now_ms);
+                        }
+                        rests
+                    });
+                    if !rests {
+                        return false;
+                    }
+                }
+                Ok(Step::Pause) => {
+                    let reached = reader.cursor();
+                    self.with(|state, now_ms| state.probe_without(reached, now_ms));
+                    return false;
+                }
+                Err(fault) => {
+                    return self.skip(shared, fault, at, |state, to| {
+                        if let Mode::Paused(pause) = &mut state.mode {
+                            pause.dropped(to);
+                        }
+                    });
+                }
+            }
+        }
+    }
+
+    /// Joins the router; what rests is sent behind live events.
+    fn resume(&self, shared: &Shared, from: Option<Cursor>) -> bool {
+        let alive = match from.map(|from| self.alive_from(shared, from)).transpose() {
+            Ok(alive) => alive.unwrap_or_default(),
+            Err(fault) => return self.skip(shared, fault, from.unwrap_or_default(), |_, _| {}),
+        };
+        let given_up = {
+            // Nobody routes meanwhile, so nothing can come between.
+            let routed = shared.routed.lock();
+            self.with(|state, now_ms| state.resume(*routed, alive, now_ms))
+        };
+        tracing::info!(endpoint = &*self.id, "endpoint answers again: its lane resumes");
+        if let Some(given_up) = given_up {
+            shared.counters.given_up();
+            self.announce_range(shared, given_up, "the schedule of their attempts was over");
+        }
+        true
+    }
+
+    /// From where on events have not outlived the schedule of their attempts, which
+    /// is counted from their commits.
+    fn alive_from(&self, shared: &Shared, from: Cursor) -> Result<Cursor, ReadFault> {
+        let retries = self.config.load().settings.dialect.retries();
+        let schedule: std::time::Duration = retries.iter().sum();
+        let oldest_ms = shared.clock.now_ms().saturating_sub(pause::ms(schedule));
+        let is_alive = |sequence: u64| -> Result<bool, ReadFault> {
+            Ok(shared.log.committed_ms(sequence)?.is_none_or(|ms| ms >= oldest_ms))
+        };
+        if is_alive(from.sequence)? {
+            return Ok(from);
+        }
+        let (mut dead, mut alive) = (from.sequence, shared.routed.lock().sequence.max(from.sequence + 1));
+        while alive - dead > 1 {
+            let middle = dead + (alive - dead) / 2;
+            if is_alive(middle)? { alive = middle } else { dead = middle }
+        }
+        Ok(Cursor { sequence: alive, ordinal: 0 })
+    }
+
+    /// Reads a slice of a range.
+    fn read_backlog(&self, shared: &Shared, kept: &mut Kept, span: Span) -> bool {
+        let reader = kept.at(shared, span.at);
+        let wanted = |org: &str| (*org == *self.org).then_some(0);
+        let mut events = Vec::with_capacity(SLICE_EVENTS);
+        let mut paused = false;
+        let mut reads = 0;
+        while events.len() < SLICE_EVENTS && reads < SLICE_READS_MAX {
+            reads += 1;
+            match reader.next(&wanted, span.through) {
+                Ok(Step::Event(event)) if self.fits(shared, &event) => events.push(event),
+                Ok(Step::Event(_)) => {}
+                Ok(Step::Pause) => {
+                    paused = true;
+                    break;
+                }
+                Err(_) if !events.is_empty() => break,
+                Err(fault) => {
+                    let go_on = |state: &mut State, to| {
+                        if state.backlogs.is_at(span) {
+                            state.backlogs.reached(to);
+                        }
+                    };
+                    return match fault {
+                        // Somebody asked for what is gone, and nobody is owed it.
+                        ReadFault::Dropped { through } if span.kind != BacklogKind::Passed => {
+                            self.with(|state, _| go_on(state, Cursor::behind(through)));
+                            true
+                        }
+                        fault => self.skip(shared, fault, span.at, go_on),
+                    };
+                }
+            }
+        }
+        let reached = reader.cursor();
+        if let Err(error) = self.keep_asked(shared, span, &mut events) {
+            tracing::error!(endpoint = &*self.id, error = %*error, "cannot tell what is to be sent again");
+            return false;
+        }
+        self.with(|state, now_ms| state.take_slice(span, &events, reached, now_ms));
+        // What is not there yet may come.
+        !paused || reached >= span.through
+    }
+
+    /// Leaves those events that were asked for.
+    fn keep_asked(
+        &self,
+        shared: &Shared,
+        span: Span,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let (Some(first), Some(last)) = (events.first(), events.last()) else { return Ok(()) };
+        if span.kind == BacklogKind::Passed {
+            return Ok(());
+        }
+        let sequences = first.place.sequence..=last.place.sequence;
+        let outcomes = shared.deliveries.outcomes(&self.org, &self.id, sequences.clone())?;
+        if span.kind == BacklogKind::Missing {
+            events.retain(|event| !outcomes.contains_key(&event.place));
+            return Ok(());
+        }
+        let given_up = shared.ledger.given_up(&self.id, sequences)?;
+        events.retain(|event| match outcomes.get(&event.place) {
+            Some(succeeded) => !succeeded,
+            None => given_up.iter().any(|range| range.covers(event.cursor())),
+        });
+        Ok(())
+    }
+
+    /// Goes on behind what was dropped; false if the journal cannot be read now.
+    fn skip(
+        &self,
+        shared: &Shared,
+        fault: ReadFault,
+        from: Cursor,
+        go_on: impl FnOnce(&mut State, Cursor),
+    ) -> bool {
+        let ReadFault::Dropped { through } = fault else {
+            tracing::error!(endpoint = &*self.id, error = %fault, "cannot read events for a lane");
+            return false;
+        };
+        shared.counters.payload_gone();
+        tracing::warn!(endpoint = &*self.id, through, "events were dropped before they were delivered");
+        let to = Cursor::behind(through).max(from);
+        self.with(|state, _| go_on(state, to));
+        let at_ms = shared.clock.now_ms();
+        self.announce_range(shared, GivenUp { from, through: to, at_ms }, "payload_gone");
+        true
+    }
+
+    fn announce_range(&self, shared: &Shared, range: GivenUp, error: &str) {
+        let GivenUp { from, through, .. } = range;
+        tracing::warn!(
+            endpoint = &*self.id,
+            from = from.sequence,
+            through = through.sequence,
+            error,
+            "events were given up"
+        );
+        shared.notices.publish(Notice::MessageFailed(MessageFailed {
+            endpoint: self.id.clone(),
+            org: self.org.clone(),
+            from,
+            through,
+            message: None,
+            count: None,
+            user: None,
+            status_code: None,
+            error: Some(error.to_owned()),
+            attempts: 0,
+        }));
+    }
+}

@@ -1,0 +1,590 @@
+//! A lane's state against a model: any order of offers, answers, pauses, resumes, saves,
+//! crashes and restarts loses nothing.
+//!
+//! The model is a list of events and the set of those that were answered 2xx or given
+//! up. In the end, with a receiver that takes everything, each event is in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::delivery::Outcome;
+use super::gather::Shape;
+use super::job::{Job, Origin};
+use super::pause::Pause;
+use super::save::Collected;
+use super::state::{After, Chore, EXCEPTIONS_MAX, Mode, State, WINDOW_FIRST, WINDOW_MAX};
+use crate::dialect::Dialect;
+use crate::endpoint::EndpointSettings;
+use crate::event::{Cursor, Event, EventKind, Place};
+use crate::ledger::{Backlog, BacklogKind, Changes, Exception, GivenUp, Health, LaneRecord};
+use crate::topic::TopicId;
+
+const TAKEN_MAX: usize = 512;
+
+/// SplitMix64, so that a seed gives the same run everywhere.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ mixed >> 31) % bound
+    }
+}
+
+/// What a restart finds.
+#[derive(Clone, Debug, Default)]
+struct Stored {
+    routed: u64,
+    row: Option<Cursor>,
+    health: Health,
+    exceptions: BTreeMap<Place, Exception>,
+    backlogs: BTreeMap<u64, Backlog>,
+    given_up: Vec<GivenUp>,
+    rows: usize,
+}
+
+impl Stored {
+    fn apply(&mut self, changes: &Changes) {
+        self.rows += changes.row_count();
+        self.routed = changes.routed;
+        for (_, cursor) in &changes.cursors {
+            self.row = Some(*cursor);
+        }
+        if !changes.caught_up.is_empty() {
+            self.row = None;
+        }
+        for (_, health) in &changes.health {
+            self.health = *health;
+        }
+        self.exceptions.extend(changes.failed.iter().map(|(_, failed)| (failed.place, failed.clone())));
+        for (_, place) in &changes.settled {
+            self.exceptions.remove(place);
+        }
+        self.backlogs.extend(changes.backlogs.iter().map(|(_, range)| (range.number, *range)));
+        for (_, number) in &changes.finished {
+            self.backlogs.remove(number);
+        }
+        self.given_up.extend(changes.given_up.iter().map(|(_, range)| *range));
+    }
+
+    fn record(&self) -> LaneRecord {
+        LaneRecord {
+            row: self.row,
+            health: self.health,
+            exceptions: self.exceptions.values().cloned().collect(),
+            backlogs: self.backlogs.values().copied().collect(),
+        }
+    }
+}
+
+/// How the receiver fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Receiver {
+    Up,
+    /// Fails one in so many.
+    Flaky(u64),
+    Down,
+}
+
+struct Model {
+    random: Random,
+    state: State,
+    stored: Stored,
+    events: Vec<Event>,
+    times: Vec<i64>,
+    routed: Cursor,
+    now_ms: i64,
+    receiver: Receiver,
+    in_flight: Vec<Job>,
+    decided: BTreeSet<Place>,
+    first_try: usize,
+    shape: Shape,
+    /// Of the last event.
+    ordering: u64,
+    /// Requests that carried several events and were answered 2xx.
+    composite: usize,
+}
+
+impl Model {
+    fn new(seed: u64) -> Model {
+        Model {
+            random: Random(seed),
+            state: State { window: WINDOW_FIRST, ..State::default() },
+            stored: Stored::default(),
+            events: Vec::new(),
+            times: Vec::new(),
+            routed: Cursor { sequence: 1, ordinal: 0 },
+            now_ms: 1_000_000,
+            receiver: Receiver::Up,
+            in_flight: Vec::new(),
+            decided: BTreeSet::new(),
+            first_try: 0,
+            shape: Shape::default(),
+            ordering: 0,
+            composite: 0,
+        }
+    }
+
+    /// One whose requests carry several events.
+    fn shaped(seed: u64, coalesce_ms: Option<u32>, batch_events: Option<u32>) -> Model {
+        let mut model = Model::new(seed);
+        model.shape = Shape::of(&EndpointSettings {
+            coalesce_ms,
+            batch_events,
+            ..EndpointSettings::new(String::new(), Dialect::Standard)
+        });
+        model.state.reshape(model.shape);
+        model
+    }
+
+    /// Closes windows that have ended, as the keeper does.
+    fn close_windows(&mut self) {
+        if self.routed == Cursor::behind(self.events.len() as u64) {
+            let now = u64::try_from(self.now_ms).unwrap() * 1000;
+            self.state.close_ended_windows(now.max(self.ordering));
+            self.ordering = self.ordering.max(now);
+        }
+    }
+
+    fn append(&mut self, count: u64) {
+        for _ in 0..count {
+            let sequence = self.events.len() as u64 + 1;
+            self.ordering = (self.ordering + 1).max(u64::try_from(self.now_ms).unwrap() * 1000);
+            self.events.push(Event {
+                org: "o".into(),
+                user: None,
+                topic: TopicId(0),
+                place: Place { sequence, group: 0, chunk: 0, kind: EventKind::Created },
+                ordinal: 0,
+                decided_at: sequence,
+                key: self.random.below(40),
+                ordering: self.ordering,
+                samples: 1,
+                bytes: 100,
+                backfill: self.random.below(10) == 0,
+                about: None,
+            });
+            self.times.push(self.now_ms);
+        }
+    }
+
+    /// The next event from a cursor on, before another.
+    fn next(&self, from: Cursor, through: Cursor) -> Option<Event> {
+        let at = usize::try_from(from.sequence.max(1) - 1).unwrap() + usize::from(from.ordinal > 0);
+        self.events.get(at).filter(|event| event.cursor() < through).cloned()
+    }
+
+    fn route(&mut self, count: u64) {
+        for _ in 0..count {
+            let Some(event) = self.next(self.routed, Cursor { sequence: u64::MAX, ordinal: 0 }) else {
+                return;
+            };
+            self.state.offer(&event, self.now_ms);
+            self.routed = Cursor::behind(event.place.sequence);
+        }
+    }
+
+    fn begin(&mut self, count: u64) {
+        for _ in 0..count {
+            if !self.state.wants_worker() {
+                return;
+            }
+            let Some(job) = self.state.next_job(self.now_ms) else { return };
+            let is_free = |key: &u64| self.in_flight.iter().all(|other| !other.keys().contains(key));
+            assert!(job.keys().iter().all(is_free), "two of one key");
+            self.state.workers += 1;
+            self.in_flight.push(job);
+        }
+    }
+
+    fn finish(&mut self) {
+        if self.in_flight.is_empty() {
+            return;
+        }
+        let at = usize::try_from(self.random.below(self.in_flight.len() as u64)).unwrap();
+        let job = self.in_flight.swap_remove(at);
+        let succeeds = match self.receiver {
+            Receiver::Up => true,
+            Receiver::Flaky(each) => self.random.below(each) != 0,
+            Receiver::Down => false,
+        };
+        let outcome = match succeeds {
+            true => Outcome::Delivered,
+            false if self.random.below(50) == 0 => Outcome::Unreadable,
+            false => Outcome::Failed { retry_after: None },
+        };
+        if succeeds {
+            self.first_try += usize::from(job.attempts == 0);
+            self.composite += usize::from(job.is_own());
+            self.decided.extend(job.members().iter().map(|member| member.place));
+        }
+        self.state.workers -= 1;
+        match self.state.finish(&job, outcome, Dialect::Standard.retries(), self.now_ms) {
+            After::GaveUp => self.decided.extend(job.members().iter().map(|member| member.place)),
+            After::Nothing => {}
+            After::SwitchOff(reason) => panic!("{reason:?}"),
+        }
+    }
+
+    /// Does one chore, as `fill` does; false if there is none.
+    fn fill(&mut self) -> bool {
+        let Some(chore) = self.state.chore(self.now_ms) else { return false };
+        match chore {
+            Chore::Follow(from) => match self.next(from, self.routed) {
+                Some(event) => {
+                    self.state.mode = Mode::Behind(Cursor::behind(event.place.sequence));
+                    if !self.state.is_known(&event) {
+                        self.state.take(&event, self.now_ms);
+                    }
+                }
+                None => {
+                    self.state.from = self.routed;
+                    self.state.mode = Mode::Live;
+                }
+            },
+            Chore::Probe(from) => {
+                let mut at = from;
+                while let Some(event) = self.next(at, self.routed) {
+                    let known =
+                        self.state.ahead.contains(&event.place) || self.state.is_excepted(event.place);
+                    if !known {
+                        self.state.probe_with(from, &event, self.now_ms);
+                        return true;
+                    }
+                    at = Cursor::behind(event.place.sequence);
+                }
+                self.state.probe_without(self.routed, self.now_ms);
+            }
+            Chore::Resume(_) => {
+                let schedule: Duration = Dialect::Standard.retries().iter().sum();
+                let oldest_ms = self.now_ms - i64::try_from(schedule.as_millis()).unwrap();
+                let alive = self.times.partition_point(|time| *time < oldest_ms) as u64 + 1;
+                let alive = Cursor { sequence: alive, ordinal: 0 };
+                if let Some(range) = self.state.resume(self.routed, alive, self.now_ms) {
+                    let covered = self.events.iter().filter(|event| range.covers(event.cursor()));
+                    self.decided.extend(covered.map(|event| event.place));
+                }
+            }
+            Chore::Backlog(span) => {
+                let mut at = span.at;
+                let mut events = Vec::new();
+                while events.len() < 64 {
+                    let Some(event) = self.next(at, span.through) else {
+                        at = span.through;
+                        break;
+                    };
+                    at = Cursor::behind(event.place.sequence);
+                    events.push(event);
+                }
+                self.state.take_slice(span, &events, at, self.now_ms);
+            }
+        }
+        true
+    }
+
+    fn collect(&self) -> (Collected, Changes) {
+        let mut changes = Changes::default();
+        let id: Arc<str> = "ep_1".into();
+        let collected = self.state.collect(&id, self.routed, &mut changes, self.now_ms);
+        let holds = collected.holds.unwrap_or(self.routed).min(self.routed);
+        changes.routed = holds.sequence - 1;
+        (collected, changes)
+    }
+
+    fn save(&mut self) {
+        let (collected, changes) = self.collect();
+        self.stored.apply(&changes);
+        self.state.saved(&collected, &changes, self.now_ms);
+    }
+
+    /// Starts again from what is stored; answers that were under way are lost.
+    fn crash(&mut self) {
+        if self.random.below(2) == 0 {
+            // The last save came through, and nobody heard of it.
+            let (_, changes) = self.collect();
+            self.stored.apply(&changes);
+        }
+        for job in std::mem::take(&mut self.in_flight) {
+            if self.receiver == Receiver::Up && self.random.below(2) == 0 {
+                self.decided.extend(job.members().iter().map(|member| member.place));
+            }
+        }
+        self.state = State::restored(true, self.stored.record());
+        self.state.reshape(self.shape);
+        self.routed = Cursor::behind(self.stored.routed);
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now_ms += i64::try_from(ms).unwrap();
+    }
+
+    fn check(&self) {
+        let state = &self.state;
+        assert!(self.shape != Shape::default() || state.taken.len() <= TAKEN_MAX);
+        let waiting = state.exceptions.len();
+        assert!(waiting <= EXCEPTIONS_MAX + WINDOW_MAX, "{waiting}");
+        assert!(state.backlogs.taken_len() <= 128 && state.backlogs.len() <= 64);
+        assert!(state.queues.iter().count() <= TAKEN_MAX + EXCEPTIONS_MAX + WINDOW_MAX + 128);
+        assert!(state.ahead.len() <= TAKEN_MAX + EXCEPTIONS_MAX + WINDOW_MAX);
+    }
+
+    fn step(&mut self) {
+        match self.random.below(100) {
+            0..10 => {
+                let count = self.random.below(60);
+                self.append(count);
+            }
+            10..25 => {
+                let count = self.random.below(100);
+                self.route(count);
+            }
+            25..45 => {
+                let count = 1 + self.random.below(16);
+                self.begin(count);
+            }
+            45..75 => (0..16).for_each(|_| self.finish()),
+            75..85 => {
+                for _ in 0..64 {
+                    if !self.fill() {
+                        break;
+                    }
+                }
+            }
+            85..90 => self.save(),
+            90..96 => {
+                let ms = [100, 3_000, 41_000, 600_000][usize::try_from(self.random.below(4)).unwrap()];
+                self.pass(ms);
+                self.close_windows();
+                self.state.wake(self.now_ms);
+            }
+            96..98 => {
+                let each = 2 + self.random.below(6);
+                self.receiver = match self.random.below(5) {
+                    0 | 1 => Receiver::Up,
+                    2 => Receiver::Flaky(each),
+                    _ => Receiver::Down,
+                };
+            }
+            98 => self.crash(),
+            _ => {
+                let hours = self.random.below(12);
+                self.pass(hours * 3_600_000);
+            }
+        }
+        self.check();
+    }
+
+    /// The receiver takes everything until nothing is left.
+    fn come_to_rest(&mut self) {
+        self.receiver = Receiver::Up;
+        for _ in 0..20_000 {
+            self.route(1000);
+            self.close_windows();
+            self.state.wake(self.now_ms);
+            while self.fill() {
+                self.check();
+            }
+            self.begin(100);
+            (0..100).for_each(|_| self.finish());
+            self.save();
+            self.check();
+            self.pass(200);
+            if self.state.exceptions.is_empty() && self.is_level() {
+                return;
+            }
+            if self.in_flight.is_empty() && self.state.queues.is_empty() {
+                self.pass(60_000);
+            }
+        }
+        panic!("it does not come to rest: {:?}", self.state.mode);
+    }
+
+    fn is_level(&self) -> bool {
+        let end = Cursor::behind(self.events.len() as u64);
+        self.state.mode == Mode::Live
+            && self.routed == end
+            && self.state.taken.is_empty()
+            && self.state.backlogs.len() == 0
+    }
+}
+
+fn live(seed: u64, steps: usize) -> Model {
+    live_on(Model::new(seed), steps)
+}
+
+fn live_on(mut model: Model, steps: usize) -> Model {
+    for _ in 0..steps {
+        model.step();
+        // A receiver that only fails for 5 days would be switched off.
+        if model.state.health.failing_since_ms.is_some_and(|since| model.now_ms - since > 4 * 24 * 3_600_000)
+        {
+            model.receiver = Receiver::Up;
+            (0..50).for_each(|_| {
+                model.pass(50_000);
+                model.state.wake(model.now_ms);
+                (0..64).for_each(|_| {
+                    model.fill();
+                });
+                model.begin(10);
+                (0..10).for_each(|_| model.finish());
+            });
+            model.state.health.failing_since_ms = None;
+        }
+    }
+    model.come_to_rest();
+    model
+}
+
+#[test]
+fn whatever_happens_each_event_is_delivered_or_given_up() {
+    let (mut pauses, mut events) = (0, 0);
+    for seed in 0..60 {
+        let model = live(seed, 1500);
+        let missing: Vec<u64> = model
+            .events
+            .iter()
+            .filter(|event| !model.decided.contains(&event.place))
+            .map(|event| event.place.sequence)
+            .collect();
+        assert!(missing.is_empty(), "seed {seed}: {missing:?} of {} are lost", model.events.len());
+        let stored = &model.stored;
+        assert!(stored.exceptions.is_empty() && stored.backlogs.is_empty(), "seed {seed}: {stored:?}");
+        assert_eq!((stored.row, stored.health), (None, Health::default()), "seed {seed}");
+        pauses += stored.given_up.len();
+        events += model.events.len();
+    }
+    assert!(pauses > 0 && events > 10_000, "{pauses} {events}");
+}
+
+#[test]
+fn whatever_happens_each_event_of_windows_and_batches_is_delivered_or_given_up() {
+    let shapes = [(Some(100), None), (None, Some(7)), (Some(5_000), Some(20))];
+    for (number, (coalesce_ms, batch_events)) in shapes.into_iter().enumerate() {
+        let mut composite = 0;
+        for seed in 0..20 {
+            let seed = 1000 * number as u64 + seed;
+            let model = live_on(Model::shaped(seed, coalesce_ms, batch_events), 1500);
+            let missing = model.events.iter().filter(|event| !model.decided.contains(&event.place));
+            let missing: Vec<u64> = missing.map(|event| event.place.sequence).collect();
+            assert!(missing.is_empty(), "seed {seed}: {missing:?} of {} are lost", model.events.len());
+            let stored = &model.stored;
+            assert!(stored.exceptions.is_empty() && stored.backlogs.is_empty(), "seed {seed}: {stored:?}");
+            assert!(model.state.carried.is_empty(), "seed {seed}: {:?}", model.state.carried);
+            composite += model.composite;
+        }
+        assert!(composite > 100, "{coalesce_ms:?} {batch_events:?}: {composite}");
+    }
+}
+
+#[test]
+fn a_first_try_success_costs_no_row() {
+    let mut model = Model::new(7);
+    for _ in 0..100 {
+        model.append(50);
+        model.route(50);
+        while !model.state.queues.is_empty() || !model.in_flight.is_empty() {
+            model.begin(64);
+            model.finish();
+        }
+        model.pass(200);
+        model.save();
+    }
+    assert_eq!((model.first_try, model.stored.rows), (5000, 0));
+    assert_eq!(model.stored.routed, 5000);
+}
+
+#[test]
+fn a_receiver_that_was_down_for_a_day_costs_a_few_rows_and_no_memory() {
+    let mut model = Model::new(3);
+    model.receiver = Receiver::Down;
+    let began_ms = model.now_ms;
+    // A second each; 40 events each of them.
+    for second in 0..86_400_u64 {
+        if second.is_multiple_of(40) {
+            model.append(5);
+            model.route(5);
+        }
+        model.state.wake(model.now_ms);
+        model.fill();
+        model.begin(64);
+        (0..4).for_each(|_| model.finish());
+        model.pass(1000);
+        if second.is_multiple_of(10) {
+            model.save();
+        }
+    }
+    model.save();
+    let state = &model.state;
+    assert!(matches!(state.mode, Mode::Paused(_)));
+    assert!(state.exceptions.len() < 64 && state.taken.is_empty() && state.queues.is_empty());
+    assert!(state.ahead.len() < 64, "{}", state.ahead.len());
+    let rows = model.stored.exceptions.len() + usize::from(model.stored.row.is_some()) + 1;
+    assert!(rows < 64 && model.stored.backlogs.is_empty(), "{rows}");
+    assert!(model.stored.health.paused_at_ms.is_some_and(|at| at - began_ms < 120_000));
+    // It comes back: within a probe live events are taken from where the router is.
+    model.receiver = Receiver::Up;
+    let back_ms = model.now_ms;
+    while model.state.mode != Mode::Live {
+        model.pass(1000);
+        model.state.wake(model.now_ms);
+        model.fill();
+        model.begin(1);
+        model.finish();
+    }
+    assert!(model.now_ms - back_ms <= 42_000, "{}", model.now_ms - back_ms);
+    model.save();
+    assert_eq!(model.stored.backlogs.len(), 1);
+    model.append(1);
+    model.events.last_mut().unwrap().backfill = false;
+    model.route(1);
+    model.fill();
+    let job = model.state.next_job(model.now_ms).unwrap();
+    assert!(matches!(job.origin, Origin::Live(_)), "{job:?}");
+    assert_eq!(job.place.sequence, model.events.len() as u64);
+}
+
+#[test]
+fn what_has_outlived_its_schedule_is_given_up_as_one_range() {
+    let mut model = Model::new(5);
+    model.receiver = Receiver::Down;
+    let drive = |model: &mut Model, ms: u64| {
+        model.pass(ms);
+        model.state.wake(model.now_ms);
+        model.fill();
+        model.begin(64);
+        (0..64).for_each(|_| model.finish());
+    };
+    for _ in 0..60 {
+        model.append(1);
+        model.route(1);
+        drive(&mut model, 1000);
+    }
+    assert!(matches!(model.state.mode, Mode::Paused(_)));
+    let Mode::Paused(Pause { from: Some(from), .. }) = model.state.mode.clone() else {
+        panic!("nothing rests")
+    };
+    // The standard schedule is over after 27 h 35 min 5 s.
+    for _ in 0..30 {
+        model.append(1);
+        model.route(1);
+        drive(&mut model, 3_600_000);
+    }
+    model.receiver = Receiver::Up;
+    while model.state.mode != Mode::Live {
+        drive(&mut model, 5000);
+    }
+    model.save();
+    let [range] = model.stored.given_up[..] else { panic!("{:?}", model.stored.given_up) };
+    assert_eq!(range.from, from);
+    // Of 30 that came hourly the last 27 are young enough.
+    assert!((61..=64).contains(&range.through.sequence), "{range:?}");
+    let [backlog] = model.stored.backlogs.values().copied().collect::<Vec<_>>()[..] else {
+        panic!("{:?}", model.stored.backlogs)
+    };
+    assert_eq!((backlog.kind, backlog.from), (BacklogKind::Passed, range.through));
+    assert_eq!(backlog.through, model.routed);
+}

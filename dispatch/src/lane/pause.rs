@@ -1,0 +1,172 @@
+//! A lane that is paused: one event is tried now and then, everything else rests.
+
+use std::time::Duration;
+
+use super::job::Job;
+use crate::event::Cursor;
+
+/// Attempts that failed in a row until a lane pauses.
+pub(super) const FAILURES_MAX: u32 = 20;
+/// From the pause to the first probe; then twice as long each time, from start to
+/// start.
+pub(super) const PROBE_FIRST: Duration = Duration::from_secs(5);
+/// Longest between two probes: who comes back has live events within a minute.
+pub(super) const PROBE_MAX: Duration = Duration::from_secs(40);
+/// Probes of one event; then the next one is tried, for it may be the event that the
+/// receiver cannot take.
+const PROBES_OF_ONE: u32 = 8;
+
+/// What a paused lane knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pause {
+    /// The first event that rests; `None` while nothing has come since.
+    pub(super) from: Option<Cursor>,
+    /// From here on an event to probe with is looked for.
+    pub(super) at: Cursor,
+    /// What comes before this has outlived its schedule and needs no payload.
+    pub(super) alive: Cursor,
+    /// What is probed with.
+    pub(super) probe: Option<Job>,
+    /// Probes of it.
+    probes: u32,
+    wait: Duration,
+    /// When the next probe is due, milliseconds since 1970.
+    pub(super) next_ms: i64,
+    /// The probe is ready or in flight.
+    pub(super) is_out: bool,
+    /// There was nothing to probe with.
+    pub(super) is_idle: bool,
+    /// The receiver took something.
+    pub(super) resumes: bool,
+}
+
+impl Pause {
+    pub(super) fn new(from: Option<Cursor>, first_probe_ms: i64) -> Pause {
+        Pause {
+            from,
+            at: from.unwrap_or_default(),
+            alive: Cursor::default(),
+            probe: None,
+            probes: 0,
+            wait: PROBE_FIRST,
+            next_ms: first_probe_ms,
+            is_out: false,
+            is_idle: false,
+            resumes: false,
+        }
+    }
+
+    /// An event rests from now on; true if one to probe with was wanting.
+    pub(super) fn pass(&mut self, event: Cursor) -> bool {
+        if self.from.is_none() {
+            self.from = Some(event);
+            self.at = event;
+        }
+        std::mem::take(&mut self.is_idle)
+    }
+
+    /// Whether it is time for a probe.
+    pub(super) fn is_due(&self, now_ms: i64) -> bool {
+        !self.is_out && !self.resumes && !self.is_idle && self.next_ms <= now_ms
+    }
+
+    /// A probe begins.
+    pub(super) fn began(&mut self, now_ms: i64) {
+        self.wait = (self.wait * 2).min(PROBE_MAX);
+        self.next_ms = now_ms.saturating_add(ms(self.wait));
+    }
+
+    /// The event at the cursor failed once more.
+    pub(super) fn failed(&mut self, job: &Job, not_before_ms: i64) {
+        self.is_out = false;
+        self.next_ms = self.next_ms.max(not_before_ms);
+        self.probes += 1;
+        if self.probes >= PROBES_OF_ONE {
+            self.move_on(job.next_cursor());
+        } else {
+            self.probe = Some(Job { attempts: job.attempts + 1, keys_held: 0, ..job.clone() });
+        }
+    }
+
+    /// The event at the cursor is decided: it was delivered, or is not to be.
+    pub(super) fn decided(&mut self, job: &Job) {
+        self.is_out = false;
+        if self.from == Some(job.cursor()) {
+            self.from = Some(job.next_cursor());
+        }
+        self.move_on(job.next_cursor());
+    }
+
+    /// Looks for another event from here on.
+    pub(super) fn move_on(&mut self, at: Cursor) {
+        self.at = self.at.max(at);
+        self.probe = None;
+        self.probes = 0;
+    }
+
+    /// Frames before the first that rests were dropped.
+    pub(super) fn dropped(&mut self, through: Cursor) {
+        if let Some(from) = &mut self.from {
+            *from = (*from).max(through);
+        }
+        self.move_on(through);
+    }
+}
+
+pub(super) fn ms(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::job::Origin;
+    use super::*;
+    use crate::event::{EventKind, Place};
+
+    fn job() -> Job {
+        Job {
+            place: Place { sequence: 5, group: 0, chunk: 0, kind: EventKind::Created },
+            ordinal: 2,
+            decided_at: 5,
+            key: 1,
+            attempts: 0,
+            origin: Origin::Probe,
+            generation: 0,
+            behind: false,
+            quiet: false,
+            bytes: 0,
+            keys_held: 0,
+            carried: None,
+        }
+    }
+
+    #[test]
+    fn probes_come_after_5_seconds_and_then_twice_as_late_up_to_40() {
+        let mut pause = Pause::new(Some(job().cursor()), 5_000);
+        assert!(!pause.is_due(4_999) && pause.is_due(5_000));
+        let mut starts = vec![5_000];
+        for _ in 0..5 {
+            let now = pause.next_ms;
+            pause.is_out = true;
+            pause.began(now);
+            assert!(!pause.is_due(i64::MAX));
+            // The attempt takes 3 s, which changes nothing.
+            pause.failed(&job(), now + 3_000);
+            starts.push(pause.next_ms);
+        }
+        assert_eq!(starts, [5_000, 15_000, 35_000, 75_000, 115_000, 155_000]);
+    }
+
+    #[test]
+    fn an_event_that_only_fails_is_left_for_the_next_one() {
+        let mut pause = Pause::new(Some(job().cursor()), 0);
+        let mut attempts = Vec::new();
+        for _ in 0..8 {
+            let job = pause.probe.clone().unwrap_or_else(job);
+            attempts.push(job.attempts);
+            pause.failed(&job, 0);
+        }
+        assert_eq!(attempts, [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!((pause.probe, pause.at, pause.from), (None, job().next_cursor(), Some(job().cursor())));
+    }
+}

@@ -1,0 +1,131 @@
+//! Workers: each delivers until nothing is ready or the window has shrunk.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Lane;
+use super::carried::cursor_of;
+use super::delivery::{self, Delivered, Failure, Outcome};
+use super::job::{Job, Origin};
+use super::state::After;
+use crate::attempt::Trigger;
+use crate::dispatcher::Shared;
+use crate::event::Cursor;
+use crate::notice::{FailedMessage, MessageFailed, Notice};
+
+impl Lane {
+    /// Runs workers for what is ready.
+    pub(super) fn pump(self: &Arc<Lane>, shared: &Arc<Shared>) {
+        while !shared.is_stopping() {
+            let job = self.with(|state, now_ms| {
+                let job = if state.wants_worker() { state.next_job(now_ms) } else { None };
+                state.workers += usize::from(job.is_some());
+                job
+            });
+            let Some(job) = job else { return };
+            let (lane, shared_too) = (self.clone(), shared.clone());
+            shared.handle.spawn(async move { lane.work(&shared_too, job).await });
+        }
+    }
+
+    async fn work(self: Arc<Lane>, shared: &Arc<Shared>, first: Job) {
+        let mut job = first;
+        loop {
+            let trigger = match job.origin {
+                Origin::Backlog { is_manual: true, .. } => Trigger::Manual,
+                _ => Trigger::Scheduled,
+            };
+            let delivered = if shared.is_stopping() {
+                Delivered::parked()
+            } else {
+                delivery::deliver(shared, &self, &mut job, trigger).await
+            };
+            let (next, reads) = self.end(shared, &job, delivered);
+            if reads {
+                self.fill_soon(shared);
+            }
+            match next {
+                Some(next) => job = next,
+                None => break,
+            }
+        }
+        // What came between the last look and the end.
+        self.pump(shared);
+    }
+
+    /// Tells what came of a job; the worker's next one, and whether to read on.
+    fn end(self: &Arc<Lane>, shared: &Arc<Shared>, job: &Job, delivered: Delivered) -> (Option<Job>, bool) {
+        let Delivered { outcome, failure } = delivered;
+        self.count(shared, job, outcome);
+        let retries = self.config.load().settings.dialect.retries();
+        let (after, failing_since_ms) = self.with(|state, now_ms| {
+            let since_ms = state.health.failing_since_ms;
+            (state.finish(job, outcome, retries, now_ms), since_ms)
+        });
+        match after {
+            After::Nothing => {}
+            // Before the worker goes on: nothing more is sent.
+            After::SwitchOff(reason) => shared.switch_off(self, reason, failing_since_ms),
+            After::GaveUp => self.announce(shared, job, outcome, failure),
+        }
+        self.with(|state, now_ms| {
+            let next = if state.workers > state.window { None } else { state.next_job(now_ms) };
+            if next.is_none() {
+                state.workers -= 1;
+            }
+            (next, state.wants_fill(now_ms))
+        })
+    }
+
+    fn count(&self, shared: &Shared, job: &Job, outcome: Outcome) {
+        let counters = &shared.counters;
+        match outcome {
+            Outcome::Delivered => {
+                self.failing.store(false, Ordering::Relaxed);
+                counters.delivered();
+            }
+            Outcome::Failed { .. } | Outcome::SwitchedOff => {
+                self.failing.store(true, Ordering::Relaxed);
+                counters.failed();
+            }
+            Outcome::Unreadable => counters.failed(),
+            Outcome::Gone => {
+                counters.payload_gone();
+                tracing::warn!(endpoint = &*self.id, sequence = job.place.sequence, "payload gone, given up");
+            }
+            Outcome::Unwanted | Outcome::Parked => {}
+        }
+    }
+
+    fn announce(&self, shared: &Shared, job: &Job, outcome: Outcome, failure: Option<Box<Failure>>) {
+        let attempts = job.attempts + u32::from(outcome != Outcome::Gone);
+        if outcome != Outcome::Gone {
+            shared.counters.given_up();
+            tracing::warn!(endpoint = &*self.id, attempts, "delivery given up");
+        }
+        if job.quiet {
+            return;
+        }
+        let failure = failure.map(|failure| *failure).unwrap_or_default();
+        shared.notices.publish(Notice::MessageFailed(MessageFailed {
+            endpoint: self.id.clone(),
+            org: self.org.clone(),
+            from: job.cursor(),
+            through: job
+                .members()
+                .iter()
+                .map(cursor_of)
+                .max()
+                .map_or(job.next_cursor(), |last| Cursor { ordinal: last.ordinal + 1, ..last }),
+            message: Some(FailedMessage {
+                id: shared.ids.seal(job.place, if job.is_own() { self.config.load().number } else { 0 }),
+                event_type: failure.event_type,
+            }),
+            count: Some(job.members().len() as u64),
+            user: failure.user,
+            status_code: failure.status_code,
+            error: failure.error,
+            attempts,
+        }));
+    }
+}

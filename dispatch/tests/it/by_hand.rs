@@ -1,0 +1,207 @@
+//! What people ask for: one message again, everything that failed, everything that was
+//! never sent; and what is kept of attempts and announced of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use systole_dispatch::attempt::Trigger;
+use systole_dispatch::dispatcher::ManualFault;
+use systole_dispatch::endpoint::EndpointSettings;
+use systole_dispatch::event::{Cursor, EventKind, PayloadSource as _};
+use systole_dispatch::ledger::Exception;
+use systole_dispatch::notice::{MessageFailed, Notice};
+
+use crate::world::{
+    CHECK_IN, Draft, FAILED, Hook, ORG, Reply, World, comes_within, filter, id_of, ids_of, settings,
+};
+
+const SOON: Duration = Duration::from_secs(15);
+
+fn obedient(status: u16) -> (Arc<AtomicU16>, Hook) {
+    let told = Arc::new(AtomicU16::new(status));
+    let status = told.clone();
+    (told, Hook::start(move |_| Reply::status(status.load(Ordering::Relaxed))))
+}
+
+#[test]
+fn every_attempt_is_recorded_with_what_was_sent_and_answered() {
+    let (world, (told, hook)) = (World::new(), obedient(503));
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    let events = world.log.append(&[Draft::of(1)]);
+    assert!(comes_within(SOON, || world.book.stored().exceptions.len() == 1));
+    told.store(200, Ordering::Relaxed);
+    assert!(comes_within(SOON, || hook.count() == 2));
+    let payload = world.source.open(events[0].place, 1).unwrap();
+    let name = Some("heart_rate.created".to_owned());
+    run.dispatcher.send_example(run.lane("ep_1"), "evt_example".to_owned(), name, payload).unwrap();
+    assert!(comes_within(SOON, || world.diary.attempts().len() == 3));
+    run.stop();
+    let attempts = world.diary.attempts();
+    let told: Vec<_> = attempts
+        .iter()
+        .map(|one| (one.number, one.trigger, one.success, one.status_code, one.place.is_some()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (1, Trigger::Scheduled, false, Some(503), true),
+            (2, Trigger::Scheduled, true, Some(200), true),
+            (1, Trigger::Test, true, Some(200), false),
+        ]
+    );
+    for (attempt, id) in
+        attempts.iter().zip([id_of(events[0].place), id_of(events[0].place), "evt_example".into()])
+    {
+        assert_eq!((&attempt.message, &attempt.delivery), (&id, &id));
+        assert_eq!((&*attempt.endpoint, &*attempt.org, attempt.user.as_deref()), ("ep_1", ORG, Some("u_1")));
+        assert_eq!((attempt.event_type.as_str(), &attempt.url), ("heart_rate.created", &hook.url()));
+        assert_eq!(attempt.response_headers, [("content-length".to_owned(), "0".to_owned())]);
+        assert!(attempt.error.is_none() && world.now_ms() - attempt.started_at_ms < 20_000);
+    }
+}
+
+#[test]
+fn a_resend_waits_for_no_pause_and_its_failure_leaves_the_schedule_alone() {
+    let (world, (told, hook)) = (World::new(), obedient(500));
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    let events = world.log.append_many(60, 60);
+    let lane = run.lane("ep_1");
+    assert!(comes_within(SOON, || lane.is_paused() && lane.in_flight() == 0));
+    assert!(comes_within(SOON, || world.book.stored().exceptions.len() == lane.exception_count()));
+    let (waiting, before) = (world.book.stored().exceptions, hook.count());
+    let first = events[0].place;
+    run.dispatcher.resend("ep_1", first, 1).unwrap();
+    assert!(comes_within(SOON, || world.diary.attempts().len() == before + 1));
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(world.book.stored().exceptions, waiting);
+    let last = world.diary.attempts().pop().unwrap();
+    assert_eq!((last.number, last.trigger, last.success), (2, Trigger::Manual, false));
+    assert_eq!(last.message, id_of(first));
+    // A success ends what waited, and shows that the receiver is back.
+    told.store(200, Ordering::Relaxed);
+    run.dispatcher.resend("ep_1", first, 1).unwrap();
+    assert!(comes_within(SOON, || hook.taken().len() == 1 || !lane.is_paused()));
+    assert!(comes_within(Duration::from_secs(3), || !lane.is_paused()), "nobody waited for a probe");
+    assert!(comes_within(SOON, || hook.taken().len() >= 60 - waiting.len()));
+    run.stop();
+    let of_first = hook.deliveries().into_iter().filter(|one| one.id == id_of(first)).count();
+    assert_eq!(of_first, 3, "its retry came to nothing");
+    let again = world.start();
+    assert_eq!(again.dispatcher.resend("ep_9", first, 1), Err(ManualFault::Unknown));
+    again.lane("ep_1").switch_off();
+    assert_eq!(again.dispatcher.resend("ep_1", first, 1), Err(ManualFault::Off));
+    assert_eq!(again.dispatcher.recover("ep_1", Cursor::default(), Cursor::behind(9)), Err(ManualFault::Off));
+}
+
+#[test]
+fn what_was_never_sent_comes_by_a_replay_and_nothing_else_does() {
+    let (world, hook) = (World::new(), Hook::willing());
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    let sent = world.log.append_many(40, 10);
+    assert!(comes_within(SOON, || hook.count() == 40));
+    let lane = run.lane("ep_1");
+    lane.switch_off();
+    let gap = world.log.append_many(300, 10);
+    assert!(comes_within(SOON, || run.stats().routed_sequence == 340));
+    lane.switch_on(Cursor::behind(340));
+    let live = world.log.append_many(20, 10);
+    assert!(comes_within(SOON, || hook.count() == 60));
+    // The first ten of the gap are not asked for.
+    let from = Cursor { sequence: 51, ordinal: 0 };
+    let through = Cursor::behind(world.log.head());
+    assert_eq!(run.dispatcher.replay_missing("ep_1", from, through), Ok(true));
+    assert!(!world.book.stored().backlogs.is_empty() || hook.count() > 60, "it is durable");
+    assert!(comes_within(SOON, || hook.count() == 350), "{}", hook.count());
+    assert!(comes_within(SOON, || world.book.stored().backlogs.is_empty()));
+    run.stop();
+    assert_eq!(hook.count(), 350);
+    assert_eq!(hook.taken(), ids_of(sent.iter().chain(&gap[10..]).chain(&live)));
+    let manual = world.diary.attempts().into_iter().filter(|one| one.trigger == Trigger::Manual).count();
+    assert_eq!(manual, 290);
+}
+
+#[test]
+fn a_replay_goes_on_after_a_restart_and_the_same_twice_is_one() {
+    let (world, hook) = (World::new(), Hook::start(|_| Reply::after(Duration::from_millis(10))));
+    world.log.append_many(1500, 300);
+    world.book.store(|stored| stored.routed = 1500);
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    let (from, through) = (Cursor::default(), Cursor::behind(1500));
+    assert_eq!(run.dispatcher.replay_missing("ep_1", from, through), Ok(true));
+    assert_eq!(run.dispatcher.replay_missing("ep_1", from, through), Ok(false));
+    assert!(comes_within(SOON, || hook.count() > 200));
+    run.stop();
+    assert_eq!(world.book.stored().backlogs.len(), 1);
+    let run = world.start();
+    assert!(comes_within(SOON, || hook.taken().len() == 1500), "{}", hook.taken().len());
+    assert!(comes_within(SOON, || world.book.stored().backlogs.is_empty()));
+    run.stop();
+    assert_eq!(hook.count(), 1500, "what was sent before the restart was attempted");
+}
+
+#[test]
+fn a_notice_goes_only_to_endpoints_that_name_it_and_never_to_the_one_it_is_about() {
+    let world = World::new();
+    let hooks = [Hook::willing(), Hook::willing(), Hook::willing()];
+    let named = |url: &str| EndpointSettings { filter_types: filter(&["message.failed"]), ..settings(url) };
+    world.endpoint("ep_all", &hooks[0].url());
+    world.endpoint_with("ep_named", ORG, named(&hooks[1].url()));
+    world.endpoint_with("ep_about", ORG, named(&hooks[2].url()));
+    let notice = Draft {
+        user: None,
+        topic: FAILED,
+        kind: EventKind::Published,
+        about: Some("ep_about"),
+        ..Draft::of(1)
+    };
+    let other = Draft { topic: CHECK_IN, kind: EventKind::Published, ..Draft::of(2) };
+    // Once by the router, and once by lanes that read for themselves.
+    for _ in 0..2 {
+        let run = world.start();
+        world.log.append(&[notice.clone(), other.clone()]);
+        assert!(comes_within(SOON, || hooks[0].count() + hooks[1].count() >= 2));
+        std::thread::sleep(Duration::from_millis(300));
+        run.stop();
+        let names = ["ep_all", "ep_named", "ep_about"];
+        let rows = names.map(|id| (id.to_owned(), Cursor { sequence: 1, ordinal: 0 }));
+        world.book.store(|stored| stored.rows.extend(rows));
+    }
+    let counts = hooks.each_ref().map(|hook| hook.taken().len());
+    assert_eq!(counts, [2, 2, 0]);
+}
+
+#[test]
+fn what_is_given_up_is_announced_and_noted_but_for_notices() {
+    let (world, (_, hook)) = (World::new(), obedient(500));
+    let events = world.log.append_many(2, 2);
+    for (event, quiet) in events.iter().zip([false, true]) {
+        let exception = Exception {
+            place: event.place,
+            ordinal: event.ordinal,
+            decided_at: event.decided_at,
+            key: event.key,
+            attempts: 7,
+            due_at_ms: 0,
+            quiet,
+            members: Arc::default(),
+        };
+        world.book.store(|stored| {
+            stored.exceptions.insert(("ep_1".to_owned(), event.place), exception);
+            stored.routed = 2;
+        });
+    }
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    assert!(comes_within(SOON, || world.book.stored().exceptions.is_empty()));
+    assert!(comes_within(SOON, || world.book.stored().given_up.len() == 2));
+    run.stop();
+    let notices = world.board.notices();
+    let [Notice::MessageFailed(failed)] = &notices[..] else { panic!("{notices:?}") };
+    let MessageFailed { message, count, user, status_code, attempts, .. } = failed;
+    let message = message.as_ref().unwrap();
+    assert_eq!(message.id, id_of(events[0].place));
+    assert_eq!(message.event_type.as_deref(), Some("heart_rate.created"));
+    assert_eq!((*count, user.as_deref(), *status_code, *attempts), (Some(1), Some("u_1"), Some(500), 8));
+    let noted: Vec<_> = world.book.stored().given_up.iter().map(|(_, range)| range.from).collect();
+    assert_eq!(noted, [events[0].cursor(), events[1].cursor()]);
+}

@@ -1,0 +1,176 @@
+//! Receivers that are down for long, and what becomes of their endpoints.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use systole_dispatch::event::Cursor;
+use systole_dispatch::notice::{DisabledReason, MessageFailed, Notice};
+
+use crate::world::{Draft, Hook, Reply, Run, World, comes_within, id_of, ids_of, place_of};
+
+const SOON: Duration = Duration::from_secs(15);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Answers what it is told last.
+fn obedient(status: u16) -> (Arc<AtomicU16>, Hook) {
+    let told = Arc::new(AtomicU16::new(status));
+    let status = told.clone();
+    (told, Hook::start(move |_| Reply::status(status.load(Ordering::Relaxed))))
+}
+
+/// An endpoint that is paused after some of 60 events.
+fn paused() -> (World, Arc<AtomicU16>, Hook, Run) {
+    let (world, (told, hook)) = (World::new(), obedient(500));
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    world.log.append_many(60, 30);
+    assert!(comes_within(SOON, || run.lane("ep_1").is_paused()));
+    assert!(comes_within(SOON, || run.lane("ep_1").in_flight() == 0));
+    // What was tried is durable, and the cursor stands behind it.
+    let tried = hook.count() as u64;
+    let row = || world.book.stored().rows.get("ep_1").map(|row| row.sequence);
+    assert!(comes_within(SOON, || row() == Some(tried + 1)), "{:?} {tried}", row());
+    let is_paused = || world.book.stored().health["ep_1"].paused_at_ms.is_some();
+    assert!(comes_within(SOON, is_paused));
+    (world, told, hook, run)
+}
+
+/// Nothing waits any more.
+fn is_level(world: &World, run: &Run) -> bool {
+    let stored = world.book.stored();
+    stored.routed == world.log.head()
+        && stored.rows.is_empty()
+        && stored.backlogs.is_empty()
+        && stored.exceptions.is_empty()
+        && stored.health.is_empty()
+        && run.stats().lanes_paused == 0
+}
+
+#[test]
+fn after_20_failures_in_a_row_only_the_event_at_the_cursor_is_tried() {
+    let (world, _, hook, run) = paused();
+    let before = hook.count();
+    assert!((20..=28).contains(&before), "{before}");
+    let cursor = world.book.stored().rows["ep_1"];
+    // Retries are due after 5 s, and rest.
+    for (number, pause) in [5, 10, 20, 40, 40].into_iter().enumerate() {
+        world.pass(Duration::from_secs(pause));
+        assert!(comes_within(SOON, || hook.count() == before + number + 1), "{number}");
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(hook.count(), before + 5);
+    let probes = &hook.deliveries()[before..];
+    assert!(probes.iter().all(|probe| place_of(&probe.id).sequence == cursor.sequence), "{probes:?}");
+    let numbers: Vec<u32> = world.diary.attempts()[before..].iter().map(|one| one.number).collect();
+    assert_eq!(numbers, [1, 2, 3, 4, 5]);
+    let stats = run.dispatcher.endpoint_stats("ep_1").unwrap();
+    assert!(stats.is_paused && stats.failing_since_ms.is_some(), "{stats:?}");
+    assert_eq!(stats.oldest_undecided, Some(cursor.sequence), "{stats:?}");
+    assert_eq!(stats.lag_events, 60 - before as u64, "{stats:?}");
+    assert_eq!(run.stats().lanes_paused, 1);
+    run.stop();
+}
+
+#[test]
+fn who_comes_back_after_a_day_gets_live_events_at_once_and_the_backlog_behind_them() {
+    let (world, told, hook, run) = paused();
+    // A day of events, over a restart.
+    run.stop();
+    let run = world.start();
+    assert!(run.lane("ep_1").is_paused());
+    for _ in 0..24 {
+        world.pass(HOUR);
+        world.log.append_many(50, 30);
+    }
+    assert!(comes_within(SOON, || run.stats().routed_sequence == 1260));
+    let stored = world.book.stored();
+    assert!(stored.exceptions.len() < 40 && stored.backlogs.is_empty(), "{stored:?}");
+    let before = hook.count();
+    told.store(200, Ordering::Relaxed);
+    world.pass(Duration::from_secs(41));
+    assert!(comes_within(SOON, || !run.lane("ep_1").is_paused()));
+    let live = world.log.append(&[Draft::of(100)]);
+    assert!(comes_within(SOON, || is_level(&world, &run)), "{:?}", world.book.stored());
+    run.stop();
+    assert_eq!(hook.taken(), ids_of(&world.log.events()), "everything comes in the end");
+    let after: Vec<String> = hook.deliveries().drain(before..).map(|one| one.id).collect();
+    let came = after.iter().position(|id| *id == id_of(live[0].place)).unwrap();
+    assert!(came < 600, "{came} of {} came before a live event", after.len());
+    assert_eq!(hook.most().1, 1);
+    assert!(world.board.notices().is_empty(), "nothing was given up");
+}
+
+#[test]
+fn what_has_outlived_its_schedule_is_given_up_as_one_range_and_comes_by_a_recovery() {
+    let (world, told, hook, run) = paused();
+    let cursor = world.book.stored().rows["ep_1"];
+    world.pass(30 * HOUR);
+    let young = world.log.append_many(10, 10);
+    assert!(comes_within(SOON, || run.stats().routed_sequence == 70));
+    told.store(200, Ordering::Relaxed);
+    world.pass(Duration::from_secs(41));
+    assert!(comes_within(SOON, || is_level(&world, &run)), "{:?}", world.book.stored());
+    let notices = world.board.notices();
+    let [Notice::MessageFailed(range)] = &notices[..] else { panic!("{notices:?}") };
+    let MessageFailed { from, through, message: None, .. } = range else { panic!("{range:?}") };
+    // The event at the cursor was what it was tried with.
+    assert!((cursor.sequence..=cursor.sequence + 1).contains(&from.sequence), "{range:?} {cursor:?}");
+    assert_eq!(*through, Cursor { sequence: 61, ordinal: 0 });
+    assert!(hook.taken().is_superset(&ids_of(&young)));
+    let missing = 70 - hook.taken().len();
+    assert!(missing >= 30, "{missing}");
+    // Somebody asks for what failed, twice.
+    let all = (Cursor::default(), Cursor::behind(world.log.head()));
+    assert_eq!(run.dispatcher.recover("ep_1", all.0, all.1), Ok(true));
+    assert!(comes_within(SOON, || hook.taken().len() == 70 && is_level(&world, &run)));
+    let attempts = world.diary.attempts();
+    let manual = attempts.iter().filter(|one| one.trigger.as_str() == "manual").count();
+    assert_eq!(manual, missing, "only what was given up was sent again");
+    assert_eq!(run.dispatcher.recover("ep_1", all.0, all.1), Ok(true));
+    assert!(comes_within(SOON, || is_level(&world, &run)));
+    run.stop();
+    assert_eq!(world.diary.attempts().len(), attempts.len(), "nothing is left to recover");
+}
+
+#[test]
+fn an_endpoint_that_only_fails_for_5_days_is_switched_off_and_that_is_announced() {
+    let (world, _, hook, run) = paused();
+    world.book.fail_switch_offs(1);
+    for _ in 0..5 {
+        assert!(!run.lane("ep_1").is_off());
+        let before = hook.count();
+        world.pass(24 * HOUR);
+        assert!(comes_within(SOON, || hook.count() > before));
+    }
+    world.pass(HOUR);
+    assert!(comes_within(SOON, || run.lane("ep_1").is_off()));
+    let off = [("ep_1".to_owned(), DisabledReason::Failing)];
+    assert!(comes_within(SOON, || world.book.switch_offs() == off), "it is stored in the end");
+    assert!(comes_within(SOON, || world.book.stored().exceptions.is_empty()));
+    run.stop();
+    let notices = world.board.notices();
+    let [Notice::EndpointDisabled { endpoint, reason, failing_since_ms, .. }] = &notices[..] else {
+        panic!("{notices:?}")
+    };
+    assert_eq!((&**endpoint, *reason), ("ep_1", DisabledReason::Failing));
+    let days = (world.now_ms() - failing_since_ms.unwrap()) / 86_400_000;
+    assert_eq!(days, 5);
+    assert!(world.book.stored().rows.is_empty() && world.book.stored().health.is_empty());
+}
+
+#[test]
+fn one_success_ends_what_would_have_switched_off() {
+    let (world, told, hook, run) = paused();
+    told.store(200, Ordering::Relaxed);
+    world.pass(4 * 24 * HOUR);
+    assert!(comes_within(SOON, || !run.lane("ep_1").is_paused()));
+    assert!(comes_within(SOON, || world.book.stored().health.is_empty()));
+    told.store(500, Ordering::Relaxed);
+    world.pass(2 * 24 * HOUR);
+    world.log.append_many(3, 3);
+    let before = hook.count();
+    assert!(comes_within(SOON, || hook.count() > before));
+    assert!(!run.lane("ep_1").is_off());
+    run.stop();
+    assert_eq!(world.book.switch_offs(), []);
+}

@@ -1,0 +1,61 @@
+//! What keeps attempts and notices: vectors.
+
+use std::ops::RangeInclusive;
+use std::sync::Mutex;
+
+use hashbrown::HashMap;
+use systole_dispatch::Place;
+use systole_dispatch::attempt::{Attempt, DeliveryLog, DeliveryLogFault};
+use systole_dispatch::notice::{Notice, Notices};
+
+/// Every attempt, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Diary {
+    attempts: Mutex<Vec<Attempt>>,
+}
+
+impl Diary {
+    pub(crate) fn attempts(&self) -> Vec<Attempt> {
+        self.attempts.lock().unwrap().clone()
+    }
+}
+
+impl DeliveryLog for Diary {
+    fn record(&self, attempt: Attempt) {
+        self.attempts.lock().unwrap().push(attempt);
+    }
+
+    fn outcomes(
+        &self,
+        org: &str,
+        endpoint: &str,
+        sequences: RangeInclusive<u64>,
+    ) -> Result<HashMap<Place, bool>, DeliveryLogFault> {
+        let mut outcomes = HashMap::new();
+        for attempt in self.attempts.lock().unwrap().iter() {
+            let place = attempt.place.filter(|place| sequences.contains(&place.sequence));
+            if let Some(place) = place.filter(|_| &*attempt.org == org && &*attempt.endpoint == endpoint) {
+                *outcomes.entry(place).or_default() |= attempt.success;
+            }
+        }
+        Ok(outcomes)
+    }
+}
+
+/// Every notice, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Board {
+    notices: Mutex<Vec<Notice>>,
+}
+
+impl Board {
+    pub(crate) fn notices(&self) -> Vec<Notice> {
+        self.notices.lock().unwrap().clone()
+    }
+}
+
+impl Notices for Board {
+    fn publish(&self, notice: Notice) {
+        self.notices.lock().unwrap().push(notice);
+    }
+}
