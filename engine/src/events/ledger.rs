@@ -96,8 +96,8 @@ pub(super) fn exception_of(record: &ExceptionRecord) -> Option<Exception> {
 }
 
 /// Bytes of a member in the catalog, little-endian: sequence 8, group 4, chunk 2,
-/// kind 1, decided_at 8, key 8, joined 1, cut 1.
-const MEMBER_BYTES: usize = 33;
+/// kind 1, ordinal 4, decided_at 8, key 8, joined 1, cut 1.
+const MEMBER_BYTES: usize = 37;
 
 fn member_bytes(members: &[Member]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(members.len() * MEMBER_BYTES);
@@ -107,6 +107,7 @@ fn member_bytes(members: &[Member]) -> Vec<u8> {
         bytes.extend_from_slice(&group.to_le_bytes());
         bytes.extend_from_slice(&chunk.to_le_bytes());
         bytes.push(kind as u8);
+        bytes.extend_from_slice(&member.ordinal.to_le_bytes());
         bytes.extend_from_slice(&member.decided_at.to_le_bytes());
         bytes.extend_from_slice(&member.key.to_le_bytes());
         bytes.extend_from_slice(&[u8::from(member.joined), member.cut]);
@@ -125,6 +126,7 @@ fn member_of(bytes: &[u8; MEMBER_BYTES]) -> Option<Member> {
     let (group, rest) = rest.split_first_chunk()?;
     let (chunk, rest) = rest.split_first_chunk()?;
     let ([kind], rest) = rest.split_first_chunk()?;
+    let (ordinal, rest) = rest.split_first_chunk()?;
     let (decided_at, rest) = rest.split_first_chunk()?;
     let (key, rest) = rest.split_first_chunk()?;
     let [joined, cut] = *rest else { return None };
@@ -135,6 +137,7 @@ fn member_of(bytes: &[u8; MEMBER_BYTES]) -> Option<Member> {
             chunk: u16::from_le_bytes(*chunk),
             kind: EventKind::from_number(*kind)?,
         },
+        ordinal: u32::from_le_bytes(*ordinal),
         decided_at: u64::from_le_bytes(*decided_at),
         key: u64::from_le_bytes(*key),
         joined: joined != 0,
@@ -165,6 +168,7 @@ mod tests {
     fn members_come_back_from_the_catalog_as_they_were() {
         let member = |sequence, kind, joined, cut| Member {
             place: Place { sequence, group: 1 << 20, chunk: 2047, kind },
+            ordinal: 9,
             decided_at: sequence + 1,
             key: u64::MAX - sequence,
             joined,
