@@ -39,8 +39,8 @@ pub mod series;
 pub mod store;
 
 pub use catalog::{
-    CATALOG_FILE, Catalog, CatalogError, Commits, CursorRecord, EndpointRecord, ErasureRecord,
-    ExceptionRecord, KeyRecord, LaneChanges, MetricRecord, Removed,
+    BacklogRecord, CATALOG_FILE, Catalog, CatalogError, Commits, CursorRecord, EndpointRecord, ErasureRecord,
+    ExceptionRecord, GivenUpRecord, HealthRecord, KeyRecord, LaneChanges, LaneRanges, MetricRecord, Removed,
 };
 pub use compact::{Backlog, CompactionReport};
 pub use frame::{Draft, Sequence};

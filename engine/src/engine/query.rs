@@ -20,7 +20,7 @@ use crate::commit::{CommitError, Intake, SubmitError};
 use crate::erasure::{Eraser, EraserHandle};
 use crate::events::topics::EventTopics;
 use crate::events::webhooks::{WebhookParts, WebhookStartError, Webhooks};
-use crate::events::{Classifier, ErasedNow, JournalEvents, Subscribed};
+use crate::events::{Classifier, ErasedNow, JournalEvents, NoticePublisher, Subscribed, notice_queue};
 use crate::flusher::FlushError;
 use crate::registry::Registries;
 
@@ -30,6 +30,7 @@ pub(super) struct Parts {
     subscribed: Arc<Subscribed>,
     webhooks: Arc<Webhooks>,
     classifier: Classifier,
+    publisher: NoticePublisher,
 }
 
 impl Parts {
@@ -53,6 +54,7 @@ impl Parts {
         let subscribed = Arc::new(Subscribed::new(log.clone()));
         let topics = Arc::new(EventTopics::new());
         registries.for_each_own(|metric| topics.add_own(metric));
+        let (notices, publisher) = notice_queue();
         let webhooks = Webhooks::start(WebhookParts {
             settings: settings.webhooks.clone(),
             catalog: store.catalog().clone(),
@@ -63,11 +65,12 @@ impl Parts {
                 topics,
             },
             subscribed: subscribed.clone(),
+            notices: Arc::new(notices),
         })?;
         let classified = webhooks.classified().map_err(WebhookStartError::from)?;
         let classifier =
             Classifier::new(log.clone(), queries.clone(), intake.clone(), subscribed.clone(), classified);
-        Ok(Parts { queries, subscribed, webhooks: Arc::new(webhooks), classifier })
+        Ok(Parts { queries, subscribed, webhooks: Arc::new(webhooks), classifier, publisher })
     }
 
     /// Up to where nobody reads the journal, and up to where superseded rows may go.
@@ -82,7 +85,7 @@ impl Parts {
         intake: &Arc<Intake>,
         threads: &mut Vec<(&'static str, JoinHandle<()>)>,
     ) -> Result<(Arc<QueryPool>, Arc<Webhooks>), OpenError> {
-        let Parts { queries, webhooks, classifier, .. } = self;
+        let Parts { queries, webhooks, classifier, publisher, .. } = self;
         let guard = PoisonOnPanic { intake: intake.clone(), thread: "classifier" };
         threads.insert(
             0,
@@ -91,6 +94,8 @@ impl Parts {
                 classifier.run();
             })?,
         );
+        let to = intake.clone();
+        threads.push(spawn("notices", move || publisher.run(&to))?);
         let (routed, guard) = (webhooks.clone(), PoisonOnPanic { intake: intake.clone(), thread: "router" });
         threads.insert(
             0,

@@ -1,12 +1,20 @@
 //! The dispatcher's ledger: positions, cursors and exceptions in the catalog.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use systole_dispatch::endpoint::EndpointSettings;
 use systole_dispatch::event::{Cursor, Member};
-use systole_dispatch::ledger::{Changes, Exception, Ledger, LedgerFault};
+use systole_dispatch::ledger::{
+    Backlog, BacklogKind, Changes, Exception, GivenUp, Health, Ledger, LedgerFault,
+};
+use systole_dispatch::notice::DisabledReason;
 use systole_dispatch::{EventKind, Place};
-use systole_storage::{Catalog, CursorRecord, ExceptionRecord, LaneChanges, Sequence};
+use systole_storage::journal::Log;
+use systole_storage::{
+    BacklogRecord, Catalog, CursorRecord, ExceptionRecord, GivenUpRecord, HealthRecord, LaneChanges,
+    LaneRanges, Sequence,
+};
 
 use super::Subscribed;
 use super::webhooks::{Endpoints, now_ms};
@@ -16,6 +24,8 @@ use super::webhooks::{Endpoints, now_ms};
 pub(super) struct CatalogLedger {
     pub(super) catalog: Arc<Catalog>,
     pub(super) subscribed: Arc<Subscribed>,
+    /// Knows which frames are gone.
+    pub(super) log: Arc<Log>,
     /// Locked while an endpoint is being made or changed: meanwhile the floor does
     /// not rise.
     pub(super) endpoints: Endpoints,
@@ -44,6 +54,7 @@ impl Ledger for CatalogLedger {
                 .iter()
                 .map(|(id, place)| (id.clone(), place.sequence, place.group, place.chunk, place.kind as u8))
                 .collect(),
+            ranges: self.ranges(changes),
         };
         self.catalog.save_lanes(&records).map_err(|error| LedgerFault(Box::new(error)))?;
         if let Some(_idle) = self.endpoints.try_lock() {
@@ -52,7 +63,7 @@ impl Ledger for CatalogLedger {
         Ok(())
     }
 
-    fn switch_off(&self, endpoint: &str) -> Result<(), LedgerFault> {
+    fn switch_off(&self, endpoint: &str, _: DisabledReason) -> Result<(), LedgerFault> {
         let mut endpoints = self.endpoints.lock();
         let Some(record) = endpoints.get_mut(endpoint) else { return Ok(()) };
         let settings: Result<EndpointSettings, _> = serde_json::from_str(&record.settings);
@@ -67,6 +78,69 @@ impl Ledger for CatalogLedger {
         record.updated_at = now;
         Ok(())
     }
+
+    fn given_up(&self, endpoint: &str, sequences: RangeInclusive<u64>) -> Result<Vec<GivenUp>, LedgerFault> {
+        let (first, last) = (Sequence(*sequences.start()), Sequence(*sequences.end()));
+        let records = self.catalog.given_up(endpoint, first, last);
+        let records = records.map_err(|error| LedgerFault(Box::new(error)))?;
+        let range = |record: &GivenUpRecord| GivenUp {
+            from: cursor_of(record.from),
+            through: cursor_of(record.through),
+            at_ms: record.at,
+        };
+        Ok(records.iter().map(range).collect())
+    }
+}
+
+impl CatalogLedger {
+    fn ranges(&self, changes: &Changes) -> LaneRanges {
+        let given_up = |(id, range): &(String, GivenUp)| GivenUpRecord {
+            endpoint: id.clone(),
+            from: cursor_record(range.from),
+            through: cursor_record(range.through),
+            at: range.at_ms,
+        };
+        LaneRanges {
+            health: changes.health.iter().map(|(id, health)| health_record(id, *health)).collect(),
+            backlogs: changes.backlogs.iter().map(|(id, range)| backlog_record(id, range)).collect(),
+            finished: changes.finished.clone(),
+            given_up: changes.given_up.iter().map(given_up).collect(),
+            // Seldom enough, and often enough for what was given up not to pile up.
+            removed: (!changes.given_up.is_empty()).then(|| self.log.removed()),
+        }
+    }
+}
+
+fn health_record(endpoint: &str, health: Health) -> HealthRecord {
+    let Health { failing_since_ms, paused_at_ms } = health;
+    HealthRecord { endpoint: endpoint.to_owned(), failing_since: failing_since_ms, paused_at: paused_at_ms }
+}
+
+/// How a lane fares, as it keeps it.
+pub(super) fn health_of(record: &HealthRecord) -> Health {
+    Health { failing_since_ms: record.failing_since, paused_at_ms: record.paused_at }
+}
+
+fn backlog_record(endpoint: &str, backlog: &Backlog) -> BacklogRecord {
+    BacklogRecord {
+        endpoint: endpoint.to_owned(),
+        number: backlog.number,
+        kind: backlog.kind as u8,
+        asked_from: cursor_record(backlog.asked_from),
+        from: cursor_record(backlog.from),
+        through: cursor_record(backlog.through),
+    }
+}
+
+/// A range as the lane keeps it; `None` for a kind of a later program.
+pub(super) fn backlog_of(record: &BacklogRecord) -> Option<Backlog> {
+    Some(Backlog {
+        number: record.number,
+        kind: BacklogKind::from_number(record.kind)?,
+        asked_from: cursor_of(record.asked_from),
+        from: cursor_of(record.from),
+        through: cursor_of(record.through),
+    })
 }
 
 pub(super) fn cursor_of(record: CursorRecord) -> Cursor {
@@ -91,6 +165,8 @@ pub(super) fn exception_of(record: &ExceptionRecord) -> Option<Exception> {
         key: record.key,
         attempts: record.attempts,
         due_at_ms: record.due_at,
+        ordinal: record.ordinal,
+        quiet: record.quiet,
         members: members_of(&record.members)?.into(),
     })
 }
@@ -156,6 +232,8 @@ fn exception_record(endpoint: &str, exception: &Exception) -> ExceptionRecord {
         key: exception.key,
         attempts: exception.attempts,
         due_at: exception.due_at_ms,
+        ordinal: exception.ordinal,
+        quiet: exception.quiet,
         members: member_bytes(&exception.members),
     }
 }

@@ -11,13 +11,15 @@
 //!
 //! In reading order: [`topics`] name things; `subscribed` knows which organisations
 //! have endpoints; `classifier` decides; `reader` gives events to the router and to
-//! lanes that lag; `payload` renders, `erased` says what it must not;  `ledger` saves positions; [`webhooks`] is what the
+//! lanes that lag; `payload` renders, `erased` says what it must not;  `ledger` saves positions;
+//! `notices` publishes what lanes announce; [`webhooks`] is what the
 //! front end calls.
 
 mod classifier;
 mod erased;
 mod example;
 mod ledger;
+mod notices;
 mod payload;
 mod reader;
 mod subscribed;
@@ -26,5 +28,6 @@ pub mod webhooks;
 
 pub(crate) use classifier::Classifier;
 pub(crate) use erased::{ErasedNow, event_is_gone, group_is_gone};
+pub(crate) use notices::{NoticePublisher, notice_queue};
 pub(crate) use reader::JournalEvents;
 pub(crate) use subscribed::Subscribed;

@@ -45,7 +45,7 @@ impl PayloadSource for JournalEvents {
                 if self.erased.event(&frame) {
                     return Err(PayloadFault::Gone);
                 }
-                let topic = self.topics.of_published(frame.name()).ok_or(PayloadFault::Gone)?;
+                let topic = self.topics.of_event(frame.name()).ok_or(PayloadFault::Gone)?;
                 let timestamp = Timestamp::of(frame.header().stamp.committed_at);
                 Ok(Box::new(Published { frame, topic, timestamp, erased: self.erased.clone() }))
             }

@@ -286,7 +286,7 @@ impl JournalEvents {
     /// The event of a published frame.
     fn event_of(&self, frame: &EventFrame) -> Option<Event> {
         let sequence = frame.header().stamp.sequence.0;
-        let topic = self.topics.of_published(frame.name())?;
+        let topic = self.topics.of_event(frame.name())?;
         let about = if is_notice(frame.name()) { endpoint_of(frame.data()) } else { None };
         Some(Event {
             org: frame.org().into(),

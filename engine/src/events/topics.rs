@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
-use systole_dispatch::notice::is_notice;
+use systole_dispatch::notice::{ENDPOINT_DISABLED, MESSAGE_FAILED};
 use systole_dispatch::topic::{SeriesName, Topic, TopicId, Topics};
 
 use crate::registry::{Metric, MetricId, Registry};
@@ -36,6 +36,8 @@ pub(crate) struct EventTopics {
     /// Fields of a body of samples.
     sample_fields: Vec<String>,
     published: HashMap<String, TopicId>,
+    /// What the server publishes itself about endpoints; nobody hands it in.
+    notices: HashMap<String, TopicId>,
     /// By key. Organisations that define the same key share the topic: it is a name.
     own: ArcSwap<HashMap<String, TopicId>>,
 }
@@ -54,14 +56,20 @@ impl EventTopics {
         for known in types.iter().filter(|known| known.published) {
             let id = TopicId(u32::try_from(topics.len()).expect("a few hundred topics"));
             published.insert(known.name.clone(), id);
-            let only_if_named = is_notice(&known.name);
-            topics.push(Topic::Published { name: known.name.clone(), only_if_named });
+            topics.push(Topic::Published { name: known.name.clone(), only_if_named: false });
+        }
+        let mut notices = HashMap::new();
+        for name in [ENDPOINT_DISABLED, MESSAGE_FAILED] {
+            let id = TopicId(u32::try_from(topics.len()).expect("a few hundred topics"));
+            notices.insert(name.to_owned(), id);
+            topics.push(Topic::Published { name: name.to_owned(), only_if_named: true });
+            types.push(notice_type(name));
         }
         let samples = types.iter().find(|known| known.name == "heart_rate.created");
         let sample_fields = samples.map(|known| known.fields.clone()).unwrap_or_default();
         complete(&mut types, builtin.metrics(), &topics[..metrics], &sample_fields);
         let topics = Arc::new(Topics::new(topics));
-        EventTopics { topics, types, sample_fields, published, own: ArcSwap::default() }
+        EventTopics { topics, types, sample_fields, published, notices, own: ArcSwap::default() }
     }
 
     /// Makes the topic of an organisation's own metric. Before samples of it can come.
@@ -87,9 +95,14 @@ impl EventTopics {
         Some(TopicId(metric.number()))
     }
 
-    /// The topic of a published type.
+    /// The topic of a type that a publisher hands in.
     pub(crate) fn of_published(&self, name: &str) -> Option<TopicId> {
         self.published.get(name).copied()
+    }
+
+    /// The topic of a frame that holds one event.
+    pub(crate) fn of_event(&self, name: &str) -> Option<TopicId> {
+        self.of_published(name).or_else(|| self.notices.get(name).copied())
     }
 }
 
@@ -166,6 +179,27 @@ impl EventCatalogue {
         let base = name.strip_suffix(".created").or_else(|| name.strip_suffix(".updated"))?;
         let (id, metric) = self.registry.resolve(base.strip_prefix("series.")?)?;
         self.registry.is_own(id).then_some(metric)
+    }
+}
+
+/// A type that the server publishes itself.
+fn notice_type(name: &str) -> EventType {
+    let (description, fields): (&str, &[&str]) = if name == MESSAGE_FAILED {
+        (
+            "Deliveries to an endpoint were given up",
+            &["message_id", "event_type", "message_count", "status_code", "error", "attempt_count"],
+        )
+    } else {
+        ("An endpoint was switched off", &["reason", "failing_since"])
+    };
+    let own = fields.iter().map(|field| format!("data.{field}"));
+    let fields = ["type", "timestamp", "data.endpoint_id"].map(str::to_owned).into_iter().chain(own);
+    EventType {
+        name: name.to_owned(),
+        system: "systole".to_owned(),
+        description: description.to_owned(),
+        fields: fields.collect(),
+        published: false,
     }
 }
 

@@ -10,19 +10,22 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
+use systole_dispatch::attempt::DeliveryLog;
 use systole_dispatch::client::Client;
-use systole_dispatch::dispatcher::{DispatchParts, Dispatcher};
+use systole_dispatch::clock::Clock;
+use systole_dispatch::dispatcher::{DispatchParts, Dispatcher, ManualFault};
 use systole_dispatch::endpoint::{ENDPOINT_ID_PREFIX, HeaderFault};
 use systole_dispatch::event::Cursor;
 use systole_dispatch::id::{IdCipher, RandomFault, random_id};
 use systole_dispatch::lane::{Lane, LaneConfig};
-use systole_dispatch::ledger::Exception;
+use systole_dispatch::ledger::LaneRecord;
+use systole_dispatch::notice::Notices;
 use systole_storage::frame::Frame;
 use systole_storage::journal::Log;
 use systole_storage::{Catalog, CatalogError, EndpointRecord, Sequence};
 
 use super::example::example;
-use super::ledger::{CatalogLedger, cursor_of, exception_of};
+use super::ledger::{CatalogLedger, backlog_of, cursor_of, exception_of, health_of};
 use super::topics::{EventCatalogue, EventTopics};
 use super::{JournalEvents, Subscribed};
 use crate::registry::Registries;
@@ -63,6 +66,9 @@ pub enum WebhookError {
     /// No random numbers.
     #[error("cannot make an id")]
     Random(#[from] RandomFault),
+    /// Nothing is sent by hand now.
+    #[error("cannot send it now")]
+    Manual(#[from] ManualFault),
 }
 
 /// An endpoint as it is shown; never with its secret.
@@ -109,6 +115,10 @@ pub(crate) struct WebhookParts {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) events: JournalEvents,
     pub(crate) subscribed: Arc<Subscribed>,
+    /// What keeps attempts.
+    pub(crate) deliveries: Arc<dyn DeliveryLog>,
+    /// What publishes notices.
+    pub(crate) notices: Arc<dyn Notices>,
 }
 
 /// Why webhooks do not start.
@@ -129,7 +139,7 @@ impl Webhooks {
     /// Brings the lanes of the last run back and starts what delivers; events come
     /// once [`Webhooks::route`] runs.
     pub(crate) fn start(parts: WebhookParts) -> Result<Webhooks, WebhookStartError> {
-        let WebhookParts { settings, catalog, events, subscribed } = parts;
+        let WebhookParts { settings, catalog, events, subscribed, deliveries, notices } = parts;
         let targets = Arc::new(settings.targets);
         let records = catalog.endpoints()?;
         subscribed.set_floor(0);
@@ -142,6 +152,7 @@ impl Webhooks {
         let ledger = CatalogLedger {
             catalog: catalog.clone(),
             subscribed: subscribed.clone(),
+            log: events.log.clone(),
             endpoints: endpoints.clone(),
         };
         let mut fresh = [0; 16];
@@ -156,6 +167,9 @@ impl Webhooks {
             ids: IdCipher::new(catalog.instance_key(fresh)?),
             lanes,
             routed: Cursor::behind(routed.0),
+            deliveries,
+            notices,
+            clock: Clock::default(),
         })
         .map_err(WebhookStartError::Threads)?;
         Ok(Webhooks {
@@ -363,7 +377,7 @@ impl Webhooks {
     /// message's id. `name` is one of the catalogue's.
     ///
     /// # Errors
-    /// [`WebhookError::Unknown`], [`WebhookError::Random`].
+    /// [`WebhookError::Unknown`], [`WebhookError::Random`], [`WebhookError::Manual`].
     pub fn send_example(&self, org: &str, id: &str, name: Option<&str>) -> Result<String, WebhookError> {
         let record = self.record(org, id)?;
         let lane = self.dispatcher.lane(&record.id).ok_or(WebhookError::Unknown)?;
@@ -372,7 +386,7 @@ impl Webhooks {
         let name =
             name.map_or_else(|| filter.unwrap_or_else(|| "heart_rate.created".to_owned()), str::to_owned);
         let payload = example(&self.catalogue(org), &name, now_ms());
-        self.dispatcher.send_example(lane, message.clone(), Some(name), payload);
+        self.dispatcher.send_example(lane, message.clone(), Some(name), payload)?;
         Ok(message)
     }
 
@@ -415,28 +429,43 @@ impl StoredSettings for EndpointRecord {
     }
 }
 
-/// The lanes of the last run, each with its cursor and exceptions.
+/// What the catalog keeps of each lane.
+fn lane_records(catalog: &Catalog) -> Result<HashMap<String, LaneRecord>, CatalogError> {
+    let mut lanes: HashMap<String, LaneRecord> = HashMap::new();
+    for (id, cursor) in catalog.lane_cursors()? {
+        lanes.entry(id).or_default().row = Some(cursor_of(cursor));
+    }
+    for record in catalog.lane_health()? {
+        let health = health_of(&record);
+        lanes.entry(record.endpoint).or_default().health = health;
+    }
+    for record in catalog.exceptions()? {
+        if let Some(exception) = exception_of(&record) {
+            lanes.entry(record.endpoint).or_default().exceptions.push(exception);
+        }
+    }
+    for record in catalog.backlogs()? {
+        if let Some(backlog) = backlog_of(&record) {
+            lanes.entry(record.endpoint).or_default().backlogs.push(backlog);
+        }
+    }
+    Ok(lanes)
+}
+
+/// The lanes of the last run, each with what is kept of it.
 fn restore(
     catalog: &Catalog,
     targets: &Targets,
     records: &[EndpointRecord],
 ) -> Result<Vec<Arc<Lane>>, CatalogError> {
-    let mut cursors: HashMap<String, Cursor> =
-        catalog.lane_cursors()?.into_iter().map(|(id, cursor)| (id, cursor_of(cursor))).collect();
-    let mut exceptions: HashMap<String, Vec<Exception>> = HashMap::new();
-    for record in catalog.exceptions()? {
-        if let Some(exception) = exception_of(&record) {
-            exceptions.entry(record.endpoint).or_default().push(exception);
-        }
-    }
+    let mut kept = lane_records(catalog)?;
     let mut lanes = Vec::with_capacity(records.len());
     for record in records {
-        let row = cursors.remove(&record.id);
-        let waiting = exceptions.remove(&record.id).unwrap_or_default();
+        let lane = kept.remove(&record.id).unwrap_or_default();
         match stored_config(targets, record) {
             Ok(config) => {
                 let org = record.org.as_str().into();
-                lanes.push(Arc::new(Lane::restored(record.id.clone(), org, config, row, waiting)));
+                lanes.push(Arc::new(Lane::restored(record.id.as_str(), org, config, lane)));
             }
             Err(error) => {
                 let error = crate::flusher::chain(&error);

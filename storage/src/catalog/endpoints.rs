@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension, Row, Transaction};
 
 use super::webhooks::put_cursor;
-use super::{Catalog, CatalogError, CursorRecord};
+use super::{Catalog, CatalogError, CursorRecord, lanes};
 use crate::frame::Sequence;
 
 const COLUMNS: &str = "id, number, org, settings, secret, start_sequence, created_at, updated_at";
@@ -89,6 +89,7 @@ impl Catalog {
         )?;
         if let Some(start) = restart {
             transaction.execute("DELETE FROM exceptions WHERE endpoint = ?1", [id])?;
+            lanes::restart(&transaction, id)?;
             put_cursor(&transaction, id, begin(start))?;
         }
         transaction.commit()?;
@@ -104,6 +105,7 @@ impl Catalog {
         let transaction = connection.transaction()?;
         transaction.execute("DELETE FROM exceptions WHERE endpoint = ?1", [id])?;
         transaction.execute("DELETE FROM lane_cursors WHERE endpoint = ?1", [id])?;
+        lanes::forget(&transaction, id)?;
         let deleted = transaction.execute("DELETE FROM endpoints WHERE id = ?1", [id])?;
         transaction.commit()?;
         Ok(deleted == 1)

@@ -16,7 +16,10 @@
 //! checkpoints     path, kind, sequence, ...        of the series map
 //! instance        name, value                      (key of event ids, last endpoint number)
 //! endpoints       id, number, org, settings, secret, start_sequence, created_at, updated_at
-//! lane_cursors    endpoint, sequence, ordinal      only of lanes that lag
+//! lane_cursors    endpoint, sequence, ordinal      only of lanes that lag or are paused
+//! lane_health     endpoint, failing_since, paused_at  only of lanes that fail
+//! backlogs        endpoint, number, kind, from, through  sent behind live events
+//! given_up        endpoint, from, through, given_up_at
 //! exceptions      endpoint, place of the event, attempts, due_at
 //! erasures        id, org, user_id until it is done, part, sequence, what was removed
 //! blocked_users   org, hash of the user
@@ -31,6 +34,7 @@ mod erasures;
 mod files;
 mod inspect;
 mod keys;
+mod lanes;
 mod metrics;
 mod schema;
 mod webhooks;
@@ -47,6 +51,7 @@ pub use endpoints::EndpointRecord;
 pub use erasures::{ErasureRecord, Removed};
 pub use files::{FileRecord, Flushed, SectionRecord};
 pub use keys::KeyRecord;
+pub use lanes::{BacklogRecord, GivenUpRecord, HealthRecord, LaneRanges};
 pub use metrics::MetricRecord;
 pub use webhooks::{CursorRecord, ExceptionRecord, LaneChanges};
 

@@ -184,8 +184,36 @@ CREATE TABLE metrics (
 );
 ";
 
-/// Version 8: deliveries that carry several events.
-const MEMBERS: &str = "
+/// Version 8: lanes that pause, and what they send later or not at all.
+const LANES: &str = "
+CREATE TABLE lane_health (
+    endpoint TEXT PRIMARY KEY,
+    failing_since BIGINT,
+    paused_at BIGINT
+);
+CREATE TABLE backlogs (
+    endpoint TEXT NOT NULL,
+    number BIGINT NOT NULL,
+    kind BIGINT NOT NULL,
+    asked_sequence BIGINT NOT NULL,
+    asked_ordinal BIGINT NOT NULL,
+    from_sequence BIGINT NOT NULL,
+    from_ordinal BIGINT NOT NULL,
+    through_sequence BIGINT NOT NULL,
+    through_ordinal BIGINT NOT NULL,
+    PRIMARY KEY (endpoint, number)
+);
+CREATE TABLE given_up (
+    endpoint TEXT NOT NULL,
+    from_sequence BIGINT NOT NULL,
+    from_ordinal BIGINT NOT NULL,
+    through_sequence BIGINT NOT NULL,
+    through_ordinal BIGINT NOT NULL,
+    given_up_at BIGINT NOT NULL,
+    PRIMARY KEY (endpoint, from_sequence, from_ordinal, through_sequence, through_ordinal)
+);
+ALTER TABLE exceptions ADD COLUMN ordinal BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE exceptions ADD COLUMN quiet BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE exceptions ADD COLUMN members BLOB;
 ";
 
@@ -224,7 +252,7 @@ pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(),
         transaction.execute_batch(METRICS)?;
     }
     if found < 8 {
-        transaction.execute_batch(MEMBERS)?;
+        transaction.execute_batch(LANES)?;
     }
     if found < VERSION {
         transaction.pragma_update(None, "user_version", VERSION)?;

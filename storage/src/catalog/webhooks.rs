@@ -5,7 +5,7 @@
 
 use rusqlite::{OptionalExtension, Row, Transaction};
 
-use super::{Catalog, CatalogError, from_hex, to_hex};
+use super::{Catalog, CatalogError, LaneRanges, from_hex, lanes, to_hex};
 use crate::frame::Sequence;
 
 /// The position that stands for every lane without a row.
@@ -47,6 +47,10 @@ pub struct ExceptionRecord {
     /// The events it carries, in the dispatcher's form, if they are several; else
     /// empty.
     pub members: Vec<u8>,
+    /// Events of its frame before it.
+    pub ordinal: u32,
+    /// That it is given up is not announced.
+    pub quiet: bool,
 }
 
 /// What changed since the last save.
@@ -66,6 +70,8 @@ pub struct LaneChanges {
     pub failed: Vec<ExceptionRecord>,
     /// Exceptions that are over, by endpoint and place.
     pub settled: Vec<(String, u64, u32, u16, u8)>,
+    /// What else changed.
+    pub ranges: LaneRanges,
 }
 
 impl LaneChanges {
@@ -79,6 +85,7 @@ impl LaneChanges {
             && self.caught_up.is_empty()
             && self.failed.is_empty()
             && self.settled.is_empty()
+            && self.ranges.len() == 0
     }
 
     /// Statements that saving takes.
@@ -89,7 +96,8 @@ impl LaneChanges {
             + self.cursors.len()
             + self.caught_up.len()
             + self.failed.len()
-            + self.settled.len();
+            + self.settled.len()
+            + self.ranges.len();
         (positions + rows) as u64
     }
 }
@@ -118,7 +126,7 @@ impl Catalog {
         let connection = self.connection.lock();
         let mut statement = connection.prepare_cached(
             "SELECT endpoint, sequence, event_group, chunk, kind, decided_at, event_key, attempts, due_at,
-                    members
+                 ordinal, quiet, members
              FROM exceptions ORDER BY endpoint, sequence, event_group, chunk, kind",
         )?;
         let number = |row: &Row<'_>, at: usize| row.get::<_, i64>(at).map(i64::cast_unsigned);
@@ -133,7 +141,9 @@ impl Catalog {
                 key: number(row, 6)?,
                 attempts: row.get(7)?,
                 due_at: row.get(8)?,
-                members: row.get::<_, Option<Vec<u8>>>(9)?.unwrap_or_default(),
+                ordinal: row.get(9)?,
+                quiet: row.get(10)?,
+                members: row.get::<_, Option<Vec<u8>>>(11)?.unwrap_or_default(),
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -154,6 +164,7 @@ impl Catalog {
         for endpoint in &changes.wiped {
             let mut statement = transaction.prepare_cached("DELETE FROM exceptions WHERE endpoint = ?1")?;
             statement.execute([endpoint])?;
+            lanes::restart(&transaction, endpoint)?;
         }
         for (endpoint, cursor) in &changes.cursors {
             put_cursor(&transaction, endpoint, *cursor)?;
@@ -172,6 +183,7 @@ impl Catalog {
             )?;
             statement.execute((endpoint, sequence.cast_signed(), group, chunk, kind))?;
         }
+        lanes::save(&transaction, &changes.ranges)?;
         transaction.commit()?;
         Ok(())
     }
@@ -257,8 +269,8 @@ pub(super) fn put_cursor(
 fn put_exception(transaction: &Transaction<'_>, failed: &ExceptionRecord) -> Result<(), CatalogError> {
     let mut statement = transaction.prepare_cached(
         "INSERT INTO exceptions (endpoint, sequence, event_group, chunk, kind, decided_at, event_key,
-             attempts, due_at, members)
-         SELECT id, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10 FROM endpoints WHERE id = ?1
+             attempts, due_at, ordinal, quiet, members)
+         SELECT id, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12 FROM endpoints WHERE id = ?1
          ON CONFLICT (endpoint, sequence, event_group, chunk, kind) DO UPDATE
              SET attempts = excluded.attempts, due_at = excluded.due_at",
     )?;
@@ -272,6 +284,8 @@ fn put_exception(transaction: &Transaction<'_>, failed: &ExceptionRecord) -> Res
         failed.key.cast_signed(),
         failed.attempts,
         failed.due_at,
+        failed.ordinal,
+        failed.quiet,
         (!failed.members.is_empty()).then_some(failed.members.as_slice()),
     ))?;
     Ok(())

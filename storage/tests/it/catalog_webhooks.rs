@@ -4,7 +4,8 @@ use std::path::Path;
 
 use rusqlite::Connection;
 use systole_storage::{
-    CATALOG_FILE, Catalog, CatalogError, CursorRecord, EndpointRecord, ExceptionRecord, LaneChanges, Sequence,
+    CATALOG_FILE, Catalog, CatalogError, CursorRecord, EndpointRecord, ExceptionRecord, LaneChanges,
+    LaneRanges, Sequence,
 };
 
 fn endpoint(id: &str, start: u64) -> EndpointRecord {
@@ -33,6 +34,8 @@ fn exception(endpoint: &str, sequence: u64) -> ExceptionRecord {
         attempts: 1,
         due_at: 1_782_805_500_000,
         members: Vec::new(),
+        ordinal: 5,
+        quiet: sequence.is_multiple_of(2),
     }
 }
 
@@ -79,6 +82,7 @@ fn every_change() -> LaneChanges {
         caught_up: vec!["ep_c".to_owned()],
         failed: vec![exception("ep_a", 22), exception("ep_b", 23)],
         settled: vec![place(&exception("ep_b", 11))],
+        ranges: LaneRanges::default(),
     }
 }
 

@@ -1,0 +1,176 @@
+//! What lanes announce, published as events: `message.failed`, `endpoint.disabled`.
+//!
+//! Constraints: a lane never waits for the journal; at most [`WAITING_MAX`] notices
+//! wait, and beyond it they are dropped, counted and said. What is announced is in the
+//! delivery log and in the catalog as well.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use systole_dispatch::notice::{ENDPOINT_DISABLED, MESSAGE_FAILED, MessageFailed, Notice, Notices};
+use systole_storage::frame::{Published, encode_published};
+
+use crate::commit::{Intake, block_on_ack};
+
+/// Notices that wait for the journal: some seconds of an endpoint whose deliveries are
+/// all given up.
+const WAITING_MAX: usize = 4096;
+/// How often the thread looks whether the server stops.
+const LOOK_EACH: Duration = Duration::from_millis(200);
+
+/// Takes notices.
+#[derive(Clone, Debug)]
+pub(crate) struct NoticeQueue {
+    sender: SyncSender<Notice>,
+}
+
+/// Publishes what was taken, on a thread of its own.
+#[derive(Debug)]
+pub(crate) struct NoticePublisher {
+    receiver: Receiver<Notice>,
+}
+
+/// A queue, and what empties it.
+pub(crate) fn notice_queue() -> (NoticeQueue, NoticePublisher) {
+    let (sender, receiver) = sync_channel(WAITING_MAX);
+    (NoticeQueue { sender }, NoticePublisher { receiver })
+}
+
+impl Notices for NoticeQueue {
+    fn publish(&self, notice: Notice) {
+        match self.sender.try_send(notice) {
+            Ok(()) => {}
+            Err(TrySendError::Full(notice)) => {
+                tracing::warn!(endpoint = endpoint_of(&notice), "a notice was dropped: too many wait");
+            }
+            Err(TrySendError::Disconnected(notice)) => {
+                tracing::warn!(endpoint = endpoint_of(&notice), "a notice was dropped: the server stops");
+            }
+        }
+    }
+}
+
+impl NoticePublisher {
+    /// Publishes until the server stops. Blocks.
+    pub(crate) fn run(self, intake: &Arc<Intake>) {
+        while !intake.stopping() {
+            let notice = match self.receiver.recv_timeout(LOOK_EACH) {
+                Ok(notice) => notice,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let (org, user, name, data) = event_of(&notice);
+            let data = data.to_string();
+            let event = Published { org, user, name, id: None, data: &data };
+            if let Err(error) = block_on_ack(intake.submit_internal(encode_published(&event))) {
+                let error = crate::flusher::chain(&error);
+                tracing::warn!(endpoint = endpoint_of(&notice), error, "a notice was not published");
+            }
+        }
+    }
+}
+
+fn endpoint_of(notice: &Notice) -> &str {
+    match notice {
+        Notice::MessageFailed(failed) => &failed.endpoint,
+        Notice::EndpointDisabled { endpoint, .. } => endpoint,
+    }
+}
+
+/// Whose event it is, about whom, what it is called and what it says.
+fn event_of(notice: &Notice) -> (&str, Option<&str>, &'static str, Value) {
+    match notice {
+        Notice::MessageFailed(failed) => {
+            (&*failed.org, failed.user.as_deref(), MESSAGE_FAILED, failed_data(failed))
+        }
+        Notice::EndpointDisabled { endpoint, org, reason, failing_since_ms } => {
+            let data = json!({
+                "endpoint_id": &**endpoint,
+                "reason": reason.as_str(),
+                "failing_since": failing_since_ms.map(rfc3339),
+            });
+            (&**org, None, ENDPOINT_DISABLED, data)
+        }
+    }
+}
+
+fn failed_data(failed: &MessageFailed) -> Value {
+    let message = failed.message.as_ref();
+    json!({
+        "endpoint_id": &*failed.endpoint,
+        "message_id": message.map(|message| message.id.as_str()),
+        "event_type": message.and_then(|message| message.event_type.as_deref()),
+        "message_count": failed.count,
+        "status_code": failed.status_code,
+        "error": failed.error.as_deref(),
+        "attempt_count": failed.attempts,
+    })
+}
+
+fn rfc3339(ms: i64) -> String {
+    let mut text = Vec::with_capacity(24);
+    crate::timestamp::write_rfc3339(ms, &mut text);
+    String::from_utf8(text).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use systole_dispatch::event::Cursor;
+    use systole_dispatch::notice::{DisabledReason, FailedMessage};
+
+    use super::*;
+
+    #[test]
+    fn a_notice_says_which_endpoint_it_is_about_and_what_happened() {
+        let failed = Notice::MessageFailed(MessageFailed {
+            endpoint: "ep_1".into(),
+            org: "acme".into(),
+            from: Cursor { sequence: 7, ordinal: 0 },
+            through: Cursor { sequence: 7, ordinal: 1 },
+            message: Some(FailedMessage {
+                id: "evt_1".to_owned(),
+                event_type: Some("steps.created".to_owned()),
+            }),
+            count: Some(1),
+            user: Some("u_1".into()),
+            status_code: Some(500),
+            error: None,
+            attempts: 8,
+        });
+        let (org, user, name, data) = event_of(&failed);
+        assert_eq!((org, user, name), ("acme", Some("u_1"), "message.failed"));
+        assert_eq!(
+            data,
+            json!({"endpoint_id": "ep_1", "message_id": "evt_1", "event_type": "steps.created",
+                "message_count": 1, "status_code": 500, "error": null, "attempt_count": 8})
+        );
+        let disabled = Notice::EndpointDisabled {
+            endpoint: "ep_1".into(),
+            org: "acme".into(),
+            reason: DisabledReason::Failing,
+            failing_since_ms: Some(1_782_805_501_123),
+        };
+        let (org, user, name, data) = event_of(&disabled);
+        assert_eq!((org, user, name), ("acme", None, "endpoint.disabled"));
+        assert_eq!(
+            data,
+            json!({"endpoint_id": "ep_1", "reason": "failing", "failing_since": "2026-06-30T07:45:01.123Z"})
+        );
+    }
+
+    #[test]
+    fn a_full_queue_drops_and_never_waits() {
+        let (queue, publisher) = notice_queue();
+        let notice = Notice::EndpointDisabled {
+            endpoint: "ep_1".into(),
+            org: "acme".into(),
+            reason: DisabledReason::Gone,
+            failing_since_ms: None,
+        };
+        (0..WAITING_MAX + 10).for_each(|_| queue.publish(notice.clone()));
+        drop(queue);
+        assert_eq!(publisher.receiver.iter().count(), WAITING_MAX);
+    }
+}
