@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -30,7 +29,7 @@ use crate::id::IdCipher;
 use crate::lane::{Agenda, Collected, Lane, LaneStats, MANUAL_AT_ONCE, MANUAL_MAX, Outcome, Rest, Sums};
 use crate::ledger::{BacklogKind, Changes, Ledger, SAVE_INTERVAL};
 use crate::notice::{DisabledReason, Notice, Notices};
-use crate::router::Routes;
+use crate::router::Router;
 use crate::topic::Topics;
 
 /// How often lanes are looked at for what is due.
@@ -112,6 +111,8 @@ pub(crate) struct Shared {
     pub(crate) routed: Mutex<Cursor>,
     /// The same for whoever only wants to know.
     routed_sequence: AtomicU64,
+    /// Every event with an ordering up to this was routed.
+    settled: AtomicU64,
     pub(crate) ledger: Arc<dyn Ledger>,
     agenda: Arc<Agenda>,
     saver: Mutex<Saver>,
@@ -120,7 +121,7 @@ pub(crate) struct Shared {
     /// Such requests in flight or waiting.
     manual_count: AtomicUsize,
     lanes: Mutex<HashMap<String, Arc<Lane>>>,
-    routes: ArcSwap<Routes>,
+    router: Router,
     stopping: AtomicBool,
 }
 
@@ -233,6 +234,19 @@ impl Shared {
         self.stopping.load(Ordering::Acquire)
     }
 
+    /// Every event with an ordering up to this was routed.
+    pub(crate) fn settled(&self) -> u64 {
+        self.settled.load(Ordering::Acquire)
+    }
+
+    /// Finds out how far the events are that were routed.
+    fn settle(&self) {
+        let settled = self.log.settle();
+        if *self.routed.lock() >= Cursor::behind(settled.head) {
+            self.settled.fetch_max(settled.ordering, Ordering::AcqRel);
+        }
+    }
+
     /// Whether an endpoint wants an event of its organisation.
     pub(crate) fn wants(&self, endpoint: &str, settings: &EndpointSettings, event: &Event) -> bool {
         let user = settings.user_id.as_deref();
@@ -267,7 +281,7 @@ impl Shared {
     async fn store_off(self: &Arc<Shared>, lane: &Arc<Lane>, reason: DisabledReason) -> bool {
         let (shared, lane) = (self.clone(), lane.clone());
         let stored = tokio::task::spawn_blocking(move || {
-            shared.rebuild(&shared.lanes.lock());
+            shared.reroute(&lane);
             if !lane.is_off() {
                 return true;
             }
@@ -284,10 +298,14 @@ impl Shared {
         stored.await.unwrap_or(true)
     }
 
-    /// Makes the router's index anew; the caller holds the lanes, so that none is
-    /// there without its routes.
-    fn rebuild(&self, lanes: &HashMap<String, Arc<Lane>>) {
-        self.routes.store(Arc::new(Routes::new(lanes.values(), &self.topics)));
+    /// Puts a lane where its settings want it in the router's index, unless it was
+    /// taken out meanwhile.
+    fn reroute(&self, lane: &Arc<Lane>) {
+        // Held, so that none is in the index that is not among the lanes.
+        let lanes = self.lanes.lock();
+        if lanes.contains_key(&*lane.id) {
+            self.router.set(lane, &self.topics);
+        }
     }
 
     fn lanes(&self) -> Vec<Arc<Lane>> {
@@ -394,6 +412,7 @@ impl Dispatcher {
             .thread_name("dispatch")
             .enable_all()
             .build()?;
+        let router = Router::new(&parts.lanes, &parts.topics);
         let lanes = parts.lanes.into_iter().map(|lane| (lane.id.to_string(), lane)).collect();
         let shared = Arc::new(Shared {
             source: parts.source,
@@ -410,6 +429,7 @@ impl Dispatcher {
             counters: Counters::default(),
             routed: Mutex::new(parts.routed),
             routed_sequence: AtomicU64::new(parts.routed.sequence.saturating_sub(1)),
+            settled: AtomicU64::new(0),
             ledger: parts.ledger,
             lanes: Mutex::new(lanes),
             agenda: Arc::new(Agenda::new(parts.clock.clone())),
@@ -417,10 +437,9 @@ impl Dispatcher {
             saver: Mutex::default(),
             manual: Semaphore::new(MANUAL_AT_ONCE),
             manual_count: AtomicUsize::new(0),
-            routes: ArcSwap::default(),
+            router,
             stopping: AtomicBool::new(false),
         });
-        shared.rebuild(&shared.lanes.lock());
         shared.lanes().iter().for_each(|lane| lane.enlist(&shared.agenda));
         runtime.spawn(keep(shared.clone()));
         runtime.spawn(save_often(shared.clone()));
@@ -473,8 +492,7 @@ impl Dispatcher {
                 match reader.next(wanted, end) {
                     Ok(Step::Event(event)) => {
                         // Behind the read: who registered before it is in there.
-                        let routes = shared.routes.load();
-                        routes.for_each(&event, &shared.topics, |lane| {
+                        shared.router.routes().for_each(&event, &shared.topics, |lane| {
                             shared.counters.routed_events.fetch_add(1, Ordering::Relaxed);
                             if lane.offer(&event) && lane.touch() {
                                 touched.push(lane.clone());
@@ -503,11 +521,8 @@ impl Dispatcher {
     pub fn add(&self, lane: Arc<Lane>) {
         // Before the router knows it: whatever it takes is then looked at.
         lane.enlist(&self.shared.agenda);
-        {
-            let mut lanes = self.shared.lanes.lock();
-            lanes.insert(lane.id.to_string(), lane.clone());
-            self.shared.rebuild(&lanes);
-        }
+        self.shared.lanes.lock().insert(lane.id.to_string(), lane.clone());
+        self.shared.reroute(&lane);
         lane.tend(&self.shared);
     }
 
@@ -517,7 +532,7 @@ impl Dispatcher {
         if let Some(lane) = lanes.remove(id) {
             lane.switch_off();
         }
-        self.shared.rebuild(&lanes);
+        self.shared.router.remove(id);
     }
 
     /// The lane of an endpoint.
@@ -534,8 +549,8 @@ impl Dispatcher {
     }
 
     /// A lane's settings changed.
-    pub fn changed(&self) {
-        self.shared.rebuild(&self.shared.lanes.lock());
+    pub fn changed(&self, lane: &Arc<Lane>) {
+        self.shared.reroute(lane);
     }
 
     /// Sends an example to one endpoint, once.
@@ -694,6 +709,7 @@ async fn keep(shared: Arc<Shared>) {
     let mut ticks = tokio::time::interval(KEEPER_INTERVAL);
     while !shared.is_stopping() {
         ticks.tick().await;
+        shared.settle();
         for lane in shared.agenda.due() {
             lane.tend(&shared);
         }

@@ -8,18 +8,19 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::event::{Cursor, Place};
+use crate::event::{Cursor, Member, Place};
 use crate::notice::DisabledReason;
 
 /// How often what changed is saved: what a crash makes the router read again.
 pub const SAVE_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A delivery that failed and is tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exception {
-    /// The event.
+    /// The event, or what several begin with.
     pub place: Place,
     /// How many events of its frame come before it.
     pub ordinal: u32,
@@ -31,6 +32,9 @@ pub struct Exception {
     pub attempts: u32,
     /// When the next one is due, milliseconds since 1970.
     pub due_at_ms: i64,
+    /// What it carries, if it is a batch or was drawn together; else empty. Id and
+    /// body follow from it.
+    pub members: Arc<[Member]>,
     /// It is a notice: that it is given up is not announced.
     pub quiet: bool,
 }

@@ -21,6 +21,7 @@
 //! - [`attempt`]: what is told of each attempt
 //! - [`notice`]: what is announced of deliveries and endpoints
 //! - [`router`]: from an event to the lanes that want it
+//! - [`trie`]: a map whose versions share what they have in common
 //! - [`ledger`]: what is kept over restarts, saved in batches
 //! - [`dispatcher`]: all of it together
 
@@ -39,5 +40,6 @@ pub mod router;
 pub mod signer;
 pub mod target;
 pub mod topic;
+pub mod trie;
 
 pub use event::{Event, EventKind, Payload, PayloadFault, PayloadSource, Place};

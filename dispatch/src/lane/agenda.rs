@@ -143,6 +143,9 @@ mod tests {
             ordinal: 0,
             decided_at: sequence,
             key: 0,
+            ordering: sequence,
+            samples: 1,
+            bytes: 0,
             backfill: false,
             about: None,
         }
@@ -164,6 +167,7 @@ mod tests {
                 attempts: 1,
                 due_at_ms: 9,
                 quiet: false,
+                members: Arc::default(),
             }];
         }
         Arc::new(Lane::restored(format!("ep_{number}"), "o".into(), crate::lane::tests::config(), record))

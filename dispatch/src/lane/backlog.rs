@@ -197,7 +197,7 @@ impl Backlogs {
     /// An event of a range was decided.
     pub(super) fn decide(&mut self, number: u64, ticket: Ticket) {
         if let Some(range) = self.ranges.iter_mut().find(|range| range.number == number) {
-            range.taken.decide(ticket);
+            range.taken.decide_many(ticket, 1);
         }
         self.finish();
     }

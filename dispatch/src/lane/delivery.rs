@@ -1,18 +1,20 @@
 //! One attempt: render, sign, send, judge, record.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::HeaderMap;
 
+use super::carried::event_place;
 use super::job::Job;
-use super::render::{ENVELOPE_BYTES, render};
+use super::render::{Opened, body_bytes, render, render_batch};
 use super::{Lane, LaneConfig};
 use crate::attempt::{Attempt, SUCCESS_BODY_BYTES_MAX, Trigger};
 use crate::client::{Answer, PostFault};
 use crate::dispatcher::Shared;
-use crate::event::{Payload, PayloadFault, Place};
+use crate::event::{EventKind, Payload, PayloadFault, PayloadSource, Place};
 
 /// Longest pause that a receiver may ask for: the last of the standard schedule.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10 * 3600);
@@ -37,6 +39,15 @@ pub(crate) enum Outcome {
     Unreadable,
     /// The server is stopping; the event stays undecided.
     Parked,
+}
+
+impl Outcome {
+    fn of_fault(fault: PayloadFault) -> Outcome {
+        match fault {
+            PayloadFault::Gone => Outcome::Gone,
+            PayloadFault::Unreadable => Outcome::Unreadable,
+        }
+    }
 }
 
 /// What came of an attempt, and why, if it failed.
@@ -69,56 +80,144 @@ impl Delivered {
     }
 }
 
-pub(super) async fn deliver(shared: &Shared, lane: &Lane, job: &Job, trigger: Trigger) -> Delivered {
-    let payload = match open(shared, job).await {
-        Ok(payload) => payload,
-        Err(PayloadFault::Gone) => return Delivered::gone(),
-        Err(PayloadFault::Unreadable) => return Delivered::of(Outcome::Unreadable),
-    };
+pub(super) async fn deliver(shared: &Shared, lane: &Lane, job: &mut Job, trigger: Trigger) -> Delivered {
     let config = lane.config.load_full();
-    if config.settings.user_id.as_deref().is_some_and(|user| payload.user() != Some(user)) {
-        // The endpoint was bound to another user since.
-        return Delivered::of(Outcome::Unwanted);
-    }
-    let topic = shared.topics.get(payload.topic());
-    let Some(name) = topic.name_for(&config.settings, job.place.kind) else {
-        return Delivered::of(Outcome::Unwanted);
-    };
-    let id = shared.ids.seal(job.place, 0);
-    // Taken before the body is made: bodies in flight are what deliveries hold.
-    let bytes = payload.data_bytes() + ENVELOPE_BYTES;
-    let Some(_memory) = shared.memory(bytes, lane.is_failing()).await else {
-        return Delivered::parked();
-    };
-    if payload.is_erased() {
+    let (events, _memory) = loop {
+        let events = match open_wanted(shared, &config, job).await {
+            Ok(events) => events,
+            Err(Outcome::Gone) => return Delivered::gone(),
+            Err(outcome) => return Delivered::of(outcome),
+        };
+        // Taken before the body is made: bodies in flight are what deliveries hold.
+        let Some(memory) = shared.memory(body_bytes(&events), lane.is_failing()).await else {
+            return Delivered::parked();
+        };
         // While it waited for memory.
-        return Delivered::gone();
-    }
-    let body = render(lane, &config, &id, name, payload.as_ref());
+        if !events.iter().any(|event| event.payload.is_erased()) {
+            break (events, memory);
+        }
+    };
+    let id = shared.ids.seal(job.place, if job.is_own() { config.number } else { 0 });
+    let body = match events.as_slice() {
+        [event] if job.place.kind != EventKind::Batch => {
+            let Some(name) = event.name(&config.settings) else { return Delivered::of(Outcome::Unwanted) };
+            render(lane, &config, &id, name, event.payload.as_ref())
+        }
+        events => render_batch(shared, &config, events),
+    };
     let exchange = post(shared, &config, &id, body).await;
     let outcome = judge(&exchange.answer);
     shared.counters.observe(exchange.duration, &outcome);
-    let told = Told {
-        place: Some(job.place),
-        user: payload.user().map(Into::into),
-        message: id,
-        event_type: name,
-        number: job.attempts + 1,
-        trigger,
-    };
-    let failure = record(shared, lane, &config, told, exchange);
+    let about = about(shared, &config, job, &id, &events);
+    let failure =
+        record(shared, lane, &config, Told { id, about, number: job.attempts + 1, trigger }, exchange);
     Delivered { outcome, failure }
 }
 
-/// Reads the payload, on a thread that may block unless it lies in memory.
-async fn open(shared: &Shared, job: &Job) -> Result<Box<dyn Payload>, PayloadFault> {
-    let (place, decided_at) = (job.place, job.decided_at);
-    let at_hand = |sequence| shared.source.is_at_hand(sequence);
-    if at_hand(place.sequence) && (decided_at == place.sequence || at_hand(decided_at)) {
-        return shared.source.open(place, decided_at);
+/// The committed events that a request carries, as attempts are told of.
+fn about<'a>(
+    shared: &Shared,
+    config: &LaneConfig,
+    job: &Job,
+    id: &str,
+    events: &'a [Opened],
+) -> Vec<About<'a>> {
+    if let (false, [event]) = (job.is_own(), events) {
+        let event_type = event.name(&config.settings).unwrap_or_default();
+        let user = event.payload.user().map(Into::into);
+        return vec![About { place: Some(job.place), message: id.to_owned(), event_type, user }];
     }
-    let source = shared.source.clone();
-    let opened = tokio::task::spawn_blocking(move || source.open(place, decided_at)).await;
+    let carried = job.members();
+    let mut members = carried.chunk_by(|_, next| next.joined);
+    let of_event = |event: &'a Opened| {
+        let event_type = event.name(&config.settings).unwrap_or_default();
+        let user: Option<Arc<str>> = event.payload.user().map(Into::into);
+        let members = members.next().unwrap_or_default().iter();
+        let about = members.map(move |member| (member.place, event_type, user.clone()));
+        about.collect::<Vec<_>>()
+    };
+    let all = events.iter().flat_map(of_event);
+    all.map(|(place, event_type, user)| About {
+        place: Some(place),
+        message: shared.ids.seal(place, 0),
+        event_type,
+        user,
+    })
+    .collect()
+}
+
+/// What a job carries and the endpoint still wants; what is gone or unwanted is cut
+/// out of it. If nothing is left, what comes of the attempt.
+async fn open_wanted(shared: &Shared, config: &LaneConfig, job: &mut Job) -> Result<Vec<Opened>, Outcome> {
+    let Some(carried) = &job.carried else {
+        let event = open_event(shared, (job.place, false), &[(job.place, job.decided_at)]).await;
+        let event = event.map_err(Outcome::of_fault)?;
+        return if event.name(&config.settings).is_some() { Ok(vec![event]) } else { Err(Outcome::Unwanted) };
+    };
+    let carried = carried.clone();
+    let (mut events, mut out, mut nothing) = (Vec::new(), BTreeSet::new(), Outcome::Unwanted);
+    for (first, members) in carried.events() {
+        let places: Vec<(Place, u64)> =
+            members.iter().map(|member| (member.place, member.decided_at)).collect();
+        match open_event(shared, event_place(members), &places).await {
+            Ok(event) if event.name(&config.settings).is_some() => events.push(event),
+            Ok(_) => out.extend(first..first + members.len()),
+            Err(PayloadFault::Unreadable) => return Err(Outcome::Unreadable),
+            Err(PayloadFault::Gone) => {
+                nothing = Outcome::Gone;
+                for (index, (place, decided_at)) in (first..).zip(&places) {
+                    if let Err(PayloadFault::Gone) = open(shared, &[(*place, *decided_at)]).await {
+                        out.insert(index);
+                    }
+                }
+                // What is left of it is opened with its new id.
+                if out.range(first..first + members.len()).next().is_none() {
+                    return Err(Outcome::Unreadable);
+                }
+            }
+        }
+    }
+    if out.is_empty() {
+        return Ok(events);
+    }
+    if out.len() == carried.members.len() {
+        return Err(nothing);
+    }
+    tracing::info!(
+        sequence = job.place.sequence,
+        events = out.len(),
+        "a delivery is cut anew without some events"
+    );
+    job.cut_anew(&out);
+    Box::pin(open_wanted(shared, config, job)).await
+}
+
+async fn open_event(
+    shared: &Shared,
+    (place, is_own): (Place, bool),
+    members: &[(Place, u64)],
+) -> Result<Opened, PayloadFault> {
+    let payload = open(shared, members).await?;
+    let topic = shared.topics.get(payload.topic());
+    let kind = members.first().map_or(place.kind, |(place, _)| place.kind);
+    Ok(Opened { place, is_own, kind, topic, payload })
+}
+
+/// Reads a payload, on a thread that may block unless all of it lies in memory.
+async fn open(shared: &Shared, members: &[(Place, u64)]) -> Result<Box<dyn Payload>, PayloadFault> {
+    let read = |source: &dyn PayloadSource, members: &[(Place, u64)]| match members {
+        [(place, decided_at)] => source.open(*place, *decided_at),
+        members => source.open_joined(members),
+    };
+    let at_hand = |sequence| shared.source.is_at_hand(sequence);
+    let is_at_hand = |(place, decided_at): &(Place, u64)| {
+        at_hand(place.sequence) && (*decided_at == place.sequence || at_hand(*decided_at))
+    };
+    if members.iter().all(is_at_hand) {
+        return read(shared.source.as_ref(), members);
+    }
+    let (source, members) = (shared.source.clone(), members.to_vec());
+    let opened = tokio::task::spawn_blocking(move || read(source.as_ref(), &members)).await;
     opened.unwrap_or(Err(PayloadFault::Unreadable))
 }
 
@@ -156,15 +255,24 @@ fn judge(answer: &Result<Answer, PostFault>) -> Outcome {
 
 /// What an attempt was about.
 struct Told<'a> {
-    place: Option<Place>,
-    user: Option<Arc<str>>,
-    message: String,
-    event_type: &'a str,
+    /// The request's id.
+    id: String,
+    /// Each event that it carried.
+    about: Vec<About<'a>>,
     number: u32,
     trigger: Trigger,
 }
 
-/// Logs and records an attempt; what is to be said if it was the last and failed.
+/// An event of an attempt.
+struct About<'a> {
+    place: Option<Place>,
+    /// The event's own id.
+    message: String,
+    event_type: &'a str,
+    user: Option<Arc<str>>,
+}
+
+/// Logs an attempt, and records it for each event that it carried; what is to be said if it was the last and failed.
 fn record(
     shared: &Shared,
     lane: &Lane,
@@ -181,39 +289,42 @@ fn record(
         Err(fault) => (None, Some(fault.to_string()), Vec::new(), Bytes::new()),
     };
     let ms = duration.as_secs_f64() * 1e3;
-    let (endpoint, id, attempt, trigger) = (&*lane.id, &*told.message, told.number, told.trigger.as_str());
+    let (endpoint, id, attempt, trigger) = (&*lane.id, &*told.id, told.number, told.trigger.as_str());
     if success {
         tracing::debug!(endpoint, id, attempt, trigger, status = status_code, ms, "delivered");
     } else {
         tracing::info!(endpoint, id, attempt, trigger, status = status_code, error, ms, "delivery failed");
     }
     let failure = (!success).then(|| {
+        let first = told.about.first();
         Box::new(Failure {
-            event_type: Some(told.event_type.to_owned()),
-            user: told.user.clone(),
+            event_type: first.map(|about| about.event_type.to_owned()),
+            user: first.and_then(|about| about.user.clone()),
             status_code,
             error: error.clone(),
         })
     });
-    shared.deliveries.record(Attempt {
-        endpoint: lane.id.clone(),
-        org: lane.org.clone(),
-        user: told.user,
-        place: told.place,
-        delivery: told.message.clone(),
-        message: told.message,
-        event_type: told.event_type.to_owned(),
-        number: told.number,
-        trigger: told.trigger,
-        success,
-        status_code,
-        error,
-        started_at_ms,
-        duration,
-        url: config.settings.url.clone(),
-        response_headers,
-        response_body,
-    });
+    for About { place, message, event_type, user } in told.about {
+        shared.deliveries.record(Attempt {
+            endpoint: lane.id.clone(),
+            org: lane.org.clone(),
+            user,
+            place,
+            delivery: told.id.clone(),
+            message,
+            event_type: event_type.to_owned(),
+            number: told.number,
+            trigger: told.trigger,
+            success,
+            status_code,
+            error: error.clone(),
+            started_at_ms,
+            duration,
+            url: config.settings.url.clone(),
+            response_headers: response_headers.clone(),
+            response_body: response_body.clone(),
+        });
+    }
     failure
 }
 
@@ -242,13 +353,14 @@ pub(super) async fn deliver_example(
 ) -> Outcome {
     let config = lane.config();
     let topic = shared.topics.get(payload.topic());
-    let own = topic.name_for(&config.settings, crate::event::EventKind::Created);
+    let own = topic.name_for(&config.settings, EventKind::Created);
     let name = name.as_deref().or(own).or_else(|| topic.names().next()).unwrap_or_default();
     let body = render(lane, &config, &id, name, payload.as_ref());
     let exchange = post(shared, &config, &id, body).await;
     let outcome = judge(&exchange.answer);
     let user = payload.user().map(Into::into);
-    let told = Told { place: None, user, message: id, event_type: name, number: 1, trigger: Trigger::Test };
+    let about = vec![About { place: None, message: id.clone(), event_type: name, user }];
+    let told = Told { id, about, number: 1, trigger: Trigger::Test };
     record(shared, lane, &config, told, exchange);
     outcome
 }

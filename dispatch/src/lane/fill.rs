@@ -161,9 +161,8 @@ impl Lane {
                     let passes = !self.fits(shared, &event);
                     at = reader.cursor();
                     let rests = self.with(|state, now_ms| {
-                        let rests = passes
-                            || state.ahead.contains(&event.place)
-                            || state.exceptions.contains_key(&event.place);
+                        let rests =
+                            passes || state.ahead.contains(&event.place) || state.is_excepted(event.place);
                         if !rests {
                             state.probe_with(cursor, &event, now_ms);
                         }

@@ -7,18 +7,24 @@
 
 use std::collections::VecDeque;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
+use super::carried::Carried;
 use super::taken::Ticket;
-use crate::event::{Cursor, Event, Place};
+use super::windows::Drawn;
+use crate::event::{Cursor, Event, EventKind, Place};
 use crate::ledger::Exception;
 
 /// One in so many comes from the queue behind, if both have something.
 const BEHIND_EACH: u32 = 8;
 
+/// Bytes of data in one batch, about; one event that is longer goes alone.
+const BATCH_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
 /// A delivery to make.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Job {
+    /// The event, or what several begin with.
     pub(crate) place: Place,
     /// Events of its frame before it.
     pub(crate) ordinal: u32,
@@ -33,6 +39,12 @@ pub(crate) struct Job {
     pub(crate) behind: bool,
     /// It is a notice: that it is given up is not announced.
     pub(crate) quiet: bool,
+    /// Bytes of its data, about; 0 if that is not known.
+    pub(super) bytes: u32,
+    /// How many of its keys are in flight for it.
+    pub(super) keys_held: usize,
+    /// What it carries, unless that is one event as it was committed.
+    pub(super) carried: Option<Box<Carried>>,
 }
 
 /// Where a delivery comes from, which is where its end is told.
@@ -57,6 +69,17 @@ pub(crate) enum Origin {
     Manual,
 }
 
+impl Origin {
+    /// Whether two first attempts may go in one request.
+    fn goes_with(self, other: Origin) -> bool {
+        match (self, other) {
+            (Origin::Live(_), Origin::Live(_)) => true,
+            (Origin::Backlog { number, .. }, Origin::Backlog { number: other, .. }) => number == other,
+            _ => false,
+        }
+    }
+}
+
 impl Job {
     /// A first attempt.
     pub(super) fn of(event: &Event, origin: Origin, generation: u64) -> Job {
@@ -70,6 +93,33 @@ impl Job {
             generation,
             behind: event.backfill || !matches!(origin, Origin::Live(_) | Origin::Probe),
             quiet: event.about.is_some(),
+            bytes: event.bytes,
+            keys_held: 0,
+            carried: None,
+        }
+    }
+
+    /// The first attempt of what was drawn together under one ticket.
+    pub(super) fn drawn(drawn: Drawn, ticket: Ticket, generation: u64) -> Job {
+        let Drawn { members, bytes, backfill, .. } = drawn;
+        let first = members[0];
+        let origin = Origin::Live(ticket);
+        let carried = (members.len() > 1).then(|| Box::new(Carried::drawn(members, origin)));
+        let place =
+            if carried.is_some() { first.place.beginning(EventKind::Coalesced, 0) } else { first.place };
+        Job {
+            place,
+            ordinal: first.ordinal,
+            decided_at: first.decided_at,
+            key: first.key,
+            attempts: 0,
+            origin,
+            generation,
+            behind: backfill,
+            quiet: false,
+            bytes,
+            keys_held: 0,
+            carried,
         }
     }
 
@@ -85,6 +135,9 @@ impl Job {
             generation,
             behind: true,
             quiet: exception.quiet,
+            bytes: 0,
+            keys_held: 0,
+            carried: Carried::of_exception(exception),
         }
     }
 
@@ -109,6 +162,8 @@ pub(super) struct Queues {
     held: HashMap<u64, u32>,
     /// Keys in flight, with what waits for them.
     busy: HashMap<u64, VecDeque<Job>>,
+    /// Jobs in `busy`.
+    parked: usize,
     /// Jobs given since the last one from behind.
     since_behind: u32,
 }
@@ -128,20 +183,67 @@ impl Queues {
         self.first.is_empty() && self.behind.is_empty()
     }
 
-    /// The next job whose key is free, which is in flight from now on; others go
-    /// behind the one in flight.
-    pub(super) fn next(&mut self) -> Option<Job> {
+    /// Jobs that are not in flight.
+    pub(super) fn len(&self) -> usize {
+        self.first.len() + self.behind.len() + self.parked
+    }
+
+    /// The next job whose keys are free, which is in flight from now on; others go
+    /// behind the one in flight. A first attempt takes up to `batch` ready events
+    /// with it.
+    pub(super) fn next(&mut self, batch: usize) -> Option<Job> {
         while let Some(job) = self.pop() {
-            match self.busy.get_mut(&job.key) {
-                Some(waiting) => waiting.push_back(job),
-                None => {
-                    self.busy.insert(job.key, VecDeque::new());
-                    self.let_go(&job);
-                    return Some(job);
-                }
+            if let Some(job) = self.hold_keys(job) {
+                return Some(if batch > 1 { self.gather(job, batch) } else { job });
             }
         }
         None
+    }
+
+    /// Puts a job's keys in flight, or the job behind the first that is. Keys are
+    /// taken in their order and kept meanwhile: so a batch gets all of its own in the
+    /// end, and no two wait for each other.
+    fn hold_keys(&mut self, mut job: Job) -> Option<Job> {
+        while let Some(key) = job.keys().get(job.keys_held).copied() {
+            if let Some(waiting) = self.busy.get_mut(&key) {
+                waiting.push_back(job);
+                self.parked += 1;
+                return None;
+            }
+            self.busy.insert(key, VecDeque::new());
+            job.keys_held += 1;
+        }
+        self.let_go(&job);
+        Some(job)
+    }
+
+    /// Adds to a first attempt what else is ready to go with it.
+    fn gather(&mut self, first: Job, most: usize) -> Job {
+        let (origin, behind) = (first.origin, first.behind);
+        let mut bytes = u64::from(first.bytes);
+        let mut own: HashSet<u64> = first.keys().iter().copied().collect();
+        let mut jobs = vec![first];
+        while jobs.len() < most {
+            let queue = if behind { &mut self.behind } else { &mut self.first };
+            let fits = |next: &Job| {
+                next.origin.goes_with(origin) && bytes + u64::from(next.bytes) <= BATCH_BYTES_MAX
+            };
+            let Some(next) = queue.pop_front_if(|next| fits(next)) else { break };
+            let next_bytes = u64::from(next.bytes);
+            // Behind one of its own key: the order within the batch is that of commits.
+            let held = if own.contains(&next.key) {
+                self.let_go(&next);
+                Some(next)
+            } else {
+                self.hold_keys(next)
+            };
+            if let Some(next) = held {
+                bytes += next_bytes;
+                own.insert(next.key);
+                jobs.push(next);
+            }
+        }
+        Job::batch(jobs)
     }
 
     fn pop(&mut self) -> Option<Job> {
@@ -175,9 +277,15 @@ impl Queues {
         }
     }
 
-    /// A key is no longer in flight: what waits for it is next.
-    pub(super) fn release(&mut self, key: u64) {
-        for job in self.busy.remove(&key).into_iter().flatten().rev() {
+    /// Keys are no longer in flight: what waits for them is next.
+    pub(super) fn release(&mut self, keys: &[u64]) {
+        let mut waiting: Vec<Job> = keys.iter().filter_map(|key| self.busy.remove(key)).flatten().collect();
+        if keys.len() > 1 {
+            // Of one key they are in order; of several, what came first goes first.
+            waiting.sort_by_key(Job::begins_at);
+        }
+        for job in waiting.into_iter().rev() {
+            self.parked -= 1;
             if job.behind { self.behind.push_front(job) } else { self.first.push_front(job) }
         }
     }
@@ -187,6 +295,10 @@ impl Queues {
         let mut jobs: Vec<Job> = self.first.drain(..).chain(self.behind.drain(..)).collect();
         jobs.extend(self.busy.values_mut().flat_map(|waiting| waiting.drain(..)));
         self.held.clear();
+        self.parked = 0;
+        for job in &jobs {
+            self.release(&job.keys()[..job.keys_held]);
+        }
         jobs
     }
 
@@ -196,14 +308,18 @@ impl Queues {
         let mut keep = |job: &Job| {
             let stays = !is_out(job);
             if !stays {
-                out.push(*job);
+                out.push(job.clone());
             }
             stays
         };
         self.first.retain(&mut keep);
         self.behind.retain(&mut keep);
         self.busy.values_mut().for_each(|waiting| waiting.retain(&mut keep));
-        out.iter().for_each(|job| self.let_go(job));
+        self.parked = self.busy.values().map(VecDeque::len).sum();
+        for job in &out {
+            self.let_go(job);
+            self.release(&job.keys()[..job.keys_held]);
+        }
         out
     }
 
@@ -216,7 +332,6 @@ impl Queues {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::EventKind;
 
     fn job(sequence: u64, key: u64, origin: Origin, behind: bool) -> Job {
         Job {
@@ -229,13 +344,16 @@ mod tests {
             generation: 0,
             behind,
             quiet: false,
+            bytes: 0,
+            keys_held: 0,
+            carried: None,
         }
     }
 
     fn drain(queues: &mut Queues) -> Vec<u64> {
         std::iter::from_fn(|| {
-            let job = queues.next()?;
-            queues.release(job.key);
+            let job = queues.next(1)?;
+            queues.release(job.keys());
             Some(job.place.sequence)
         })
         .collect()
@@ -279,13 +397,82 @@ mod tests {
     fn one_of_a_key_is_in_flight_and_the_others_follow_in_their_order() {
         let mut queues = Queues::default();
         (1..=4).for_each(|number| queues.push(job(number, number % 2, Origin::Live(0), false)));
-        let first = queues.next().unwrap();
-        let second = queues.next().unwrap();
+        let first = queues.next(1).unwrap();
+        let second = queues.next(1).unwrap();
         assert_eq!((first.place.sequence, second.place.sequence), (1, 2));
-        assert_eq!(queues.next(), None);
-        queues.release(first.key);
-        assert_eq!(queues.next().map(|job| job.place.sequence), Some(3));
+        assert_eq!(queues.next(1), None);
+        queues.release(first.keys());
+        assert_eq!(queues.next(1).map(|job| job.place.sequence), Some(3));
         assert_eq!(queues.clear().len(), 1);
-        assert_eq!(queues.next(), None);
+        assert_eq!(queues.next(1), None);
+    }
+
+    fn sequences(job: &Job) -> Vec<u64> {
+        job.members().iter().map(|member| member.place.sequence).collect()
+    }
+
+    /// A batch of these keys that is tried again.
+    fn batch(sequence: u64, keys: &[u64]) -> Job {
+        let jobs = keys.iter().map(|key| job(sequence, *key, Origin::Retry, true)).collect();
+        Job { keys_held: 0, ..Job::batch(jobs) }
+    }
+
+    #[test]
+    fn a_batch_takes_what_is_ready_and_leaves_what_is_not() {
+        let mut queues = Queues::default();
+        queues.push(job(1, 3, Origin::Live(0), false));
+        let first = queues.next(1).unwrap();
+        (2..).zip([1, 1, 3, 2]).for_each(|(sequence, key)| {
+            queues.push(job(sequence, key, Origin::Live(sequence), false));
+        });
+        queues.push(job(6, 9, Origin::Retry, false));
+        queues.push(job(7, 8, Origin::Live(7), false));
+        let second = queues.next(10).unwrap();
+        assert_eq!((sequences(&second), second.keys()), (vec![2, 3, 5], [1, 2].as_slice()));
+        // What is tried again goes alone, and one that is alone goes as it is.
+        assert_eq!(queues.next(10).map(|job| (job.place.sequence, job.is_own())), Some((6, false)));
+        assert_eq!(queues.next(10).map(|job| (job.place.sequence, job.is_own())), Some((7, false)));
+        assert_eq!((queues.next(10), queues.len()), (None, 1));
+        queues.release(first.keys());
+        queues.release(second.keys());
+        assert_eq!(queues.next(10).map(|job| job.place.sequence), Some(4));
+    }
+
+    #[test]
+    fn a_batch_is_bounded_by_count_and_by_bytes() {
+        for (most, bytes, expected) in [(3, 10, vec![3, 3, 1]), (10, 1_500_000, vec![2, 2, 2, 1])] {
+            let mut queues = Queues::default();
+            (0..7).for_each(|key| queues.push(Job { bytes, ..job(key, key, Origin::Live(0), false) }));
+            let counts: Vec<usize> =
+                std::iter::from_fn(|| queues.next(most).map(|job| job.members().len())).collect();
+            assert_eq!(counts, expected);
+        }
+    }
+
+    #[test]
+    fn batches_that_are_tried_again_get_their_keys_although_others_want_them_too() {
+        let mut queues = Queues::default();
+        (1..=3).for_each(|key| queues.push(job(key, key, Origin::Live(0), false)));
+        let mut flight: VecDeque<Job> = std::iter::from_fn(|| queues.next(1)).collect();
+        queues.push(batch(10, &[3, 1]));
+        queues.push(batch(20, &[2, 1, 3]));
+        let mut tried = Vec::new();
+        for round in 0..40 {
+            (1..=3).for_each(|key| queues.push(job(100 + round, key, Origin::Live(0), false)));
+            let done = flight.pop_front().unwrap();
+            queues.release(done.keys());
+            while let Some(next) = queues.next(1) {
+                let is_free = |key: &u64| flight.iter().all(|other| !other.keys().contains(key));
+                assert!(next.keys().iter().all(is_free), "{next:?}");
+                tried.extend(next.is_own().then_some(next.place.sequence));
+                flight.push_back(next);
+            }
+        }
+        tried.sort_unstable();
+        assert_eq!(tried, [10, 20]);
+        let waiting = queues.len();
+        assert_eq!((queues.clear().len(), queues.len()), (waiting, 0));
+        flight.iter().for_each(|job| queues.release(job.keys()));
+        assert!(queues.busy.is_empty(), "{:?}", queues.busy);
     }
 }

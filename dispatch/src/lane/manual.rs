@@ -23,7 +23,7 @@ impl Lane {
             let state = self.state.lock();
             (state.exceptions.get(&place).map_or(0, |waiting| waiting.attempts), state.generation)
         };
-        let job = Job {
+        let mut job = Job {
             place,
             ordinal: 0,
             decided_at,
@@ -33,8 +33,12 @@ impl Lane {
             generation,
             behind: false,
             quiet: true,
+            bytes: 0,
+            keys_held: 0,
+            carried: None,
         };
-        let delivered = delivery::deliver(&shared, &self, &job, Trigger::Manual).await;
+        self.turn().await;
+        let delivered = delivery::deliver(&shared, &self, &mut job, Trigger::Manual).await;
         if delivered.outcome == Outcome::Delivered {
             // It need not be tried again.
             self.with(|state, _| {
@@ -55,6 +59,7 @@ impl Lane {
         payload: Box<dyn Payload>,
     ) {
         let generation = self.state.lock().generation;
+        self.turn().await;
         let outcome = delivery::deliver_example(&shared, &self, id, name, payload).await;
         self.end_manual(&shared, generation, outcome);
     }

@@ -24,22 +24,27 @@
 //! Who calls: the router offers, workers take jobs and finish them, the keeper wakes
 //! what is due, the saver collects what must survive a crash. Every call holds the
 //! lane's lock for a moment and none waits inside it. What changes the state is in
-//! `state`, pure and told the time; `fill` reads, `work` sends, `save` keeps.
+//! `state`, pure and told the time; `gather` and `windows` decide what goes into one
+//! request, `fill` reads, `work` sends, `save` keeps.
 
 mod agenda;
 mod backlog;
+mod carried;
 mod delivery;
 mod fill;
+mod gather;
 mod job;
 mod manual;
 #[cfg(test)]
 mod model;
 mod pause;
+mod rate;
 mod render;
 mod save;
 mod state;
 mod stats;
 mod taken;
+mod windows;
 mod work;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,6 +60,7 @@ use crate::event::{Cursor, Event, Place};
 use crate::ledger::{BacklogKind, LaneRecord};
 use crate::signer::Signer;
 use crate::target::Target;
+use gather::Shape;
 use state::{Mode, State};
 
 pub(crate) use agenda::Agenda;
@@ -75,6 +81,9 @@ pub struct LaneConfig {
     pub signer: Signer,
     /// The endpoint's own headers.
     pub headers: HeaderMap,
+    /// The endpoint's number: part of the ids of what is its own, its batches and
+    /// what is drawn together for it. 24 bits.
+    pub number: u32,
 }
 
 /// One endpoint's deliveries.
@@ -117,7 +126,8 @@ impl Lane {
         Lane::with_state(id.into(), org, config, state)
     }
 
-    fn with_state(id: Arc<str>, org: Arc<str>, config: LaneConfig, state: State) -> Lane {
+    fn with_state(id: Arc<str>, org: Arc<str>, config: LaneConfig, mut state: State) -> Lane {
+        state.reshape(Shape::of(&config.settings));
         Lane {
             id,
             org,
@@ -168,7 +178,9 @@ impl Lane {
 
     /// Delivers by other settings from the next attempt on.
     pub fn reconfigure(&self, config: LaneConfig) {
+        let shape = Shape::of(&config.settings);
         self.config.store(Arc::new(config));
+        self.with(|state, _| state.reshape(shape));
     }
 
     /// Ends everything that waits; what is in flight ends by itself.
@@ -273,6 +285,7 @@ impl Lane {
     /// Does what is due: wakes exceptions, probes, reads on, runs workers.
     pub(crate) fn tend(self: &Arc<Lane>, shared: &Arc<Shared>) {
         let reads = self.with(|state, now_ms| {
+            state.close_ended_windows(shared.settled());
             state.wake(now_ms);
             state.wants_fill(now_ms)
         });
@@ -285,35 +298,19 @@ impl Lane {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::dialect::Dialect;
-    use crate::endpoint::{PayloadSize, Timeseries};
     use crate::signer::Secret;
     use crate::target::Targets;
 
     /// What an endpoint without wishes is delivered by.
     pub(super) fn config() -> LaneConfig {
-        let settings = EndpointSettings {
-            url: "https://example.com/".to_owned(),
-            description: None,
-            name: None,
-            filter_types: None,
-            user_id: None,
-            dialect: Dialect::Standard,
-            headers: BTreeMap::new(),
-            active: true,
-            attributes: None,
-            send_organization_code: false,
-            timeout_seconds: 15,
-            timeseries: Timeseries::Group,
-            payload: PayloadSize::Full,
-        };
+        let settings = EndpointSettings::new("https://example.com/".to_owned(), Dialect::Standard);
         LaneConfig {
             target: Targets::default().check_url(&settings.url).unwrap(),
             signer: Signer::new(Dialect::Standard, &Secret::generate(Dialect::Standard).unwrap()).unwrap(),
             headers: HeaderMap::new(),
+            number: 1,
             settings,
         }
     }

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::delivery::Outcome;
+use super::gather::Shape;
 use super::job::{Job, Origin};
 use super::pause::Pause;
 use super::save::Collected;
 use super::state::{After, Chore, EXCEPTIONS_MAX, Mode, State, WINDOW_FIRST, WINDOW_MAX};
 use crate::dialect::Dialect;
+use crate::endpoint::EndpointSettings;
 use crate::event::{Cursor, Event, EventKind, Place};
 use crate::ledger::{Backlog, BacklogKind, Changes, Exception, GivenUp, Health, LaneRecord};
 use crate::topic::TopicId;
@@ -58,7 +60,7 @@ impl Stored {
         for (_, health) in &changes.health {
             self.health = *health;
         }
-        self.exceptions.extend(changes.failed.iter().map(|(_, failed)| (failed.place, *failed)));
+        self.exceptions.extend(changes.failed.iter().map(|(_, failed)| (failed.place, failed.clone())));
         for (_, place) in &changes.settled {
             self.exceptions.remove(place);
         }
@@ -73,7 +75,7 @@ impl Stored {
         LaneRecord {
             row: self.row,
             health: self.health,
-            exceptions: self.exceptions.values().copied().collect(),
+            exceptions: self.exceptions.values().cloned().collect(),
             backlogs: self.backlogs.values().copied().collect(),
         }
     }
@@ -100,6 +102,11 @@ struct Model {
     in_flight: Vec<Job>,
     decided: BTreeSet<Place>,
     first_try: usize,
+    shape: Shape,
+    /// Of the last event.
+    ordering: u64,
+    /// Requests that carried several events and were answered 2xx.
+    composite: usize,
 }
 
 impl Model {
@@ -116,12 +123,37 @@ impl Model {
             in_flight: Vec::new(),
             decided: BTreeSet::new(),
             first_try: 0,
+            shape: Shape::default(),
+            ordering: 0,
+            composite: 0,
+        }
+    }
+
+    /// One whose requests carry several events.
+    fn shaped(seed: u64, coalesce_ms: Option<u32>, batch_events: Option<u32>) -> Model {
+        let mut model = Model::new(seed);
+        model.shape = Shape::of(&EndpointSettings {
+            coalesce_ms,
+            batch_events,
+            ..EndpointSettings::new(String::new(), Dialect::Standard)
+        });
+        model.state.reshape(model.shape);
+        model
+    }
+
+    /// Closes windows that have ended, as the keeper does.
+    fn close_windows(&mut self) {
+        if self.routed == Cursor::behind(self.events.len() as u64) {
+            let now = u64::try_from(self.now_ms).unwrap() * 1000;
+            self.state.close_ended_windows(now.max(self.ordering));
+            self.ordering = self.ordering.max(now);
         }
     }
 
     fn append(&mut self, count: u64) {
         for _ in 0..count {
             let sequence = self.events.len() as u64 + 1;
+            self.ordering = (self.ordering + 1).max(u64::try_from(self.now_ms).unwrap() * 1000);
             self.events.push(Event {
                 org: "o".into(),
                 user: None,
@@ -130,6 +162,9 @@ impl Model {
                 ordinal: 0,
                 decided_at: sequence,
                 key: self.random.below(40),
+                ordering: self.ordering,
+                samples: 1,
+                bytes: 100,
                 backfill: self.random.below(10) == 0,
                 about: None,
             });
@@ -159,7 +194,8 @@ impl Model {
                 return;
             }
             let Some(job) = self.state.next_job(self.now_ms) else { return };
-            assert!(self.in_flight.iter().all(|other| other.key != job.key), "two of one key");
+            let is_free = |key: &u64| self.in_flight.iter().all(|other| !other.keys().contains(key));
+            assert!(job.keys().iter().all(is_free), "two of one key");
             self.state.workers += 1;
             self.in_flight.push(job);
         }
@@ -183,11 +219,12 @@ impl Model {
         };
         if succeeds {
             self.first_try += usize::from(job.attempts == 0);
-            self.decided.insert(job.place);
+            self.composite += usize::from(job.is_own());
+            self.decided.extend(job.members().iter().map(|member| member.place));
         }
         self.state.workers -= 1;
         match self.state.finish(&job, outcome, Dialect::Standard.retries(), self.now_ms) {
-            After::GaveUp => drop(self.decided.insert(job.place)),
+            After::GaveUp => self.decided.extend(job.members().iter().map(|member| member.place)),
             After::Nothing => {}
             After::SwitchOff(reason) => panic!("{reason:?}"),
         }
@@ -212,8 +249,8 @@ impl Model {
             Chore::Probe(from) => {
                 let mut at = from;
                 while let Some(event) = self.next(at, self.routed) {
-                    let known = self.state.ahead.contains(&event.place)
-                        || self.state.exceptions.contains_key(&event.place);
+                    let known =
+                        self.state.ahead.contains(&event.place) || self.state.is_excepted(event.place);
                     if !known {
                         self.state.probe_with(from, &event, self.now_ms);
                         return true;
@@ -273,10 +310,11 @@ impl Model {
         }
         for job in std::mem::take(&mut self.in_flight) {
             if self.receiver == Receiver::Up && self.random.below(2) == 0 {
-                self.decided.insert(job.place);
+                self.decided.extend(job.members().iter().map(|member| member.place));
             }
         }
         self.state = State::restored(true, self.stored.record());
+        self.state.reshape(self.shape);
         self.routed = Cursor::behind(self.stored.routed);
     }
 
@@ -286,7 +324,7 @@ impl Model {
 
     fn check(&self) {
         let state = &self.state;
-        assert!(state.taken.len() <= TAKEN_MAX, "{}", state.taken.len());
+        assert!(self.shape != Shape::default() || state.taken.len() <= TAKEN_MAX);
         let waiting = state.exceptions.len();
         assert!(waiting <= EXCEPTIONS_MAX + WINDOW_MAX, "{waiting}");
         assert!(state.backlogs.taken_len() <= 128 && state.backlogs.len() <= 64);
@@ -320,6 +358,7 @@ impl Model {
             90..96 => {
                 let ms = [100, 3_000, 41_000, 600_000][usize::try_from(self.random.below(4)).unwrap()];
                 self.pass(ms);
+                self.close_windows();
                 self.state.wake(self.now_ms);
             }
             96..98 => {
@@ -344,6 +383,7 @@ impl Model {
         self.receiver = Receiver::Up;
         for _ in 0..20_000 {
             self.route(1000);
+            self.close_windows();
             self.state.wake(self.now_ms);
             while self.fill() {
                 self.check();
@@ -375,7 +415,10 @@ impl Model {
 }
 
 fn live(seed: u64, steps: usize) -> Model {
-    let mut model = Model::new(seed);
+    live_on(Model::new(seed), steps)
+}
+
+fn live_on(mut model: Model, steps: usize) -> Model {
     for _ in 0..steps {
         model.step();
         // A receiver that only fails for 5 days would be switched off.
@@ -417,6 +460,26 @@ fn whatever_happens_each_event_is_delivered_or_given_up() {
         events += model.events.len();
     }
     assert!(pauses > 0 && events > 10_000, "{pauses} {events}");
+}
+
+#[test]
+fn whatever_happens_each_event_of_windows_and_batches_is_delivered_or_given_up() {
+    let shapes = [(Some(100), None), (None, Some(7)), (Some(5_000), Some(20))];
+    for (number, (coalesce_ms, batch_events)) in shapes.into_iter().enumerate() {
+        let mut composite = 0;
+        for seed in 0..20 {
+            let seed = 1000 * number as u64 + seed;
+            let model = live_on(Model::shaped(seed, coalesce_ms, batch_events), 1500);
+            let missing = model.events.iter().filter(|event| !model.decided.contains(&event.place));
+            let missing: Vec<u64> = missing.map(|event| event.place.sequence).collect();
+            assert!(missing.is_empty(), "seed {seed}: {missing:?} of {} are lost", model.events.len());
+            let stored = &model.stored;
+            assert!(stored.exceptions.is_empty() && stored.backlogs.is_empty(), "seed {seed}: {stored:?}");
+            assert!(model.state.carried.is_empty(), "seed {seed}: {:?}", model.state.carried);
+            composite += model.composite;
+        }
+        assert!(composite > 100, "{coalesce_ms:?} {batch_events:?}: {composite}");
+    }
 }
 
 #[test]

@@ -84,7 +84,7 @@ impl Pause {
         if self.probes >= PROBES_OF_ONE {
             self.move_on(job.next_cursor());
         } else {
-            self.probe = Some(Job { attempts: job.attempts + 1, ..*job });
+            self.probe = Some(Job { attempts: job.attempts + 1, keys_held: 0, ..job.clone() });
         }
     }
 
@@ -134,6 +134,9 @@ mod tests {
             generation: 0,
             behind: false,
             quiet: false,
+            bytes: 0,
+            keys_held: 0,
+            carried: None,
         }
     }
 
@@ -159,7 +162,7 @@ mod tests {
         let mut pause = Pause::new(Some(job().cursor()), 0);
         let mut attempts = Vec::new();
         for _ in 0..8 {
-            let job = pause.probe.unwrap_or(job());
+            let job = pause.probe.clone().unwrap_or_else(job);
             attempts.push(job.attempts);
             pause.failed(&job, 0);
         }

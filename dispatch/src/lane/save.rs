@@ -66,7 +66,7 @@ impl State {
         let backlogs = changes.backlogs.len();
         for place in &self.unsaved.failed {
             if let Some(exception) = self.exceptions.get(place) {
-                changes.failed.push((id.to_string(), *exception));
+                changes.failed.push((id.to_string(), exception.clone()));
             }
         }
         changes.settled.extend(self.unsaved.settled.iter().map(|place| (id.to_string(), *place)));
@@ -149,7 +149,7 @@ impl State {
         self.unsaved.wiped = false;
         self.unsaved.needs = false;
         let told = collected.tickets.min(self.unsaved.tickets.len());
-        let tickets: Vec<Origin> = self.unsaved.tickets.drain(..told).collect();
+        let tickets: Vec<(Origin, u32)> = self.unsaved.tickets.drain(..told).collect();
         self.unsaved.given_up.drain(..collected.given_up);
         self.row = collected.row;
         self.health_saved = collected.health;
@@ -164,7 +164,7 @@ impl State {
         }
         let records = changes.backlogs[collected.backlogs.clone()].iter().map(|(_, record)| record);
         self.backlogs.saved(records, collected.finished, now_ms);
-        tickets.into_iter().for_each(|origin| self.decide(origin));
+        tickets.into_iter().for_each(|(origin, events)| self.decide(origin, events));
     }
 
     /// Whether there is anything for the next save.

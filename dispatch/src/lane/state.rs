@@ -4,10 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::backlog::{Backlogs, SLICE_EVENTS, Span};
+use super::carried::cursor_of;
 use super::delivery::Outcome;
+use super::gather::Shape;
 use super::job::{Job, Origin, Queues};
 use super::pause::{FAILURES_MAX, PROBE_FIRST, Pause, ms};
+use super::rate::Bucket;
 use super::taken::{Taken, Ticket};
+use super::windows::Windows;
 use crate::event::{Cursor, Event, Place};
 use crate::ledger::{BacklogKind, Exception, GivenUp, Health, LaneRecord};
 use crate::notice::DisabledReason;
@@ -74,6 +78,14 @@ pub(super) struct State {
     /// Somebody reads the journal for this lane now.
     pub(super) filling: bool,
     pub(super) counts: Counts,
+    /// How requests are made.
+    pub(super) shape: Shape,
+    /// Events that wait to be drawn together.
+    pub(super) windows: Windows,
+    /// Members of exceptions that carry several.
+    pub(super) carried: BTreeSet<Place>,
+    /// What is left of the rate.
+    pub(super) bucket: Bucket,
 }
 
 /// What is counted since the start.
@@ -92,8 +104,9 @@ pub(super) struct Counts {
 pub(super) struct Unsaved {
     pub(super) failed: BTreeSet<Place>,
     pub(super) settled: BTreeSet<Place>,
-    /// Decided once their exceptions are durable.
-    pub(super) tickets: Vec<Origin>,
+    /// Decided once their exceptions are durable: where they come from, and how many
+    /// events of each.
+    pub(super) tickets: Vec<(Origin, u32)>,
     pub(super) given_up: Vec<GivenUp>,
     /// Whatever the catalog has of this lane is of a time before it began anew.
     pub(super) wiped: bool,
@@ -137,7 +150,10 @@ impl State {
             return State { mode: Mode::Off, window: WINDOW_FIRST, ..State::default() };
         }
         let LaneRecord { row, health, exceptions, backlogs } = record;
-        let ahead: BTreeSet<Place> = exceptions.iter().map(|exception| exception.place).collect();
+        let members = exceptions.iter().flat_map(|exception| exception.members.iter());
+        let carried: BTreeSet<Place> = members.map(|member| member.place).collect();
+        let ahead: BTreeSet<Place> =
+            exceptions.iter().map(|exception| exception.place).chain(carried.iter().copied()).collect();
         let mode = match (health.paused_at_ms, row) {
             // Probed at once.
             (Some(_), row) => Mode::Paused(Pause::new(row, 0)),
@@ -155,6 +171,7 @@ impl State {
             health,
             health_saved: health,
             row,
+            carried,
             ..State::default()
         }
     }
@@ -171,7 +188,7 @@ impl State {
                 return false;
             }
             Mode::Paused(pause) => {
-                if self.exceptions.contains_key(&event.place) {
+                if self.exceptions.contains_key(&event.place) || self.carried.contains(&event.place) {
                     return false;
                 }
                 self.counts.passed += 1;
@@ -196,7 +213,7 @@ impl State {
         while self.ahead.first().is_some_and(|first| first.sequence < event.place.sequence) {
             self.ahead.pop_first();
         }
-        self.exceptions.contains_key(&event.place) || self.ahead.remove(&event.place)
+        self.is_excepted(event.place) || self.ahead.remove(&event.place)
     }
 
     /// Whether an event that somebody asked for waits already, or will come anyway.
@@ -207,17 +224,15 @@ impl State {
             Mode::Paused(pause) => pause.from.is_some_and(|from| from <= at),
             Mode::Live | Mode::Off => false,
         };
-        rests
-            || self.exceptions.contains_key(&event.place)
-            || self.taken.contains(at)
-            || self.backlogs.will_send(at)
+        rests || self.is_excepted(event.place) || self.taken.contains(at) || self.backlogs.will_send(at)
     }
 
     /// Room for another event of the lane's own.
     pub(super) fn has_room(&self) -> bool {
         // All that is taken may fail.
-        let may_wait = self.exceptions.len() + self.taken.len() + self.backlogs.taken_len();
-        self.taken.len() < TAKEN_MAX && (may_wait < EXCEPTIONS_MAX || self.taken.len() < TAKEN_MIN)
+        let held = self.held();
+        let may_wait = self.exceptions.len() + held + self.backlogs.taken_len();
+        held < TAKEN_MAX && (may_wait < EXCEPTIONS_MAX || held < TAKEN_MIN)
     }
 
     pub(super) fn wants_worker(&self) -> bool {
@@ -228,7 +243,7 @@ impl State {
     pub(super) fn wants_fill(&self, now_ms: i64) -> bool {
         !self.filling
             && match self.chore(now_ms) {
-                Some(Chore::Follow(_)) => self.taken.len() < TAKEN_MAX / 2,
+                Some(Chore::Follow(_)) => self.held() < TAKEN_MAX / 2,
                 other => other.is_some(),
             }
     }
@@ -247,7 +262,7 @@ impl State {
             }
             Mode::Behind(from) if self.has_room() => Some(Chore::Follow(*from)),
             Mode::Behind(_) | Mode::Live => {
-                let may_wait = self.exceptions.len() + self.taken.len() + self.backlogs.taken_len();
+                let may_wait = self.exceptions.len() + self.held() + self.backlogs.taken_len();
                 let fits = may_wait + SLICE_EVENTS < EXCEPTIONS_MAX;
                 let span = self.backlogs.next_span().filter(|_| fits);
                 span.map(Chore::Backlog)
@@ -267,12 +282,7 @@ impl State {
             Mode::Live | Mode::Behind(_) => None,
         };
         let reads = self.wants_fill(now_ms).then_some(now_ms + READ_AGAIN_MS);
-        [due, own, reads].into_iter().flatten().min()
-    }
-
-    pub(super) fn take(&mut self, event: &Event, now_ms: i64) {
-        let ticket = self.taken.push(event.cursor(), event.place, now_ms);
-        self.queues.push(Job::of(event, Origin::Live(ticket), self.generation));
+        [due, own, reads, self.next_gather(now_ms)].into_iter().flatten().min()
     }
 
     /// Takes what was read of a range, as far as there is room; `reached` is where its
@@ -283,8 +293,7 @@ impl State {
         }
         for event in events {
             let is_asked = span.kind != BacklogKind::Passed;
-            let waits =
-                if is_asked { self.will_send(event) } else { self.exceptions.contains_key(&event.place) };
+            let waits = if is_asked { self.will_send(event) } else { self.is_excepted(event.place) };
             if self.backlogs.passes_over(event) || waits {
                 continue;
             }
@@ -298,7 +307,7 @@ impl State {
 
     /// The next job whose key is free.
     pub(super) fn next_job(&mut self, now_ms: i64) -> Option<Job> {
-        let job = self.queues.next()?;
+        let job = self.next_shaped(now_ms)?;
         if let (Mode::Paused(pause), Origin::Probe) = (&mut self.mode, job.origin) {
             pause.began(now_ms);
         }
@@ -312,7 +321,7 @@ impl State {
         }
         let is_own = job.generation == self.generation;
         let after = if is_own { self.judge(job, outcome, retries, now_ms) } else { After::Nothing };
-        self.queues.release(job.key);
+        self.queues.release(job.keys());
         after
     }
 
@@ -374,8 +383,15 @@ impl State {
     /// An event is done with.
     fn settle(&mut self, job: &Job) {
         match job.origin {
-            Origin::Live(_) | Origin::Backlog { .. } => self.decide(job.origin),
-            Origin::Retry => drop(self.settle_exception(job.place)),
+            Origin::Live(_) | Origin::Backlog { .. } if job.is_own() => {
+                job.origins().into_iter().for_each(|(origin, events)| self.decide(origin, events));
+            }
+            Origin::Live(_) | Origin::Backlog { .. } => self.decide(job.origin, 1),
+            Origin::Retry => {
+                self.settle_exception(job.excepted_at());
+                // What is left of it may have been cut anew meanwhile.
+                self.settle_exception(job.place);
+            }
             Origin::Manual => {}
             Origin::Probe => {
                 self.ahead.insert(job.place);
@@ -388,16 +404,16 @@ impl State {
     }
 
     pub(super) fn settle_exception(&mut self, place: Place) -> bool {
-        let Some(exception) = self.exceptions.remove(&place) else { return false };
+        let Some(exception) = self.remove_exception(place) else { return false };
         self.due.remove(&(exception.due_at_ms, place));
         self.unsaved.failed.remove(&place);
         self.unsaved.settled.insert(place);
         true
     }
 
-    pub(super) fn decide(&mut self, origin: Origin) {
+    pub(super) fn decide(&mut self, origin: Origin, events: u32) {
         match origin {
-            Origin::Live(ticket) => self.taken.decide(ticket),
+            Origin::Live(ticket) => self.taken.decide_many(ticket, events),
             Origin::Backlog { number, ticket, .. } => self.backlogs.decide(number, ticket),
             Origin::Retry | Origin::Probe | Origin::Manual => {}
         }
@@ -415,70 +431,80 @@ impl State {
         let Some(pause) = retries.get(job.attempts as usize) else {
             self.settle(job);
             self.note_given_up(job, now_ms);
-            self.pause_if_failing(None, now_ms);
+            self.pause_if_failing(BTreeSet::new(), now_ms);
             return After::GaveUp;
         };
         let due_at_ms = not_before_ms.max(now_ms.saturating_add(ms(*pause)));
         match job.origin {
             // No room for its failure: it rests with those that were not tried.
-            Origin::Live(ticket) if self.exceptions.len() >= EXCEPTIONS_MAX => {
-                self.ahead.remove(&job.place);
-                self.pause_if_failing(Some(ticket), now_ms);
+            Origin::Live(_) if self.exceptions.len() >= EXCEPTIONS_MAX => {
+                for member in job.members() {
+                    self.ahead.remove(&member.place);
+                }
+                self.pause_if_failing(live_tickets(job), now_ms);
             }
             _ => {
                 self.except(job, due_at_ms);
-                self.pause_if_failing(None, now_ms);
+                self.pause_if_failing(BTreeSet::new(), now_ms);
             }
         }
         After::Nothing
     }
 
     fn except(&mut self, job: &Job, due_at_ms: i64) {
-        let Job { place, ordinal, decided_at, key, attempts, quiet, .. } = *job;
-        let attempts = attempts + 1;
+        let (place, was) = (job.place, job.excepted_at());
         // One that ended while it was in flight stays ended.
-        if job.origin == Origin::Retry && !self.exceptions.contains_key(&place) {
+        let is_there = |place: &Place| self.exceptions.contains_key(place);
+        if job.origin == Origin::Retry && !is_there(&place) && !is_there(&was) {
             return;
         }
-        let exception = Exception { place, ordinal, decided_at, key, attempts, due_at_ms, quiet };
-        self.exceptions.insert(place, exception);
+        if was != place {
+            // Something of it went: it is another one now.
+            self.settle_exception(was);
+        }
+        self.insert_exception(job.exception(due_at_ms));
         self.due.insert((due_at_ms, place));
         self.unsaved.settled.remove(&place);
         self.unsaved.failed.insert(place);
         if job.origin != Origin::Retry {
-            self.unsaved.tickets.push(job.origin);
+            self.unsaved.tickets.extend(job.origins());
         }
     }
 
     fn note_given_up(&mut self, job: &Job, now_ms: i64) {
         self.counts.given_up += 1;
-        let (from, through) = (job.cursor(), job.next_cursor());
-        self.unsaved.given_up.push(GivenUp { from, through, at_ms: now_ms });
+        for member in job.members() {
+            let from = cursor_of(&member);
+            let through = Cursor { ordinal: from.ordinal + 1, ..from };
+            self.unsaved.given_up.push(GivenUp { from, through, at_ms: now_ms });
+        }
     }
 
-    fn pause_if_failing(&mut self, unkept: Option<Ticket>, now_ms: i64) {
+    fn pause_if_failing(&mut self, unkept: BTreeSet<Ticket>, now_ms: i64) {
         let is_failing = self.failures_in_a_row >= FAILURES_MAX
             || self.exceptions.len() >= EXCEPTIONS_MAX
-            || unkept.is_some();
+            || !unkept.is_empty();
         if !is_failing {
             return;
         }
         match &self.mode {
             Mode::Live | Mode::Behind(_) => self.pause(unkept, now_ms),
             // What was in flight when it paused, and has no room as an exception.
-            Mode::Paused(_) => self.rest_too(unkept),
+            Mode::Paused(_) => self.rest_too(&unkept),
             Mode::Off => {}
         }
     }
 
     /// Everything that waits rests from now on.
-    fn pause(&mut self, unkept: Option<Ticket>, now_ms: i64) {
+    fn pause(&mut self, unkept: BTreeSet<Ticket>, now_ms: i64) {
         let waiting = self.queues.clear();
-        let mut tickets: BTreeSet<Ticket> = unkept.into_iter().collect();
+        let mut tickets = unkept;
+        // What was to be drawn together is read again.
+        tickets.extend(self.windows.close(&mut Vec::new()));
         let mut of_backlogs: BTreeSet<(u64, Ticket)> = BTreeSet::new();
         for job in waiting {
             match job.origin {
-                Origin::Live(ticket) => drop(tickets.insert(ticket)),
+                Origin::Live(_) => tickets.extend(live_tickets(&job)),
                 Origin::Backlog { number, ticket, .. } => drop(of_backlogs.insert((number, ticket))),
                 Origin::Retry => {
                     if let Some(exception) = self.exceptions.get(&job.place) {
@@ -498,8 +524,8 @@ impl State {
         self.health.paused_at_ms = Some(now_ms);
     }
 
-    fn rest_too(&mut self, unkept: Option<Ticket>) {
-        let shed = self.taken.shed(|ticket| unkept == Some(ticket));
+    fn rest_too(&mut self, unkept: &BTreeSet<Ticket>) {
+        let shed = self.taken.shed(|ticket| unkept.contains(&ticket));
         if let (Mode::Paused(pause), Some(from)) = (&mut self.mode, shed.from) {
             self.ahead.extend(shed.ahead);
             if pause.from.is_none_or(|known| from < known) {
@@ -553,7 +579,7 @@ impl State {
         if !pause.is_due(now_ms) {
             return false;
         }
-        let Some(probe) = pause.probe else { return false };
+        let Some(probe) = pause.probe.clone() else { return false };
         pause.is_out = true;
         self.queues.push(Job { generation, ..probe });
         true
@@ -631,30 +657,35 @@ impl State {
     /// Ends what waits and is gone; how much that was. What is in flight finds nothing
     /// of its own when it ends.
     pub(super) fn give_up(&mut self, is_gone: impl Fn(Place) -> bool) -> u64 {
+        let members = self.give_up_members(&is_gone);
         let places: Vec<Place> = self.exceptions.keys().copied().filter(|place| is_gone(*place)).collect();
         let retries = places.into_iter().filter(|place| self.settle_exception(*place)).count();
         let out = self.queues.take_out(|job| is_gone(job.place));
         let of_backlogs = out.iter().filter(|job| matches!(job.origin, Origin::Backlog { .. })).count();
-        out.iter().for_each(|job| self.decide(job.origin));
+        out.iter().for_each(|job| self.decide(job.origin, 1));
         if let Mode::Paused(pause) = &mut self.mode
-            && let Some(probe) = pause.probe.filter(|probe| is_gone(probe.place))
+            && let Some(probe) = pause.probe.clone().filter(|probe| is_gone(probe.place))
         {
             // One that is in flight ends by itself.
             if out.iter().any(|job| job.origin == Origin::Probe) || !pause.is_out {
                 pause.decided(&probe);
             }
         }
-        (retries + of_backlogs) as u64
+        members + (retries + of_backlogs) as u64
     }
 
     /// What waits and could be gone.
     pub(super) fn waiting(&self) -> Vec<Place> {
-        let queued = self.queues.iter().map(|job| job.place);
+        let queued = self.queues.iter().filter(|job| !job.is_own()).map(|job| job.place);
         let probe = match &self.mode {
-            Mode::Paused(pause) => pause.probe.map(|probe| probe.place),
+            Mode::Paused(pause) => pause.probe.as_ref().map(|probe| probe.place),
             _ => None,
         };
-        self.exceptions.keys().copied().chain(queued).chain(probe).collect()
+        // Of what carries several each is asked after, of the queues only what is alone:
+        // the others are cut anew when they are sent.
+        let alone = self.exceptions.values().filter(|exception| exception.members.is_empty());
+        let alone = alone.map(|exception| exception.place);
+        alone.chain(self.carried.iter().copied()).chain(queued).chain(probe).collect()
     }
 
     /// Forgets what waits; workers in flight find nothing of theirs.
@@ -674,7 +705,18 @@ impl State {
             filling: self.filling,
             unsaved: Unsaved { wiped: true, given_up, ..Unsaved::default() },
             counts: Counts { passed: 0, ..self.counts },
+            shape: self.shape,
+            bucket: self.bucket,
             ..State::default()
         };
     }
+}
+
+/// Tickets of the lane's own events that a job carries.
+fn live_tickets(job: &Job) -> BTreeSet<Ticket> {
+    let ticket = |(origin, _)| match origin {
+        Origin::Live(ticket) => Some(ticket),
+        _ => None,
+    };
+    job.origins().into_iter().filter_map(ticket).collect()
 }

@@ -1,4 +1,7 @@
 //! Events that a lane has taken and not decided yet, in the order it took them.
+//!
+//! Mostly an entry is one event. Events that are drawn together share an entry, which
+//! is decided when all of them are, and let go as a whole.
 
 use std::collections::VecDeque;
 
@@ -21,6 +24,10 @@ struct Entry {
     place: Place,
     since_ms: i64,
     fate: Fate,
+    /// Events that are not decided, and whatever else holds it.
+    left: u32,
+    /// Events that joined it.
+    joined: Vec<(Cursor, Place)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,17 +50,47 @@ pub(super) struct Shed {
 
 impl Taken {
     pub(super) fn push(&mut self, at: Cursor, place: Place, now_ms: i64) -> Ticket {
-        self.entries.push_back(Entry { at, place, since_ms: now_ms, fate: Fate::Undecided });
+        self.entries.push_back(Entry {
+            at,
+            place,
+            since_ms: now_ms,
+            fate: Fate::Undecided,
+            left: 1,
+            joined: Vec::new(),
+        });
         self.first + self.entries.len() as u64 - 1
     }
 
+    /// Adds an event to an entry that is not decided.
+    pub(super) fn join(&mut self, ticket: Ticket, at: Cursor, place: Place) {
+        if let Some(entry) = self.entry(ticket) {
+            entry.left += 1;
+            if entry.at != at {
+                entry.joined.push((at, place));
+            }
+        }
+    }
+
     /// Notes that an event was delivered, or that its failure is durable.
+    #[cfg(test)]
     pub(super) fn decide(&mut self, ticket: Ticket) {
-        let Some(index) = ticket.checked_sub(self.first) else { return };
-        if let Some(entry) = usize::try_from(index).ok().and_then(|index| self.entries.get_mut(index)) {
-            entry.fate = Fate::Decided;
+        self.decide_many(ticket, 1);
+    }
+
+    /// Notes the same of several events of one entry.
+    pub(super) fn decide_many(&mut self, ticket: Ticket, events: u32) {
+        if let Some(entry) = self.entry(ticket) {
+            entry.left = entry.left.saturating_sub(events);
+            if entry.left == 0 && entry.fate == Fate::Undecided {
+                entry.fate = Fate::Decided;
+            }
         }
         self.forget_decided();
+    }
+
+    fn entry(&mut self, ticket: Ticket) -> Option<&mut Entry> {
+        let index = usize::try_from(ticket.checked_sub(self.first)?).ok()?;
+        self.entries.get_mut(index)
     }
 
     fn forget_decided(&mut self) {
@@ -63,7 +100,7 @@ impl Taken {
         }
     }
 
-    /// Events between the first undecided one and the newest.
+    /// Entries between the first undecided one and the newest.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -84,7 +121,11 @@ impl Taken {
 
     /// Whether an event is here, decided or not.
     pub(super) fn contains(&self, at: Cursor) -> bool {
-        self.entries.binary_search_by_key(&at, |entry| entry.at).is_ok()
+        let Some(index) = self.entries.partition_point(|entry| entry.at <= at).checked_sub(1) else {
+            return false;
+        };
+        let entry = &self.entries[index];
+        entry.at == at || entry.joined.binary_search_by_key(&at, |(at, _)| *at).is_ok()
     }
 
     /// Lets go of what waits.
@@ -96,6 +137,7 @@ impl Taken {
                 shed.from.get_or_insert(entry.at);
             } else if shed.from.is_some() && entry.fate != Fate::LetGo {
                 shed.ahead.push(entry.place);
+                shed.ahead.extend(entry.joined.iter().map(|(_, place)| *place));
             }
         }
         self.forget_decided();
@@ -158,6 +200,34 @@ mod tests {
         assert_eq!(shed, Shed { from: Some(at(1)), ahead: vec![place(4), place(5)] });
         assert_eq!(taken.lowest(), Some(at(5)));
         taken.decide(tickets[4]);
+        assert!(taken.is_empty());
+    }
+
+    #[test]
+    fn an_entry_of_several_events_is_decided_with_the_last_of_them() {
+        let mut taken = Taken::default();
+        let shared = taken.push(at(1), place(1), 0);
+        taken.join(shared, at(2), place(2));
+        taken.join(shared, at(3), place(3));
+        let alone = taken.push(at(4), place(4), 0);
+        taken.decide_many(shared, 2);
+        taken.decide(alone);
+        assert_eq!((taken.lowest(), taken.len()), (Some(at(1)), 2));
+        assert_eq!([1, 3, 4, 5].map(|sequence| taken.contains(at(sequence))), [true, true, true, false]);
+        taken.decide(shared);
+        assert_eq!((taken.lowest(), taken.len()), (None, 0));
+    }
+
+    #[test]
+    fn an_entry_of_several_events_is_let_go_as_a_whole_and_passed_over_as_a_whole() {
+        let mut taken = Taken::default();
+        let first = taken.push(at(1), place(1), 0);
+        let shared = taken.push(at(2), place(2), 0);
+        taken.join(shared, at(3), place(3));
+        let shed = taken.shed(|ticket| ticket == first);
+        assert_eq!(shed, Shed { from: Some(at(1)), ahead: vec![place(2), place(3)] });
+        let shed = taken.shed(|ticket| ticket == shared);
+        assert_eq!(shed, Shed { from: Some(at(2)), ahead: Vec::new() });
         assert!(taken.is_empty());
     }
 }

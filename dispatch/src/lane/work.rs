@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Lane;
+use super::carried::cursor_of;
 use super::delivery::{self, Delivered, Failure, Outcome};
 use super::job::{Job, Origin};
 use super::state::After;
 use crate::attempt::Trigger;
 use crate::dispatcher::Shared;
+use crate::event::Cursor;
 use crate::notice::{FailedMessage, MessageFailed, Notice};
 
 impl Lane {
@@ -36,7 +38,7 @@ impl Lane {
             let delivered = if shared.is_stopping() {
                 Delivered::parked()
             } else {
-                delivery::deliver(shared, &self, &job, trigger).await
+                delivery::deliver(shared, &self, &mut job, trigger).await
             };
             let (next, reads) = self.end(shared, &job, delivered);
             if reads {
@@ -109,12 +111,17 @@ impl Lane {
             endpoint: self.id.clone(),
             org: self.org.clone(),
             from: job.cursor(),
-            through: job.next_cursor(),
+            through: job
+                .members()
+                .iter()
+                .map(cursor_of)
+                .max()
+                .map_or(job.next_cursor(), |last| Cursor { ordinal: last.ordinal + 1, ..last }),
             message: Some(FailedMessage {
-                id: shared.ids.seal(job.place, 0),
+                id: shared.ids.seal(job.place, if job.is_own() { self.config.load().number } else { 0 }),
                 event_type: failure.event_type,
             }),
-            count: Some(1),
+            count: Some(job.members().len() as u64),
             user: failure.user,
             status_code: failure.status_code,
             error: failure.error,

@@ -132,6 +132,7 @@ fn a_delivery_is_given_up_after_the_last_attempt_of_the_schedule() {
             key: event.key,
             attempts,
             due_at_ms: 0,
+            members: Arc::default(),
             quiet: false,
         };
         world.book.store(|stored| {

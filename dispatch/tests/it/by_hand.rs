@@ -184,6 +184,7 @@ fn what_is_given_up_is_announced_and_noted_but_for_notices() {
             attempts: 7,
             due_at_ms: 0,
             quiet,
+            members: Arc::default(),
         };
         world.book.store(|stored| {
             stored.exceptions.insert(("ep_1".to_owned(), event.place), exception);

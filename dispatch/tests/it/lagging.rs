@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use systole_dispatch::endpoint::EndpointSettings;
@@ -54,9 +55,16 @@ fn wait_for_an_hour(world: &World, events: &[Event]) {
     world.book.store(|stored| {
         for event in events {
             let Event { place, ordinal, decided_at, key, .. } = *event;
-            let due_at_ms = now_ms() + 3_600_000;
-            let exception =
-                Exception { place, ordinal, decided_at, key, attempts: 2, due_at_ms, quiet: false };
+            let exception = Exception {
+                place,
+                ordinal,
+                decided_at,
+                key,
+                attempts: 2,
+                due_at_ms: now_ms() + 3_600_000,
+                quiet: false,
+                members: Arc::default(),
+            };
             stored.exceptions.insert(("ep_1".to_owned(), place), exception);
         }
         stored.routed = events.len() as u64;

@@ -214,6 +214,7 @@ CREATE TABLE given_up (
 );
 ALTER TABLE exceptions ADD COLUMN ordinal BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE exceptions ADD COLUMN quiet BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE exceptions ADD COLUMN members BLOB;
 ";
 
 /// Version 9: files of delivery attempts.

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use systole_dispatch::clock::Clock;
 use systole_dispatch::event::{
-    Cursor, Event, EventKind, EventLog, EventReader, Place, ReadFault, Step, Wanted,
+    Cursor, Event, EventKind, EventLog, EventReader, Place, ReadFault, Settled, Step, Wanted,
 };
 use systole_dispatch::topic::TopicId;
 
-use super::{ORG, RESTING};
+use super::{ORG, RESTING, now_micros};
 
 /// Short, because the router looks whether it is to stop between two waits.
 const WAIT: Duration = Duration::from_millis(50);
@@ -22,6 +22,7 @@ pub(crate) struct Draft {
     pub(crate) topic: TopicId,
     pub(crate) kind: EventKind,
     pub(crate) key: u64,
+    pub(crate) samples: u32,
     pub(crate) backfill: bool,
     pub(crate) about: Option<&'static str>,
 }
@@ -34,6 +35,7 @@ impl Draft {
             topic: RESTING,
             kind: EventKind::Created,
             key,
+            samples: 1,
             backfill: false,
             about: None,
         }
@@ -55,6 +57,7 @@ struct State {
     /// When each frame was appended.
     times: Vec<i64>,
     head: u64,
+    ordering: u64,
     dropped: u64,
     failures: usize,
 }
@@ -68,6 +71,7 @@ impl Log {
     pub(crate) fn append(&self, drafts: &[Draft]) -> Vec<Event> {
         let mut state = self.state.lock().unwrap();
         state.head += 1;
+        state.ordering = (state.ordering + 1).max(now_micros());
         state.times.push(self.clock.now_ms());
         let sequence = state.head;
         let event = |(ordinal, draft): (u32, &Draft)| Event {
@@ -78,6 +82,9 @@ impl Log {
             ordinal,
             decided_at: sequence,
             key: draft.key,
+            ordering: state.ordering,
+            samples: draft.samples,
+            bytes: 64,
             backfill: draft.backfill,
             about: draft.about.map(Into::into),
         };
@@ -127,6 +134,12 @@ impl EventLog for Log {
         let state = self.state.lock().unwrap();
         drop(self.grown.wait_timeout_while(state, WAIT, |state| state.head <= seen).unwrap());
         true
+    }
+
+    fn settle(&self) -> Settled {
+        let mut state = self.state.lock().unwrap();
+        state.ordering = state.ordering.max(now_micros());
+        Settled { head: state.head, ordering: state.ordering }
     }
 
     fn committed_ms(&self, sequence: u64) -> Result<Option<i64>, ReadFault> {

@@ -1,0 +1,228 @@
+//! What goes into one request, and when: windows, batches and the rate.
+//!
+//! ```text
+//! take --coalesce_ms--> windows --end, or cut--> queues --keys free, a token--> gather --> job
+//!      '-----------------------------------------^
+//! ```
+//!
+//! Only what is new to a lane is drawn together: a probe, a retry, what somebody asked
+//! for and what comes from a range behind live events stay as they are.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::Lane;
+use super::job::{Job, Origin};
+use super::state::{Mode, State};
+use super::taken::Ticket;
+use super::windows::{Drawn, Windows};
+use crate::dialect::Dialect;
+use crate::endpoint::EndpointSettings;
+use crate::event::{Event, Place};
+use crate::ledger::Exception;
+
+/// How soon it is looked again whether a window has ended that should have.
+const CLOSE_AGAIN_MS: i64 = 20;
+
+/// How an endpoint wants its requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Shape {
+    coalesce_ms: Option<u32>,
+    batch_events: Option<u32>,
+    rate_limit_per_second: Option<u32>,
+}
+
+impl Shape {
+    pub(super) fn of(settings: &EndpointSettings) -> Shape {
+        Shape {
+            coalesce_ms: settings.coalesce_ms.filter(|ms| *ms > 0),
+            // The other dialects' receivers know no such body.
+            batch_events: settings.batch_events.filter(|_| settings.dialect == Dialect::Standard),
+            rate_limit_per_second: settings.rate_limit_per_second,
+        }
+    }
+}
+
+impl Lane {
+    /// Waits until the rate allows a request that does not come from the queues.
+    pub(super) async fn turn(&self) {
+        loop {
+            let wait = self.with(|state, now_ms| {
+                let rate = state.shape.rate_limit_per_second?;
+                state.bucket.take(since_1970(now_ms), rate).err()
+            });
+            let Some(wait) = wait else { return };
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+impl State {
+    /// Works by other settings from now on.
+    pub(super) fn reshape(&mut self, shape: Shape) {
+        if shape.coalesce_ms != self.shape.coalesce_ms {
+            self.close_windows();
+        }
+        self.shape = shape;
+    }
+
+    /// Deliveries of the lane's own that may come of what is taken.
+    pub(super) fn held(&self) -> usize {
+        match self.shape.coalesce_ms {
+            // Windows bound themselves.
+            Some(_) => self.queues.len() + self.workers,
+            None => self.taken.len(),
+        }
+    }
+
+    pub(super) fn take(&mut self, event: &Event, now_ms: i64) {
+        match self.shape.coalesce_ms {
+            Some(coalesce_ms) => self.draw(event, coalesce_ms, now_ms),
+            None => {
+                let ticket = self.taken.push(event.cursor(), event.place, now_ms);
+                self.queues.push(Job::of(event, Origin::Live(ticket), self.generation));
+            }
+        }
+    }
+
+    /// Adds an event to the window of its series.
+    fn draw(&mut self, event: &Event, coalesce_ms: u32, now_ms: i64) {
+        let number = Windows::number_of(event, coalesce_ms);
+        let ticket = self.windows.ticket_of(number).unwrap_or_else(|| {
+            self.close_windows();
+            // What this one holds is decided when the windows are closed.
+            let ticket = self.taken.push(event.cursor(), event.place, now_ms);
+            self.windows.begin(number, ticket);
+            ticket
+        });
+        self.taken.join(ticket, event.cursor(), event.place);
+        let mut cut = Vec::new();
+        if Windows::takes(event) {
+            self.windows.add(event, &mut cut);
+            self.queue_drawn(cut, ticket);
+        } else {
+            self.windows.cut_before(event, &mut cut);
+            self.queue_drawn(cut, ticket);
+            self.queues.push(Job::of(event, Origin::Live(ticket), self.generation));
+        }
+    }
+
+    /// Closes windows that can get no further event: all with an ordering up to
+    /// `settled` were routed. Whoever is live was offered them.
+    pub(super) fn close_ended_windows(&mut self, settled: u64) {
+        let has_ended =
+            self.shape.coalesce_ms.is_some_and(|coalesce_ms| self.windows.end_by(settled, coalesce_ms));
+        if has_ended && self.mode == Mode::Live {
+            self.close_windows();
+        }
+    }
+
+    fn close_windows(&mut self) {
+        let mut cut = Vec::new();
+        if let Some(ticket) = self.windows.close(&mut cut) {
+            self.queue_drawn(cut, ticket);
+            self.taken.decide_many(ticket, 1);
+        }
+    }
+
+    fn queue_drawn(&mut self, drawn: Vec<Drawn>, ticket: Ticket) {
+        let generation = self.generation;
+        drawn.into_iter().for_each(|drawn| self.queues.push(Job::drawn(drawn, ticket, generation)));
+    }
+
+    /// When windows end or the rate allows a request.
+    pub(super) fn next_gather(&self, now_ms: i64) -> Option<i64> {
+        let end = self.shape.coalesce_ms.and_then(|coalesce_ms| self.windows.end(coalesce_ms));
+        let end_ms = end.filter(|_| self.mode == Mode::Live).map(|end| {
+            i64::try_from(end / 1000).unwrap_or(i64::MAX).saturating_add(1).max(now_ms + CLOSE_AGAIN_MS)
+        });
+        let limited = self.shape.rate_limit_per_second.filter(|_| self.wants_worker());
+        let token_ms = limited.map(|rate| {
+            let wait = self.bucket.wait(since_1970(now_ms), rate);
+            now_ms.saturating_add(super::pause::ms(wait)).saturating_add(1)
+        });
+        [end_ms, token_ms].into_iter().flatten().min()
+    }
+
+    /// What is sent next, if its keys are free and the rate allows it.
+    pub(super) fn next_shaped(&mut self, now_ms: i64) -> Option<Job> {
+        let now = since_1970(now_ms);
+        if let Some(rate) = self.shape.rate_limit_per_second
+            && !self.bucket.wait(now, rate).is_zero()
+        {
+            return None;
+        }
+        let job = self.queues.next(self.shape.batch_events.map_or(1, |most| most as usize))?;
+        if let Some(rate) = self.shape.rate_limit_per_second {
+            let taken = self.bucket.take(now, rate);
+            debug_assert!(taken.is_ok(), "{taken:?}");
+        }
+        Some(job)
+    }
+
+    /// Whether an event waits for another attempt, alone or with others.
+    pub(super) fn is_excepted(&self, place: Place) -> bool {
+        self.exceptions.contains_key(&place) || self.carried.contains(&place)
+    }
+
+    pub(super) fn insert_exception(&mut self, exception: Exception) {
+        if let Some(before) = self.remove_exception(exception.place) {
+            self.due.remove(&(before.due_at_ms, exception.place));
+        }
+        self.carried.extend(exception.members.iter().map(|member| member.place));
+        self.exceptions.insert(exception.place, exception);
+    }
+
+    pub(super) fn remove_exception(&mut self, place: Place) -> Option<Exception> {
+        let exception = self.exceptions.remove(&place)?;
+        for member in exception.members.iter() {
+            self.carried.remove(&member.place);
+        }
+        Some(exception)
+    }
+
+    /// Ends what is gone of exceptions that carry several events; returns how many
+    /// events that were. What is left of one is cut anew.
+    pub(super) fn give_up_members(&mut self, is_gone: &impl Fn(Place) -> bool) -> u64 {
+        let of = |exception: &Exception| -> BTreeSet<usize> {
+            let members = exception.members.iter().enumerate();
+            members.filter(|(_, member)| is_gone(member.place)).map(|(index, _)| index).collect()
+        };
+        let found: Vec<(Place, BTreeSet<usize>)> = self
+            .exceptions
+            .values()
+            .map(|exception| (exception.place, of(exception)))
+            .filter(|(_, gone)| !gone.is_empty())
+            .collect();
+        for (place, gone) in &found {
+            self.cut_exception(*place, gone);
+        }
+        found.iter().map(|(_, gone)| gone.len() as u64).sum()
+    }
+
+    fn cut_exception(&mut self, place: Place, gone: &BTreeSet<usize>) {
+        let Some(exception) = self.exceptions.get(&place).cloned() else { return };
+        let due_at_ms = exception.due_at_ms;
+        // One that is in flight finds out by itself, and comes to the same.
+        let queued = self.queues.take_out(|job| job.origin == Origin::Retry && job.place == place);
+        let rests = !queued.is_empty() || self.due.contains(&(due_at_ms, place));
+        self.settle_exception(place);
+        if gone.len() >= exception.members.len() {
+            return;
+        }
+        let mut job = Job::retry(&exception, self.generation);
+        job.cut_anew(gone);
+        let left = Exception { attempts: exception.attempts, ..job.exception(due_at_ms) };
+        let place = left.place;
+        self.insert_exception(left);
+        if rests {
+            self.due.insert((due_at_ms, place));
+        }
+        self.unsaved.settled.remove(&place);
+        self.unsaved.failed.insert(place);
+    }
+}
+
+fn since_1970(now_ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(now_ms).unwrap_or_default())
+}
