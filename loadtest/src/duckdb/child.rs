@@ -111,7 +111,8 @@ impl DuckDb {
             return Err(DuckDbError::Ended);
         }
         let answer: Result<Value, _> = serde_json::from_str(&line);
-        let answer = answer.map_err(|source| DuckDbError::Answer { text: error_excerpt(line.as_bytes()), source })?;
+        let answer =
+            answer.map_err(|source| DuckDbError::Answer { text: error_excerpt(line.as_bytes()), source })?;
         match answer["error"].as_str() {
             Some(text) => Err(DuckDbError::Sql { text: text.to_owned() }),
             None => Ok(answer),
