@@ -15,6 +15,7 @@
 //! - [`target`]: which addresses may be called
 //! - [`dialect`]: body, headers and retries of each system that is replaced
 //! - [`signer`]: secrets and prepared keys
+//! - [`vault`]: secrets at rest
 //! - [`client`]: the pooled connections
 //! - [`lane`]: one endpoint's window, retries and cursor
 //! - [`router`]: from an event to the lanes that want it
@@ -30,8 +31,10 @@ pub mod id;
 pub mod lane;
 pub mod ledger;
 pub mod router;
+mod secret;
 pub mod signer;
 pub mod target;
 pub mod topic;
+pub mod vault;
 
 pub use event::{Event, EventKind, Payload, PayloadFault, PayloadSource, Place};

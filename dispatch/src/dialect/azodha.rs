@@ -18,7 +18,11 @@ pub(super) static MANNERS: Manners = Manners {
     retries: &RETRIES,
     timeout_seconds: TIMEOUT_SECONDS,
     vocabulary: Vocabulary::Own,
-    scheme: Scheme::Body { header: HeaderName::from_static("x-azodha-signature"), prefix: "" },
+    scheme: Scheme::Body {
+        header: HeaderName::from_static("x-azodha-signature"),
+        next: HeaderName::from_static("x-azodha-signature-next"),
+        prefix: "",
+    },
 };
 
 fn write_opening(envelope: &Envelope<'_>, out: &mut Vec<u8>) {
