@@ -24,6 +24,7 @@
 
 pub mod client;
 pub mod dialect;
+mod dialer;
 pub mod dispatcher;
 pub mod endpoint;
 pub mod event;

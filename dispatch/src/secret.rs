@@ -260,7 +260,7 @@ mod tests {
             ("whsec_".into(), Some(SecretFault::KeyLength { bytes: 0 })),
             ("whsec_-_-_".into(), Some(SecretFault::Base64)),
             (format!("{}\n", key_of(32)), Some(SecretFault::Base64)),
-            (key_of(32).replace("whsec_", "whsk_"), Some(SecretFault::Prefix)),
+            (key_of(32).replace("whsec_", "whpk_"), Some(SecretFault::Prefix)),
             (String::new(), Some(SecretFault::Prefix)),
         ];
         for (text, expected) in cases {

@@ -5,6 +5,7 @@
 mod attempts;
 mod client;
 mod headers;
+mod http2;
 mod lagging;
 mod receiver;
 mod restarts;
