@@ -238,6 +238,13 @@ mod tests {
     }
 
     #[test]
+    fn azodha_names_the_type_of_a_survey() {
+        let survey = body(Dialect::Azodha, &Envelope { name: "SurveyAssessment", ..ENVELOPE });
+        let expected = r#"{"eventName":"SurveyAssessment","eventType":"SURVEY","eventSubType":"ASSESSMENT_COMPLETED","organizationId":"org_1","data":{"n":1}}"#;
+        assert_eq!(survey, expected);
+    }
+
+    #[test]
     fn no_text_breaks_out_of_its_string() {
         let evil = "a\"b\\c\n\u{1}é⌚\u{2028}";
         let attributes = json!({evil: evil, "organizationCode": evil});
