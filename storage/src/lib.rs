@@ -39,8 +39,8 @@ pub mod series;
 pub mod store;
 
 pub use catalog::{
-    CATALOG_FILE, Catalog, CatalogError, Commits, CursorRecord, EndpointRecord, ErasureRecord,
-    ExceptionRecord, KeyRecord, LaneChanges, MetricRecord, Removed,
+    CATALOG_FILE, Catalog, CatalogError, Commits, CursorRecord, EndpointChange, EndpointRecord,
+    ErasureRecord, ExceptionRecord, KeyRecord, LaneChanges, MetricRecord, PreviousSecret, Removed,
 };
 pub use compact::{Backlog, CompactionReport};
 pub use frame::{Draft, Sequence};

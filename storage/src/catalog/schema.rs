@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::{CatalogError, now_ms};
 
 /// Raised with every change of the tables; each step is a transaction below.
-pub(super) const VERSION: i64 = 6;
+pub(super) const VERSION: i64 = 7;
 
 const TABLES: &str = "
 CREATE TABLE organisations (
@@ -184,6 +184,12 @@ CREATE TABLE metrics (
 );
 ";
 
+/// Version 7: the secret that an endpoint's own took over from, and until when it signs.
+const ROTATION: &str = "
+ALTER TABLE endpoints ADD COLUMN previous_secret TEXT;
+ALTER TABLE endpoints ADD COLUMN previous_until BIGINT;
+";
+
 pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(), CatalogError> {
     connection.busy_timeout(busy)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -217,6 +223,9 @@ pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(),
     }
     if found < 6 {
         transaction.execute_batch(METRICS)?;
+    }
+    if found < 7 {
+        transaction.execute_batch(ROTATION)?;
     }
     if found < VERSION {
         transaction.pragma_update(None, "user_version", VERSION)?;

@@ -14,6 +14,7 @@ fn endpoint(id: &str, start: u64) -> EndpointRecord {
         org: "acme".to_owned(),
         settings: "{\"url\":\"https://example.org\"}".to_owned(),
         secret: format!("whsec_{id}"),
+        previous: None,
         start: Sequence(start),
         created_at: 5,
         updated_at: 5,
@@ -345,7 +346,7 @@ PRAGMA user_version = 1;
 ";
 
 /// Of this program's catalog.
-const VERSION: i64 = 6;
+const VERSION: i64 = 7;
 
 #[test]
 fn a_catalog_of_version_1_opens_as_the_present_version() {

@@ -8,6 +8,7 @@
 
 #[cfg(feature = "query")]
 mod buckets;
+mod catalog_secrets;
 mod catalog_webhooks;
 mod check;
 mod check_figures;
