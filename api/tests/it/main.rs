@@ -15,6 +15,7 @@ mod operation;
 mod process;
 mod read;
 mod refusals;
+mod rotation;
 mod sql;
 mod tls;
 mod webhooks;

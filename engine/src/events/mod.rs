@@ -11,15 +11,20 @@
 //!
 //! In reading order: [`topics`] name things; `subscribed` knows which organisations
 //! have endpoints; `classifier` decides; `reader` gives events to the router and to
-//! lanes that lag; `payload` renders, `erased` says what it must not;  `ledger` saves positions; [`webhooks`] is what the
-//! front end calls.
+//! lanes that lag; `payload` renders, `erased` says what it must not; `ledger` saves
+//! positions; [`webhooks`] is what the front end calls, with `rotation` of secrets beside
+//! it; `settings` makes lanes of what the catalog keeps, and `keyring` opens secrets that
+//! it holds encrypted.
 
 mod classifier;
 mod erased;
 mod example;
+mod keyring;
 mod ledger;
 mod payload;
 mod reader;
+mod rotation;
+mod settings;
 mod subscribed;
 pub mod topics;
 pub mod webhooks;

@@ -114,6 +114,13 @@ impl EventCatalogue {
         types
     }
 
+    /// The documented names of one system, in its document's order.
+    #[must_use]
+    pub fn names_of(&self, system: &str) -> Vec<&str> {
+        let types = self.topics.types.iter().filter(|known| known.system == system);
+        types.map(|known| known.name.as_str()).collect()
+    }
+
     /// Whether an event of this type is handed in by a publisher.
     #[must_use]
     pub fn is_published(&self, name: &str) -> bool {
