@@ -9,7 +9,8 @@
 //!         -> payload: a place -> the body, straight out of the frame
 //! ```
 //!
-//! In reading order: [`topics`] name things; `subscribed` knows which organisations
+//! In reading order: [`topics`] name things, `schema` says what
+//! their bodies look like and `example` makes one; `subscribed` knows which organisations
 //! have endpoints; `classifier` decides; `reader` gives events to the router and to
 //! lanes that lag; `payload` renders, `erased` says what it must not; `ledger` saves
 //! positions; [`webhooks`] is what the front end calls, with `rotation` of secrets beside
@@ -19,11 +20,13 @@
 mod classifier;
 mod erased;
 mod example;
+mod fields;
 mod keyring;
 mod ledger;
 mod payload;
 mod reader;
 mod rotation;
+mod schema;
 mod settings;
 mod subscribed;
 pub mod topics;

@@ -156,6 +156,15 @@ impl EventCatalogue {
         builtin.or_else(|| self.own_metric_of(name))
     }
 
+    /// Every metric whose samples have this name, in the registry's order.
+    pub(crate) fn metrics_of(&self, name: &str) -> Vec<&Metric> {
+        let named = self.topics.topics.named(name);
+        let builtin = named.iter().filter_map(|topic| self.registry.metrics().get(topic.0 as usize));
+        let mut metrics: Vec<&Metric> = builtin.collect();
+        metrics.extend(self.own_metric_of(name));
+        metrics
+    }
+
     /// A type with its fields.
     pub(crate) fn published_type(&self, name: &str) -> Option<(TopicId, &EventType)> {
         let topic = self.topics.of_published(name)?;
