@@ -83,7 +83,8 @@ pub(super) fn config_of(
     config(targets, settings, &secret, previous)
 }
 
-/// Checks settings and prepares what signs. `previous` is the secret that this one takes over from, and until when in Unix seconds.
+/// Checks settings and prepares what signs. `previous` is the secret that this one takes
+/// over from, and until when in Unix seconds.
 pub(super) fn config(
     targets: &Targets,
     settings: EndpointSettings,

@@ -56,7 +56,7 @@ fn a_change_keeps_both_secrets_of_a_rotation_over_a_restart() {
         number: 1,
         settings: "{\"a\":1}".to_owned(),
         secret: "whsec_new".to_owned(),
-        previous: Some(old),
+        previous: Some(old.clone()),
         updated_at: 7,
         ..endpoint("ep_a")
     };
