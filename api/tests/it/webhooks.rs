@@ -275,4 +275,8 @@ async fn events_are_published_by_type_and_bad_ones_are_named() {
         .expect(403);
     let types = server.get("/api/v1/webhooks/event-types", OPERATOR).await.expect(200).json();
     assert!(types["data"].as_array().unwrap().len() > 136);
+    for known in types["data"].as_array().unwrap() {
+        assert_eq!(known["schema"]["title"], known["name"]);
+        assert!(known["example"].as_object().is_some_and(|example| example.len() >= 3), "{known}");
+    }
 }
