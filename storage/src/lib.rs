@@ -43,8 +43,9 @@ pub mod store;
 
 pub use attempts::{AttemptPlace, AttemptQuery};
 pub use catalog::{
-    BacklogRecord, CATALOG_FILE, Catalog, CatalogError, Commits, CursorRecord, EndpointRecord, ErasureRecord,
-    ExceptionRecord, GivenUpRecord, HealthRecord, KeyRecord, LaneChanges, LaneRanges, MetricRecord, Removed,
+    BacklogRecord, CATALOG_FILE, Catalog, CatalogError, Commits, CursorRecord, EndpointChange,
+    EndpointRecord, ErasureRecord, ExceptionRecord, GivenUpRecord, HealthRecord, KeyRecord, LaneChanges,
+    LaneRanges, MetricRecord, PreviousSecret, Removed,
 };
 pub use compact::{Backlog, CompactionReport};
 pub use frame::{AttemptRow, Draft, Sequence, Trigger, encode_attempts};

@@ -7,6 +7,7 @@ mod batches;
 mod by_hand;
 mod client;
 mod headers;
+mod http2;
 mod lagging;
 mod pausing;
 mod receiver;

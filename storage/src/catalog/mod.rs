@@ -15,7 +15,7 @@
 //! positions       name, sequence, ordering         ("flushed", "routed", "classified", "checkpointed")
 //! checkpoints     path, kind, sequence, ...        of the series map
 //! instance        name, value                      (key of event ids, last endpoint number)
-//! endpoints       id, number, org, settings, secret, start_sequence, created_at, updated_at
+//! endpoints       id, number, org, settings, secret, previous_secret and _until, start_sequence, ...
 //! lane_cursors    endpoint, sequence, ordinal      only of lanes that lag or are paused
 //! lane_health     endpoint, failing_since, paused_at  only of lanes that fail
 //! backlogs        endpoint, number, kind, from, through  sent behind live events
@@ -50,7 +50,7 @@ use rusqlite::Connection;
 pub use attempts::AttemptFileRecord;
 pub use checkpoints::CheckpointRecord;
 pub use commits::Commits;
-pub use endpoints::EndpointRecord;
+pub use endpoints::{EndpointChange, EndpointRecord, PreviousSecret};
 pub use erasures::{ErasureRecord, Removed};
 pub use files::{FileRecord, Flushed, SectionRecord};
 pub use keys::KeyRecord;

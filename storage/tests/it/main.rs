@@ -13,6 +13,7 @@ mod attempts_sql;
 #[cfg(feature = "query")]
 mod buckets;
 mod catalog_lanes;
+mod catalog_secrets;
 mod catalog_webhooks;
 mod check;
 mod check_figures;
