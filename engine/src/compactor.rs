@@ -32,6 +32,11 @@ const RUNS_MANY: u64 = 24;
 /// Longest single sleep, so that a stop is soon seen.
 const SLEEP_MAX: Duration = Duration::from_millis(200);
 
+/// How long a compaction that was asked for waits for the last readers of what it
+/// replaced.
+const LAST_READER_MAX: Duration = Duration::from_secs(10);
+const LAST_READER_POLL: Duration = Duration::from_millis(5);
+
 /// Who waits for a compaction.
 pub(crate) type CompactReply = oneshot::Sender<Result<CompactionReport, FlushError>>;
 
@@ -195,6 +200,8 @@ impl Compactor {
             }
             Ok(report)
         });
+        // Whoever reads the folder next counts no row twice.
+        let outcome = outcome.and_then(|report| self.bury_all().map(|()| report));
         let answer = match &outcome {
             Ok(_) if self.stopping() => Err(FlushError::Stopping),
             Ok(report) => {
@@ -207,6 +214,19 @@ impl Compactor {
         // Whoever asked may have gone.
         let _ = reply.send(answer);
         outcome.map(|_| true)
+    }
+
+    /// Removes every replaced file, once its readers are done with it; a reader that
+    /// takes longer than [`LAST_READER_MAX`] keeps its files until it ends.
+    fn bury_all(&self) -> Result<(), StoreError> {
+        let deadline = Instant::now() + LAST_READER_MAX;
+        loop {
+            self.store.bury()?;
+            if !self.store.has_replaced_files() || self.stopping() || Instant::now() >= deadline {
+                return Ok(());
+            }
+            std::thread::sleep(LAST_READER_POLL);
+        }
     }
 
     fn rewrite(&self, rewrite: &Rewrite) -> Result<bool, StoreError> {

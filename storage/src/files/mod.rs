@@ -43,6 +43,8 @@ pub use layout::{
 };
 pub use reader::{BlockByBlock, CheckedFile, FileReadError};
 pub use run::Run;
+#[cfg(feature = "query")]
+pub(crate) use schema::column;
 pub use schema::{COLUMN_NAMES, FileKind, samples_schema};
 pub use set::{DataFile, FileSet, Section, bucket_of};
 pub(crate) use writer::{BlockWriter, no_rows, sync_folders_of};

@@ -71,6 +71,12 @@ impl CheckedFile {
         Ok(CheckedFile { file, data: data.clone() })
     }
 
+    /// Its path below the data dir.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.data.record.path
+    }
+
     /// Its length, as the catalog has it.
     #[must_use]
     pub fn byte_len(&self) -> u64 {

@@ -7,9 +7,6 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use futures_util::StreamExt;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -17,7 +14,7 @@ use super::bucket::{Bucket, Fold};
 use super::chunk::SERIES_COLUMNS;
 use super::memory::count_rows;
 use super::reads::Reads;
-use super::table::Located;
+use super::table::{Located, Rows};
 use super::window::{Density, SLICE_ROWS_MAX, Slices, Want};
 use super::{Order, Position, QueryError, SampleChunk, SamplesTable, Scan, SeriesQuery};
 
@@ -143,7 +140,6 @@ impl Shape for Fold {
 pub(super) struct Parts {
     pub(super) query: SeriesQuery,
     pub(super) table: SamplesTable,
-    pub(super) context: Arc<TaskContext>,
     pub(super) density: Arc<Density>,
     pub(super) running: Arc<Semaphore>,
     pub(super) permit: OwnedSemaphorePermit,
@@ -154,7 +150,6 @@ pub(super) struct Answer<S: Shape> {
     query: SeriesQuery,
     shape: S,
     table: SamplesTable,
-    context: Arc<TaskContext>,
     density: Arc<Density>,
     reads: Arc<Reads>,
     sender: mpsc::Sender<Result<S::Item, QueryError>>,
@@ -170,20 +165,42 @@ enum Next {
     Done,
 }
 
-/// A slice that is being read.
-struct Opened {
-    plan: Arc<dyn ExecutionPlan>,
-    batches: SendableRecordBatchStream,
+/// All rows of a slice, whose bounds are those of `scan`; `None` if they are too many
+/// and it was handed back.
+pub(super) fn read_slice(
+    table: &SamplesTable,
+    scan: &Scan,
+    located: &Located,
+    columns: &[&str],
+    slices: &mut Slices,
+) -> Result<Option<RecordBatch>, QueryError> {
+    let slice = (scan.start, scan.end);
+    if count_rows(scan, &located.groups) > SLICE_ROWS_MAX && slices.too_much(slice) {
+        return Ok(None);
+    }
+    let rows = match table.read(scan, located, columns, SLICE_ROWS_MAX)? {
+        Rows::TooMany(_) if slices.too_much(slice) => return Ok(None),
+        // A millisecond cannot be cut.
+        Rows::TooMany(_) => table.read(scan, located, columns, usize::MAX)?,
+        rows => rows,
+    };
+    match rows {
+        Rows::All(rows) => {
+            slices.found(rows.num_rows());
+            Ok(Some(rows))
+        }
+        Rows::TooMany(_) => unreachable!("nothing is more than all"),
+    }
 }
 
 impl<S: Shape> Answer<S> {
     pub(super) fn new(parts: Parts, shape: S) -> (Answer<S>, AnswerStream<S::Item>) {
         let (sender, items) = mpsc::channel(ITEMS_AHEAD);
         let reads = Arc::new(Reads::default());
-        let Parts { query, table, context, density, running, permit } = parts;
+        let Parts { query, table, density, running, permit } = parts;
         let permit = Some(permit);
         let stream = AnswerStream { items, reads: reads.clone() };
-        (Answer { query, shape, table, context, density, reads, sender, running, permit }, stream)
+        (Answer { query, shape, table, density, reads, sender, running, permit }, stream)
     }
 
     /// Answers to the end, or as long as there is a reader.
@@ -204,11 +221,7 @@ impl<S: Shape> Answer<S> {
         let mut located = self.table.locate(&self.query.user, &self.query.metric, start, end);
         located.reads = self.reads.clone();
         if let Some((start, end)) = located.clip(start, end) {
-            let next = match self.query.order {
-                Order::Ascending => self.forwards(&located, start, end).await?,
-                Order::Descending => self.backwards(&located, start, end).await?,
-            };
-            if next == Next::Done {
+            if self.slices(&located, start, end).await? == Next::Done {
                 return Ok(());
             }
         }
@@ -218,86 +231,35 @@ impl<S: Shape> Answer<S> {
         Ok(())
     }
 
-    /// The files' own order: streamed.
-    async fn forwards(&mut self, located: &Located, start: i64, end: i64) -> Result<Next, QueryError> {
-        let mut slices = Slices::new(start, end, Order::Ascending, i64::MAX);
-        while let Some(slice) = slices.next() {
-            let Some(mut opened) = self.open(located, slice, &mut slices)? else {
-                continue;
-            };
-            let mut rows = 0;
-            while let Some(batch) = opened.batches.next().await {
-                let batch = batch?;
-                rows += batch.num_rows();
-                if self.send(SampleChunk::new(&batch, Order::Ascending)).await? == Next::Done {
-                    return Ok(Next::Done);
-                }
-            }
-            self.reads.count_rows(&opened.plan);
-            // Behind a burst that was cut, slices grow again.
-            slices.found(rows);
-        }
-        Ok(Next::More)
-    }
-
-    /// Against the files' order: slice by slice from the end.
-    async fn backwards(&mut self, located: &Located, start: i64, end: i64) -> Result<Next, QueryError> {
+    /// Slice by slice, in the order asked for: files are sorted oldest first, so newest
+    /// first is read from the window's end.
+    async fn slices(&mut self, located: &Located, start: i64, end: i64) -> Result<Next, QueryError> {
+        let order = self.query.order;
         let width = self.density.width(&self.query.org, &self.query.metric, self.shape.wants());
-        let mut slices = Slices::new(start, end, Order::Descending, width);
+        let mut slices = Slices::new(start, end, order, width);
         while let Some(slice) = slices.next() {
-            let Some(batches) = self.whole(located, slice, &mut slices).await? else {
+            let Some(rows) = self.read(located, slice, &mut slices)? else {
                 continue;
             };
-            for batch in batches.iter().rev() {
-                if self.send(SampleChunk::new(batch, Order::Descending)).await? == Next::Done {
-                    return Ok(Next::Done);
-                }
+            if rows.num_rows() > 0 && self.send(SampleChunk::new(&rows, order)).await? == Next::Done {
+                return Ok(Next::Done);
             }
         }
         Ok(Next::More)
     }
 
-    /// The stream of a slice; `None` if the buffers alone hold too much of it and
-    /// it was handed back.
-    fn open(
+    /// All rows of a slice; `None` if they are too many and it was handed back.
+    fn read(
         &self,
         located: &Located,
         slice: (i64, i64),
         slices: &mut Slices,
-    ) -> Result<Option<Opened>, QueryError> {
-        let scan = self.scan(slice.0, slice.1);
-        if count_rows(&scan, &located.groups) > SLICE_ROWS_MAX && slices.too_much(slice) {
-            return Ok(None);
+    ) -> Result<Option<RecordBatch>, QueryError> {
+        let rows = read_slice(&self.table, &self.scan(slice.0, slice.1), located, &SERIES_COLUMNS, slices)?;
+        if let Some(rows) = &rows {
+            self.density.learn(&self.query.org, &self.query.metric, rows.num_rows(), slice);
         }
-        let plan = self.table.plan(&scan, located, &SERIES_COLUMNS)?;
-        let batches = execute_stream(plan.clone(), self.context.clone())?;
-        Ok(Some(Opened { plan, batches }))
-    }
-
-    /// All rows of a slice; `None` if they are too many and it was handed back.
-    async fn whole(
-        &mut self,
-        located: &Located,
-        slice: (i64, i64),
-        slices: &mut Slices,
-    ) -> Result<Option<Vec<RecordBatch>>, QueryError> {
-        let Some(mut opened) = self.open(located, slice, slices)? else {
-            return Ok(None);
-        };
-        let (mut batches, mut rows) = (Vec::new(), 0);
-        while let Some(batch) = opened.batches.next().await {
-            let batch = batch?;
-            rows += batch.num_rows();
-            batches.push(batch);
-            if rows > SLICE_ROWS_MAX && slices.too_much(slice) {
-                self.density.learn(&self.query.org, &self.query.metric, rows, slice);
-                return Ok(None);
-            }
-        }
-        self.reads.count_rows(&opened.plan);
-        self.density.learn(&self.query.org, &self.query.metric, rows, slice);
-        slices.found(rows);
-        Ok(Some(batches))
+        Ok(rows)
     }
 
     async fn send(&mut self, chunk: SampleChunk) -> Result<Next, QueryError> {

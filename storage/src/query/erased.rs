@@ -10,13 +10,10 @@ use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::datatypes::{Float64Type, TimestampMillisecondType, UInt64Type};
-use datafusion::execution::TaskContext;
-use datafusion::physical_plan::execute_stream;
-use futures_util::StreamExt;
 
+use super::answer::read_slice;
 use super::chunk::SERIES_COLUMNS;
-use super::memory::count_rows;
-use super::window::{SLICE_FIRST_MS, SLICE_ROWS_MAX, Slices};
+use super::window::{SLICE_FIRST_MS, Slices};
 use super::{Order, QueryError, QueryPool, SamplesTable, Scan};
 use crate::frame::{Erased, Sequence, Tombstone};
 use crate::hidden::Hidden;
@@ -44,9 +41,8 @@ impl QueryPool {
         for metric in deleted {
             let _permit = self.permit().await?;
             let (table, scan) = (self.table(org), whole(org, user, metric));
-            let context = self.context.clone();
             let runtime = self.runtime.as_ref().ok_or(QueryError::Stopping)?;
-            let newest = runtime.spawn(async move { newest(&table, &scan, &context).await });
+            let newest = runtime.spawn(async move { newest(&table, &scan).await });
             if let Some(newest) = newest.await.map_err(|_| QueryError::Stopping)?? {
                 let Newest { value, recorded_at, .. } = newest;
                 values.push(LatestValue { metric: metric.to_owned(), value, recorded_at });
@@ -63,7 +59,7 @@ impl QueryPool {
     /// [`QueryError`].
     pub fn newest(&self, org: &str, user: &str, metric: &str) -> Result<Option<Newest>, QueryError> {
         let runtime = self.runtime.as_ref().ok_or(QueryError::Stopping)?;
-        runtime.block_on(newest(&self.table(org), &whole(org, user, metric), &self.context))
+        runtime.block_on(newest(&self.table(org), &whole(org, user, metric)))
     }
 
     /// How many samples a tombstone took out of sight, of those `metrics`: those that
@@ -76,13 +72,12 @@ impl QueryPool {
         let snapshot = self.store.snapshot();
         let before = Arc::new(snapshot.hidden.before(tombstone));
         let snapshot = Arc::new(Snapshot { hidden: before, ..Snapshot::clone(&snapshot) });
-        let table = SamplesTable::new(&tombstone.org, snapshot, self.readers.clone());
+        let table = SamplesTable::new(&tombstone.org, snapshot, self.footers.clone());
         let scans: Vec<Scan> = metrics.iter().filter_map(|metric| covered(tombstone, metric)).collect();
-        let context = self.context.clone();
         let counting = async move {
             let mut total = 0;
             for scan in scans {
-                total += count(&table, &scan, &context).await?;
+                total += count(&table, &scan).await?;
             }
             Ok(total)
         };
@@ -91,7 +86,7 @@ impl QueryPool {
     }
 
     fn table(&self, org: &str) -> SamplesTable {
-        SamplesTable::new(org, self.store.snapshot(), self.readers.clone())
+        SamplesTable::new(org, self.store.snapshot(), self.footers.clone())
     }
 }
 
@@ -118,13 +113,9 @@ fn covered(tombstone: &Tombstone, metric: &str) -> Option<Scan> {
 }
 
 /// The newest row of a scan: of equal times the one that was received last.
-async fn newest(
-    table: &SamplesTable,
-    scan: &Scan,
-    context: &Arc<TaskContext>,
-) -> Result<Option<Newest>, QueryError> {
+async fn newest(table: &SamplesTable, scan: &Scan) -> Result<Option<Newest>, QueryError> {
     let mut best: Option<Newest> = None;
-    each_slice(table, scan, Order::Descending, context, |batch| {
+    each_slice(table, scan, Order::Descending, |batch| {
         let times = batch.column(0).as_primitive::<TimestampMillisecondType>();
         let values = batch.column(1).as_primitive::<Float64Type>();
         let sequences = batch.column(7).as_primitive::<UInt64Type>();
@@ -141,9 +132,9 @@ async fn newest(
     Ok(best)
 }
 
-async fn count(table: &SamplesTable, scan: &Scan, context: &Arc<TaskContext>) -> Result<u64, QueryError> {
+async fn count(table: &SamplesTable, scan: &Scan) -> Result<u64, QueryError> {
     let mut rows = 0;
-    each_slice(table, scan, Order::Ascending, context, |batch| {
+    each_slice(table, scan, Order::Ascending, |batch| {
         rows += batch.num_rows() as u64;
         true
     })
@@ -157,7 +148,6 @@ async fn each_slice(
     table: &SamplesTable,
     scan: &Scan,
     order: Order,
-    context: &Arc<TaskContext>,
     mut take: impl FnMut(&arrow::array::RecordBatch) -> bool,
 ) -> Result<(), QueryError> {
     let located = table.locate(&scan.user, &scan.metric, scan.start, scan.end);
@@ -165,21 +155,13 @@ async fn each_slice(
     let mut slices = Slices::new(start, end, order, SLICE_FIRST_MS);
     while let Some(slice) = slices.next() {
         let part = Scan { start: slice.0, end: slice.1, ..scan.clone() };
-        if count_rows(&part, &located.groups) > SLICE_ROWS_MAX && slices.too_much(slice) {
+        let Some(rows) = read_slice(table, &part, &located, &SERIES_COLUMNS, &mut slices)? else {
             continue;
+        };
+        if rows.num_rows() > 0 && !take(&rows) {
+            break;
         }
-        let plan = table.plan(&part, &located, &SERIES_COLUMNS)?;
-        let mut batches = execute_stream(plan, context.clone())?;
-        let (mut rows, mut more) = (0, true);
-        while let Some(batch) = batches.next().await {
-            let batch = batch?;
-            rows += batch.num_rows();
-            more &= take(&batch);
-        }
-        if !more {
-            return Ok(());
-        }
-        slices.found(rows);
+        tokio::task::consume_budget().await;
     }
     Ok(())
 }

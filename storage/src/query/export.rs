@@ -10,9 +10,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use datafusion::error::DataFusionError;
-use datafusion::execution::TaskContext;
-use datafusion::physical_plan::execute_stream;
-use futures_util::StreamExt;
 use parking_lot::Mutex;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
@@ -20,9 +17,9 @@ use parquet::file::properties::WriterProperties;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::memory::count_rows;
-use super::metadata::CheckedReaders;
-use super::window::{SLICE_ROWS_MAX, Slices};
+use super::answer::read_slice;
+use super::footers::Footers;
+use super::window::Slices;
 use super::{Order, QueryError, QueryPool, SamplesTable, Scan};
 use crate::files::{COLUMN_NAMES, samples_schema};
 use crate::store::Store;
@@ -72,8 +69,7 @@ impl QueryPool {
         let mut export = Export {
             scans: metrics.into_iter().map(scan).collect(),
             store: self.store.clone(),
-            readers: self.readers.clone(),
-            context: self.context.clone(),
+            footers: self.footers.clone(),
             sender,
             running: self.running.clone(),
             permit: Some(permit),
@@ -92,8 +88,7 @@ impl QueryPool {
 struct Export {
     scans: Vec<Scan>,
     store: Arc<Store>,
-    readers: Arc<CheckedReaders>,
-    context: Arc<TaskContext>,
+    footers: Arc<Footers>,
     sender: mpsc::Sender<Result<Bytes, QueryError>>,
     running: Arc<Semaphore>,
     /// Its place among the running queries; given up while the reader is slow.
@@ -122,27 +117,20 @@ impl Export {
         writer: &mut ArrowWriter<Output>,
         output: &Output,
     ) -> Result<bool, QueryError> {
-        let table = SamplesTable::new(&scan.org, self.store.snapshot(), self.readers.clone());
+        let table = SamplesTable::new(&scan.org, self.store.snapshot(), self.footers.clone());
         let located = table.locate(&scan.user, &scan.metric, scan.start, scan.end);
         let Some((start, end)) = located.clip(scan.start, scan.end) else { return Ok(true) };
         let mut slices = Slices::new(start, end, Order::Ascending, i64::MAX);
         while let Some(slice) = slices.next() {
             let part = Scan { start: slice.0, end: slice.1, ..scan.clone() };
-            if count_rows(&part, &located.groups) > SLICE_ROWS_MAX && slices.too_much(slice) {
+            let Some(rows) = read_slice(&table, &part, &located, &COLUMN_NAMES, &mut slices)? else {
                 continue;
+            };
+            writer.write(&rows).map_err(DataFusionError::from)?;
+            if !self.hand_over(output).await {
+                return Ok(false);
             }
-            let plan = table.plan(&part, &located, &COLUMN_NAMES)?;
-            let mut batches = execute_stream(plan, self.context.clone())?;
-            let mut rows = 0;
-            while let Some(batch) = batches.next().await {
-                let batch = batch?;
-                rows += batch.num_rows();
-                writer.write(&batch).map_err(DataFusionError::from)?;
-                if !self.hand_over(output).await {
-                    return Ok(false);
-                }
-            }
-            slices.found(rows);
+            tokio::task::consume_budget().await;
         }
         Ok(true)
     }

@@ -1,4 +1,4 @@
-//! How a scan opens a data file: blocks checked, footers cached.
+//! How a scan of SQL opens a data file: blocks checked, footers cached.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,7 +17,6 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataR
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use super::reads::Reads;
 use crate::files::{CheckedFile, DataFile};
 
 /// Footers and page indexes kept, bytes: about 50 KB for a file of a few
@@ -63,8 +62,7 @@ impl ParquetFileReaderFactory for CheckedReaders {
         })?;
         let reader = CheckedFile::open(data).map_err(|error| DataFusionError::External(Box::new(error)))?;
         let (path, footers) = (data.record.path.clone(), self.footers.clone());
-        let reads = file.extension::<Arc<Reads>>().cloned().unwrap_or_default();
-        Ok(Box::new(CheckedReader { reader, path, footers, reads, window: (0, Bytes::new()) }))
+        Ok(Box::new(CheckedReader { reader, path, footers, window: (0, Bytes::new()) }))
     }
 }
 
@@ -72,7 +70,6 @@ struct CheckedReader {
     reader: CheckedFile,
     path: String,
     footers: Arc<Cache<String, Arc<ParquetMetaData>, ByMemory>>,
-    reads: Arc<Reads>,
     /// What was read last, and where it begins.
     window: (u64, Bytes),
 }
@@ -82,7 +79,6 @@ impl CheckedReader {
     fn fetch(&mut self, range: Range<u64>) -> ParquetResult<Bytes> {
         let (begin, bytes) = &self.window;
         if range.start < *begin || range.end > begin + bytes.len() as u64 {
-            self.reads.fetched(&self.path, &*self.metadata()?, &range);
             let bytes = self.reader.read(range.clone());
             self.window = (range.start, bytes.map_err(|error| ParquetError::External(Box::new(error)))?);
         }

@@ -1,4 +1,4 @@
-//! Queries: DataFusion plans over a snapshot of buffers and files.
+//! Queries over a snapshot of buffers and files: point reads, and SQL by DataFusion.
 //!
 //! Constraints: a point query (one user, one metric) touches the files whose
 //! statistics hold the user and the window, of each the pages that hold them,
@@ -7,14 +7,14 @@
 //! own, so that a scan never delays an acknowledgement.
 //!
 //! ```text
-//! snapshot -> [ file scan | file scan | ... | rows in memory ]    sorted by time
-//!          -> merge -> keep the latest of equal keys -> chunks -> channel
+//! snapshot -> [ file | file | ... | rows in memory ]    each sorted by time
+//!          -> joined, the latest of equal keys -> chunks -> channel
 //! ```
 //!
-//! Organisation is part of how files and groups are found; no plan can leave it
-//! out. Buckets ([`Bucketing`]) are folded from the chunks of a point query, by
-//! calendars of their own: no plan of DataFusion's knows them. SQL over everything of
-//! an organisation is apart: see [`sql`].
+//! Organisation is part of how files and groups are found; no read can leave it
+//! out. A point query needs no plan: one of DataFusion's costs a millisecond before it
+//! reads a byte. Buckets ([`Bucketing`]) are folded from the chunks of a point query, by
+//! calendars of their own. SQL over everything of an organisation is apart: see [`sql`].
 
 mod answer;
 mod bucket;
@@ -24,12 +24,15 @@ mod csv;
 mod encoder;
 mod erased;
 mod export;
+mod footers;
 mod memory;
 mod metadata;
+mod point;
 mod pool;
 mod reads;
 mod resolution;
 mod series_arrow;
+mod sorted;
 pub mod sql;
 mod state;
 mod supersede;

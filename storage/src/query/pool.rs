@@ -4,21 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::error::DataFusionError;
-use datafusion::execution::TaskContext;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::object_store::ObjectStore;
 use datafusion::object_store::memory::InMemory;
-use datafusion::prelude::{SessionConfig, SessionContext};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::Url;
 
 use super::answer::{Answer, AnswerStream, BucketStream, Page, Parts, SampleStream, Shape};
 use super::bucket::Fold;
-use super::metadata::CheckedReaders;
+use super::footers::Footers;
 use super::sql::{Sql, SqlAnswer, SqlError, SqlLimits, SqlQuestion};
 use super::state::{StateQuestion, StateRow};
 use super::window::Density;
@@ -37,8 +35,7 @@ const CONSUMERS_NAMED: usize = 5;
 #[derive(Debug)]
 pub struct QueryPool {
     pub(super) store: Arc<Store>,
-    pub(super) readers: Arc<CheckedReaders>,
-    pub(super) context: Arc<TaskContext>,
+    pub(super) footers: Arc<Footers>,
     density: Arc<Density>,
     /// Queries that run at once; DataFusion's memory pool does not count what
     /// scans decode, so their number is bounded too. Full waits for [`TURN_MAX`].
@@ -78,14 +75,10 @@ impl QueryPool {
             .enable_time()
             .build()?;
         let environment = environment(memory_bytes).map_err(std::io::Error::other)?;
-        let readers: Arc<CheckedReaders> = Arc::default();
-        let sql = Sql::start(store.clone(), readers.clone(), environment.clone(), threads, limits)?;
-        let config = SessionConfig::new().with_target_partitions(1);
-        let context = SessionContext::new_with_config_rt(config, environment).task_ctx();
+        let sql = Sql::start(store.clone(), Arc::default(), environment, threads, limits)?;
         Ok(QueryPool {
             store,
-            readers,
-            context,
+            footers: Arc::default(),
             density: Arc::default(),
             running: Arc::new(Semaphore::new(concurrency.max(1))),
             runtime: Some(runtime),
@@ -134,9 +127,8 @@ impl QueryPool {
     ) -> Result<AnswerStream<S::Item>, QueryError> {
         let permit = self.permit().await?;
         let parts = Parts {
-            table: SamplesTable::new(&query.org, self.store.snapshot(), self.readers.clone()),
+            table: SamplesTable::new(&query.org, self.store.snapshot(), self.footers.clone()),
             query,
-            context: self.context.clone(),
             density: self.density.clone(),
             running: self.running.clone(),
             permit,
@@ -186,9 +178,8 @@ impl QueryPool {
             let error: &dyn std::error::Error = &error;
             tracing::debug!(error, "a user is not read back, its marks stay 'look'");
         }
-        let table = SamplesTable::new(question.org, self.store.snapshot(), self.readers.clone());
-        let runtime = self.runtime.as_ref().ok_or(QueryError::Stopping)?;
-        runtime.block_on(question.answer(&table, &self.context))
+        let table = SamplesTable::new(question.org, self.store.snapshot(), self.footers.clone());
+        question.answer(&table)
     }
 
     pub(super) async fn permit(&self) -> Result<OwnedSemaphorePermit, QueryError> {

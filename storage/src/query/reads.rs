@@ -1,17 +1,12 @@
 //! What a query reads of files, counted while it does.
 //!
-//! Bytes and row groups are counted where ranges of a file are fetched, rows by
-//! DataFusion's scan: those that its filters looked at. Both stand in the query's
-//! trace (level debug).
+//! Rows are those of the pages that were decoded, wanted or not. All stands in the
+//! query's trace (level debug).
 
-use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use datafusion::physical_plan::ExecutionPlan;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
-use parquet::file::metadata::ParquetMetaData;
 
 use super::SeriesQuery;
 
@@ -22,7 +17,7 @@ pub struct Reads {
     rows: AtomicU64,
     slices: AtomicU64,
     /// By file, which of its row groups.
-    row_groups: Mutex<HashMap<String, Vec<bool>>>,
+    row_groups: Mutex<HashMap<String, Vec<usize>>>,
 }
 
 impl Reads {
@@ -32,13 +27,13 @@ impl Reads {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Rows of files that filters looked at.
+    /// Rows of files that were decoded.
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.rows.load(Ordering::Relaxed)
     }
 
-    /// Plans that were run: parts of the window.
+    /// Parts of the window that were read.
     #[must_use]
     pub fn slices(&self) -> u64 {
         self.slices.load(Ordering::Relaxed)
@@ -48,33 +43,32 @@ impl Reads {
     #[must_use]
     pub fn row_groups(&self) -> Vec<usize> {
         let files = self.row_groups.lock();
-        files.values().map(|touched| touched.iter().filter(|touched| **touched).count()).collect()
+        files.values().map(Vec::len).collect()
     }
 
-    /// A range of a file's bytes was fetched.
-    pub(super) fn fetched(&self, path: &str, metadata: &ParquetMetaData, range: &Range<u64>) {
-        self.bytes.fetch_add(range.end - range.start, Ordering::Relaxed);
+    /// Bytes of a file were fetched.
+    pub(super) fn fetched(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Something of a row group of a file is fetched.
+    pub(super) fn row_group(&self, path: &str, index: usize) {
         let mut files = self.row_groups.lock();
-        let touched = match files.get_mut(path) {
-            Some(touched) => touched,
-            None => files.entry(path.to_owned()).or_insert(vec![false; metadata.num_row_groups()]),
-        };
-        for (group, touched) in metadata.row_groups().iter().zip(touched) {
-            if !*touched
-                && group.columns().iter().any(|column| {
-                    let (start, length) = column.byte_range();
-                    start < range.end && range.start < start + length
-                })
-            {
-                *touched = true;
-            }
+        match files.get_mut(path) {
+            Some(touched) if touched.contains(&index) => {}
+            Some(touched) => touched.push(index),
+            None => drop(files.insert(path.to_owned(), vec![index])),
         }
     }
 
-    /// A plan has run to its end.
-    pub(super) fn count_rows(&self, plan: &Arc<dyn ExecutionPlan>) {
+    /// Rows were decoded.
+    pub(super) fn looked_at(&self, rows: usize) {
+        self.rows.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    /// A part of the window was read to its end.
+    pub(super) fn slice(&self) {
         self.slices.fetch_add(1, Ordering::Relaxed);
-        self.rows.fetch_add(looked_at(plan), Ordering::Relaxed);
     }
 
     pub(super) fn trace(&self, query: &SeriesQuery) {
@@ -93,12 +87,4 @@ impl Reads {
             "query read",
         );
     }
-}
-
-fn looked_at(plan: &Arc<dyn ExecutionPlan>) -> u64 {
-    let own = plan.metrics().map_or(0, |metrics| {
-        let names = ["pushdown_rows_matched", "pushdown_rows_pruned"];
-        names.iter().filter_map(|name| metrics.sum_by_name(name)).map(|sum| sum.as_usize() as u64).sum()
-    });
-    plan.children().into_iter().map(looked_at).sum::<u64>() + own
 }

@@ -3,15 +3,9 @@
 //! Constraints: memory of one slice of the series and of the rows that were asked
 //! for, however wide the window between the first and the last of them is.
 
-use std::sync::Arc;
-
-use datafusion::execution::TaskContext;
-use datafusion::physical_plan::execute_stream;
-use futures_util::StreamExt;
-
+use super::answer::read_slice;
 use super::chunk::SERIES_COLUMNS;
-use super::memory::count_rows;
-use super::window::{SLICE_ROWS_MAX, Slices};
+use super::window::Slices;
 use super::{Order, QueryError, SampleChunk, SamplesTable, Scan};
 use crate::frame::Sequence;
 use crate::series::SeriesName;
@@ -44,11 +38,7 @@ pub struct StateRow {
 
 impl StateQuestion<'_> {
     /// The rows that were there, by rising index.
-    pub(super) async fn answer(
-        &self,
-        table: &SamplesTable,
-        context: &Arc<TaskContext>,
-    ) -> Result<Vec<StateRow>, QueryError> {
+    pub(super) fn answer(&self, table: &SamplesTable) -> Result<Vec<StateRow>, QueryError> {
         let mut rows = Vec::new();
         let (Some(&first), Some(&last)) = (self.times.first(), self.times.last()) else {
             return Ok(rows);
@@ -58,18 +48,9 @@ impl StateQuestion<'_> {
         let mut slices = Slices::new(first, end, Order::Ascending, i64::MAX);
         while let Some(slice) = slices.next() {
             let scan = self.scan(slice);
-            if count_rows(&scan, &located.groups) > SLICE_ROWS_MAX && slices.too_much(slice) {
-                continue;
+            if let Some(found) = read_slice(table, &scan, &located, &SERIES_COLUMNS, &mut slices)? {
+                self.pick(&SampleChunk::new(&found, Order::Ascending), &mut rows);
             }
-            let plan = table.plan(&scan, &located, &SERIES_COLUMNS)?;
-            let mut batches = execute_stream(plan, context.clone())?;
-            let mut found = 0;
-            while let Some(batch) = batches.next().await {
-                let batch = batch?;
-                found += batch.num_rows();
-                self.pick(&SampleChunk::new(&batch, Order::Ascending), &mut rows);
-            }
-            slices.found(found);
         }
         Ok(rows)
     }

@@ -40,12 +40,15 @@ pub(super) struct SupersedeExec {
 
 impl SupersedeExec {
     pub(super) fn new(input: Arc<dyn ExecutionPlan>) -> Result<SupersedeExec> {
-        let schema = input.schema();
-        let found = |name: &&&str| **name != "user_id" || schema.index_of(name).is_ok();
-        let keys = KEY_COLUMNS.iter().filter(found).map(|name| schema.index_of(name));
-        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        let keys = key_columns(&input.schema())?;
         Ok(SupersedeExec { input, keys: keys.into() })
     }
+}
+
+/// Where the columns of the key stand, `recorded_at` first.
+pub(super) fn key_columns(schema: &SchemaRef) -> Result<Vec<usize>, ArrowError> {
+    let found = |name: &&&str| **name != "user_id" || schema.index_of(name).is_ok();
+    KEY_COLUMNS.iter().filter(found).map(|name| schema.index_of(name)).collect()
 }
 
 impl DisplayAs for SupersedeExec {
@@ -129,7 +132,7 @@ impl SupersedeStream {
 }
 
 /// Which rows but the last are not superseded by the next; `None` for all.
-fn keep_last(batch: &RecordBatch, keys: &[usize]) -> Result<Option<BooleanArray>, ArrowError> {
+pub(super) fn keep_last(batch: &RecordBatch, keys: &[usize]) -> Result<Option<BooleanArray>, ArrowError> {
     let pairs = batch.num_rows() - 1;
     let mut differs: Option<BooleanArray> = None;
     for &key in keys {

@@ -2,31 +2,20 @@
 
 use std::sync::Arc;
 
-use arrow::compute::SortOptions;
-use arrow::datatypes::{DataType, SchemaRef};
-use datafusion::common::ScalarValue;
-use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
-use datafusion::datasource::source::DataSourceExec;
-use datafusion::error::{DataFusionError, Result};
-use datafusion::logical_expr::Operator;
-use datafusion::physical_expr::expressions::{BinaryExpr as PhysicalBinary, Column, Literal};
-use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
-use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::empty::EmptyExec;
-use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
-use datafusion::physical_plan::union::UnionExec;
+use arrow::array::RecordBatch;
+use arrow::compute::cast;
+use arrow::datatypes::{Field, SchemaRef};
+use arrow::error::ArrowError;
+use datafusion::error::Result;
 
+use super::footers::Footers;
 use super::memory::sorted_rows;
-use super::metadata::CheckedReaders;
-use super::pool::files_url;
+use super::point::PointRead;
 use super::reads::Reads;
-use super::supersede::SupersedeExec;
+use super::sorted::joined;
 use crate::buffer::GroupRef;
 use crate::files::{DataFile, samples_schema};
 use crate::frame::Sequence;
-use crate::hidden::Hiding;
 use crate::store::Snapshot;
 
 /// What a scan wants: one user's metric in a window.
@@ -53,12 +42,12 @@ pub struct Scan {
 pub struct SamplesTable {
     org: String,
     snapshot: Arc<Snapshot>,
-    readers: Arc<CheckedReaders>,
+    footers: Arc<Footers>,
 }
 
 impl SamplesTable {
-    pub(super) fn new(org: &str, snapshot: Arc<Snapshot>, readers: Arc<CheckedReaders>) -> SamplesTable {
-        SamplesTable { org: org.to_owned(), snapshot, readers }
+    pub(super) fn new(org: &str, snapshot: Arc<Snapshot>, footers: Arc<Footers>) -> SamplesTable {
+        SamplesTable { org: org.to_owned(), snapshot, footers }
     }
 
     /// Where the rows of a user's metric in a window may lie.
@@ -69,73 +58,56 @@ impl SamplesTable {
         Located { groups: groups.collect(), files, reads: Arc::default() }
     }
 
-    /// A plan of one partition that gives the scan's rows with all columns,
-    /// sorted by (recorded_at, source, device), each key once.
-    pub(super) fn plan(
-        &self,
-        scan: &Scan,
-        located: &Located,
-        columns: &[&str],
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let schema = samples_schema();
-        let projection: Vec<usize> =
-            columns.iter().map(|name| schema.index_of(name)).collect::<Result<_, _>>()?;
+    /// The scan's rows, sorted by (recorded_at, source, device), each key once; or how
+    /// many there are at least, if they are more than `most`. Reads where it is called.
+    pub(super) fn read(&self, scan: &Scan, located: &Located, columns: &[&str], most: usize) -> Result<Rows> {
+        let schema = Arc::new(samples_schema().project(&positions(columns)?)?);
         let hiding = self.snapshot.hidden.of(&scan.org, &scan.metric, &scan.user);
         let hiding = hiding.as_ref();
-        let mut inputs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
-        let files: Vec<&Arc<DataFile>> = located.files.iter().filter(|file| overlaps(file, scan)).collect();
-        let (runs, of_periods): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| file.is_run());
-        for files in [runs, of_periods].iter().filter(|files| !files.is_empty()) {
-            inputs.push(self.file_scan(scan, files, &located.reads, projection.clone(), hiding)?);
+        let point = PointRead { footers: &self.footers, scan, hiding, reads: &located.reads, columns };
+        let mut found: Vec<RecordBatch> = Vec::new();
+        let mut rows = 0;
+        for file in located.files.iter().filter(|file| overlaps(file, scan)) {
+            point.file(file, &mut |batch| {
+                rows += batch.num_rows();
+                found.push(batch);
+                rows <= most
+            })?;
+            if rows > most {
+                return Ok(Rows::TooMany(rows));
+            }
         }
-        let rows = sorted_rows(scan, &located.groups, hiding);
-        if rows.num_rows() > 0 {
-            inputs.push(MemorySourceConfig::try_new_exec(
-                &[vec![rows]],
-                schema.clone(),
-                Some(projection.clone()),
-            )?);
-        }
-        let single = match inputs.len() {
-            0 => return Ok(Arc::new(EmptyExec::new(Arc::new(schema.project(&projection)?)))),
-            1 => inputs.remove(0),
-            _ => UnionExec::try_new(inputs)?,
-        };
-        let merged: Arc<dyn ExecutionPlan> = if single.properties().partitioning.partition_count() > 1 {
-            Arc::new(SortPreservingMergeExec::new(series_order(&single.schema())?, single))
-        } else {
-            single
-        };
-        Ok(Arc::new(SupersedeExec::new(merged)?))
+        let buffered = sorted_rows(scan, &located.groups, hiding);
+        let parts = found.iter().chain([&buffered]).map(|part| projected(part, &schema));
+        located.reads.slice();
+        Ok(Rows::All(joined(&schema, parts.collect::<Result<_, _>>()?)?))
     }
+}
 
-    /// One partition per file: each is sorted in itself. All are runs, or none is.
-    fn file_scan(
-        &self,
-        scan: &Scan,
-        files: &[&Arc<DataFile>],
-        reads: &Arc<Reads>,
-        projection: Vec<usize>,
-        hiding: Option<&Hiding>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let schema = samples_schema();
-        let source = ParquetSource::new(schema.clone())
-            .with_parquet_file_reader_factory(self.readers.clone())
-            .with_predicate(predicate(scan, files[0].is_run(), hiding, &schema)?)
-            .with_pushdown_filters(true)
-            .with_enable_page_index(true)
-            .with_bloom_filter_on_read(false);
-        let groups = files.iter().map(|file| {
-            let listed = PartitionedFile::new(file.record.path.clone(), file.record.bytes);
-            FileGroup::new(vec![listed.with_extension(Arc::clone(file)).with_extension(Arc::clone(reads))])
-        });
-        let config = FileScanConfigBuilder::new(files_url(), Arc::new(source))
-            .with_file_groups(groups.collect())
-            .with_projection_indices(Some(projection))?
-            .with_output_ordering(vec![series_order(&schema)?])
-            .build();
-        Ok(DataSourceExec::from_data_source(config))
-    }
+/// What came of a scan.
+pub(super) enum Rows {
+    /// All its rows.
+    All(RecordBatch),
+    /// There are so many at least.
+    TooMany(usize),
+}
+
+fn positions(columns: &[&str]) -> Result<Vec<usize>, ArrowError> {
+    columns.iter().map(|name| samples_schema().index_of(name)).collect()
+}
+
+/// The columns of a schema, in its types.
+fn projected(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let column = |field: &Arc<Field>| {
+        let position = batch.schema_ref().index_of(field.name())?;
+        let column = batch.column(position);
+        if column.data_type() == field.data_type() {
+            Ok(column.clone())
+        } else {
+            cast(column, field.data_type())
+        }
+    };
+    RecordBatch::try_new(schema.clone(), schema.fields().iter().map(column).collect::<Result<_, _>>()?)
 }
 
 /// The parts of a snapshot that a query reads, found once.
@@ -164,68 +136,4 @@ impl Located {
 
 fn overlaps(file: &DataFile, scan: &Scan) -> bool {
     file.record.time_min < scan.end && file.record.time_max >= scan.start
-}
-
-/// The order of rows within one user and metric, in files and in memory.
-fn series_order(schema: &SchemaRef) -> Result<LexOrdering> {
-    let options = SortOptions { descending: false, nulls_first: true };
-    let sort = |name: &str| -> Result<PhysicalSortExpr> {
-        Ok(PhysicalSortExpr::new(Arc::new(Column::new_with_schema(name, schema)?), options))
-    };
-    let keys =
-        ["recorded_at", "source", "device", "sequence"].map(sort).into_iter().collect::<Result<Vec<_>>>()?;
-    LexOrdering::new(keys).ok_or_else(|| DataFusionError::Internal("an order of no columns".to_owned()))
-}
-
-/// `[org = o AND metric = m AND] user_id = u AND recorded_at >= start AND recorded_at < end [AND source = s]
-/// [AND sequence < n]`, and nothing that is hidden.
-/// Organisation and metric are constant in a file of a period, and asked of runs.
-/// Pages are skipped by it and rows filtered, so it holds exactly.
-fn predicate(
-    scan: &Scan,
-    of_run: bool,
-    hiding: Option<&Hiding>,
-    schema: &SchemaRef,
-) -> Result<Arc<dyn PhysicalExpr>> {
-    let compare = |name: &str, operator: Operator, value: ScalarValue| -> Result<Arc<dyn PhysicalExpr>> {
-        let column = Arc::new(Column::new_with_schema(name, schema)?);
-        Ok(Arc::new(PhysicalBinary::new(column, operator, Arc::new(Literal::new(value)))))
-    };
-    let text = |text: &str| {
-        ScalarValue::Dictionary(Box::new(DataType::Int32), Box::new(ScalarValue::Utf8(Some(text.to_owned()))))
-    };
-    let plain = |text: &str| ScalarValue::Utf8(Some(text.to_owned()));
-    let time = |ms: i64| ScalarValue::TimestampMillisecond(Some(ms), Some("UTC".into()));
-    let start = scan.start.max(hiding.map_or(i64::MIN, Hiding::cutoff));
-    let mut parts = Vec::new();
-    if of_run {
-        parts.push(compare("org", Operator::Eq, plain(&scan.org))?);
-        parts.push(compare("metric", Operator::Eq, text(&scan.metric))?);
-    }
-    parts.extend([
-        compare("user_id", Operator::Eq, text(&scan.user))?,
-        compare("recorded_at", Operator::GtEq, time(start))?,
-        compare("recorded_at", Operator::Lt, time(scan.end))?,
-    ]);
-    if let Some(source) = &scan.source {
-        parts.push(compare("source", Operator::Eq, text(source))?);
-    }
-    if let Some(before) = scan.before {
-        parts.push(compare("sequence", Operator::Lt, ScalarValue::UInt64(Some(before.0)))?);
-    }
-    if let Some(hiding) = hiding.filter(|hiding| hiding.through() > Sequence::ZERO) {
-        parts.push(compare("sequence", Operator::Gt, ScalarValue::UInt64(Some(hiding.through().0)))?);
-    }
-    for range in hiding.map_or(&[][..], Hiding::ranges) {
-        let outside = [
-            compare("recorded_at", Operator::Lt, time(range.start))?,
-            compare("recorded_at", Operator::GtEq, time(range.end))?,
-            compare("sequence", Operator::Gt, ScalarValue::UInt64(Some(range.through.0)))?,
-        ];
-        let outside =
-            outside.into_iter().reduce(|all, part| Arc::new(PhysicalBinary::new(all, Operator::Or, part)));
-        parts.extend(outside);
-    }
-    let all = parts.into_iter().reduce(|all, part| Arc::new(PhysicalBinary::new(all, Operator::And, part)));
-    all.ok_or_else(|| DataFusionError::Internal("a predicate of no parts".to_owned()))
 }

@@ -216,6 +216,12 @@ impl Store {
         Ok(())
     }
 
+    /// Whether replaced files wait for their last reader.
+    #[must_use]
+    pub fn has_replaced_files(&self) -> bool {
+        !self.graveyard.lock().is_empty()
+    }
+
     /// Removes replaced files that nobody reads any more; returns how many. The
     /// compaction thread's.
     ///
