@@ -286,7 +286,9 @@ impl Queues {
         }
         for job in waiting.into_iter().rev() {
             self.parked -= 1;
-            if job.behind { self.behind.push_front(job) } else { self.first.push_front(job) }
+            // One of several keys keeps what it has, so it must get on with the others.
+            let goes_behind = job.behind && job.keys().len() == 1;
+            if goes_behind { self.behind.push_front(job) } else { self.first.push_front(job) }
         }
     }
 
