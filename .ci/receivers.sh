@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A real server delivers to a receiver that checks every signature with the public
 # packages receivers use; what arrived is compared with what was sent.
-#   .ci/receivers.sh BINARY          Python: standardwebhooks, svix
+#   .ci/receivers.sh BINARY          Python: standardwebhooks, svix; v1a: cryptography, authweave-webhooks
 #   .ci/receivers.sh BINARY --node   the captured deliveries by Node's packages too
 # Needs python3 with venv and the Python package index; with --node also npm.
 set -euo pipefail
@@ -22,7 +22,7 @@ command -v python3 >/dev/null || install python3 python3-venv
 python3 -c 'import ensurepip, venv' 2>/dev/null || install python3-venv
 python3 -m venv "$work/venv" >"$work/log" 2>&1 || { cat "$work/log"; fail "python3 -m venv"; }
 "$work/venv/bin/pip" install --quiet --disable-pip-version-check -r requirements.txt >"$work/log" 2>&1 ||
-    { cat "$work/log"; fail "pip install of standardwebhooks and svix"; }
+    { cat "$work/log"; fail "pip install of the packages that verify"; }
 
 capture=()
 if [ "$node" = --node ]; then

@@ -11,12 +11,12 @@ import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import keys
 import samples
+from expect import Failed, expect, ok, wait_until
 from receiver import Receiver, verify
 
 OPERATOR = "avk_receivers_0123456789"
-# Longest wait for anything; the check itself takes well under a minute.
-PATIENCE = 90
 # After so long without a delivery nothing more comes of what was sent.
 QUIET = 1.5
 # The server closes connections that are idle for longer.
@@ -27,29 +27,6 @@ EVENT_SAMPLES_MAX = 2500
 BACKFILL_AGE_MS = 48 * 3600 * 1000
 CHECK_IN = {"patient_id": "usr_7jRtHvBk", "check_in_id": "ci_4nWxYzAb", "mood": 4, "energy": 3, "focus": 4,
             "sleep_hours": 7.5, "steps": 9241, "checked_in_at": "2026-06-30T08:15:00Z"}
-
-
-class Failed(Exception):
-    """What is not as it should be."""
-
-
-def ok(text):
-    print(f"ok: {text}", flush=True)
-
-
-def expect(holds, text):
-    if not holds:
-        raise Failed(text)
-
-
-def wait_until(holds, what):
-    """`holds` gives what is waited for, or something false."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if found := holds():
-            return found
-        time.sleep(0.02)
-    raise Failed(f"waited {PATIENCE} s in vain for {what}")
 
 
 class Server:
@@ -100,6 +77,9 @@ class Server:
         secret = self.want(200, "GET", f"/api/v1/webhooks/endpoints/{made['id']}/secret", key=key)
         endpoint.secret = secret["key"]
         return made["id"]
+
+    def publish(self, event, key=OPERATOR):
+        return self.want(202, "POST", "/api/v1/events", event, key)["id"]
 
     def counter(self, name):
         _, text = self.ask("GET", "/metrics")
@@ -309,10 +289,10 @@ def check_refusal(endpoints):
     for endpoint in endpoints:
         delivery = endpoint.deliveries[-1]
         try:
-            verify(endpoint.dialect, delivery.body + b" ", delivery.headers, endpoint.secret)
+            verify(endpoint.scheme, delivery.body + b" ", delivery.headers, endpoint.secret)
         except Exception:
             continue
-        raise Failed(f"{endpoint.dialect}: a changed body verifies")
+        raise Failed(f"{endpoint.scheme}: a changed body verifies")
 
 
 def check_repeated(server, receiver, ledger, requests, endpoints):
@@ -332,8 +312,7 @@ def check_repeated(server, receiver, ledger, requests, endpoints):
 
 
 def publish(server, key=OPERATOR, **fields):
-    event = {"type": "check_in.created", "user_id": "usr_7jRtHvBk", "data": CHECK_IN, **fields}
-    return server.want(202, "POST", "/api/v1/events", event, key)["id"]
+    return server.publish({"type": "check_in.created", "user_id": "usr_7jRtHvBk", "data": CHECK_IN, **fields}, key)
 
 
 def run(server, receiver, capture):
@@ -421,6 +400,9 @@ def run(server, receiver, capture):
     expect(all(theirs not in ids[endpoint.name] for endpoint in published), "its event came to this one")
     ok("another organisation's endpoint gets its own event and nothing of this one")
 
+    signed_anew = keys.check_rotation(server, receiver) + keys.check_v1a(server, receiver)
+    quiet(receiver)
+
     delivered = sum(1 for endpoint in receiver.endpoints.values() for d in endpoint.deliveries if d.status == 200)
     before = {name: len(ids) for name, ids in arrived(receiver).items()}
     sent = server.want(202, "POST", f"/api/v1/webhooks/endpoints/{azodha_id}/test")["id"]
@@ -434,7 +416,7 @@ def run(server, receiver, capture):
     expect(counted == delivered, f"/metrics counts {counted:.0f} deliveries, {delivered} came")
     failures = server.counter("systole_webhook_failed_total")
     expect(failures == 1, f"/metrics counts {failures:.0f} failed attempts, not 1")
-    check_refusal(published)
+    check_refusal([*published, *signed_anew])
     check_verified(receiver)
     total = sum(len(endpoint.deliveries) for endpoint in receiver.endpoints.values())
     ok(f"every signature of {total} deliveries verified: standardwebhooks, svix, the documented snippets; "
@@ -448,7 +430,7 @@ def keep(receiver, path):
     with open(path, "w", encoding="utf-8") as file:
         for endpoint in receiver.endpoints.values():
             for delivery in endpoint.deliveries:
-                line = {"dialect": endpoint.dialect, "secret": endpoint.secret, "headers": delivery.headers,
+                line = {"dialect": endpoint.scheme, "secret": delivery.secret, "headers": delivery.headers,
                         "body": delivery.body.decode()}
                 file.write(json.dumps(line) + "\n")
 

@@ -6,6 +6,7 @@ of arrival; a delivery that does not verify is answered 401 and kept as a fault.
 """
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import threading
@@ -14,6 +15,16 @@ from dataclasses import dataclass, field
 
 import standardwebhooks
 import svix.webhooks
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+try:
+    import authweave_core
+    import authweave_webhooks
+except ImportError:  # needs Python 3.12
+    authweave_webhooks = None
+
+# Headers of the dialects that sign the body alone.
+HEADERS = {"avycenna": "x-avycenna-signature", "avon": "avon-signature", "azodha": "x-azodha-signature"}
 
 
 def verify_webhook(body: bytes, signature: str, secret: str) -> bool:
@@ -39,18 +50,62 @@ def verify_standard(body: bytes, headers: dict, secret: str) -> None:
     svix.webhooks.Webhook(secret).verify(body, named("svix-"))
 
 
-def verify(dialect: str, body: bytes, headers: dict, secret: str) -> None:
-    """Raises unless the delivery is genuine."""
-    if dialect == "standard":
-        verify_standard(body, headers, secret)
+def verify_v1a(body: bytes, headers: dict, public_key: str) -> None:
+    """ed25519 as Standard Webhooks defines it; `public_key` begins with `whpk_`.
+
+    The packages of Standard Webhooks and Svix do not know it. authweave-webhooks does,
+    from Python 3.12 on.
+    """
+    raw = base64.b64decode(public_key.removeprefix("whpk_"))
+    text = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    version, _, signature = headers["webhook-signature"].partition(",")
+    if version != "v1a":
+        raise ValueError(f"webhook-signature is a {version}, not a v1a")
+    Ed25519PublicKey.from_public_bytes(raw).verify(base64.b64decode(signature, validate=True), text)
+    if authweave_webhooks:
+        document = authweave_webhooks.PublicKeyDocument(
+            version="1", environment="check", owner="check", endpoint="check", not_before=0, retire_after=None,
+            keys=(authweave_webhooks.Ed25519PublicKey(raw),))
+        verifier = authweave_webhooks.StandardWebhooksVerifier(
+            authweave_webhooks.StaticPublicKeyResolver(document),
+            replay_store=authweave_core.InMemoryReplayStore(capacity=8, time_source=time.time),
+            expected_environment="check", expected_owner="check", expected_endpoint="check",
+            time_source=lambda: int(time.time()))
+        run_alone(verifier.verify(headers=headers, body=body))
+
+
+def run_alone(coroutine) -> None:
+    """Runs a coroutine that waits for nothing, also inside a running loop."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
         return
-    header, check = {
-        "avycenna": ("x-avycenna-signature", verify_webhook),
-        "avon": ("avon-signature", verify_hex),
-        "azodha": ("x-azodha-signature", verify_hex),
-    }[dialect]
+    raise RuntimeError("the coroutine waits for something")
+
+
+def verify(scheme: str, body: bytes, headers: dict, secret: str) -> None:
+    """Raises unless the delivery is genuine. A scheme is a dialect, or `v1a`."""
+    if scheme == "standard":
+        verify_standard(body, headers, secret)
+    elif scheme == "v1a":
+        verify_v1a(body, headers, secret)
+    else:
+        verify_header(scheme, HEADERS[scheme], body, headers, secret)
+
+
+def verify_header(dialect: str, header: str, body: bytes, headers: dict, secret: str) -> None:
+    """By the documented snippet of a dialect that signs the body alone."""
+    check = verify_webhook if dialect == "avycenna" else verify_hex
     if not check(body, headers[header], secret):
         raise ValueError(f"{header} does not match")
+
+
+def verify_next(dialect: str, body: bytes, headers: dict, secret: str) -> None:
+    """By the key that comes next, while an old one still has its grace."""
+    if dialect == "standard":
+        verify_standard(body, headers, secret)
+    else:
+        verify_header(dialect, f"{HEADERS[dialect]}-next", body, headers, secret)
 
 
 @dataclass
@@ -61,6 +116,8 @@ class Delivery:
     status: int
     headers: dict
     body: bytes
+    # What verified it.
+    secret: str
 
     @property
     def id(self) -> str:
@@ -76,19 +133,25 @@ class Endpoint:
     url: str
     # The first attempt of each event is answered 500.
     flaky: bool = False
+    # What verifies it: the secret, or of `v1a` the public key.
     secret: str = ""
+    signature: str = "v1"
     deliveries: list = field(default_factory=list)
     faults: list = field(default_factory=list)
 
+    @property
+    def scheme(self) -> str:
+        return "v1a" if self.signature == "v1a" else self.dialect
+
     def take(self, headers: dict, body: bytes) -> int:
         try:
-            verify(self.dialect, body, headers, self.secret)
+            verify(self.scheme, body, headers, self.secret)
         except Exception as fault:
             self.faults.append(f"{headers.get('webhook-id')}: {type(fault).__name__}: {fault}")
             return 401
         seen = any(known.id == headers["webhook-id"] for known in self.deliveries) if self.flaky else True
         status = 200 if seen else 500
-        self.deliveries.append(Delivery(time.time(), status, headers, body))
+        self.deliveries.append(Delivery(time.time(), status, headers, body, self.secret))
         return status
 
 

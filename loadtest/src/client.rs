@@ -199,6 +199,13 @@ impl Connection {
         self.send(request).await
     }
 
+    /// Changes what is at `path` by a JSON body.
+    pub async fn patch(&mut self, path: &str, body: Bytes) -> Result<Answer, ClientError> {
+        let mut request = self.request(Method::PATCH, path, body)?;
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.send(request).await
+    }
+
     /// Deletes what is at `path`.
     pub async fn delete(&mut self, path: &str) -> Result<Answer, ClientError> {
         let request = self.request(Method::DELETE, path, Bytes::new())?;

@@ -39,6 +39,8 @@ pub struct Percentiles {
     pub p50: u64,
     /// 90 % of them were at most this.
     pub p90: u64,
+    /// 95 % of them were at most this.
+    pub p95: u64,
     /// 99 % of them were at most this.
     pub p99: u64,
     /// 99.9 % of them were at most this.
@@ -108,6 +110,7 @@ impl Histogram {
             count: self.count,
             p50: self.percentile(500),
             p90: self.percentile(900),
+            p95: self.percentile(950),
             p99: self.percentile(990),
             p99_9: self.percentile(999),
             max: self.max,

@@ -1,4 +1,4 @@
-//! One keep-alive connection for reads, as lean as HTTP/1.1 allows: a request is
+//! One keep-alive connection as lean as HTTP/1.1 allows: a request is
 //! one write of prepared bytes, an answer is read into one buffer that is used
 //! again, and of its head only status, length and framing are looked at.
 //!
@@ -24,7 +24,7 @@ const BUFFER_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct Lean {
     stream: TcpStream,
-    /// What follows the request line.
+    /// What ends the request line, and the headers of every request.
     head_lines: Vec<u8>,
     request: Vec<u8>,
     /// The answer as it came, up to `filled`.
@@ -83,7 +83,7 @@ impl Lean {
             let authority = server.authority().to_owned();
             LeanError::Connect(ClientError::Connect { authority, source })
         })?;
-        let head_lines = [b" HTTP/1.1\r\n", &server.head_lines()[..], b"\r\n"].concat();
+        let head_lines = [b" HTTP/1.1\r\n", &server.head_lines()[..]].concat();
         let buffer = vec![0; BUFFER_BYTES];
         Ok(Self { stream, head_lines, request: Vec::new(), buffer, filled: 0, body: Vec::new() })
     }
@@ -94,6 +94,25 @@ impl Lean {
         self.request.extend(b"GET ");
         self.request.extend(path.as_bytes());
         self.request.extend(&self.head_lines);
+        self.request.extend(b"\r\n");
+        self.exchange().await
+    }
+
+    /// Sends a JSON body to `path`, which may have a query string.
+    pub async fn post(&mut self, path: &str, body: &[u8]) -> Result<LeanAnswer<'_>, LeanError> {
+        self.request.clear();
+        self.request.extend(b"POST ");
+        self.request.extend(path.as_bytes());
+        self.request.extend(&self.head_lines);
+        self.request.extend(b"content-type: application/json\r\ncontent-length: ");
+        self.request.extend(body.len().to_string().as_bytes());
+        self.request.extend(b"\r\n\r\n");
+        self.request.extend(body);
+        self.exchange().await
+    }
+
+    /// Sends the request and reads its answer.
+    async fn exchange(&mut self) -> Result<LeanAnswer<'_>, LeanError> {
         self.send().await.map_err(LeanError::Io)?;
         self.filled = 0;
         let head = self.head().await?;

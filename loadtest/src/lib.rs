@@ -18,6 +18,11 @@
 //! [`lean`] client, the same SQL by [`duckdb`], a long run ([`soak`]) and one with
 //! SQL beside it ([`mixed`]).
 //!
+//! Delivery at full speed has its own: a lean receiver ([`sink`]), events and samples
+//! as fast as they are delivered beside the limit of it ([`deliver`]), dead receivers
+//! beside living ones ([`mod@isolate`]), and what must
+//! not be lost while the server's [`process`] is killed again and again ([`mod@ledger`]).
+//!
 //! ```no_run
 //! use std::sync::Arc;
 //! use std::time::{Duration, SystemTime};
@@ -81,6 +86,16 @@ pub mod demo;
 pub mod delivery;
 
 pub mod ceiling;
+
+pub mod sink;
+
+pub mod deliver;
+
+pub mod isolate;
+
+pub mod process;
+
+pub mod ledger;
 
 mod random;
 

@@ -13,8 +13,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use command::compare_duckdb::CompareDuckdb;
 use command::dataset::Dataset;
+use command::deliver::Deliver;
 use command::fleet::Fleet;
 use command::ingest::Ingest;
+use command::isolate::Isolate;
+use command::ledger::Ledger;
 use command::mixed::Mixed;
 use command::query::Query;
 use command::receive::Receive;
@@ -41,6 +44,12 @@ enum Command {
     Receive(Receive),
     /// Signs and posts bodies to a receiver in this process: the limit of deliveries.
     SignAndPost(SignAndPost),
+    /// How fast events and samples are delivered, beside the limit of it.
+    Deliver(Box<Deliver>),
+    /// Many endpoints of which half are dead: what the living notice.
+    Isolate(Box<Isolate>),
+    /// Kills the server again and again: what was acknowledged is delivered.
+    Ledger(Box<Ledger>),
     /// The reference fleet: a million users, twenty metrics, days of syncs.
     Fleet(Box<Fleet>),
     /// Makes the data set that reads are judged by: 100 million rows of heart rate.
@@ -61,6 +70,9 @@ fn main() -> ExitCode {
         Command::Webhooks(webhooks) => webhooks.run(),
         Command::Receive(receive) => receive.run(),
         Command::SignAndPost(sign_and_post) => sign_and_post.run(),
+        Command::Deliver(deliver) => deliver.run(),
+        Command::Isolate(isolate) => isolate.run(),
+        Command::Ledger(ledger) => ledger.run(),
         Command::Fleet(fleet) => fleet.run(),
         Command::Dataset(dataset) => dataset.run(),
         Command::Query(query) => query.run(),

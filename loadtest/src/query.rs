@@ -419,7 +419,8 @@ mod tests {
     use super::*;
 
     fn report(read: Read) -> ReadReport {
-        let latency = Percentiles { count: 30_000, p50: 200, p90: 900, p99: 2_500, p99_9: 3_000, max: 9_000 };
+        let latency =
+            Percentiles { count: 30_000, p50: 200, p99: 2_500, max: 9_000, ..Percentiles::default() };
         let elapsed = Duration::from_secs(2);
         ReadReport { read, requests: 30_000, elapsed, latency, faults: 0, first_fault: None }
     }

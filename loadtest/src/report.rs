@@ -236,8 +236,8 @@ pub(crate) struct Line<'a>(pub(crate) &'a Percentiles);
 
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Percentiles { count, p50, p90, p99, p99_9, max } = *self.0;
-        for (name, micros) in [("p50", p50), ("p90", p90), ("p99", p99), ("p99.9", p99_9)] {
+        let Percentiles { count, p50, p90, p95, p99, p99_9, max } = *self.0;
+        for (name, micros) in [("p50", p50), ("p90", p90), ("p95", p95), ("p99", p99), ("p99.9", p99_9)] {
             write!(f, "{name} {:.2} ms  ", micros as f64 / 1_000.0)?;
         }
         write!(f, "max {:.2} ms  of {}", max as f64 / 1_000.0, grouped(count))
@@ -260,18 +260,19 @@ pub(crate) fn percentiles_json(of: &Percentiles) -> Value {
         "count": of.count,
         "p50": of.p50,
         "p90": of.p90,
+        "p95": of.p95,
         "p99": of.p99,
         "p99_9": of.p99_9,
         "max": of.max,
     })
 }
 
-fn statuses_json(statuses: &BTreeMap<u16, u64>) -> Value {
+pub(crate) fn statuses_json(statuses: &BTreeMap<u16, u64>) -> Value {
     let pair = |(status, count): (&u16, &u64)| (status.to_string(), json!(count));
     Value::Object(statuses.iter().map(pair).collect())
 }
 
-fn statuses_text(statuses: &BTreeMap<u16, u64>) -> String {
+pub(crate) fn statuses_text(statuses: &BTreeMap<u16, u64>) -> String {
     if statuses.is_empty() {
         return "none".to_owned();
     }
@@ -298,8 +299,15 @@ mod tests {
     use super::*;
 
     fn report() -> Report {
-        let latency =
-            Percentiles { count: 2_400, p50: 3_100, p90: 5_000, p99: 9_990, p99_9: 12_000, max: 12_345 };
+        let latency = Percentiles {
+            count: 2_400,
+            p50: 3_100,
+            p90: 5_000,
+            p95: 7_000,
+            p99: 9_990,
+            p99_9: 12_000,
+            max: 12_345,
+        };
         let statuses = BTreeMap::from([(200, 2_500), (429, 7)]);
         Report {
             url: "http://127.0.0.1:8080".to_owned(),
@@ -336,7 +344,7 @@ mod tests {
         let text = report().to_string();
         for part in [
             "600,000 samples/s acknowledged (1,200,000 in all)",
-            "p50 3.10 ms  p90 5.00 ms  p99 9.99 ms  p99.9 12.00 ms  max 12.35 ms",
+            "p50 3.10 ms  p90 5.00 ms  p95 7.00 ms  p99 9.99 ms  p99.9 12.00 ms  max 12.35 ms",
             "1,250,000 samples acknowledged, 2,508 requests, 180 MB of bodies",
             "200: 2,500, 429: 7",
             "500 samples without a decision",

@@ -122,6 +122,11 @@ impl Secret {
     pub fn new(secret: impl Into<String>) -> Self {
         Self(secret.into())
     }
+
+    /// The text, for the server that is to sign with it.
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
 }
 
 impl From<&str> for Secret {

@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | [`Webhooks::create`] | `POST /endpoints` | 201 `{"id":"ep_..."}`: it gets every event from here on |
 //! | [`Webhooks::secret`] | `GET /endpoints/{id}/secret` | 200 `{"key":"whsec_..."}` |
+//! | [`Webhooks::redirect`] | `PATCH /endpoints/{id}` | 200: its next attempts go there |
 //! | [`Webhooks::delete`] | `DELETE /endpoints/{id}` | 204 |
 //!
 //! A connection for each call, since a run may lie between two of them, and no
@@ -45,6 +46,8 @@ pub struct EndpointId(String);
 #[derive(Debug, Clone)]
 pub struct Webhooks {
     server: Server,
+    /// `?org=...`, or nothing for the key's own organisation.
+    query: String,
 }
 
 /// Why an endpoint is not managed.
@@ -124,14 +127,20 @@ impl fmt::Display for EndpointId {
 impl Webhooks {
     /// That of `server`.
     pub fn new(server: &Server) -> Self {
-        Self { server: server.clone() }
+        Self { server: server.clone(), query: String::new() }
+    }
+
+    /// That of `server` in another organisation than the key's, which only an
+    /// operator may name.
+    pub fn of_org(server: &Server, org: &str) -> Self {
+        Self { server: server.clone(), query: format!("?org={org}") }
     }
 
     /// Makes an endpoint.
     pub async fn create(&self, endpoint: &EndpointSettings) -> Result<EndpointId, WebhookError> {
         const CALL: &str = "creating an endpoint";
         let body = Bytes::from(endpoint.to_json().to_string());
-        let answer = self.dial(CALL).await?.post(ENDPOINTS, body).await;
+        let answer = self.dial(CALL).await?.post(&format!("{ENDPOINTS}{}", self.query), body).await;
         let answer = expect(CALL, StatusCode::CREATED, answer)?;
         text(CALL, "id", &answer).map(EndpointId)
     }
@@ -139,16 +148,25 @@ impl Webhooks {
     /// Asks for what the endpoint's events are signed with.
     pub async fn secret(&self, endpoint: &EndpointId) -> Result<Secret, WebhookError> {
         const CALL: &str = "asking for an endpoint's secret";
-        let path = format!("{ENDPOINTS}/{endpoint}/secret");
+        let path = format!("{ENDPOINTS}/{endpoint}/secret{}", self.query);
         let answer = self.dial(CALL).await?.get(&path).await;
         let answer = expect(CALL, StatusCode::OK, answer)?;
         text(CALL, "key", &answer).map(Secret::new)
     }
 
+    /// Gives the endpoint another URL.
+    pub async fn redirect(&self, endpoint: &EndpointId, url: &str) -> Result<(), WebhookError> {
+        const CALL: &str = "changing an endpoint";
+        let path = format!("{ENDPOINTS}/{endpoint}{}", self.query);
+        let body = Bytes::from(json!({ "url": url }).to_string());
+        let answer = self.dial(CALL).await?.patch(&path, body).await;
+        expect(CALL, StatusCode::OK, answer).map(drop)
+    }
+
     /// Deletes an endpoint.
     pub async fn delete(&self, endpoint: &EndpointId) -> Result<(), WebhookError> {
         const CALL: &str = "deleting an endpoint";
-        let path = format!("{ENDPOINTS}/{endpoint}");
+        let path = format!("{ENDPOINTS}/{endpoint}{}", self.query);
         let answer = self.dial(CALL).await?.delete(&path).await;
         expect(CALL, StatusCode::NO_CONTENT, answer).map(drop)
     }

@@ -2,8 +2,11 @@
 
 pub(crate) mod compare_duckdb;
 pub(crate) mod dataset;
+pub(crate) mod deliver;
 pub(crate) mod fleet;
 pub(crate) mod ingest;
+pub(crate) mod isolate;
+pub(crate) mod ledger;
 pub(crate) mod mixed;
 pub(crate) mod query;
 pub(crate) mod receive;

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::report::error_excerpt;
+
 const PROGRAM: &str = include_str!("child.py");
 
 /// A running DuckDB. Ends when it is dropped.
@@ -39,9 +41,21 @@ pub enum DuckDbError {
         /// What it said.
         text: String,
     },
-    /// The process ended, or said something else than JSON.
-    #[error("DuckDB's process stopped answering")]
+    /// The process cannot be spoken with.
+    #[error("DuckDB's process cannot be spoken with")]
     Process(#[source] io::Error),
+    /// The process ended, having said why on stderr.
+    #[error("DuckDB's process ended instead of answering")]
+    Ended,
+    /// The process said something else than JSON.
+    #[error("DuckDB's process answered {text:?}, which is not JSON")]
+    Answer {
+        /// The beginning of what it said.
+        text: String,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
     /// DuckDB refused.
     #[error("DuckDB: {text}")]
     Sql {
@@ -53,7 +67,18 @@ pub enum DuckDbError {
 impl DuckDb {
     /// Starts one over the files of an organisation.
     pub(super) fn start(python: &str, files: &Path, org: &str, threads: u32) -> Result<Self, DuckDbError> {
-        let mut child = Command::new(python)
+        Self::start_by(Command::new(python), python, files, org, threads)
+    }
+
+    /// The same by a command that starts a Python.
+    fn start_by(
+        mut command: Command,
+        python: &str,
+        files: &Path,
+        org: &str,
+        threads: u32,
+    ) -> Result<Self, DuckDbError> {
+        let mut child = command
             .args(["-c", PROGRAM])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -82,8 +107,12 @@ impl DuckDb {
     fn exchange(&mut self, question: &Value) -> Result<Value, DuckDbError> {
         writeln!(self.questions, "{question}").map_err(DuckDbError::Process)?;
         let mut line = String::new();
-        self.answers.read_line(&mut line).map_err(DuckDbError::Process)?;
-        let answer: Value = serde_json::from_str(&line).map_err(|e| DuckDbError::Process(e.into()))?;
+        if self.answers.read_line(&mut line).map_err(DuckDbError::Process)? == 0 {
+            return Err(DuckDbError::Ended);
+        }
+        let answer: Result<Value, _> = serde_json::from_str(&line);
+        let answer =
+            answer.map_err(|source| DuckDbError::Answer { text: error_excerpt(line.as_bytes()), source })?;
         match answer["error"].as_str() {
             Some(text) => Err(DuckDbError::Sql { text: text.to_owned() }),
             None => Ok(answer),
@@ -96,5 +125,67 @@ impl Drop for DuckDb {
         // Nobody is left to be told that it is gone already.
         self.child.kill().ok();
         self.child.wait().ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, fs, process};
+
+    use super::*;
+
+    /// A package that writes to stdout as it pleases, at each step.
+    const LOUD: &str = r#"
+import os
+__version__ = "loud"
+Error = RuntimeError
+os.write(1, b"imported\n")
+
+class Connection:
+    def execute(self, sql):
+        os.write(1, b"\r 76% done")
+        print("of", sql)
+        self.sql = sql
+        if "refuse" in sql:
+            raise RuntimeError("two\nlines")
+        if "leave" in sql:
+            os._exit(0)
+        return self
+
+    def fetchall(self):
+        return [("a\nb", 1.5, None), (float("nan"), 2, float("inf"))]
+
+def connect():
+    return Connection()
+"#;
+
+    fn loud(name: &str) -> DuckDb {
+        let folder = env::temp_dir().join(format!("loadtest-{name}-{}", process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        fs::write(folder.join("duckdb.py"), LOUD).expect("a file");
+        let mut command = Command::new("python3");
+        command.env("PYTHONPATH", &folder).stderr(Stdio::null());
+        let started = DuckDb::start_by(command, "python3", Path::new("/nowhere"), "default", 1);
+        fs::remove_dir_all(&folder).expect("it is there");
+        started.expect("a process that answers")
+    }
+
+    #[test]
+    fn answers_stay_whole_whatever_the_package_writes_to_stdout() {
+        let mut duckdb = loud("whole");
+        assert_eq!(duckdb.version, "loud");
+        for _ in 0..3 {
+            let (rows, _) = duckdb.ask("SELECT 1").expect("an answer");
+            assert_eq!(rows, json!([["a\nb", 1.5, null], ["nan", 2, "inf"]]));
+        }
+    }
+
+    #[test]
+    fn a_refusal_and_the_end_of_the_process_are_told_apart() {
+        let mut duckdb = loud("refusal");
+        let refused = duckdb.ask("refuse");
+        assert!(matches!(refused, Err(DuckDbError::Sql { text }) if text == "two\nlines"));
+        assert!(duckdb.ask("SELECT 1").is_ok(), "it goes on after a refusal");
+        assert!(matches!(duckdb.ask("leave"), Err(DuckDbError::Ended)));
     }
 }

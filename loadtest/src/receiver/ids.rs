@@ -20,7 +20,7 @@ const SHARDS: usize = 16;
 
 /// Ids of all paths of a receiver.
 #[derive(Debug)]
-pub(super) struct Ids {
+pub(crate) struct Ids {
     ids_max: usize,
     kept: AtomicUsize,
     shards: [Mutex<HashMap<u128, Remembered>>; SHARDS],
@@ -34,7 +34,7 @@ struct Remembered {
 
 /// What is known of an event that arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sighting {
+pub(crate) enum Sighting {
     /// Never seen.
     First,
     /// Never seen, and there is no room to remember it.
@@ -49,12 +49,12 @@ pub(super) enum Sighting {
 }
 
 impl Ids {
-    pub(super) fn new(ids_max: usize) -> Self {
+    pub(crate) fn new(ids_max: usize) -> Self {
         Self { ids_max, kept: AtomicUsize::new(0), shards: Default::default() }
     }
 
     /// Notes an attempt at `id` on a path, and whether it is `taken`.
-    pub(super) fn note(&self, path_seed: u64, id: &[u8], body: &[u8], taken: bool) -> Sighting {
+    pub(crate) fn note(&self, path_seed: u64, id: &[u8], body: &[u8], taken: bool) -> Sighting {
         let key = xxh3_128_with_seed(id, path_seed);
         let now = Remembered::new(body, taken);
         let mut shard = self.shards[key as usize % SHARDS].lock();

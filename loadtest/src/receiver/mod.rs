@@ -45,10 +45,10 @@ use tokio::time::{sleep, timeout};
 
 pub use behaviour::Behaviour;
 use connection::Shared;
-use ids::Ids;
+pub(crate) use ids::{Ids, Sighting};
 pub use live::{ReceiverCounts, ReceiverLive};
 use route::Route;
-use samples::Scan;
+pub(crate) use samples::Scan;
 
 use crate::signature::{Dialect, Key, Secret, SecretError};
 

@@ -29,14 +29,14 @@ const HEAD_BYTES_MAX: usize = 2_048;
 
 /// Searches of the fast degree, prepared once.
 #[derive(Debug)]
-pub(super) struct Scan {
+pub(crate) struct Scan {
     sample: Finder<'static>,
     ordering: Finder<'static>,
     event_id: Finder<'static>,
 }
 
 impl Scan {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             sample: Finder::new(SAMPLE_HEAD),
             ordering: Finder::new(b"\"ordering\":"),
@@ -45,19 +45,19 @@ impl Scan {
     }
 
     /// The samples of a body.
-    pub(super) fn samples(&self, body: &[u8]) -> u64 {
+    pub(crate) fn samples(&self, body: &[u8]) -> u64 {
         self.sample.find_iter(body).count() as u64
     }
 
     /// Microseconds at commit by the server's clock, of the body's first event.
-    pub(super) fn ordering(&self, body: &[u8]) -> Option<u64> {
+    pub(crate) fn ordering(&self, body: &[u8]) -> Option<u64> {
         let value = after(&self.ordering, body)?;
         let digits = value.iter().take_while(|byte| byte.is_ascii_digit()).count();
         str::from_utf8(&value[..digits]).ok()?.parse().ok()
     }
 
     /// The id inside a body of AVYCENNA's.
-    pub(super) fn event_id<'a>(&self, body: &'a [u8]) -> Option<&'a [u8]> {
+    pub(crate) fn event_id<'a>(&self, body: &'a [u8]) -> Option<&'a [u8]> {
         let value = after(&self.event_id, body)?;
         let end = value.iter().position(|byte| *byte == b'"')?;
         (end > 0).then(|| &value[..end])

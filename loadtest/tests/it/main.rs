@@ -1,5 +1,6 @@
 //! Runs against a server by hand: what is counted, what is reported, what is sent.
 
+mod deliver;
 mod delivery;
 mod demo;
 mod feed;

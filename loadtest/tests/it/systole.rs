@@ -24,6 +24,8 @@ pub(crate) enum Flaw {
     EventLost,
     /// Every event is sent twice.
     EventsRepeated,
+    /// The seventh event is sent behind the eighth.
+    EventsSwapped,
     /// The seventh event is signed with another secret first.
     SignatureWrong,
     /// Every answer about steps is one sample short.
@@ -46,17 +48,29 @@ pub(crate) struct Systole {
 struct World {
     /// By user and metric, then by time and device.
     samples: BTreeMap<(String, String), BTreeMap<(String, String), f64>>,
-    /// Path under the API, and where events go.
-    endpoints: BTreeMap<String, (Dialect, String)>,
+    /// By path under the API.
+    endpoints: BTreeMap<String, Subscriber>,
     endpoints_made: usize,
+    /// Published so far.
+    published: usize,
     ordering: u64,
     ingests: usize,
 }
 
-/// One event on its way.
-struct Event {
+/// An endpoint, as far as events go to it.
+#[derive(Debug, Clone)]
+struct Subscriber {
     dialect: Dialect,
     url: String,
+    secret: String,
+    user_id: Option<String>,
+    /// Which it is in; empty for the key's own.
+    org: String,
+}
+
+/// One event on its way.
+struct Event {
+    to: Subscriber,
     id: String,
     body: String,
 }
@@ -91,9 +105,14 @@ impl World {
     fn answer(&mut self, seen: &Seen, flaw: Flaw, events: &UnboundedSender<Event>) -> Reply {
         let (path, query) = seen.path.split_once('?').unwrap_or((&seen.path, ""));
         let user_id = query.split('&').find_map(|pair| pair.strip_prefix("user_id=")).unwrap_or_default();
+        let org = query.split('&').find_map(|pair| pair.strip_prefix("org=")).unwrap_or_default();
         match (seen.method.as_str(), path) {
-            ("POST", "/api/v1/wearables/bulk-ingest") => self.ingest(seen, flaw, events),
-            ("POST", "/api/v1/webhooks/endpoints") => self.create(seen),
+            ("POST", "/api/v1/wearables/bulk-ingest") => self.ingest(seen, org, flaw, events),
+            ("POST", "/api/v1/events") => self.publish(seen, events),
+            ("POST", "/api/v1/webhooks/endpoints") => self.create(seen, org),
+            ("POST", "/api/v1/api-keys") => Reply::json(201, r#"{"id":"key_1","key":"avk_1"}"#),
+            ("DELETE", "/api/v1/api-keys/key_1") => Reply::json(204, ""),
+            ("PATCH", _) => self.change(seen, path),
             ("DELETE", _) => match self.endpoints.remove(path) {
                 Some(_) => Reply::json(204, ""),
                 None => Reply::json(404, "{}"),
@@ -112,17 +131,48 @@ impl World {
         }
     }
 
-    fn create(&mut self, seen: &Seen) -> Reply {
+    fn create(&mut self, seen: &Seen, org: &str) -> Reply {
         let asked: Value = serde_json::from_slice(&seen.body).expect("JSON");
-        let text = |field: &str| asked[field].as_str().expect("a text field").to_owned();
-        let dialect = text("dialect").parse().expect("a dialect");
+        let text = |field: &str| asked[field].as_str().map(str::to_owned);
         self.endpoints_made += 1;
         let id = format!("ep_{}", self.endpoints_made);
-        self.endpoints.insert(format!("/api/v1/webhooks/endpoints/{id}"), (dialect, text("url")));
+        let subscriber = Subscriber {
+            dialect: text("dialect").expect("a dialect").parse().expect("a known one"),
+            url: text("url").expect("a URL"),
+            secret: text("secret").unwrap_or_else(|| SECRET.to_owned()),
+            user_id: text("user_id"),
+            org: org.to_owned(),
+        };
+        self.endpoints.insert(format!("/api/v1/webhooks/endpoints/{id}"), subscriber);
         Reply::json(201, json!({ "id": id }).to_string())
     }
 
-    fn ingest(&mut self, seen: &Seen, flaw: Flaw, events: &UnboundedSender<Event>) -> Reply {
+    fn change(&mut self, seen: &Seen, path: &str) -> Reply {
+        let asked: Value = serde_json::from_slice(&seen.body).expect("JSON");
+        let Some(endpoint) = self.endpoints.get_mut(path) else { return Reply::json(404, "{}") };
+        endpoint.url = asked["url"].as_str().expect("a URL").to_owned();
+        Reply::json(200, "{}")
+    }
+
+    /// Sends the data on as it came, to the endpoints of its user.
+    fn publish(&mut self, seen: &Seen, events: &UnboundedSender<Event>) -> Reply {
+        let asked: Value = serde_json::from_slice(&seen.body).expect("JSON");
+        let text = str::from_utf8(&seen.body).expect("text");
+        let (_, data) = text.split_once("\"data\":").expect("data, at the end");
+        let data = data.strip_suffix('}').expect("an object");
+        self.published += 1;
+        let id = format!("evt_p{}", self.published);
+        let body = format!(r#"{{"type":{},"timestamp":"t","data":{data}}}"#, asked["type"]);
+        for to in self.endpoints.values() {
+            if to.user_id.as_deref().is_none_or(|user_id| asked["user_id"] == user_id) {
+                let event = Event { to: to.clone(), id: id.clone(), body: body.clone() };
+                events.send(event).expect("the deliverer lives");
+            }
+        }
+        Reply::json(202, json!({ "id": id }).to_string())
+    }
+
+    fn ingest(&mut self, seen: &Seen, org: &str, flaw: Flaw, events: &UnboundedSender<Event>) -> Reply {
         self.ingests += 1;
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
         self.ordering = (since_1970.as_micros() as u64).max(self.ordering + 1);
@@ -145,7 +195,7 @@ impl World {
             }
         }
         for ((user_id, metric), samples) in groups {
-            self.announce(&user_id, &metric, &samples, events);
+            self.announce(org, (&user_id, &metric), &samples, events);
         }
         if flaw == Flaw::AnswerLost && self.ingests >= 3 {
             return Reply::Hangup;
@@ -153,10 +203,16 @@ impl World {
         Reply::accepted(seen)
     }
 
-    fn announce(&self, user_id: &str, metric: &str, samples: &[String], events: &UnboundedSender<Event>) {
+    fn announce(
+        &self,
+        org: &str,
+        (user_id, metric): (&str, &str),
+        samples: &[String],
+        events: &UnboundedSender<Event>,
+    ) {
         let id = format!("evt_{}_{metric}", self.ordering);
-        for (dialect, url) in self.endpoints.values() {
-            let (series_type, names) = match dialect {
+        for to in self.endpoints.values().filter(|to| to.org == org) {
+            let (series_type, names) = match to.dialect {
                 Dialect::Standard => (code(metric).unwrap_or(metric), r#""type":"x.created""#.to_owned()),
                 Dialect::Avycenna => (metric, format!(r#""event":"x.created","event_id":"{id}""#)),
             };
@@ -166,7 +222,7 @@ impl World {
                 self.ordering,
                 samples.join(",")
             );
-            let event = Event { dialect: *dialect, url: url.clone(), id: id.clone(), body };
+            let event = Event { to: to.clone(), id: id.clone(), body };
             events.send(event).expect("the deliverer lives");
         }
     }
@@ -228,10 +284,18 @@ fn registry() -> String {
 async fn deliver(mut waiting: UnboundedReceiver<Event>, flaw: Flaw) {
     let mut connections: BTreeMap<String, Connection> = BTreeMap::new();
     let mut number = 0;
-    while let Some(event) = waiting.recv().await {
+    while let Some(mut event) = waiting.recv().await {
         number += 1;
-        let key = Key::prepare(event.dialect, &SECRET.into()).expect("a good secret");
-        let wrong = Key::prepare(event.dialect, &"whsec_AAAA".into()).expect("a good secret");
+        if flaw == Flaw::EventsSwapped && number == 7 {
+            let Some(next) = waiting.recv().await else { return };
+            let seventh = std::mem::replace(&mut event, next);
+            let key =
+                Key::prepare(event.to.dialect, &event.to.secret.as_str().into()).expect("a good secret");
+            post(&mut connections, &event, &key).await;
+            event = seventh;
+        }
+        let key = Key::prepare(event.to.dialect, &event.to.secret.as_str().into()).expect("a good secret");
+        let wrong = Key::prepare(event.to.dialect, &"whsec_AAAA".into()).expect("a good secret");
         let attempts = match flaw {
             Flaw::EventLost if number == 7 => vec![],
             Flaw::EventsRepeated => vec![&key, &key],
@@ -245,8 +309,8 @@ async fn deliver(mut waiting: UnboundedReceiver<Event>, flaw: Flaw) {
 }
 
 async fn post(connections: &mut BTreeMap<String, Connection>, event: &Event, key: &Key) {
-    let path = event.url.find('/').and_then(|_| event.url.splitn(4, '/').nth(3)).expect("a path");
-    let base = event.url.strip_suffix(&format!("/{path}")).expect("it was split there");
+    let path = event.to.url.find('/').and_then(|_| event.to.url.splitn(4, '/').nth(3)).expect("a path");
+    let base = event.to.url.strip_suffix(&format!("/{path}")).expect("it was split there");
     let headers = key.sign(&event.id, event.body.as_bytes(), SystemTime::now());
     if !connections.contains_key(base) {
         let server = Server::without_key(base).expect("a good address");
@@ -255,8 +319,10 @@ async fn post(connections: &mut BTreeMap<String, Connection>, event: &Event, key
     }
     let connection = connections.get_mut(base).expect("it was put there");
     let body = Bytes::from(event.body.clone());
-    // A receiver that is gone is no fault of the server's.
-    connection.post_with(&format!("/{path}"), headers, body).await.ok();
+    if connection.post_with(&format!("/{path}"), headers, body).await.is_err() {
+        // A receiver that is gone is no fault of the server's.
+        connections.remove(base);
+    }
 }
 
 fn lock(world: &Mutex<World>) -> MutexGuard<'_, World> {
