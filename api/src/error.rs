@@ -62,6 +62,8 @@ pub(crate) enum Refusal {
     UnknownKey { id: String },
     #[error("no such endpoint: {}", Quoted(.id))]
     UnknownEndpoint { id: String },
+    #[error("no such message here; ids of events lead to messages while they are kept")]
+    UnknownMessage,
     #[error("no such erasure: {}", Quoted(.id))]
     UnknownErasure { id: String },
     #[error("no such organisation: {org}")]
@@ -75,6 +77,9 @@ pub(crate) enum Refusal {
     MetricDefined { key: String },
     #[error("an organisation has at most {limit} metrics of its own")]
     TooManyMetrics { limit: usize },
+
+    #[error("the message is gone: payloads are kept for a time and up to a size, which it is past")]
+    MessageDropped,
 
     #[error("the body did not arrive within {seconds} s")]
     BodyTimeout { seconds: f64 },
@@ -167,12 +172,14 @@ impl Refusal {
             Refusal::UnknownMetric { .. } => (S::NOT_FOUND, "unknown_metric"),
             Refusal::UnknownKey { .. } => (S::NOT_FOUND, "unknown_key"),
             Refusal::UnknownEndpoint { .. } => (S::NOT_FOUND, "unknown_endpoint"),
+            Refusal::UnknownMessage => (S::NOT_FOUND, "unknown_message"),
             Refusal::UnknownErasure { .. } => (S::NOT_FOUND, "unknown_erasure"),
             Refusal::UnknownOrg { .. } => (S::NOT_FOUND, "unknown_organisation"),
             Refusal::MethodNotAllowed { .. } => (S::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Refusal::MetricBuiltIn { .. } => (S::CONFLICT, "metric_built_in"),
             Refusal::MetricDefined { .. } => (S::CONFLICT, "metric_defined"),
             Refusal::TooManyMetrics { .. } => (S::CONFLICT, "too_many_metrics"),
+            Refusal::MessageDropped => (S::GONE, "message_dropped"),
             Refusal::BodyTimeout { .. } => (S::REQUEST_TIMEOUT, "body_timeout"),
             Refusal::QueryTimeout { .. } => (S::REQUEST_TIMEOUT, "query_timeout"),
             Refusal::SqlTimeout { .. } => (S::REQUEST_TIMEOUT, "query_timeout"),

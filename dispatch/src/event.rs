@@ -102,6 +102,12 @@ pub trait EventLog: fmt::Debug + Send + Sync {
     /// A reader that begins at a cursor.
     fn reader(&self, from: Cursor) -> Box<dyn EventReader>;
 
+    /// A reader for one organisation, or for one of its users, that may pass over what
+    /// concerns others.
+    fn reader_of(&self, from: Cursor, _org: &str, _user: Option<&str>) -> Box<dyn EventReader> {
+        self.reader(from)
+    }
+
     /// Waits until the log is longer than a reader has [seen](EventReader::seen) it,
     /// or something else changed; false once it has stopped. Blocks for at most a
     /// second.

@@ -91,6 +91,27 @@ impl Topic {
         }
     }
 
+    /// Its name where no endpoint says which: the group's, if there is one.
+    #[must_use]
+    pub fn name(&self, kind: EventKind) -> &str {
+        match self {
+            Topic::Published { name, .. } => name,
+            Topic::Series { group, granular } => group.as_ref().unwrap_or(granular).of_kind(kind),
+        }
+    }
+
+    /// Whether an event of this kind goes by a name.
+    #[must_use]
+    pub fn is_named(&self, kind: EventKind, name: &str) -> bool {
+        match self {
+            Topic::Published { name: own, .. } => own == name,
+            Topic::Series { group, granular } => {
+                let mut names = [group.as_ref(), Some(granular)].into_iter().flatten();
+                names.any(|own| own.of_kind(kind) == name)
+            }
+        }
+    }
+
     /// Every name it has.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let names: Vec<&str> = match self {

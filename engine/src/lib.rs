@@ -29,6 +29,8 @@ mod compactor;
 pub mod engine;
 #[cfg(feature = "query")]
 mod erasure;
+#[cfg_attr(not(feature = "query"), expect(dead_code, reason = "events are published beside webhooks"))]
+mod event_ids;
 #[cfg(feature = "query")]
 pub mod events;
 mod flusher;

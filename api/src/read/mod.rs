@@ -19,7 +19,7 @@ pub(crate) use export::{ExportBody, export};
 pub(crate) use latest::latest;
 pub(crate) use metric::{known_metric, metric};
 pub(crate) use stream::SampleBody;
-pub(crate) use window::Window;
+pub(crate) use window::{Window, instant};
 
 fn essence(wish: &str) -> &str {
     wish.split(';').next().unwrap_or_default().trim()

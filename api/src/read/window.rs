@@ -87,7 +87,8 @@ fn days(query: &Query) -> Result<f64, Refusal> {
     }
 }
 
-fn instant(query: &Query, name: &'static str) -> Result<Option<i64>, Refusal> {
+/// A parameter that is a time, in milliseconds since 1970.
+pub(crate) fn instant(query: &Query, name: &'static str) -> Result<Option<i64>, Refusal> {
     let Some(text) = query.get(name) else { return Ok(None) };
     let instant = parse_rfc3339(&repair_plus(text)).map_err(|fault| {
         let message = format!("must be an RFC 3339 time with an offset: {fault}");

@@ -184,6 +184,8 @@ async fn serve(call: Call<'_>, endpoint: Endpoint) -> Result<Reply, Refusal> {
         Endpoint::WebhookSecret => manage::webhooks::secret(call).await,
         Endpoint::TestWebhook => manage::webhooks::test(call).await,
         Endpoint::EventTypes => Ok(manage::webhooks::types(&call)),
+        Endpoint::Messages => manage::webhooks::messages(call).await,
+        Endpoint::Message => manage::webhooks::message(call).await,
         Endpoint::Publish => manage::webhooks::publish(call).await,
         Endpoint::EraseUser => manage::erase_user(call).await,
         Endpoint::EraseRange => manage::erase_range(call).await,

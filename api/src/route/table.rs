@@ -40,6 +40,8 @@ pub(crate) enum Endpoint {
     WebhookSecret,
     TestWebhook,
     EventTypes,
+    Messages,
+    Message,
     Publish,
     Flush,
     Compact,
@@ -68,7 +70,7 @@ const fn route(method: Method, path: &'static str, access: Access, endpoint: End
 }
 
 /// The routes; the busiest first, as they are looked through in order.
-pub(crate) static ROUTES: [Route; 31] = {
+pub(crate) static ROUTES: [Route; 33] = {
     const INGEST: Access = Access::Scope(Scope::Ingest);
     const READ: Access = Access::Scope(Scope::Read);
     const WEBHOOKS: Access = Access::Scope(Scope::Webhooks);
@@ -89,6 +91,8 @@ pub(crate) static ROUTES: [Route; 31] = {
         route(Method::GET, "/api/v1/webhooks/endpoints/{id}/secret", WEBHOOKS, Endpoint::WebhookSecret),
         route(Method::POST, "/api/v1/webhooks/endpoints/{id}/test", WEBHOOKS, Endpoint::TestWebhook),
         route(Method::GET, "/api/v1/webhooks/event-types", WEBHOOKS, Endpoint::EventTypes),
+        route(Method::GET, "/api/v1/webhooks/messages", WEBHOOKS, Endpoint::Messages),
+        route(Method::GET, "/api/v1/webhooks/messages/{id}", WEBHOOKS, Endpoint::Message),
         route(Method::GET, "/api/v1/metrics", Access::Caller, Endpoint::Registry),
         route(Method::POST, "/api/v1/metrics", ADMIN, Endpoint::AddMetric),
         route(Method::POST, "/api/v1/api-keys", ADMIN, Endpoint::CreateKey),

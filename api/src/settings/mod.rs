@@ -149,6 +149,9 @@ pub struct DispatchSettings {
     /// Journal kept for deliveries that wait; beyond it the oldest payloads are given
     /// up. `None` is a tenth of the disk.
     pub retention_bytes: Option<usize>,
+    /// How long payloads stay that no delivery waits for, so that they can be asked for
+    /// again.
+    pub retention_hours: usize,
 }
 
 /// Certificate and key in PEM files.
@@ -216,6 +219,7 @@ impl Default for Settings {
                 threads: engine.webhooks.dispatch.threads,
                 memory_bytes: engine.webhooks.dispatch.memory_bytes,
                 retention_bytes: None,
+                retention_hours: 72,
             },
             tls: None,
             issuers: Vec::new(),
@@ -272,6 +276,7 @@ impl Settings {
             query_memory_bytes: self.query.memory_bytes,
             sql: self.query.sql,
             retention_bytes: self.dispatch.retention_bytes.map(|bytes| bytes as u64),
+            retention: Duration::from_secs(self.dispatch.retention_hours as u64 * 3600),
             erasure_deadline: Duration::from_secs(self.storage.erasure_hours as u64 * 3600),
             retention_days: u32::try_from(self.storage.retention_days).ok().filter(|days| *days > 0),
             webhooks: WebhookSettings {
@@ -355,6 +360,7 @@ impl DispatchSettings {
             64 * MIB..=1 << 50,
         )?;
         self.retention_bytes = (retained > 0).then_some(retained);
+        reader.count("dispatch.retention_hours", &mut self.retention_hours, 0..=24 * 365)?;
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ mod formats;
 mod ingest;
 mod keys;
 mod limits;
+mod messages;
 mod metrics;
 mod operation;
 mod process;

@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use systole_storage::frame::{Frame, Kind, Stamp};
-use systole_storage::journal::{AppendError, JournalWriter, Log};
+use systole_storage::journal::{AppendError, JournalWriter, Log, SealedSegment};
 use systole_storage::series::SeriesName;
 use systole_storage::{Sequence, Store};
 
@@ -31,6 +31,10 @@ const JOURNAL_PER_BUFFER: usize = 2;
 /// How long the committer sleeps without being woken.
 const IDLE: Duration = Duration::from_millis(500);
 
+/// How long one segment that was dropped is given to make room for a flush: the longest
+/// pause between two tries of one.
+const RELIEF: Duration = Duration::from_secs(15);
+
 /// What a committer is made of.
 pub(crate) struct CommitterParts {
     pub(crate) store: Arc<Store>,
@@ -41,6 +45,9 @@ pub(crate) struct CommitterParts {
     pub(crate) floor: Box<dyn Fn() -> Sequence + Send>,
     /// Bytes of journal from which frames are dropped though somebody still reads.
     pub(crate) retention_bytes: u64,
+    /// How long payloads stay that nobody waits for; `None` while nobody may ask for
+    /// them again.
+    pub(crate) retention: Box<dyn Fn() -> Option<Duration> + Send>,
     pub(crate) intake: Arc<Intake>,
     pub(crate) counters: Arc<Counters>,
     /// To the flush thread. Unbounded, but a buffer is frozen only when no other
@@ -61,6 +68,8 @@ pub(crate) struct Committer {
     filling_since: Option<Instant>,
     /// The last group found no room: payloads that are kept for deliveries go first.
     cramped: bool,
+    /// When a segment was dropped last so that a flush finds room.
+    relieved: Option<Instant>,
     /// Journal bytes since the active buffer was new.
     filled_bytes: usize,
     group: Vec<Submission>,
@@ -77,6 +86,7 @@ impl Committer {
             filling_since: replayed.then(Instant::now),
             filled_bytes: 0,
             cramped: false,
+            relieved: None,
             group: Vec::new(),
             frames: Vec::new(),
         }
@@ -116,13 +126,21 @@ impl Committer {
         let mut group = std::mem::take(&mut self.group);
         let answers = self.seal(&mut group);
         let started = Instant::now();
-        let slices: Vec<&[u8]> = self.frames.iter().map(Vec::as_slice).collect();
-        let appended = self.parts.writer.append(&slices);
+        let mut appended = self.append();
+        // Payloads that are kept for later go before anything is refused.
+        while matches!(appended, Err(AppendError::Full(_))) && self.drop_oldest() {
+            appended = self.append();
+        }
         self.parts.counters.fsync_seconds.observe(started.elapsed());
         match appended {
             Ok(()) => self.acknowledge(answers),
             Err(error) => self.refuse(answers, &error),
         }
+    }
+
+    fn append(&mut self) -> Result<(), AppendError> {
+        let slices: Vec<&[u8]> = self.frames.iter().map(Vec::as_slice).collect();
+        self.parts.writer.append(&slices)
     }
 
     /// Decides sequence, ordering and marks of the group's frames.
@@ -249,26 +267,59 @@ impl Committer {
         }
     }
 
+    /// Removes segments that are flushed, needed by nobody and kept long enough, and the
+    /// oldest of all when room is short.
     fn trim_journal(&mut self) {
-        let flushed = Sequence(self.parts.counters.flushed_sequence.load(Ordering::Acquire));
-        let Some(oldest) = self.parts.writer.sealed().first().filter(|oldest| oldest.last <= flushed) else {
-            return;
-        };
-        let mut through = flushed.min((self.parts.floor)());
-        if oldest.last > through {
-            if !self.cramped && self.parts.writer.byte_len() <= self.parts.retention_bytes {
+        let needed = (self.parts.floor)();
+        let retention = (self.parts.retention)();
+        let kept_since = retention
+            .map(|age| now_micros().saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX)));
+        while let Some(oldest) = self.oldest_flushed() {
+            let aged = kept_since.is_none_or(|since| oldest.committed_at < since);
+            let over = oldest.last <= needed && aged && self.parts.writer.index().may_go(oldest.id);
+            if !over && !self.is_pressed() {
                 return;
             }
+            if !self.drop_oldest() {
+                return;
+            }
+        }
+        self.cramped = false;
+    }
+
+    /// The oldest segment, if it is sealed and everything in it is in files.
+    fn oldest_flushed(&self) -> Option<SealedSegment> {
+        let flushed = Sequence(self.parts.counters.flushed_sequence.load(Ordering::Acquire));
+        self.parts.writer.sealed().first().filter(|oldest| oldest.last <= flushed).cloned()
+    }
+
+    /// Whether there is no room for what is only kept for deliveries.
+    fn is_pressed(&self) -> bool {
+        // One at a time, until the flush that failed was tried again.
+        let relieved = self.relieved.is_some_and(|when| when.elapsed() < RELIEF);
+        self.cramped
+            || self.parts.writer.byte_len() > self.parts.retention_bytes
+            || self.parts.intake.disk_full.load(Ordering::Relaxed) && !relieved
+    }
+
+    /// Drops the oldest segment of which everything is in files; false if there is none.
+    fn drop_oldest(&mut self) -> bool {
+        let Some(oldest) = self.oldest_flushed() else { return false };
+        if oldest.last > (self.parts.floor)() {
             // Deliveries that still wait for it find their payload gone.
             tracing::warn!(
                 sequence = oldest.last.0,
-                "journal too long, dropping payloads that are still awaited"
+                "no room for the journal, dropping payloads that are still awaited"
             );
-            through = oldest.last;
         }
         self.cramped = false;
-        if let Err(error) = self.parts.writer.remove_through(through) {
-            tracing::warn!(%error, "could not remove a flushed journal segment");
+        self.relieved = Some(Instant::now());
+        match self.parts.writer.remove_through(oldest.last) {
+            Ok(removed) => removed > 0,
+            Err(error) => {
+                tracing::warn!(%error, "could not remove a flushed journal segment");
+                false
+            }
         }
     }
 }

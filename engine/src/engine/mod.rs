@@ -1,7 +1,7 @@
 //! The engine: a store with its threads, from open to drain.
 //!
 //! Threads it owns, in the order the data passes them: `committer`,
-//! `journal-spare`, `flush`, and the query runtime. A panic in one of them is
+//! `journal-spare`, `flush`, `journal-index`, and the query runtime. A panic in one of them is
 //! seen by [`Engine::health`]; the committer's closes the intake.
 
 use std::path::PathBuf;
@@ -59,6 +59,9 @@ pub struct EngineSettings {
     /// Journal kept for deliveries that wait; beyond it the oldest are given up.
     /// `None` is a tenth of the disk.
     pub retention_bytes: Option<u64>,
+    /// How long payloads of deliveries that are over stay, so that they can be asked for
+    /// again.
+    pub retention: Duration,
     /// How long the bytes of what was erased may stay.
     pub erasure_deadline: Duration,
     /// How long samples are kept where an organisation has no rule; `None` for ever.
@@ -87,6 +90,7 @@ impl Default for EngineSettings {
             #[cfg(feature = "query")]
             sql: Default::default(),
             retention_bytes: None,
+            retention: Duration::from_hours(72),
             erasure_deadline: Duration::from_secs(24 * 3600),
             retention_days: None,
             #[cfg(feature = "query")]
@@ -108,6 +112,10 @@ pub enum OpenError {
     #[cfg(feature = "query")]
     #[error("cannot start webhooks")]
     Webhooks(#[from] crate::events::webhooks::WebhookStartError),
+    /// The ids of events cannot be read back.
+    #[cfg(feature = "query")]
+    #[error("the ids of events cannot be read back")]
+    EventIds(#[from] systole_storage::journal::LogError),
     /// A thread or runtime cannot be started.
     #[error("cannot start the {what}")]
     Start {
@@ -154,6 +162,8 @@ struct Inner {
     #[cfg(feature = "query")]
     webhooks: Arc<crate::events::webhooks::Webhooks>,
     #[cfg(feature = "query")]
+    event_ids: Arc<crate::event_ids::EventIds>,
+    #[cfg(feature = "query")]
     eraser: crate::erasure::EraserHandle,
 }
 
@@ -188,6 +198,10 @@ impl Engine {
         let (floor, settled) = query.positions();
         #[cfg(not(feature = "query"))]
         let (floor, settled): (Position, Position) = (Arc::new(everything), Arc::new(everything));
+        #[cfg(feature = "query")]
+        let retention = query.retention(settings.retention);
+        #[cfg(not(feature = "query"))]
+        let retention = Box::new(|| None);
         let (flushes, jobs) = mpsc::channel();
         let preparer = opened.writer.preparer();
         let committer = Committer::new(CommitterParts {
@@ -196,6 +210,7 @@ impl Engine {
             log: log.clone(),
             floor: boxed(&floor),
             retention_bytes: settings.retention_bytes.unwrap_or_else(|| tenth_of_disk(&settings.data_dir)),
+            retention,
             intake: intake.clone(),
             counters: counters.clone(),
             flushes,
@@ -233,7 +248,14 @@ impl Engine {
             let _guard = compact_guard;
             compactor.run(&requests);
         })?;
-        let mut threads = vec![compaction, committer, spare, flush];
+        let indexer = log.indexer();
+        let index = spawn("journal-index", move || {
+            crate::priority::give_way();
+            indexer.run();
+        })?;
+        let mut threads = vec![compaction, committer, spare, flush, index];
+        #[cfg(feature = "query")]
+        let event_ids = query.event_ids.clone();
         #[cfg(feature = "query")]
         let (queries, webhooks) = query.run(&intake, &mut threads)?;
         #[cfg(feature = "query")]
@@ -265,6 +287,8 @@ impl Engine {
             queries,
             #[cfg(feature = "query")]
             webhooks,
+            #[cfg(feature = "query")]
+            event_ids,
             #[cfg(feature = "query")]
             eraser,
         };

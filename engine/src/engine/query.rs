@@ -3,24 +3,26 @@
 
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use systole_dispatch::id::{RandomFault, random_id};
-use systole_storage::frame::{Erased, Tombstone, encode_tombstone};
+use systole_storage::frame::{Erased, Frame, Tombstone, encode_tombstone};
 use systole_storage::hidden::{BlockedUsers, RetentionRule};
 use systole_storage::journal::Log;
 use systole_storage::query::{
     BucketQuery, BucketStream, ExportStream, QueryError, QueryPool, SampleStream, SeriesQuery, SqlAnswer,
     SqlError, SqlQuestion,
 };
-use systole_storage::{ErasureRecord, LatestValue, Sequence, Store, StoreError};
+use systole_storage::{Draft, ErasureRecord, LatestValue, Sequence, Store, StoreError};
 
 use super::{Engine, EngineSettings, OpenError, PoisonOnPanic, Position, spawn};
 use crate::budget::Permit;
 use crate::commit::{CommitError, Intake, SubmitError};
 use crate::erasure::{Eraser, EraserHandle};
+use crate::event_ids::{Claim, EventIds};
 use crate::events::topics::EventTopics;
 use crate::events::webhooks::{WebhookParts, WebhookStartError, Webhooks};
-use crate::events::{Classifier, ErasedNow, JournalEvents, Subscribed};
+use crate::events::{Classifier, ErasedNow, JournalEvents, Subscribed, event_is_gone};
 use crate::flusher::FlushError;
 use crate::registry::Registries;
 
@@ -30,6 +32,7 @@ pub(super) struct Parts {
     subscribed: Arc<Subscribed>,
     webhooks: Arc<Webhooks>,
     classifier: Classifier,
+    pub(super) event_ids: Arc<EventIds>,
 }
 
 impl Parts {
@@ -67,13 +70,21 @@ impl Parts {
         let classified = webhooks.classified().map_err(WebhookStartError::from)?;
         let classifier =
             Classifier::new(log.clone(), queries.clone(), intake.clone(), subscribed.clone(), classified);
-        Ok(Parts { queries, subscribed, webhooks: Arc::new(webhooks), classifier })
+        let event_ids = EventIds::new();
+        event_ids.load(log, now_ms())?;
+        Ok(Parts { queries, subscribed, webhooks: Arc::new(webhooks), classifier, event_ids })
     }
 
     /// Up to where nobody reads the journal, and up to where superseded rows may go.
     pub(super) fn positions(&self) -> (Position, Position) {
         let (floor, settled) = (self.subscribed.clone(), self.subscribed.clone());
         (Arc::new(move || floor.floor()), Arc::new(move || settled.settled()))
+    }
+
+    /// How long payloads stay that nobody waits for: as long as somebody has an endpoint.
+    pub(super) fn retention(&self, retention: Duration) -> Box<dyn Fn() -> Option<Duration> + Send> {
+        let subscribed = self.subscribed.clone();
+        Box::new(move || subscribed.is_any().then_some(retention))
     }
 
     /// Starts the threads that read the journal along; they end with the log.
@@ -294,7 +305,8 @@ impl Engine {
         &self.inner.webhooks
     }
 
-    /// Hands in an event of a published type; returns its id once it is durable.
+    /// Hands in an event of a published type; returns its id once it is durable. One whose
+    /// own id came within the last day already is that event.
     ///
     /// # Errors
     /// [`PublishError`].
@@ -304,7 +316,56 @@ impl Engine {
         permit: Permit,
     ) -> Result<String, PublishError> {
         let draft = systole_storage::frame::encode_published(event);
-        let committed = self.submit(draft, 0, permit)?.await?;
-        Ok(self.inner.webhooks.published_id(committed.sequence))
+        let sequence = match event.id {
+            Some(id) => self.publish_once(event.org, id, draft, permit).await?,
+            None => self.submit(draft, 0, permit)?.await?.sequence,
+        };
+        Ok(self.inner.webhooks.published_id(sequence))
     }
+
+    async fn publish_once(
+        &self,
+        org: &str,
+        id: &str,
+        draft: Draft,
+        permit: Permit,
+    ) -> Result<Sequence, PublishError> {
+        let mut other = None;
+        let claimed = loop {
+            match self.inner.event_ids.claim(org, id, other, now_ms()) {
+                Claim::Mine(claimed) => break claimed,
+                Claim::Known(sequence) if self.is_event(org, id, sequence).await => return Ok(sequence),
+                Claim::Known(sequence) => other = Some(sequence),
+                // An error says that it is decided.
+                Claim::Pending(mut decided) => while decided.changed().await.is_ok() {},
+            }
+        };
+        let ack = self.submit(draft, 0, permit)?;
+        // Its own task, so that a caller that goes away does not leave the id undecided.
+        let kept = tokio::spawn(async move {
+            let committed = ack.await?;
+            claimed.keep(committed.sequence, now_ms());
+            Ok::<Sequence, CommitError>(committed.sequence)
+        });
+        Ok(kept.await.unwrap_or(Err(CommitError::Failed))?)
+    }
+
+    /// Whether the event at a place has this id, or is gone and so cannot be asked. One
+    /// that was erased has none.
+    async fn is_event(&self, org: &str, id: &str, sequence: Sequence) -> bool {
+        let (inner, org, id) = (self.inner.clone(), org.to_owned(), id.to_owned());
+        let found = tokio::task::spawn_blocking(move || match inner.log.frame(sequence) {
+            Ok(Frame::Event(event)) => {
+                event.org() == org && event.id() == Some(&id) && !event_is_gone(&inner.store.hidden(), &event)
+            }
+            Ok(_) => false,
+            Err(_) => true,
+        });
+        found.await.unwrap_or(true)
+    }
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -11,13 +11,15 @@
 //!
 //! In reading order: [`topics`] name things; `subscribed` knows which organisations
 //! have endpoints; `classifier` decides; `reader` gives events to the router and to
-//! lanes that lag; `payload` renders, `erased` says what it must not;  `ledger` saves positions; [`webhooks`] is what the
+//! lanes that lag; `payload` renders, `erased` says what it must not;  `ledger` saves positions; [`messages`] lists and shows
+//! events; [`webhooks`] is what the
 //! front end calls.
 
 mod classifier;
 mod erased;
 mod example;
 mod ledger;
+pub mod messages;
 mod payload;
 mod reader;
 mod subscribed;

@@ -16,7 +16,7 @@ use systole_storage::Sequence;
 use systole_storage::frame::{
     Change, Changes, EventFrame, Frame, Group, GroupChange, Mark, SamplesFrame, Verdict,
 };
-use systole_storage::journal::{Log, LogCursor, LogError};
+use systole_storage::journal::{FrameFilter, Log, LogCursor, LogError};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::erased::ErasedNow;
@@ -41,20 +41,15 @@ pub(crate) struct JournalEvents {
 
 impl EventLog for JournalEvents {
     fn reader(&self, from: Cursor) -> Box<dyn EventReader> {
-        let after = Sequence(from.sequence.saturating_sub(1));
-        Box::new(Reader {
-            frames: self.log.cursor(after),
-            verdicts: Verdicts {
-                cursor: self.log.cursor(after),
-                found: VecDeque::new(),
-                through: Sequence::ZERO,
-            },
-            source: self.clone(),
-            ahead: VecDeque::new(),
-            events: VecDeque::new(),
-            at: from,
-            seen: Sequence::ZERO,
-        })
+        Box::new(self.reader_over(from, self.log.cursor(before(from))))
+    }
+
+    fn reader_of(&self, from: Cursor, org: &str, user: Option<&str>) -> Box<dyn EventReader> {
+        let filter = match user {
+            Some(user) => FrameFilter::user(org, user),
+            None => FrameFilter::org(org),
+        };
+        Box::new(self.reader_over(from, self.log.cursor_of(before(from), filter)))
     }
 
     fn wait(&self, seen: u64) -> bool {
@@ -163,7 +158,8 @@ impl Reader {
 }
 
 /// A look-ahead for changes frames.
-struct Verdicts {
+#[derive(Debug)]
+pub(super) struct Verdicts {
     cursor: LogCursor,
     found: VecDeque<Arc<Changes>>,
     /// Everything up to this is decided.
@@ -171,8 +167,14 @@ struct Verdicts {
 }
 
 impl Verdicts {
+    /// Verdicts that stand behind a frame.
+    pub(super) fn behind(log: &Arc<Log>, sequence: Sequence) -> Verdicts {
+        let cursor = log.cursor_of(sequence, FrameFilter::verdicts());
+        Verdicts { cursor, found: VecDeque::new(), through: Sequence::ZERO }
+    }
+
     /// Looks ahead until a frame is decided; false if it is not yet.
-    fn reach(&mut self, sequence: Sequence) -> Result<bool, LogError> {
+    pub(super) fn reach(&mut self, sequence: Sequence) -> Result<bool, LogError> {
         self.found.retain(|changes| changes.through >= sequence);
         while self.through < sequence {
             if self.cursor.position() < sequence {
@@ -194,7 +196,7 @@ impl Verdicts {
     }
 
     /// The changes frame that decided on a frame.
-    fn of(&self, sequence: Sequence) -> Option<Arc<Changes>> {
+    pub(super) fn of(&self, sequence: Sequence) -> Option<Arc<Changes>> {
         let has = |changes: &&Arc<Changes>| {
             changes.groups.binary_search_by_key(&sequence, |group| group.sequence).is_ok()
         };
@@ -203,8 +205,25 @@ impl Verdicts {
 }
 
 impl JournalEvents {
+    fn reader_over(&self, from: Cursor, frames: LogCursor) -> Reader {
+        Reader {
+            frames,
+            verdicts: Verdicts::behind(&self.log, before(from)),
+            source: self.clone(),
+            ahead: VecDeque::new(),
+            events: VecDeque::new(),
+            at: from,
+            seen: Sequence::ZERO,
+        }
+    }
+
     /// The events of a samples frame. `changes` is the verdict on its `look` groups.
-    fn events_of(&self, frame: &SamplesFrame, changes: Option<Arc<Changes>>, events: &mut VecDeque<Event>) {
+    pub(super) fn events_of(
+        &self,
+        frame: &SamplesFrame,
+        changes: Option<Arc<Changes>>,
+        events: &mut VecDeque<Event>,
+    ) {
         let stamp = frame.header().stamp;
         let org: Arc<str> = frame.org().into();
         let registry = self.registries.of(&org);
@@ -250,7 +269,7 @@ impl JournalEvents {
     }
 
     /// The event of a published frame.
-    fn event_of(&self, frame: &EventFrame) -> Option<Event> {
+    pub(super) fn event_of(&self, frame: &EventFrame) -> Option<Event> {
         let sequence = frame.header().stamp.sequence.0;
         Some(Event {
             org: frame.org().into(),
@@ -262,6 +281,11 @@ impl JournalEvents {
             key: xxhash_rust::xxh3::xxh3_64(&sequence.to_le_bytes()),
         })
     }
+}
+
+/// The last sequence before a cursor's frame.
+fn before(from: Cursor) -> Sequence {
+    Sequence(from.sequence.saturating_sub(1))
 }
 
 const KINDS: [(EventKind, Change); 2] =

@@ -9,6 +9,9 @@ use systole_dispatch::topic::{SeriesName, Topic, TopicId, Topics};
 
 use crate::registry::{Metric, MetricId, Registry};
 
+/// Types that only the server itself publishes.
+const NOTICES: [&str; 2] = ["message.failed", "endpoint.disabled"];
+
 const TYPES: &str = include_str!("../../data/event-types.tsv");
 
 /// An event type as the catalogue lists it.
@@ -50,7 +53,8 @@ impl EventTopics {
         let mut topics: Vec<Topic> = builtin.metrics().iter().map(series_topic).collect();
         let metrics = topics.len();
         let mut published = HashMap::new();
-        for known in types.iter().filter(|known| known.published) {
+        let events = |known: &&EventType| known.published || NOTICES.contains(&known.name.as_str());
+        for known in types.iter().filter(events) {
             let id = TopicId(u32::try_from(topics.len()).expect("a few hundred topics"));
             published.insert(known.name.clone(), id);
             topics.push(Topic::Published { name: known.name.clone() });
@@ -117,7 +121,13 @@ impl EventCatalogue {
     /// Whether an event of this type is handed in by a publisher.
     #[must_use]
     pub fn is_published(&self, name: &str) -> bool {
-        self.topics.of_published(name).is_some()
+        self.topics.of_published(name).is_some() && !self.is_notice(name)
+    }
+
+    /// Whether only the server itself publishes events of this type.
+    #[must_use]
+    pub fn is_notice(&self, name: &str) -> bool {
+        NOTICES.contains(&name)
     }
 
     /// Whether an endpoint's filter may name this type.
@@ -232,5 +242,9 @@ mod tests {
         assert_eq!(catalogue.nearest("heartrate.created").first().unwrap(), "heart_rate.created");
         assert!(catalogue.is_published("check_in.created"));
         assert!(!catalogue.is_published("heart_rate.created"));
+        for notice in NOTICES {
+            assert!(catalogue.has(notice) && catalogue.is_notice(notice) && !catalogue.is_published(notice));
+        }
+        assert!(catalogue.is_published("activity.created"));
     }
 }

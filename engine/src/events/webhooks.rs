@@ -88,10 +88,12 @@ pub(super) type Endpoints = Arc<Mutex<BTreeMap<String, EndpointRecord>>>;
 #[derive(Debug)]
 pub struct Webhooks {
     catalog: Arc<Catalog>,
-    log: Arc<Log>,
+    pub(super) log: Arc<Log>,
     registries: Arc<Registries>,
-    topics: Arc<EventTopics>,
-    subscribed: Arc<Subscribed>,
+    pub(super) topics: Arc<EventTopics>,
+    pub(super) subscribed: Arc<Subscribed>,
+    pub(super) events: JournalEvents,
+    pub(super) ids: IdCipher,
     targets: Arc<Targets>,
     dispatcher: Dispatcher,
     endpoints: Endpoints,
@@ -140,6 +142,7 @@ impl Webhooks {
         };
         let mut fresh = [0; 16];
         getrandom::fill(&mut fresh).map_err(WebhookStartError::Random)?;
+        let ids = IdCipher::new(catalog.instance_key(fresh)?);
         let dispatcher = Dispatcher::start(DispatchParts {
             settings: settings.dispatch,
             source: Arc::new(events.clone()),
@@ -147,16 +150,18 @@ impl Webhooks {
             ledger: Arc::new(ledger),
             topics: events.topics.topics().clone(),
             client: Client::new(targets.clone()),
-            ids: IdCipher::new(catalog.instance_key(fresh)?),
+            ids: ids.clone(),
             lanes,
             routed: Cursor::behind(routed.0),
         })
         .map_err(WebhookStartError::Threads)?;
         Ok(Webhooks {
             catalog,
-            log: events.log,
-            registries: events.registries,
-            topics: events.topics,
+            log: events.log.clone(),
+            registries: events.registries.clone(),
+            topics: events.topics.clone(),
+            events,
+            ids,
             subscribed,
             targets,
             dispatcher,

@@ -60,6 +60,8 @@ pub(super) fn segments(context: &Context<'_>) -> Segments {
                 let bytes = context.disk.byte_len(&path).unwrap_or_default();
                 found.segments.push((id, path, bytes));
             }
+            // Made from segments, and made anew if they cannot be read.
+            None if SegmentId::is_beside(&path) => {}
             None => context.note(Note::Foreign { path: name(&path) }),
         }
     }

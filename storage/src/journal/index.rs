@@ -6,9 +6,10 @@
 //!
 //! Who writes: the writer, and recovery before it. Who reads: log cursors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::segment::SegmentId;
 use crate::frame::Sequence;
@@ -41,13 +42,31 @@ pub struct JournalIndex {
     /// Written while a segment's file is removed or replaced; read between a look here
     /// and the opening of the file.
     pub(super) names: RwLock<()>,
+    /// Told when a segment is begun, and so another sealed.
+    sealed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     segments: BTreeMap<SegmentId, SegmentMarks>,
+    /// Segments with an index of their frames beside them.
+    indexed: BTreeSet<SegmentId>,
+    /// Segments that cannot be gone through.
+    unreadable: BTreeSet<SegmentId>,
     /// Everything up to this may be gone.
     removed: Sequence,
+}
+
+/// The segment in which a frame is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Located {
+    pub(super) id: SegmentId,
+    /// Of its file.
+    pub(super) generation: u32,
+    /// Its first frame.
+    pub(super) first: Sequence,
+    /// No later sequence is in it, if it is sealed.
+    pub(super) last: Option<Sequence>,
 }
 
 /// Where to begin to read for frames behind a sequence.
@@ -67,7 +86,11 @@ impl JournalIndex {
     /// Notes a frame; frames come in order.
     pub(super) fn note(&self, segment: SegmentId, mark: Mark) {
         let mut state = self.state.lock();
+        let begun = !state.segments.contains_key(&segment);
         let segment = state.segments.entry(segment).or_default();
+        if begun {
+            self.sealed.notify_all();
+        }
         segment.scanned = true;
         if segment.marks.last().is_none_or(|last| mark.offset - last.offset >= MARK_BYTES) {
             segment.marks.push(mark);
@@ -118,6 +141,7 @@ impl JournalIndex {
     pub(super) fn remove(&self, segment: SegmentId, last: Sequence) {
         let mut state = self.state.lock();
         state.segments.remove(&segment);
+        state.unreadable.remove(&segment);
         state.removed = state.removed.max(last);
     }
 
@@ -130,6 +154,103 @@ impl JournalIndex {
     #[must_use]
     pub fn removed(&self) -> Sequence {
         self.state.lock().removed
+    }
+
+    /// The generation of a segment's file, if it is there.
+    pub(super) fn generation(&self, segment: SegmentId) -> Option<u32> {
+        self.state.lock().segments.get(&segment).map(|known| known.generation)
+    }
+
+    /// Every segment that holds frames, with the generation of its file, oldest first.
+    pub(super) fn all(&self) -> Vec<(SegmentId, u32)> {
+        let state = self.state.lock();
+        let holding = state.segments.iter().filter(|(_, known)| !known.marks.is_empty());
+        holding.map(|(id, known)| (*id, known.generation)).collect()
+    }
+
+    /// Whether a segment has an index beside it.
+    pub(super) fn is_indexed(&self, segment: SegmentId) -> bool {
+        self.state.lock().indexed.contains(&segment)
+    }
+
+    /// Notes that a segment has an index beside it, or none any more, unless its file is
+    /// of another generation by now.
+    pub(super) fn set_indexed(&self, segment: SegmentId, generation: u32, indexed: bool) {
+        let mut state = self.state.lock();
+        match state.segments.get(&segment) {
+            Some(known) if known.generation == generation && indexed => {
+                state.indexed.insert(segment);
+            }
+            Some(known) if known.generation == generation => {
+                state.indexed.remove(&segment);
+            }
+            _ => {}
+        }
+    }
+
+    /// Notes what a start found beside the segments.
+    pub(super) fn note_indexed(&self, indexed: BTreeSet<SegmentId>) {
+        self.state.lock().indexed = indexed;
+    }
+
+    /// Forgets a segment's index; true if it had one, which the caller removes.
+    pub(super) fn take_indexed(&self, segment: SegmentId) -> bool {
+        self.state.lock().indexed.remove(&segment)
+    }
+
+    /// Notes that a segment cannot be gone through.
+    pub(super) fn set_unreadable(&self, segment: SegmentId) {
+        self.state.lock().unreadable.insert(segment);
+    }
+
+    /// The oldest sealed segment without an index, unless it cannot have one.
+    pub(super) fn unindexed(&self) -> Option<(SegmentId, u32)> {
+        let state = self.state.lock();
+        let current = state.segments.iter().rev().find(|(_, known)| !known.marks.is_empty())?.0;
+        let sealed = state.segments.range(..current).filter(|(_, known)| !known.marks.is_empty());
+        let mut without = sealed
+            .filter(|(id, _)| !state.indexed.contains(id) && !state.unreadable.contains(id))
+            .map(|(id, known)| (*id, known.generation));
+        without.next()
+    }
+
+    /// Whether what must outlive a segment is durable.
+    #[must_use]
+    pub fn may_go(&self, segment: SegmentId) -> bool {
+        let state = self.state.lock();
+        let empty = state.segments.get(&segment).is_none_or(|known| known.marks.is_empty());
+        empty || state.indexed.contains(&segment) || state.unreadable.contains(&segment)
+    }
+
+    /// Waits until another segment is sealed, at most `timeout` long.
+    pub(super) fn wait_sealed(&self, timeout: Duration) {
+        let mut state = self.state.lock();
+        self.sealed.wait_for(&mut state, timeout);
+    }
+
+    /// Where the first frame behind `after` may be; `Err` if frames behind it are gone.
+    pub(super) fn locate_behind(&self, after: Sequence) -> Result<Option<Located>, Sequence> {
+        let state = self.state.lock();
+        if after < state.removed {
+            return Err(state.removed);
+        }
+        let found = state.holding().rev().find(|(_, first)| *first <= after.next());
+        Ok(found.or_else(|| state.holding().next()).map(|found| state.located(found)))
+    }
+
+    /// Where the last frame before `before` is, if it is not gone.
+    pub(super) fn locate_before(&self, before: Sequence) -> Option<Located> {
+        let state = self.state.lock();
+        state.holding().rev().find(|(_, first)| *first < before).map(|found| state.located(found))
+    }
+
+    /// The last mark of a segment before `before`, and where the next one is.
+    pub(super) fn mark_before(&self, segment: SegmentId, before: Sequence) -> Option<(Mark, Option<u64>)> {
+        let state = self.state.lock();
+        let marks = &state.segments.get(&segment)?.marks;
+        let behind = marks.partition_point(|mark| mark.sequence < before);
+        let mark = marks.get(behind.checked_sub(1)?)?;
+        Some((*mark, marks.get(behind).map(|next| next.offset)))
     }
 
     /// Where the first frame behind `after` is looked for.
@@ -156,6 +277,24 @@ impl JournalIndex {
         let state = self.state.lock();
         let mut behind = state.segments.range(segment.next()..);
         behind.find_map(|(id, marks)| Some((*id, marks.marks.first()?.offset)))
+    }
+}
+
+impl State {
+    /// The segments that hold frames, oldest first, each with its first one.
+    fn holding(&self) -> impl DoubleEndedIterator<Item = (SegmentId, Sequence)> {
+        self.segments.iter().filter_map(|(id, known)| Some((*id, known.marks.first()?.sequence)))
+    }
+
+    fn located(&self, (id, first): (SegmentId, Sequence)) -> Located {
+        let mut behind = self.segments.range(id.next()..);
+        let next = behind.find_map(|(_, known)| known.marks.first());
+        Located {
+            id,
+            generation: self.segments.get(&id).map_or(0, |known| known.generation),
+            first,
+            last: next.map(|next| Sequence(next.sequence.0 - 1)),
+        }
     }
 }
 

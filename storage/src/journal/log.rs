@@ -20,14 +20,16 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
 use super::index::{JournalIndex, MARK_BYTES, Mark, Start};
+use super::indexes::{Indexes, SegmentIndexer};
 use super::rewrite::SegmentRewriter;
 use super::segment::SegmentId;
+use super::segment_index::FrameFilter;
 use crate::disk::{Disk, DiskFile};
 use crate::frame::{FRAME_HEADER_BYTES, Frame, FrameFault, Header, Sequence, Stamp, verify};
 
@@ -73,6 +75,8 @@ pub struct Log {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     index: Arc<JournalIndex>,
+    /// What is kept of sealed segments for readers of one organisation.
+    indexes: Indexes,
     tail: Mutex<Tail>,
     /// Told when the tail grows and somebody watches.
     grown: Condvar,
@@ -93,6 +97,7 @@ struct Tail {
 impl Log {
     pub(crate) fn new(disk: Arc<dyn Disk>, dir: PathBuf, index: Arc<JournalIndex>, head: Sequence) -> Log {
         Log {
+            indexes: Indexes::new(disk.clone(), &dir, index.clone()),
             disk,
             dir,
             index,
@@ -190,7 +195,35 @@ impl Log {
     /// A reader of the frames behind `after`.
     #[must_use]
     pub fn cursor(self: &Arc<Log>, after: Sequence) -> LogCursor {
-        LogCursor { log: self.clone(), after, open: None }
+        LogCursor { log: self.clone(), after, open: None, filter: None }
+    }
+
+    /// A reader of the frames behind `after` that a filter asks for: where segments are
+    /// sealed it reads no others. Where they are not it gives the others, too.
+    #[must_use]
+    pub fn cursor_of(self: &Arc<Log>, after: Sequence, filter: FrameFilter) -> LogCursor {
+        LogCursor { log: self.clone(), after, open: None, filter: Some(filter) }
+    }
+
+    /// Makes indexes of segments as they are sealed; give it a thread of its own.
+    #[must_use]
+    pub fn indexer(self: &Arc<Log>) -> SegmentIndexer {
+        SegmentIndexer(self.clone())
+    }
+
+    /// Waits until the log is stopped, at most `timeout` long.
+    pub fn wait_stopped(&self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        let mut tail = self.tail.lock();
+        while !self.is_stopped() && !self.grown.wait_until(&mut tail, deadline).timed_out() {}
+    }
+
+    pub(super) fn indexes(&self) -> &Indexes {
+        &self.indexes
+    }
+
+    pub(super) fn journal_index(&self) -> &Arc<JournalIndex> {
+        &self.index
     }
 
     /// Forgets the frames in memory: what was erased from segments must not be read
@@ -227,6 +260,38 @@ impl Log {
     }
 }
 
+impl Log {
+    /// Frames in memory before `before` that a filter asks for, newest first, about
+    /// `bytes_max` of them, and the sequence before which one has to look on; `None` if
+    /// none of those before it is in memory.
+    pub(super) fn tail_before(
+        &self,
+        before: Sequence,
+        filter: FrameFilter,
+        bytes_max: usize,
+    ) -> Option<(Vec<Frame>, Sequence)> {
+        let tail = self.tail.lock();
+        if !self.is_watched() || before <= tail.floor.next() {
+            return None;
+        }
+        let end = tail.frames.partition_point(|frame| frame.sequence() < before);
+        let (mut found, mut bytes, mut reached) = (Vec::new(), 0, tail.floor.next());
+        for frame in tail.frames.range(..end).rev() {
+            if bytes >= bytes_max {
+                break;
+            }
+            bytes += frame.byte_len();
+            reached = frame.sequence();
+            if filter.takes(frame) {
+                found.push(frame.clone());
+            }
+        }
+        // All of them were looked at.
+        let all = tail.frames.front().is_none_or(|first| first.sequence() >= reached);
+        Some((found, if all { tail.floor.next() } else { reached }))
+    }
+}
+
 impl Tail {
     fn find(&self, sequence: Sequence) -> Option<Frame> {
         let at = self.frames.binary_search_by_key(&sequence, Frame::sequence).ok()?;
@@ -252,20 +317,22 @@ impl Tail {
 /// A reader with a position of its own.
 #[derive(Debug)]
 pub struct LogCursor {
-    log: Arc<Log>,
-    after: Sequence,
+    pub(super) log: Arc<Log>,
+    pub(super) after: Sequence,
     /// The segment it reads while it lags.
-    open: Option<OpenSegment>,
+    pub(super) open: Option<OpenSegment>,
+    /// Which frames it asks sealed segments for, if not for all.
+    pub(super) filter: Option<FrameFilter>,
 }
 
 #[derive(Debug)]
-struct OpenSegment {
-    id: SegmentId,
+pub(super) struct OpenSegment {
+    pub(super) id: SegmentId,
     path: PathBuf,
     file: Box<dyn DiskFile>,
-    bytes: u64,
+    pub(super) bytes: u64,
     /// Of the next frame.
-    offset: u64,
+    pub(super) offset: u64,
     /// The frame before it, if it was read.
     last: Option<Last>,
 }
@@ -329,12 +396,20 @@ impl LogCursor {
         Ok(frames)
     }
 
+    /// Frames from segments, read through their indexes as far as they have some.
+    fn read_disk(&mut self, bytes_max: usize) -> Result<Vec<Frame>, LogError> {
+        match self.filter {
+            Some(filter) => self.read_filtered(filter, bytes_max.min(READ_BYTES)),
+            None => self.read_all(bytes_max),
+        }
+    }
+
     fn read_one(&mut self) -> Result<Option<Frame>, LogError> {
-        Ok(self.read_disk(MARK_BYTES as usize)?.into_iter().next())
+        Ok(self.read_all(MARK_BYTES as usize)?.into_iter().next())
     }
 
     /// Frames from segments: those behind the position, up to the head.
-    fn read_disk(&mut self, bytes_max: usize) -> Result<Vec<Frame>, LogError> {
+    pub(super) fn read_all(&mut self, bytes_max: usize) -> Result<Vec<Frame>, LogError> {
         let (head, bytes_max) = (self.log.head(), bytes_max.min(READ_BYTES));
         let mut frames = Vec::new();
         while frames.is_empty() {
@@ -391,7 +466,7 @@ impl LogCursor {
 }
 
 impl Log {
-    fn open(&self, id: SegmentId, offset: u64) -> Result<OpenSegment, LogError> {
+    pub(super) fn open(&self, id: SegmentId, offset: u64) -> Result<OpenSegment, LogError> {
         let path = id.path(&self.dir);
         let opened = self.disk.open(&path).and_then(|file| Ok((file.byte_len()?, file)));
         match opened {
@@ -408,7 +483,7 @@ impl Log {
 impl OpenSegment {
     /// Reads frames from the offset on, about `bytes_max` of them; those behind
     /// `after` go to `frames`.
-    fn read(
+    pub(super) fn read(
         &mut self,
         after: Sequence,
         head: Sequence,
@@ -457,7 +532,7 @@ impl OpenSegment {
         Ok(End::Segment)
     }
 
-    fn damaged(&self, fault: FrameFault) -> LogError {
+    pub(super) fn damaged(&self, fault: FrameFault) -> LogError {
         LogError::Damaged { path: self.path.clone(), offset: self.offset, fault }
     }
 
@@ -476,7 +551,7 @@ impl OpenSegment {
         Ok(marks)
     }
 
-    fn block(&self, offset: u64, bytes: usize) -> Result<Vec<u8>, LogError> {
+    pub(super) fn block(&self, offset: u64, bytes: usize) -> Result<Vec<u8>, LogError> {
         let left = usize::try_from(self.bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
         let mut block = vec![0; bytes.min(left)];
         let read = self.file.read_exact_at(&mut block, offset);
@@ -487,7 +562,7 @@ impl OpenSegment {
 
 /// Why a read of a segment ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     /// What was read at once is used up.
     Block,
     /// The next frame is not acknowledged yet.
@@ -498,7 +573,7 @@ enum End {
 
 /// The frame of `length` bytes at the start of `bytes`, if it is whole and follows on
 /// what was read before.
-fn read_frame(bytes: &[u8], length: usize, skips: bool) -> Result<Frame, FrameFault> {
+pub(super) fn read_frame(bytes: &[u8], length: usize, skips: bool) -> Result<Frame, FrameFault> {
     if skips {
         return Err(FrameFault::Payload { what: "durable frames before it are missing" });
     }

@@ -6,6 +6,8 @@
 //!
 //! ```text
 //! journal/0000000001.segment   header (64 bytes), frames, zeros to the end
+//! journal/0000000001.index     which of its frames concern whom, once it is sealed
+//! journal/0000000001.keys      ids that publishers gave its events, if they did
 //! journal/0000000002.segment   ...
 //! ```
 //!
@@ -22,17 +24,25 @@
 //! the very last group looks like a torn group, and zeros from the first frame of
 //! a group that goes on in the next segment look like the room of a refused one.
 
+mod filtered;
 mod index;
+mod indexes;
+mod keys;
 mod log;
 mod recovery;
 mod rewrite;
 mod segment;
+mod segment_index;
 mod writer;
 
+pub use filtered::ReverseCursor;
 pub use index::JournalIndex;
+pub use indexes::SegmentIndexer;
+pub use keys::EventKey;
 pub use log::{Log, LogCursor, LogError};
 pub use recovery::{RecoverError, Recovered, recover};
 pub use rewrite::{RewriteError, SegmentRewriter};
 pub(crate) use segment::{HeaderState, read_header};
 pub use segment::{SEGMENT_HEADER_BYTES, SealedSegment, SegmentId};
+pub use segment_index::FrameFilter;
 pub use writer::{AppendError, JournalWriter, SparePreparer};

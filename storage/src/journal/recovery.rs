@@ -1,6 +1,7 @@
 //! Reading the journal back at start: every durable frame in order, the torn
 //! tail cut off, damage reported.
 
+use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use super::index::{JournalIndex, Mark};
 use super::segment::{HeaderState, SEGMENT_HEADER_BYTES, SealedSegment, Segment, SegmentId, read_header};
 use super::writer::JournalWriter;
 use crate::disk::Disk;
-use crate::frame::{FRAME_ALIGN, FRAME_HEADER_BYTES, FrameFault, Header, Sequence, verify};
+use crate::frame::{FRAME_ALIGN, FRAME_HEADER_BYTES, FrameFault, Header, Sequence, Stamp, verify};
 
 /// What recovery found beside the frames.
 #[derive(Debug)]
@@ -112,6 +113,7 @@ pub fn recover(
     remove_temporary(disk.as_ref(), dir)?;
     let ids = segment_ids(disk.as_ref(), dir)?;
     let index = Arc::new(JournalIndex::default());
+    index.note_indexed(kept_indexes(disk.as_ref(), dir, &ids)?);
     let mut sealed: Vec<SealedSegment> = Vec::new();
     let firsts = first_frames(disk.as_ref(), dir, &ids).map_err(at(dir))?;
     let skipped = settled_segments(&firsts, from);
@@ -119,7 +121,7 @@ pub fn recover(
         let (Some(first), Some(next)) = (firsts[place], firsts[place + 1]) else { break };
         index.note_first(id, first.mark);
         let last = Sequence(next.mark.sequence.0 - 1);
-        sealed.push(SealedSegment { id, last, bytes: first.segment_bytes });
+        sealed.push(SealedSegment { id, last, bytes: first.segment_bytes, committed_at: next.committed_at });
     }
     // What was durable before the oldest frame that is still here; in the middle of a
     // group, the frame before it.
@@ -133,6 +135,7 @@ pub fn recover(
     let mut scan = Scan {
         index: &index,
         last: from,
+        committed_at: 0,
         group_synced: None,
         visit: &mut visit,
         from,
@@ -140,7 +143,7 @@ pub fn recover(
         frames: 0,
         torn_bytes: 0,
     };
-    let mut tail: Option<(Segment, u64, Sequence)> = None;
+    let mut tail: Option<(Segment, u64, Sequence, i64)> = None;
     for (place, &id) in ids.iter().enumerate().skip(skipped) {
         let path = id.path(dir);
         let file = disk.open(&path).map_err(at(&path))?;
@@ -159,11 +162,11 @@ pub fn recover(
         let segment = Segment { id, file, bytes: bytes.len() as u64 };
         let bytes = Bytes::from(bytes);
         let end = scan.segment(id, &path, &bytes, || later_frame(disk.as_ref(), dir, &ids[place + 1..]))?;
-        if let Some((old, _, last)) = tail.take() {
-            sealed.push(SealedSegment { id: old.id, last, bytes: old.bytes });
+        if let Some((old, _, last, committed_at)) = tail.take() {
+            sealed.push(SealedSegment { id: old.id, last, bytes: old.bytes, committed_at });
         }
         settle(&segment, &bytes, &end).map_err(at(&path))?;
-        tail = Some((segment, end.offset, scan.last));
+        tail = Some((segment, end.offset, scan.last, scan.committed_at));
     }
     disk.sync_dir(dir).map_err(at(dir))?;
     let tail = match tail {
@@ -171,7 +174,7 @@ pub fn recover(
         None => {
             let id = SegmentId(1);
             let fresh = Segment::prepare(disk.as_ref(), dir, id, segment_bytes).map_err(at(&id.path(dir)))?;
-            (fresh, SEGMENT_HEADER_BYTES, from)
+            (fresh, SEGMENT_HEADER_BYTES, from, 0)
         }
     };
     let (last, ordering, frames, torn_bytes) = (scan.last, scan.ordering, scan.frames, scan.torn_bytes);
@@ -184,6 +187,8 @@ struct Scan<'a, V> {
     visit: &'a mut V,
     from: Sequence,
     last: Sequence,
+    /// When the frame read last was committed.
+    committed_at: i64,
     /// `synced` of the frame read last: which group it is of.
     group_synced: Option<Sequence>,
     ordering: u64,
@@ -279,6 +284,7 @@ impl<V: FnMut(Header, Bytes) -> Result<(), FrameFault>> Scan<'_, V> {
         let sequence = header.stamp.sequence;
         self.ordering = self.ordering.max(header.stamp.ordering);
         self.last = self.last.max(sequence);
+        self.committed_at = header.stamp.committed_at;
         self.group_synced = Some(header.stamp.synced);
         if sequence <= self.from {
             return Ok(());
@@ -300,6 +306,7 @@ impl<V: FnMut(Header, Bytes) -> Result<(), FrameFault>> Scan<'_, V> {
 struct First {
     mark: Mark,
     synced: Sequence,
+    committed_at: i64,
     segment_bytes: u64,
 }
 
@@ -321,7 +328,8 @@ fn first_frames(disk: &dyn Disk, dir: &Path, ids: &[SegmentId]) -> io::Result<Ve
         let whole = read(begin + header.frame_bytes())?;
         let mark = Mark { sequence: header.stamp.sequence, offset: SEGMENT_HEADER_BYTES };
         let verified = whole.get(begin..).is_some_and(|frame| verify(frame).is_ok());
-        Ok(verified.then_some(First { mark, synced: header.stamp.synced, segment_bytes }))
+        let Stamp { synced, committed_at, .. } = header.stamp;
+        Ok(verified.then_some(First { mark, synced, committed_at, segment_bytes }))
     };
     ids.iter().map(first).collect()
 }
@@ -332,6 +340,23 @@ fn settled_segments(firsts: &[Option<First>], from: Sequence) -> usize {
     let known = firsts.iter().take_while(|first| first.is_some()).flatten();
     let begun = known.take_while(|first| first.mark.sequence <= from.next()).count();
     begun.saturating_sub(1)
+}
+
+/// Segments with an index beside them; indexes without a segment are removed. What is
+/// in them is looked at when they are used.
+fn kept_indexes(disk: &dyn Disk, dir: &Path, ids: &[SegmentId]) -> Result<BTreeSet<SegmentId>, RecoverError> {
+    let paths = disk.list(dir).map_err(|source| RecoverError::Io { path: dir.to_owned(), source })?;
+    let mut kept = BTreeSet::new();
+    for path in paths {
+        let Some(id) = SegmentId::of_index_path(&path) else { continue };
+        // The last one is appended to.
+        if ids.binary_search(&id).is_ok() && ids.last() != Some(&id) {
+            kept.insert(id);
+        } else {
+            disk.remove(&path).map_err(|source| RecoverError::Io { path, source })?;
+        }
+    }
+    Ok(kept)
 }
 
 /// Removes what an unfinished rewriting of a segment left.

@@ -124,6 +124,15 @@ impl SegmentRewriter {
             self.disk.remove(&temporary)?;
             return Ok(false);
         }
+        // Before the segment, for good: the places in its index are those of the old file.
+        match self.disk.remove(&id.index_path(&self.dir)) {
+            Ok(()) => {
+                self.index.take_indexed(id);
+                self.disk.sync_dir(&self.dir)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
         self.disk.rename(&temporary, &id.path(&self.dir))?;
         self.index.replace(id, marks);
         self.disk.sync_dir(&self.dir)?;

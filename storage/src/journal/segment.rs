@@ -57,6 +57,8 @@ pub struct SealedSegment {
     pub last: Sequence,
     /// Length of its file.
     pub bytes: u64,
+    /// When its last frame was committed, or a little later; microseconds since 1970.
+    pub committed_at: i64,
 }
 
 /// An open segment with room for frames.

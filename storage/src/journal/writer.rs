@@ -42,6 +42,8 @@ pub struct JournalWriter {
     at: u64,
     /// Last sequence in `current`.
     last: Sequence,
+    /// When it was committed, microseconds since 1970.
+    committed_at: i64,
     sealed: Vec<SealedSegment>,
     /// Shared with the readers.
     index: Arc<JournalIndex>,
@@ -79,11 +81,11 @@ impl JournalWriter {
         disk: Arc<dyn Disk>,
         dir: PathBuf,
         segment_bytes: u64,
-        tail: (Segment, u64, Sequence),
+        tail: (Segment, u64, Sequence, i64),
         sealed: Vec<SealedSegment>,
         index: Arc<JournalIndex>,
     ) -> JournalWriter {
-        let (current, at, last) = tail;
+        let (current, at, last, committed_at) = tail;
         let writer = JournalWriter {
             disk,
             dir,
@@ -91,6 +93,7 @@ impl JournalWriter {
             current,
             at,
             last,
+            committed_at,
             sealed,
             index,
             spare: Arc::default(),
@@ -184,6 +187,10 @@ impl JournalWriter {
             // One by one: a crash must not bring back an older segment than one
             // that stayed away, which recovery would take for a gap.
             self.disk.sync_dir(&self.dir)?;
+            if self.index.take_indexed(oldest.id) {
+                // Best effort: a start removes an index without its segment.
+                let _ = self.disk.remove(&oldest.id.index_path(&self.dir));
+            }
             self.sealed.remove(0);
             removed += 1;
         }
@@ -225,6 +232,7 @@ impl JournalWriter {
         for frame in frames {
             if let Some(header) = Header::read(frame) {
                 self.last = header.stamp.sequence;
+                self.committed_at = header.stamp.committed_at;
                 self.index.note(self.current.id, Mark { sequence: self.last, offset });
             }
             offset += frame.len() as u64;
@@ -248,7 +256,12 @@ impl JournalWriter {
         self.current.file.sync_data().map_err(Failure::Sync)?;
         let next = self.take_segment(frame_bytes).map_err(Failure::Segment)?;
         let old = std::mem::replace(&mut self.current, next);
-        self.sealed.push(SealedSegment { id: old.id, last: self.last, bytes: old.bytes });
+        self.sealed.push(SealedSegment {
+            id: old.id,
+            last: self.last,
+            bytes: old.bytes,
+            committed_at: self.committed_at,
+        });
         self.at = SEGMENT_HEADER_BYTES;
         self.want_spare();
         Ok(())

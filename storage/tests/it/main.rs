@@ -16,6 +16,7 @@ mod files;
 mod fixture;
 mod journal_crashes;
 mod journal_damage;
+mod journal_index;
 mod journal_retained;
 mod log;
 mod machine;

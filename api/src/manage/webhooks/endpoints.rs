@@ -144,7 +144,7 @@ fn parse_secret(text: &str, dialect: systole_engine::events::webhooks::Dialect) 
 }
 
 /// Runs `work` where it may wait for the catalog.
-async fn blocking<T: Send + 'static, E: Into<Refusal> + Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static, E: Into<Refusal> + Send + 'static>(
     call: &Call<'_>,
     work: impl FnOnce(&Webhooks) -> Result<T, E> + Send + 'static,
 ) -> Result<T, Refusal> {

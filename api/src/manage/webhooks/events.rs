@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use systole_engine::{PublishError, Published};
 
+use super::messages::nearest;
 use crate::error::{Entry, Quoted, Refusal};
 use crate::manage::fields::{fields, text, user};
 use crate::manage::raw::member;
@@ -90,11 +91,15 @@ fn event_type(call: &Call<'_>, fields: &Map<String, Value>) -> Result<String, Re
     if catalogue.is_published(&name) {
         return Ok(name);
     }
+    if catalogue.is_notice(&name) {
+        let message = format!("{} is published by the server itself", Quoted(&name));
+        return refuse("not_publishable", message);
+    }
     if catalogue.has(&name) {
         let message = format!("{} follows from samples and cannot be published", Quoted(&name));
         return refuse("not_publishable", message);
     }
-    let message = format!("{} is no event type; GET /api/v1/webhooks/event-types lists them", Quoted(&name));
+    let message = format!("{} is no event type{}", Quoted(&name), nearest(&catalogue.nearest(&name)));
     refuse("unknown_event_type", message)
 }
 

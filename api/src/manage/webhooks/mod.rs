@@ -6,7 +6,11 @@
 
 mod endpoints;
 mod events;
+mod messages;
 mod wish;
 
 pub(crate) use endpoints::{create, delete, get, list, patch, secret, test};
 pub(crate) use events::{publish, types};
+pub(crate) use messages::{message, messages};
+
+use endpoints::blocking;

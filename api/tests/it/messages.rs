@@ -1,0 +1,236 @@
+//! Messages: events found again, and ids that are taken once.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::fixture::{OPERATOR, TestServer, point, server};
+
+const ENDPOINTS: &str = "/api/v1/webhooks/endpoints";
+const MESSAGES: &str = "/api/v1/webhooks/messages";
+const EVENTS: &str = "/api/v1/events";
+
+impl TestServer {
+    /// Makes an endpoint that is switched off: events are messages, and nothing is sent.
+    async fn subscribe(&self, key: &str) {
+        let wish = json!({"url": "https://receiver.example.org/hook", "active": false});
+        self.post(ENDPOINTS, key, &wish).await.expect(201);
+    }
+
+    async fn publish(&self, key: &str, event: &Value) -> String {
+        let answer = self.post(EVENTS, key, event).await.expect(202).json();
+        answer["id"].as_str().unwrap().to_owned()
+    }
+
+    /// All rows of a list, page by page, and how many pages there were.
+    async fn listed(&self, parameters: &str, key: &str) -> (Vec<Value>, usize) {
+        let (mut rows, mut pages, mut iterator) = (Vec::new(), 0, String::new());
+        loop {
+            let path = format!("{MESSAGES}?{parameters}{iterator}");
+            let page = self.get(&path, key).await.expect(200).json();
+            rows.extend(page["data"].as_array().unwrap().iter().cloned());
+            pages += 1;
+            if page["done"] == json!(true) {
+                return (rows, pages);
+            }
+            iterator = format!("&iterator={}", page["iterator"].as_str().unwrap());
+        }
+    }
+
+    /// Waits until there are as many messages: those of samples follow within
+    /// milliseconds.
+    async fn settled(&self, count: usize) -> Vec<Value> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let (rows, _) = self.listed("limit=250", OPERATOR).await;
+            if rows.len() == count {
+                return rows;
+            }
+            assert!(Instant::now() < deadline, "{} of {count} messages", rows.len());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn message(&self, id: &str, key: &str) -> Value {
+        self.get(&format!("{MESSAGES}/{id}"), key).await.expect(200).json()
+    }
+}
+
+fn check_in(number: usize) -> Value {
+    json!({"type": "check_in.created", "user_id": format!("u_{}", number % 3), "data": {"mood": number}})
+}
+
+fn ids(rows: &[Value]) -> Vec<&str> {
+    rows.iter().map(|row| row["id"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn events_since_the_first_endpoint_are_listed_newest_first_and_shown_with_their_payload() {
+    let server = server().start().await;
+    let early = server.publish(OPERATOR, &check_in(0)).await;
+    server.bulk(&[point(0, 61.0)]).await.expect(200);
+    let listed = server.get(MESSAGES, OPERATOR).await.expect(200).json();
+    assert_eq!(listed, json!({"data": [], "iterator": null, "prev_iterator": null, "done": true}));
+    server.subscribe(OPERATOR).await;
+    let first = server.publish(OPERATOR, &check_in(1)).await;
+    server.bulk(&[point(60, 62.0), point(61, 63.0)]).await.expect(200);
+    // A correction, which is decided a little later, and nothing new.
+    server.bulk(&[point(60, 64.0), point(61, 63.0)]).await.expect(200);
+    let event = json!({"type": "BookAppointment", "data": {"at": 7}, "event_id": "book-7"});
+    let last = server.publish(OPERATOR, &event).await;
+    let rows = server.settled(4).await;
+    let types: Vec<&str> = rows.iter().map(|row| row["type"].as_str().unwrap()).collect();
+    assert_eq!(types, ["BookAppointment", "heart_rate.updated", "heart_rate.created", "check_in.created"]);
+    assert_eq!((ids(&rows)[0], ids(&rows)[3]), (last.as_str(), first.as_str()));
+    assert_eq!((&rows[0]["event_id"], &rows[0]["user_id"]), (&json!("book-7"), &Value::Null));
+    assert_eq!((&rows[3]["event_id"], &rows[3]["user_id"]), (&Value::Null, &json!("u_1")));
+
+    let shown = server.message(&last, OPERATOR).await;
+    assert_eq!(shown["payload"]["data"], json!({"at": 7}));
+    assert_eq!(shown["payload"]["timestamp"], shown["created_at"]);
+    let corrected = server.message(ids(&rows)[1], OPERATOR).await;
+    assert_eq!(corrected["payload"]["type"], json!("heart_rate.updated"));
+    let data = &corrected["payload"]["data"];
+    assert_eq!((&data["sample_count"], &data["samples"][0]["value"]), (&json!(1), &json!(64.0)));
+    let created = server.message(ids(&rows)[2], OPERATOR).await;
+    assert_eq!(created["payload"]["data"]["samples"].as_array().unwrap().len(), 2);
+
+    server.get(&format!("{MESSAGES}/{early}"), OPERATOR).await.expect(404);
+    for id in ["evt_", "evt_00000000000000000000000000", "message", "%20"] {
+        let answer = server.get(&format!("{MESSAGES}/{id}"), OPERATOR).await.expect(404);
+        assert_eq!(answer.code(), "unknown_message", "{id}");
+    }
+    let acme = server.make_key("acme", &json!({"scopes": ["webhooks", "ingest"]})).await.key;
+    server.subscribe(&acme).await;
+    server.get(&format!("{MESSAGES}/{last}"), &acme).await.expect(404);
+    assert_eq!(server.listed("limit=50", &acme).await.0, [Value::Null; 0]);
+    server.assert_well("showing messages").await;
+}
+
+#[tokio::test]
+async fn pages_go_forth_and_back_and_filters_hold_on_each() {
+    let server = server().start().await;
+    server.subscribe(OPERATOR).await;
+    let mut made = Vec::new();
+    for number in 0..23 {
+        made.push(server.publish(OPERATOR, &check_in(number)).await);
+    }
+    let middle = server.message(&made[11], OPERATOR).await["created_at"].as_str().unwrap().to_owned();
+    made.reverse();
+    let (rows, pages) = server.listed("limit=5", OPERATOR).await;
+    assert_eq!((ids(&rows), pages), (made.iter().map(String::as_str).collect(), 5));
+    let (rows, _) = server.listed("limit=4&user_id=u_1", OPERATOR).await;
+    assert_eq!(rows.len(), 8);
+    assert!(rows.iter().all(|row| row["user_id"] == json!("u_1")));
+    let (newer, _) = server.listed(&format!("limit=3&since={middle}"), OPERATOR).await;
+    let (older, _) = server.listed(&format!("limit=3&until={middle}"), OPERATOR).await;
+    assert_eq!([ids(&newer), ids(&older)].concat(), made);
+    assert_eq!(server.listed("event_type=check_in.created", OPERATOR).await.0.len(), 23);
+    assert_eq!(server.listed("event_type=heart_rate.created", OPERATOR).await.0.len(), 0);
+
+    let first = server.get(&format!("{MESSAGES}?limit=5"), OPERATOR).await.expect(200).json();
+    assert_eq!(first["prev_iterator"], Value::Null);
+    let follow = async |page: &Value, field: &str| {
+        let path = format!("{MESSAGES}?limit=5&iterator={}", page[field].as_str().unwrap());
+        server.get(&path, OPERATOR).await.expect(200).json()
+    };
+    let second = follow(&first, "iterator").await;
+    assert_eq!(follow(&second, "prev_iterator").await["data"], first["data"]);
+    // What came meanwhile lies before the first page.
+    let late = server.publish(OPERATOR, &check_in(99)).await;
+    let back = follow(&second, "prev_iterator").await;
+    assert_eq!(back["data"], first["data"]);
+    let front = follow(&back, "prev_iterator").await;
+    assert_eq!(ids(front["data"].as_array().unwrap()), [late.as_str()]);
+    assert_eq!(follow(&front, "iterator").await["data"], first["data"]);
+
+    let bound = server.make_key("default", &json!({"scopes": ["webhooks"], "user_id": "u_2"})).await.key;
+    let (rows, _) = server.listed("limit=3", &bound).await;
+    assert_eq!(rows.len(), 7);
+    assert!(rows.iter().all(|row| row["user_id"] == json!("u_2")));
+    server.get(&format!("{MESSAGES}?user_id=u_1"), &bound).await.expect(403);
+    let (theirs, others) =
+        (server.listed("user_id=u_2", OPERATOR).await.0, server.listed("user_id=u_1", OPERATOR).await.0);
+    server.message(ids(&theirs)[0], &bound).await;
+    server.get(&format!("{MESSAGES}/{}", ids(&others)[0]), &bound).await.expect(404);
+    for (parameters, field) in [
+        ("event_type=check_in.create", "event_type"),
+        ("since=yesterday", "since"),
+        ("user_id=a%20b", "user_id"),
+        ("limit=251", "limit"),
+        ("iterator=itr_0", "iterator"),
+    ] {
+        let answer = server.get(&format!("{MESSAGES}?{parameters}"), OPERATOR).await.expect(422).json();
+        assert_eq!(answer["detail"][0]["loc"], json!(["query", field]), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_id_is_stored_once_also_by_many_at_a_time_and_after_a_flush() {
+    let server = server().start().await;
+    server.subscribe(OPERATOR).await;
+    let event = json!({"type": "check_in.created", "data": {"mood": 1}, "event_id": "ci-1"});
+    let together = futures_util::future::join_all((0..20).map(|_| server.publish(OPERATOR, &event))).await;
+    let first = &together[0];
+    assert!(together.iter().all(|id| id == first), "{together:?}");
+    server.post("/api/v1/admin/flush", OPERATOR, &json!({})).await.expect(200);
+    let other = json!({"type": "check_in.created", "data": {"mood": 2}, "event_id": "ci-1"});
+    assert_eq!(server.publish(OPERATOR, &other).await, *first);
+    assert_eq!(server.message(first, OPERATOR).await["payload"]["data"], json!({"mood": 1}));
+    assert_ne!(
+        server.publish(OPERATOR, &json!({"type": "check_in.created", "data": {}, "event_id": "ci-2"})).await,
+        *first
+    );
+    let acme = server.make_key("acme", &json!({"scopes": ["ingest"]})).await.key;
+    assert_ne!(server.publish(&acme, &event).await, *first);
+    assert_eq!(server.settled(2).await.len(), 2);
+    for name in ["message.failed", "endpoint.disabled"] {
+        let answer =
+            server.post(EVENTS, OPERATOR, &json!({"type": name, "data": {}})).await.expect(422).json();
+        assert_eq!(answer["detail"][0]["type"], json!("not_publishable"), "{answer}");
+    }
+    let answer = server.post(EVENTS, OPERATOR, &json!({"type": "checkin.created", "data": {}})).await;
+    let answer = answer.expect(422).json();
+    assert!(answer.to_string().contains("did you mean check_in.created"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_erased_message_is_unknown_and_one_past_retention_is_gone_with_the_reason() {
+    let server = server()
+        .with(|settings| {
+            settings.storage.segment_bytes = 64 * 1024;
+            settings.dispatch.retention_bytes = Some(256 * 1024);
+        })
+        .start()
+        .await;
+    server.subscribe(OPERATOR).await;
+    let erased = server.publish(OPERATOR, &check_in(1)).await;
+    server.message(&erased, OPERATOR).await;
+    let order = server.request("DELETE", "/api/v1/users/u_1").key(OPERATOR).send().await;
+    order.expect(202);
+    server.get(&format!("{MESSAGES}/{erased}"), OPERATOR).await.expect(404);
+    assert_eq!(server.listed("limit=50", OPERATOR).await.0, [Value::Null; 0]);
+    let note = "x".repeat(4_000);
+    let mut made = Vec::new();
+    for _ in 0..200 {
+        let event = json!({"type": "check_in.created", "data": {"note": note}});
+        made.push(server.publish(OPERATOR, &event).await);
+    }
+    server.post("/api/v1/admin/flush", OPERATOR, &json!({})).await.expect(200);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let answer = loop {
+        let answer = server.get(&format!("{MESSAGES}/{}", made[0]), OPERATOR).await;
+        if answer.status != 200 || Instant::now() > deadline {
+            break answer;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let answer = answer.expect(410).json();
+    assert_eq!(answer["code"], json!("message_dropped"));
+    // The newest stay, and the list ends where they begin.
+    server.message(made.last().unwrap(), OPERATOR).await;
+    let (rows, _) = server.listed("limit=7", OPERATOR).await;
+    assert!((10..150).contains(&rows.len()), "{}", rows.len());
+    let newest: Vec<&str> = made.iter().rev().take(rows.len()).map(String::as_str).collect();
+    assert_eq!(ids(&rows), newest);
+}
