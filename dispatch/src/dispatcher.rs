@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -27,7 +26,7 @@ use crate::event::{Cursor, Event, EventKind, EventLog, Payload, PayloadSource, P
 use crate::id::IdCipher;
 use crate::lane::{Collected, Lane, Outcome, now_ms, post_example};
 use crate::ledger::{Changes, Ledger, SAVE_INTERVAL};
-use crate::router::Routes;
+use crate::router::Router;
 use crate::topic::Topics;
 
 /// How often lanes are looked at for what is due.
@@ -98,9 +97,11 @@ pub(crate) struct Shared {
     pub(crate) routed: Mutex<Cursor>,
     /// The same for whoever only wants to know.
     routed_sequence: AtomicU64,
+    /// Every event with an ordering up to this was routed.
+    settled: AtomicU64,
     ledger: Arc<dyn Ledger>,
     lanes: Mutex<HashMap<String, Arc<Lane>>>,
-    routes: ArcSwap<Routes>,
+    router: Router,
     stopping: AtomicBool,
 }
 
@@ -204,6 +205,19 @@ impl Shared {
         self.stopping.load(Ordering::Acquire)
     }
 
+    /// Every event with an ordering up to this was routed.
+    pub(crate) fn settled(&self) -> u64 {
+        self.settled.load(Ordering::Acquire)
+    }
+
+    /// Finds out how far the events are that were routed.
+    fn settle(&self) {
+        let settled = self.log.settle();
+        if *self.routed.lock() >= Cursor::behind(settled.head) {
+            self.settled.fetch_max(settled.ordering, Ordering::AcqRel);
+        }
+    }
+
     /// Whether an endpoint wants an event of its organisation.
     pub(crate) fn wants(&self, settings: &EndpointSettings, event: &Event) -> bool {
         let user = settings.user_id.as_deref();
@@ -217,17 +231,21 @@ impl Shared {
         tracing::warn!(endpoint = lane.id, "endpoint switched off: its receiver answered 410");
         let (shared, lane) = (self.clone(), lane.clone());
         self.handle.spawn_blocking(move || {
-            shared.rebuild(&shared.lanes.lock());
+            shared.reroute(&lane);
             if let Err(fault) = shared.ledger.switch_off(&lane.id) {
                 tracing::error!(endpoint = lane.id, error = %fault, "could not store that an endpoint is off");
             }
         });
     }
 
-    /// Makes the router's index anew; the caller holds the lanes, so that none is
-    /// there without its routes.
-    fn rebuild(&self, lanes: &HashMap<String, Arc<Lane>>) {
-        self.routes.store(Arc::new(Routes::new(lanes.values(), &self.topics)));
+    /// Puts a lane where its settings want it in the router's index, unless it was
+    /// taken out meanwhile.
+    fn reroute(&self, lane: &Arc<Lane>) {
+        // Held, so that none is in the index that is not among the lanes.
+        let lanes = self.lanes.lock();
+        if lanes.contains_key(&lane.id) {
+            self.router.set(lane, &self.topics);
+        }
     }
 
     fn lanes(&self) -> Vec<Arc<Lane>> {
@@ -286,6 +304,7 @@ impl Dispatcher {
             .thread_name("dispatch")
             .enable_all()
             .build()?;
+        let router = Router::new(&parts.lanes, &parts.topics);
         let lanes = parts.lanes.into_iter().map(|lane| (lane.id.clone(), lane)).collect();
         let shared = Arc::new(Shared {
             source: parts.source,
@@ -300,12 +319,12 @@ impl Dispatcher {
             counters: Counters::default(),
             routed: Mutex::new(parts.routed),
             routed_sequence: AtomicU64::new(parts.routed.sequence.saturating_sub(1)),
+            settled: AtomicU64::new(0),
             ledger: parts.ledger,
             lanes: Mutex::new(lanes),
-            routes: ArcSwap::default(),
+            router,
             stopping: AtomicBool::new(false),
         });
-        shared.rebuild(&shared.lanes.lock());
         runtime.spawn(keep(shared.clone()));
         runtime.spawn(save_often(shared.clone()));
         Ok(Dispatcher { shared, runtime: Mutex::new(Some(runtime)) })
@@ -357,8 +376,7 @@ impl Dispatcher {
                 match reader.next(wanted, end) {
                     Ok(Step::Event(event)) => {
                         // Behind the read: who registered before it is in there.
-                        let routes = shared.routes.load();
-                        routes.for_each(&event, &shared.topics, |lane| {
+                        shared.router.routes().for_each(&event, &shared.topics, |lane| {
                             shared.counters.routed_events.fetch_add(1, Ordering::Relaxed);
                             if lane.offer(&event) && lane.touch() {
                                 touched.push(lane.clone());
@@ -385,11 +403,8 @@ impl Dispatcher {
 
     /// Adds a lane.
     pub fn add(&self, lane: Arc<Lane>) {
-        {
-            let mut lanes = self.shared.lanes.lock();
-            lanes.insert(lane.id.clone(), lane.clone());
-            self.shared.rebuild(&lanes);
-        }
+        self.shared.lanes.lock().insert(lane.id.clone(), lane.clone());
+        self.shared.reroute(&lane);
         lane.tend(&self.shared, now_ms());
     }
 
@@ -399,7 +414,7 @@ impl Dispatcher {
         if let Some(lane) = lanes.remove(id) {
             lane.switch_off();
         }
-        self.shared.rebuild(&lanes);
+        self.shared.router.remove(id);
     }
 
     /// The lane of an endpoint.
@@ -416,8 +431,8 @@ impl Dispatcher {
     }
 
     /// A lane's settings changed.
-    pub fn changed(&self) {
-        self.shared.rebuild(&self.shared.lanes.lock());
+    pub fn changed(&self, lane: &Arc<Lane>) {
+        self.shared.reroute(lane);
     }
 
     /// Sends an example to one endpoint, once.
@@ -480,6 +495,7 @@ async fn keep(shared: Arc<Shared>) {
     while !shared.is_stopping() {
         ticks.tick().await;
         let now = now_ms();
+        shared.settle();
         for lane in shared.lanes() {
             lane.tend(&shared, now);
         }

@@ -1,6 +1,7 @@
 //! What a subscriber asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use hyper::HeaderMap;
@@ -49,13 +50,119 @@ pub struct EndpointSettings {
     pub timeseries: Timeseries,
     /// Whether bodies carry the samples.
     pub payload: PayloadSize,
+    /// Events of one series that come within so many milliseconds are sent as one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coalesce_ms: Option<u32>,
+    /// Up to so many waiting events go into one signed request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_events: Option<u32>,
+    /// Most requests a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit_per_second: Option<u32>,
+    /// With which kind of key deliveries are signed.
+    #[serde(default, skip_serializing_if = "SignatureKind::is_default")]
+    pub signature: SignatureKind,
 }
 
+/// Milliseconds within which events may be sent as one: below it nothing is won, beyond
+/// it a value is no longer fresh.
+pub const COALESCE_MS: RangeInclusive<u32> = 100..=60_000;
+/// Events in one request: one is no batch, and more than a hundred of an event's usual
+/// size are more than most receivers take.
+pub const BATCH_EVENTS: RangeInclusive<u32> = 2..=100;
+/// Requests a second that an endpoint may ask to be held to.
+pub const RATE_LIMIT_PER_SECOND: RangeInclusive<u32> = 1..=10_000;
+
 impl EndpointSettings {
+    /// Everything to this url, as the dialect has it by default.
+    #[must_use]
+    pub fn new(url: String, dialect: Dialect) -> EndpointSettings {
+        EndpointSettings {
+            url,
+            description: None,
+            name: None,
+            filter_types: None,
+            user_id: None,
+            dialect,
+            headers: BTreeMap::new(),
+            active: true,
+            attributes: None,
+            send_organization_code: false,
+            timeout_seconds: dialect.timeout_default_seconds(),
+            timeseries: Timeseries::default(),
+            payload: PayloadSize::default(),
+            coalesce_ms: None,
+            batch_events: None,
+            rate_limit_per_second: None,
+            signature: SignatureKind::default(),
+        }
+    }
+
+    /// Whether its fields fit their ranges and each other.
+    ///
+    /// # Errors
+    /// [`SettingsFault`] with the first that does not.
+    pub fn check(&self) -> Result<(), SettingsFault> {
+        let ranges = [
+            ("coalesce_ms", self.coalesce_ms, &COALESCE_MS),
+            ("batch_events", self.batch_events, &BATCH_EVENTS),
+            ("rate_limit_per_second", self.rate_limit_per_second, &RATE_LIMIT_PER_SECOND),
+        ];
+        for (field, value, range) in ranges {
+            if let Some(value) = value.filter(|value| !range.contains(value)) {
+                return Err(SettingsFault::Range { field, value, range: range.clone() });
+            }
+        }
+        if self.dialect == Dialect::Standard {
+            return Ok(());
+        }
+        let dialect = self.dialect.as_str();
+        if self.batch_events.is_some() {
+            return Err(SettingsFault::StandardOnly { field: "batch_events", dialect });
+        }
+        if self.signature == SignatureKind::V1a {
+            return Err(SettingsFault::StandardOnly { field: "signature", dialect });
+        }
+        Ok(())
+    }
+
     /// How long a whole exchange may take.
     #[must_use]
     pub fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout_seconds.into())
+    }
+}
+
+/// Why an endpoint's fields do not fit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsFault {
+    /// A number outside its range.
+    #[error("must be a whole number from {} to {}, not {value}", range.start(), range.end())]
+    Range {
+        /// Which field.
+        field: &'static str,
+        /// What it is.
+        value: u32,
+        /// What it may be.
+        range: RangeInclusive<u32>,
+    },
+    /// Something that only receivers of Standard Webhooks understand.
+    #[error("is for the dialect standard only; the endpoint's dialect is {dialect}")]
+    StandardOnly {
+        /// Which field.
+        field: &'static str,
+        /// The endpoint's dialect.
+        dialect: &'static str,
+    },
+}
+
+impl SettingsFault {
+    /// The field it is about.
+    #[must_use]
+    pub fn field(&self) -> &'static str {
+        match self {
+            SettingsFault::Range { field, .. } | SettingsFault::StandardOnly { field, .. } => field,
+        }
     }
 }
 
@@ -167,4 +274,109 @@ pub enum PayloadSize {
     Full,
     /// They say what arrived, and the receiver asks for it.
     Thin,
+}
+
+/// With which kind of key deliveries are signed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SignatureKind {
+    /// HMAC-SHA256: receiver and sender share a secret.
+    #[default]
+    V1,
+    /// Ed25519: the receiver needs the public key alone.
+    V1a,
+}
+
+impl SignatureKind {
+    /// Its name in settings and requests.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SignatureKind::V1 => "v1",
+            SignatureKind::V1a => "v1a",
+        }
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+    fn is_default(&self) -> bool {
+        *self == SignatureKind::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standard() -> EndpointSettings {
+        EndpointSettings::new("https://example.com/".to_owned(), Dialect::Standard)
+    }
+
+    #[test]
+    fn settings_of_before_these_fields_still_read_and_print_as_they_did() {
+        let stored = r#"{"url":"https://example.com/","dialect":"standard","active":true,"send_organization_code":false,"timeout_seconds":15,"timeseries":"group","payload":"full"}"#;
+        let read: EndpointSettings = serde_json::from_str(stored).unwrap();
+        assert_eq!(read, standard());
+        assert_eq!(serde_json::to_string(&read).unwrap(), stored);
+    }
+
+    #[test]
+    fn every_field_survives_being_stored() {
+        let full = EndpointSettings {
+            coalesce_ms: Some(100),
+            batch_events: Some(100),
+            rate_limit_per_second: Some(10_000),
+            signature: SignatureKind::V1a,
+            ..standard()
+        };
+        full.check().unwrap();
+        let text = serde_json::to_string(&full).unwrap();
+        assert!(text.contains(r#""signature":"v1a""#), "{text}");
+        assert_eq!(serde_json::from_str::<EndpointSettings>(&text).unwrap(), full);
+    }
+
+    #[test]
+    fn a_number_outside_its_range_is_named_with_the_range() {
+        let cases = [
+            (
+                EndpointSettings { coalesce_ms: Some(99), ..standard() },
+                "coalesce_ms",
+                "from 100 to 60000, not 99",
+            ),
+            (
+                EndpointSettings { coalesce_ms: Some(60_001), ..standard() },
+                "coalesce_ms",
+                "from 100 to 60000, not 60001",
+            ),
+            (
+                EndpointSettings { batch_events: Some(1), ..standard() },
+                "batch_events",
+                "from 2 to 100, not 1",
+            ),
+            (EndpointSettings { batch_events: Some(101), ..standard() }, "batch_events", "not 101"),
+            (
+                EndpointSettings { rate_limit_per_second: Some(0), ..standard() },
+                "rate_limit_per_second",
+                "from 1 to 10000, not 0",
+            ),
+        ];
+        for (settings, field, text) in cases {
+            let fault = settings.check().unwrap_err();
+            assert_eq!(fault.field(), field);
+            assert!(fault.to_string().contains(text), "{fault}");
+        }
+    }
+
+    #[test]
+    fn batches_and_v1a_are_for_standard_alone() {
+        for dialect in [Dialect::Avycenna, Dialect::Avon, Dialect::Azodha] {
+            let plain = EndpointSettings::new(String::new(), dialect);
+            plain.check().unwrap();
+            let batch = EndpointSettings { batch_events: Some(2), ..plain.clone() };
+            assert_eq!(batch.check().unwrap_err().field(), "batch_events");
+            let v1a = EndpointSettings { signature: SignatureKind::V1a, ..plain };
+            let fault = v1a.check().unwrap_err();
+            assert_eq!(fault.field(), "signature");
+            assert!(fault.to_string().contains(dialect.as_str()), "{fault}");
+        }
+    }
 }

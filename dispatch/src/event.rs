@@ -19,6 +19,39 @@ pub struct Place {
     pub kind: EventKind,
 }
 
+/// Bits of a place's group and chunk that no frame needs: it has at most 64 MiB, a
+/// group at least 32 bytes and 2,500 samples at least 40,000.
+const GROUP_BITS_USED: u32 = 21;
+const CHUNK_BITS_USED: u32 = 11;
+/// How often the same can be cut anew and get another id: more often than it is tried.
+const CUTS_MAX: u32 = 7;
+
+impl Place {
+    /// The place of a batch, or of events drawn together, that begins with the event
+    /// here. `cut` is how often it was cut anew. New and corrected samples of one
+    /// group begin different ones.
+    ///
+    /// # Panics
+    /// If the event's place is beyond what a frame can have.
+    #[must_use]
+    pub fn beginning(self, kind: EventKind, cut: u32) -> Place {
+        let fits = self.group >> GROUP_BITS_USED == 0 && self.chunk >> CHUNK_BITS_USED == 0;
+        assert!(fits, "no frame has {self:?}");
+        Place {
+            sequence: self.sequence,
+            group: self.group | cut.min(CUTS_MAX) << GROUP_BITS_USED,
+            chunk: self.chunk | u16::from(self.kind == EventKind::Updated) << CHUNK_BITS_USED,
+            kind,
+        }
+    }
+
+    /// How often it was cut anew, of a place that [`Place::beginning`] made.
+    #[must_use]
+    pub fn cuts(self) -> u32 {
+        self.group >> GROUP_BITS_USED
+    }
+}
+
 /// Why an event exists. The numbers are part of event ids; 4 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -69,6 +102,12 @@ pub struct Event {
     /// Hash of what is delivered one at a time: of samples (user, metric, source),
     /// of anything else the event itself.
     pub key: u64,
+    /// Its frame's; rises from frame to frame.
+    pub ordering: u64,
+    /// Samples it holds; 0 for what is none.
+    pub samples: u32,
+    /// About how many bytes its data takes in a body.
+    pub bytes: u32,
 }
 
 impl Event {
@@ -77,6 +116,22 @@ impl Event {
     pub fn cursor(&self) -> Cursor {
         Cursor { sequence: self.place.sequence, ordinal: self.ordinal }
     }
+}
+
+/// One of the events that a request carries, if it carries several or draws several
+/// together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Where it comes from.
+    pub place: Place,
+    /// The frame that decided it.
+    pub decided_at: u64,
+    /// Hash of what is delivered one at a time.
+    pub key: u64,
+    /// It is one event with the member before it.
+    pub joined: bool,
+    /// How often its event was cut anew; of an event's first member.
+    pub cut: u8,
 }
 
 /// A reader's place between events: the frame of the next one, and how many events
@@ -112,6 +167,19 @@ pub trait EventLog: fmt::Debug + Send + Sync {
     /// or something else changed; false once it has stopped. Blocks for at most a
     /// second.
     fn wait(&self, seen: u64) -> bool;
+
+    /// A promise about what comes: every event behind the head that is returned will
+    /// have a greater ordering.
+    fn settle(&self) -> Settled;
+}
+
+/// Where the log stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// The last sequence there is.
+    pub head: u64,
+    /// No event behind the head will have an ordering up to this.
+    pub ordering: u64,
 }
 
 /// One reader with a place of its own. Calls may read from disk.
@@ -174,6 +242,14 @@ pub trait PayloadSource: fmt::Debug + Send + Sync {
     /// [`PayloadFault`].
     fn open(&self, place: Place, decided_at: u64) -> Result<Box<dyn Payload>, PayloadFault>;
 
+    /// The payload of several events of one series, drawn together in their order:
+    /// of samples with the same key the last stays. Each with the frame that decided
+    /// it.
+    ///
+    /// # Errors
+    /// [`PayloadFault`]; [`PayloadFault::Gone`] if one of them is gone.
+    fn open_joined(&self, members: &[(Place, u64)]) -> Result<Box<dyn Payload>, PayloadFault>;
+
     /// Whether the payload of a frame lies in memory, so that opening it reads no
     /// disk.
     fn is_at_hand(&self, sequence: u64) -> bool;
@@ -217,4 +293,24 @@ pub enum PayloadFault {
     /// It cannot be read now.
     #[error("the payload cannot be read")]
     Unreadable,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_begins_at_different_events_or_was_cut_anew_has_different_places() {
+        let mut places = std::collections::BTreeSet::new();
+        for (kind, chunk) in [(EventKind::Created, 0), (EventKind::Created, 2047), (EventKind::Updated, 0)] {
+            let first = Place { sequence: 9, group: (1 << 21) - 1, chunk, kind };
+            for kind in [EventKind::Batch, EventKind::Coalesced] {
+                for cut in 0..=7 {
+                    let place = first.beginning(kind, cut);
+                    assert_eq!((place.kind, place.cuts(), place.sequence), (kind, cut, 9));
+                    assert!(places.insert(place) && place.group < 1 << 24 && place.chunk < 1 << 12);
+                }
+            }
+        }
+    }
 }

@@ -6,17 +6,18 @@
 //! every [`SAVE_INTERVAL`], so what a delivery costs does not grow with their number.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::event::{Cursor, Place};
+use crate::event::{Cursor, Member, Place};
 
 /// How often what changed is saved: what a crash makes the router read again.
 pub const SAVE_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A delivery that failed and is tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exception {
-    /// The event.
+    /// The event, or what several begin with.
     pub place: Place,
     /// The frame that decided it.
     pub decided_at: u64,
@@ -26,6 +27,9 @@ pub struct Exception {
     pub attempts: u32,
     /// When the next one is due, milliseconds since 1970.
     pub due_at_ms: i64,
+    /// What it carries, if it is a batch or was drawn together; else empty. Id and
+    /// body follow from it.
+    pub members: Arc<[Member]>,
 }
 
 /// What changed since the last save.

@@ -18,6 +18,7 @@
 //! - [`client`]: the pooled connections
 //! - [`lane`]: one endpoint's window, retries and cursor
 //! - [`router`]: from an event to the lanes that want it
+//! - [`trie`]: a map whose versions share what they have in common
 //! - [`ledger`]: what is kept over restarts, saved in batches
 //! - [`dispatcher`]: all of it together
 
@@ -33,5 +34,6 @@ pub mod router;
 pub mod signer;
 pub mod target;
 pub mod topic;
+pub mod trie;
 
 pub use event::{Event, EventKind, Payload, PayloadFault, PayloadSource, Place};

@@ -228,29 +228,16 @@ fn number(place: usize) -> TopicId {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::dialect::Dialect;
-    use crate::endpoint::PayloadSize;
     use crate::endpoint::Timeseries::{Granular, Group};
     use crate::event::EventKind::{Created, Published, Updated};
 
     fn endpoint(filter: Option<&[&str]>, timeseries: Timeseries) -> EndpointSettings {
         EndpointSettings {
-            url: String::new(),
-            description: None,
-            name: None,
             filter_types: filter.map(|names| names.iter().map(|name| (*name).to_owned()).collect()),
-            user_id: None,
-            dialect: Dialect::Standard,
-            headers: BTreeMap::new(),
-            active: true,
-            attributes: None,
-            send_organization_code: false,
-            timeout_seconds: 15,
             timeseries,
-            payload: PayloadSize::Full,
+            ..EndpointSettings::new(String::new(), Dialect::Standard)
         }
     }
 

@@ -91,8 +91,13 @@ async fn a_wrong_wish_names_its_field_and_makes_nothing() {
         (json!({"url": URL, "timeout_seconds": 0}), "timeout_seconds", "out_of_range"),
         (json!({"url": URL, "timeseries": "all"}), "timeseries", "unknown_value"),
         (json!({"url": URL, "signature": "v1a"}), "signature", "unsupported"),
-        (json!({"url": URL, "coalesce_ms": 100}), "coalesce_ms", "unsupported"),
-        (json!({"url": URL, "batch_events": ""}), "batch_events", "unsupported"),
+        (json!({"url": URL, "coalesce_ms": 99}), "coalesce_ms", "out_of_range"),
+        (json!({"url": URL, "coalesce_ms": 60_001}), "coalesce_ms", "out_of_range"),
+        (json!({"url": URL, "batch_events": ""}), "batch_events", "out_of_range"),
+        (json!({"url": URL, "batch_events": 101}), "batch_events", "out_of_range"),
+        (json!({"url": URL, "dialect": "avon", "batch_events": 2}), "batch_events", "standard_only"),
+        (json!({"url": URL, "rate_limit_per_second": 0}), "rate_limit_per_second", "out_of_range"),
+        (json!({"url": URL, "rate_limit_per_second": 1.5}), "rate_limit_per_second", "out_of_range"),
     ];
     for (wish, field, kind) in cases {
         let answer = server.post(ENDPOINTS, OPERATOR, &wish).await.expect(422).json();
@@ -107,6 +112,30 @@ async fn a_wrong_wish_names_its_field_and_makes_nothing() {
     assert_eq!((&listed["data"], &listed["done"]), (&json!([]), &json!(true)));
     server.post(ENDPOINTS, OPERATOR, &json!({"url": URL, "urls": 1})).await.expect(422);
     server.request("POST", ENDPOINTS).key(OPERATOR).body("{").send().await.expect(400);
+}
+
+#[tokio::test]
+async fn how_deliveries_come_can_be_asked_for_changed_and_taken_away() {
+    let server = server().start().await;
+    let wish = json!({
+        "url": URL, "payload": "thin", "timeseries": "granular",
+        "coalesce_ms": 100, "batch_events": 100, "rate_limit_per_second": 10_000
+    });
+    let made = create(&server, OPERATOR, &wish).await;
+    for (field, value) in wish.as_object().unwrap() {
+        assert_eq!(&made[field], value, "{field}: {made}");
+    }
+    let path = format!("{ENDPOINTS}/{}", id(&made));
+    assert_eq!(server.get(&path, OPERATOR).await.expect(200).json(), made);
+    let patch = async |patch: Value| {
+        server.request("PATCH", &path).key(OPERATOR).body(patch.to_string()).send().await
+    };
+    let refused = patch(json!({"dialect": "avycenna"})).await.expect(422).json();
+    assert_eq!(refused["detail"][0]["loc"], json!(["body", "batch_events"]), "{refused}");
+    let changed = patch(json!({"dialect": "avycenna", "batch_events": null, "coalesce_ms": 60_000})).await;
+    let changed = changed.expect(200).json();
+    assert_eq!((&changed["batch_events"], &changed["coalesce_ms"]), (&Value::Null, &json!(60_000)));
+    assert_eq!(changed["rate_limit_per_second"], 10_000);
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@
 mod avon;
 mod avycenna;
 mod azodha;
+mod batch;
 mod standard;
 
 use std::time::Duration;
@@ -27,6 +28,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::event::Vocabulary;
+
+pub use batch::{BATCH_NAME, BatchWriter};
 
 /// How bodies, headers and retries look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -1,21 +1,20 @@
-//! One attempt: render, sign, send, judge.
+//! One attempt: open, sign, send, judge.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::job::event_place;
+use super::render::{Opened, body_bytes, render, render_batch};
 use super::{Job, Lane, LaneConfig, now_ms};
 use crate::client::Answer;
-use crate::dialect::Envelope;
 use crate::dispatcher::Shared;
-use crate::endpoint::PayloadSize;
-use crate::event::{EventKind, Payload, PayloadFault};
+use crate::event::{EventKind, Payload, PayloadFault, PayloadSource, Place};
 
 /// Longest pause that a receiver may ask for: the last of the standard schedule.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10 * 3600);
-/// What a body holds beside its data, about.
-const ENVELOPE_BYTES: usize = 512;
 
 /// What came of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,32 +36,40 @@ pub(crate) enum Outcome {
     Parked,
 }
 
-pub(super) async fn deliver(shared: &Shared, lane: &Lane, job: &Job) -> Outcome {
-    let payload = match open(shared, job).await {
-        Ok(payload) => payload,
-        Err(PayloadFault::Gone) => return Outcome::Gone,
-        Err(PayloadFault::Unreadable) => return Outcome::Failed { retry_after: None },
-    };
+impl Outcome {
+    fn of_fault(fault: PayloadFault) -> Outcome {
+        match fault {
+            PayloadFault::Gone => Outcome::Gone,
+            PayloadFault::Unreadable => Outcome::Failed { retry_after: None },
+        }
+    }
+}
+
+pub(super) async fn deliver(shared: &Shared, lane: &Lane, job: &mut Job) -> Outcome {
     let config = lane.config.load_full();
-    if config.settings.user_id.as_deref().is_some_and(|user| payload.user() != Some(user)) {
-        // The endpoint was bound to another user since.
-        return Outcome::Unwanted;
-    }
-    let topic = shared.topics.get(payload.topic());
-    let Some(name) = topic.name_for(&config.settings, job.place.kind) else {
-        return Outcome::Unwanted;
-    };
-    let id = shared.ids.seal(job.place, 0);
-    // Taken before the body is made: bodies in flight are what deliveries hold.
-    let bytes = payload.data_bytes() + ENVELOPE_BYTES;
-    let Some(_memory) = shared.memory(bytes, lane.is_failing()).await else {
-        return Outcome::Parked;
-    };
-    if payload.is_erased() {
+    let (events, _memory) = loop {
+        let events = match open_wanted(shared, &config, job).await {
+            Ok(events) => events,
+            Err(outcome) => return outcome,
+        };
+        // Taken before the body is made: bodies in flight are what deliveries hold.
+        let Some(memory) = shared.memory(body_bytes(&events), lane.is_failing()).await else {
+            return Outcome::Parked;
+        };
         // While it waited for memory.
-        return Outcome::Gone;
-    }
-    let body = render(lane, &config, &id, name, payload.as_ref());
+        if !events.iter().any(|event| event.payload.is_erased()) {
+            break (events, memory);
+        }
+    };
+    let is_own = job.carried.is_some();
+    let id = shared.ids.seal(job.place, if is_own { config.number } else { 0 });
+    let body = match events.as_slice() {
+        [event] if job.place.kind != EventKind::Batch => {
+            let Some(name) = event.name(&config.settings) else { return Outcome::Unwanted };
+            render(lane, &config, &id, name, event.payload.as_ref())
+        }
+        events => render_batch(shared, &config, events),
+    };
     let started = Instant::now();
     let answer = post(shared, &config, &id, body).await;
     let (outcome, status) = judge(&answer);
@@ -79,35 +86,79 @@ pub(super) async fn deliver(shared: &Shared, lane: &Lane, job: &Job) -> Outcome 
     outcome
 }
 
-/// Reads the payload, on a thread that may block unless it lies in memory.
-async fn open(shared: &Shared, job: &Job) -> Result<Box<dyn Payload>, PayloadFault> {
-    let (place, decided_at) = (job.place, job.decided_at);
-    let at_hand = |sequence| shared.source.is_at_hand(sequence);
-    if at_hand(place.sequence) && (decided_at == place.sequence || at_hand(decided_at)) {
-        return shared.source.open(place, decided_at);
+/// What a job carries and the endpoint still wants; what is gone or unwanted is cut
+/// out of it. If nothing is left, what comes of the attempt.
+async fn open_wanted(shared: &Shared, config: &LaneConfig, job: &mut Job) -> Result<Vec<Opened>, Outcome> {
+    let Some(carried) = &job.carried else {
+        let event = open_event(shared, (job.place, false), &[(job.place, job.decided_at)]).await;
+        let event = event.map_err(Outcome::of_fault)?;
+        return if event.name(&config.settings).is_some() { Ok(vec![event]) } else { Err(Outcome::Unwanted) };
+    };
+    let carried = carried.clone();
+    let (mut events, mut out, mut nothing) = (Vec::new(), BTreeSet::new(), Outcome::Unwanted);
+    for (first, members) in carried.events() {
+        let places: Vec<(Place, u64)> =
+            members.iter().map(|member| (member.place, member.decided_at)).collect();
+        match open_event(shared, event_place(members), &places).await {
+            Ok(event) if event.name(&config.settings).is_some() => events.push(event),
+            Ok(_) => out.extend(first..first + members.len()),
+            Err(PayloadFault::Unreadable) => return Err(Outcome::Failed { retry_after: None }),
+            Err(PayloadFault::Gone) => {
+                nothing = Outcome::Gone;
+                for (index, (place, decided_at)) in (first..).zip(&places) {
+                    if let Err(PayloadFault::Gone) = open(shared, &[(*place, *decided_at)]).await {
+                        out.insert(index);
+                    }
+                }
+                // What is left of it is opened with its new id.
+                if out.range(first..first + members.len()).next().is_none() {
+                    return Err(Outcome::Failed { retry_after: None });
+                }
+            }
+        }
     }
-    let source = shared.source.clone();
-    let opened = tokio::task::spawn_blocking(move || source.open(place, decided_at)).await;
-    opened.unwrap_or(Err(PayloadFault::Unreadable))
+    if out.is_empty() {
+        return Ok(events);
+    }
+    if out.len() == carried.members.len() {
+        return Err(nothing);
+    }
+    tracing::info!(
+        sequence = job.place.sequence,
+        events = out.len(),
+        "a delivery is cut anew without some events"
+    );
+    job.cut_anew(&out);
+    Box::pin(open_wanted(shared, config, job)).await
 }
 
-fn render(lane: &Lane, config: &LaneConfig, id: &str, name: &str, payload: &dyn Payload) -> Vec<u8> {
-    let settings = &config.settings;
-    let envelope = Envelope {
-        id,
-        publisher_id: payload.publisher_id(),
-        name,
-        timestamp: payload.timestamp(),
-        timestamp_ms: payload.timestamp_ms(),
-        org: &lane.org,
-        attributes: settings.attributes.as_ref(),
-        send_organization_code: settings.send_organization_code,
+async fn open_event(
+    shared: &Shared,
+    (place, is_own): (Place, bool),
+    members: &[(Place, u64)],
+) -> Result<Opened, PayloadFault> {
+    let payload = open(shared, members).await?;
+    let topic = shared.topics.get(payload.topic());
+    let kind = members.first().map_or(place.kind, |(place, _)| place.kind);
+    Ok(Opened { place, is_own, kind, topic, payload })
+}
+
+/// Reads a payload, on a thread that may block unless all of it lies in memory.
+async fn open(shared: &Shared, members: &[(Place, u64)]) -> Result<Box<dyn Payload>, PayloadFault> {
+    let read = |source: &dyn PayloadSource, members: &[(Place, u64)]| match members {
+        [(place, decided_at)] => source.open(*place, *decided_at),
+        members => source.open_joined(members),
     };
-    let thin = settings.payload == PayloadSize::Thin;
-    let mut body = Vec::with_capacity(payload.data_bytes() + ENVELOPE_BYTES);
-    let data = |out: &mut Vec<u8>| payload.write_data(settings.dialect.vocabulary(), thin, out);
-    settings.dialect.write_body(&envelope, data, &mut body);
-    body
+    let at_hand = |sequence| shared.source.is_at_hand(sequence);
+    let is_at_hand = |(place, decided_at): &(Place, u64)| {
+        at_hand(place.sequence) && (*decided_at == place.sequence || at_hand(*decided_at))
+    };
+    if members.iter().all(is_at_hand) {
+        return read(shared.source.as_ref(), members);
+    }
+    let (source, members) = (shared.source.clone(), members.to_vec());
+    let opened = tokio::task::spawn_blocking(move || read(source.as_ref(), &members)).await;
+    opened.unwrap_or(Err(PayloadFault::Unreadable))
 }
 
 async fn post(
@@ -151,6 +202,7 @@ pub(crate) async fn post_example(
     let own = topic.name_for(&config.settings, EventKind::Created).map(str::to_owned);
     let name = name.or(own).or_else(|| topic.names().next().map(str::to_owned)).unwrap_or_default();
     let body = render(lane, &config, &id, &name, payload.as_ref());
+    lane.turn().await;
     let answer = post(shared, &config, &id, body).await;
     let endpoint = lane.id.as_str();
     match answer {

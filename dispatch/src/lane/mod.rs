@@ -16,17 +16,22 @@
 //! lane's lock for a moment and none waits inside it.
 
 mod delivery;
+mod gather;
+mod job;
+mod rate;
+mod render;
 mod state;
 mod taken;
+mod windows;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use hyper::HeaderMap;
 use parking_lot::Mutex;
 
@@ -36,7 +41,11 @@ use crate::event::{Cursor, Event, EventReader, Place, ReadFault, Step};
 use crate::ledger::{Changes, Exception};
 use crate::signer::Signer;
 use crate::target::Target;
+use gather::Shape;
+use job::Job;
+use rate::Bucket;
 use taken::{Taken, Ticket};
+use windows::Windows;
 
 pub(crate) use delivery::{Outcome, post_example};
 
@@ -65,6 +74,9 @@ pub struct LaneConfig {
     pub signer: Signer,
     /// The endpoint's own headers.
     pub headers: HeaderMap,
+    /// The endpoint's number: part of the ids of what is its own, its batches and
+    /// what is drawn together for it. 24 bits.
+    pub number: u32,
 }
 
 /// One endpoint's deliveries.
@@ -106,14 +118,28 @@ struct State {
     row: Option<Cursor>,
     /// Somebody reads the journal for this lane now.
     filling: bool,
+    /// How requests are made.
+    shape: Shape,
+    /// Events that wait to be drawn together.
+    windows: Windows,
+    /// Members of exceptions that carry several.
+    carried: HashSet<Place>,
+    /// Jobs in `busy`.
+    parked: usize,
+    /// What is left of the rate.
+    bucket: Bucket,
+    /// When the rate allows the next request, if one waits for that.
+    limited_until: Option<Instant>,
+    /// A timer runs for it.
+    timer: bool,
 }
 
 #[derive(Debug, Default)]
 struct Unsaved {
     failed: BTreeSet<Place>,
     settled: BTreeSet<Place>,
-    /// Decided once their exceptions are durable.
-    tickets: Vec<Ticket>,
+    /// Decided once their exceptions are durable: tickets, and how many events of each.
+    tickets: Vec<(Ticket, u32)>,
     /// Whatever the catalog has of this lane is of a time before it began anew.
     wiped: bool,
 }
@@ -128,19 +154,6 @@ enum Mode {
     Behind(Cursor),
     /// It takes none.
     Off,
-}
-
-/// A delivery to make.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Job {
-    pub(crate) place: Place,
-    pub(crate) decided_at: u64,
-    key: u64,
-    /// Attempts made before.
-    pub(crate) attempts: u32,
-    /// Of a first attempt; retries are decided already.
-    ticket: Option<Ticket>,
-    generation: u64,
 }
 
 /// What is saved of a lane.
@@ -183,17 +196,19 @@ impl Lane {
         };
         let exceptions = if config.settings.active { exceptions } else { Vec::new() };
         let due = exceptions.iter().map(|exception| (exception.due_at_ms, exception.place)).collect();
-        let exceptions = exceptions.into_iter().map(|exception| (exception.place, exception)).collect();
         let from = row.unwrap_or_default();
-        Lane::with_state(id, org, config, State { mode, from, row, exceptions, due, ..State::default() })
+        let mut state = State { mode, from, row, due, ..State::default() };
+        exceptions.into_iter().for_each(|exception| state.insert_exception(exception));
+        Lane::with_state(id, org, config, state)
     }
 
     fn with_state(id: String, org: Arc<str>, config: LaneConfig, state: State) -> Lane {
+        let shape = Shape::of(&config.settings);
         Lane {
             id,
             org,
             config: ArcSwap::from_pointee(config),
-            state: Mutex::new(State { window: WINDOW_FIRST, ..state }),
+            state: Mutex::new(State { window: WINDOW_FIRST, shape, ..state }),
             failing: AtomicBool::new(false),
             touched: AtomicBool::new(false),
         }
@@ -207,7 +222,9 @@ impl Lane {
 
     /// Delivers by other settings from the next attempt on.
     pub fn reconfigure(&self, config: LaneConfig) {
+        let shape = Shape::of(&config.settings);
         self.config.store(Arc::new(config));
+        self.state.lock().reshape(shape);
     }
 
     /// Ends everything that waits; what is in flight ends by itself.
@@ -245,13 +262,21 @@ impl Lane {
         self.pump(shared);
     }
 
-    /// Ends deliveries that wait for another attempt and for which `is_gone` is true;
-    /// returns how many.
+    /// Ends deliveries that wait for another attempt and for whose event `is_gone` is
+    /// true; returns how many. What carries others too is cut anew.
     pub fn give_up(&self, is_gone: &dyn Fn(Place) -> bool) -> u64 {
-        let waiting: Vec<Place> = self.state.lock().exceptions.keys().copied().collect();
+        let waiting: Vec<Exception> = self.state.lock().exceptions.values().cloned().collect();
         // Outside the lock: it may read the journal.
-        let gone = waiting.into_iter().filter(|place| is_gone(*place));
-        gone.map(|place| u64::from(self.state.lock().give_up(place))).sum()
+        let ended = waiting.iter().map(|exception| {
+            let Exception { place, members, .. } = exception;
+            if members.is_empty() {
+                return if is_gone(*place) { u64::from(self.state.lock().give_up(*place)) } else { 0 };
+            }
+            let gone = members.iter().enumerate().filter(|(_, member)| is_gone(member.place));
+            let gone: BTreeSet<usize> = gone.map(|(index, _)| index).collect();
+            if gone.is_empty() { 0 } else { self.state.lock().give_up_members(*place, &gone) }
+        });
+        ended.sum()
     }
 
     /// Deliveries that wait for another attempt.
@@ -282,7 +307,7 @@ impl Lane {
     /// there is work for a worker.
     pub(crate) fn offer(&self, event: &Event) -> bool {
         let mut state = self.state.lock();
-        let known = event.cursor() < state.from || state.exceptions.contains_key(&event.place);
+        let known = event.cursor() < state.from || state.is_excepted(event.place);
         if state.mode != Mode::Live || known {
             return false;
         }
@@ -303,7 +328,10 @@ impl Lane {
                 if !state.wants_worker() {
                     return;
                 }
-                let Some(job) = state.next_job() else { return };
+                let Some(job) = state.next_job() else {
+                    self.wait_for_turn(&mut state, shared);
+                    return;
+                };
                 state.workers += 1;
                 job
             };
@@ -319,7 +347,7 @@ impl Lane {
             let outcome = if shared.is_stopping() {
                 Outcome::Parked
             } else {
-                delivery::deliver(shared, &self, &job).await
+                delivery::deliver(shared, &self, &mut job).await
             };
             // What was sent before the lane began anew says nothing about it now.
             if outcome == Outcome::SwitchedOff && self.state.lock().generation == job.generation {
@@ -345,6 +373,38 @@ impl Lane {
         // What came between the last look and the end.
         if !shared.is_stopping() {
             self.pump(shared);
+        }
+    }
+
+    /// Has workers run again when the rate allows it.
+    fn wait_for_turn(self: &Arc<Lane>, state: &mut State, shared: &Arc<Shared>) {
+        let Some(until) = state.limited_until.filter(|_| !state.timer && !shared.is_stopping()) else {
+            return;
+        };
+        state.timer = true;
+        let (lane, shared) = (self.clone(), shared.clone());
+        let handle = shared.handle.clone();
+        handle.spawn(async move {
+            tokio::time::sleep_until(until.into()).await;
+            lane.state.lock().timer = false;
+            if !shared.is_stopping() {
+                lane.pump(&shared);
+            }
+        });
+    }
+
+    /// Waits until the rate allows a request that does not come from the queue.
+    pub(crate) async fn turn(&self) {
+        loop {
+            let wait = {
+                let mut state = self.state.lock();
+                let Some(rate) = state.shape.rate_limit_per_second else { return };
+                match state.bucket.take(Instant::now(), rate) {
+                    Ok(()) => return,
+                    Err(wait) => wait,
+                }
+            };
+            tokio::time::sleep(wait).await;
         }
     }
 
@@ -382,16 +442,20 @@ impl Lane {
                 }
             }
         }
-        state.release(job.key);
+        state.release(job.keys());
     }
 
-    /// What the keeper does now and then: wakes exceptions that are due, and reads
-    /// on for a lane that lags.
+    /// What the keeper does now and then: wakes exceptions that are due, closes windows
+    /// that have ended, and reads on for a lane that lags.
     pub(crate) fn tend(self: &Arc<Lane>, shared: &Arc<Shared>, now_ms: i64) {
         let (woken, low) = {
             let mut state = self.state.lock();
-            let woken = state.wake_due(now_ms);
-            (woken, state.wants_fill())
+            state.wake_due(now_ms);
+            if state.mode == Mode::Live {
+                // Whoever is live was offered all that the router has read.
+                state.close_ended_windows(shared.settled());
+            }
+            (state.wants_worker(), state.wants_fill())
         };
         if woken {
             self.pump(shared);
@@ -453,7 +517,7 @@ impl Lane {
                         continue;
                     }
                     state.mode = Mode::Behind(reader.cursor());
-                    if fits && !state.exceptions.contains_key(&event.place) {
+                    if fits && !state.is_excepted(event.place) {
                         state.take(&event);
                     }
                 }
@@ -502,7 +566,7 @@ impl Lane {
         let (failed, settled) = (changes.failed.len(), changes.settled.len());
         for place in &state.unsaved.failed {
             if let Some(exception) = state.exceptions.get(place) {
-                changes.failed.push((self.id.clone(), *exception));
+                changes.failed.push((self.id.clone(), exception.clone()));
             }
         }
         changes.settled.extend(state.unsaved.settled.iter().map(|place| (self.id.clone(), *place)));
@@ -548,9 +612,9 @@ impl Lane {
         }
         state.unsaved.wiped = false;
         let told = collected.tickets.min(state.unsaved.tickets.len());
-        let tickets: Vec<Ticket> = state.unsaved.tickets.drain(..told).collect();
-        for ticket in tickets {
-            state.taken.decide(ticket);
+        let tickets: Vec<(Ticket, u32)> = state.unsaved.tickets.drain(..told).collect();
+        for (ticket, events) in tickets {
+            state.taken.decide_many(ticket, events);
         }
         state.row = collected.row;
         for (_, saved) in &changes.failed[collected.failed.clone()] {

@@ -3,55 +3,16 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{EXCEPTIONS_MAX, Job, Mode, State, TAKEN_MAX, Unsaved, now_ms};
-use crate::event::{Cursor, Event, Place};
-use crate::ledger::Exception;
+use super::{Job, Mode, State, Unsaved, now_ms};
+use crate::event::{Cursor, Place};
 
 impl State {
-    pub(super) fn has_room(&self) -> bool {
-        // All that is taken may fail.
-        self.taken.len() < TAKEN_MAX && self.exceptions.len() + self.taken.len() < EXCEPTIONS_MAX
-    }
-
     pub(super) fn wants_worker(&self) -> bool {
         !self.ready.is_empty() && self.workers < self.window
     }
 
     pub(super) fn wants_fill(&self) -> bool {
-        matches!(self.mode, Mode::Behind(_))
-            && !self.filling
-            && self.taken.len() < TAKEN_MAX / 2
-            && self.has_room()
-    }
-
-    pub(super) fn take(&mut self, event: &Event) {
-        let ticket = self.taken.push(event.cursor());
-        let Event { place, decided_at, key, .. } = *event;
-        let generation = self.generation;
-        self.ready.push_back(Job { place, decided_at, key, attempts: 0, ticket: Some(ticket), generation });
-    }
-
-    /// The next job whose key is free; others go behind the one in flight.
-    pub(super) fn next_job(&mut self) -> Option<Job> {
-        while let Some(job) = self.ready.pop_front() {
-            match self.busy.get_mut(&job.key) {
-                Some(waiting) => waiting.push_back(job),
-                None => {
-                    self.busy.insert(job.key, VecDeque::new());
-                    return Some(job);
-                }
-            }
-        }
-        None
-    }
-
-    /// A key is no longer in flight: what waits for it is next.
-    pub(super) fn release(&mut self, key: u64) {
-        if let Some(waiting) = self.busy.remove(&key) {
-            for job in waiting.into_iter().rev() {
-                self.ready.push_front(job);
-            }
-        }
+        matches!(self.mode, Mode::Behind(_)) && !self.filling && self.has_much_room()
     }
 
     /// An event is done with.
@@ -59,14 +20,12 @@ impl State {
         if job.generation != self.generation {
             return;
         }
-        match job.ticket {
-            Some(ticket) => self.taken.decide(ticket),
-            None => {
-                if self.exceptions.remove(&job.place).is_some() {
-                    self.unsaved.failed.remove(&job.place);
-                    self.unsaved.settled.insert(job.place);
-                }
-            }
+        for (ticket, events) in job.tickets() {
+            self.taken.decide_many(ticket, events);
+        }
+        if job.ticket.is_none() {
+            self.forget_exception(job.excepted_at());
+            self.forget_exception(job.place);
         }
     }
 
@@ -76,40 +35,46 @@ impl State {
         if job.generation != self.generation {
             return;
         }
-        let Job { place, decided_at, key, attempts, ticket, .. } = *job;
-        let exception = Exception { place, decided_at, key, attempts: attempts + 1, due_at_ms };
-        self.exceptions.insert(place, exception);
-        self.due.insert((due_at_ms, place));
-        self.unsaved.failed.insert(place);
-        self.unsaved.tickets.extend(ticket);
+        if job.excepted_at() != job.place {
+            // Something of it went: it is another one now.
+            self.forget_exception(job.excepted_at());
+        }
+        let exception = job.exception(due_at_ms);
+        self.due.insert((due_at_ms, job.place));
+        self.unsaved.settled.remove(&job.place);
+        self.unsaved.failed.insert(job.place);
+        self.insert_exception(exception);
+        self.unsaved.tickets.extend(job.tickets());
     }
 
     /// Ends a delivery that waits; false if it ended meanwhile. One that is in flight
     /// finds nothing of its own when it ends.
     pub(super) fn give_up(&mut self, place: Place) -> bool {
-        let Some(exception) = self.exceptions.remove(&place) else { return false };
+        let Some(exception) = self.exceptions.get(&place) else { return false };
         self.due.remove(&(exception.due_at_ms, place));
-        self.ready.retain(|job| job.place != place || job.ticket.is_some());
-        self.unsaved.failed.remove(&place);
-        self.unsaved.settled.insert(place);
+        self.forget_exception(place);
+        let mut held = Vec::new();
+        self.ready.retain(|job| {
+            let stays = job.place != place || job.ticket.is_some();
+            if !stays {
+                held.extend_from_slice(&job.keys()[..job.held]);
+            }
+            stays
+        });
+        self.release(&held);
         true
     }
 
-    pub(super) fn wake_due(&mut self, now_ms: i64) -> bool {
-        let mut woken = false;
+    pub(super) fn wake_due(&mut self, now_ms: i64) {
         while let Some(&(due, place)) = self.due.first() {
             if due > now_ms {
                 break;
             }
             self.due.pop_first();
             if let Some(exception) = self.exceptions.get(&place) {
-                let Exception { place, decided_at, key, attempts, .. } = *exception;
-                let generation = self.generation;
-                self.ready.push_back(Job { place, decided_at, key, attempts, ticket: None, generation });
-                woken = true;
+                self.ready.push_back(Job::retry(exception, self.generation));
             }
         }
-        woken
     }
 
     /// Forgets what waits; workers in flight find nothing of theirs.
@@ -117,8 +82,7 @@ impl State {
         let (workers, window, generation) = (self.workers, self.window, self.generation + 1);
         let mut taken = std::mem::take(&mut self.taken);
         taken.clear();
-        let busy = std::mem::take(&mut self.busy);
-        let keys = busy.into_keys().map(|key| (key, VecDeque::new())).collect();
+        let keys = self.keys_in_flight().into_iter().map(|key| (key, VecDeque::new())).collect();
         let filling = self.filling;
         let unsaved = Unsaved { wiped: true, ..Unsaved::default() };
         let from = if let Mode::Behind(from) = mode { from } else { Cursor::default() };
@@ -132,6 +96,9 @@ impl State {
             window,
             filling,
             unsaved,
+            shape: self.shape,
+            bucket: self.bucket,
+            timer: self.timer,
             ..State::default()
         };
     }

@@ -131,6 +131,7 @@ fn a_delivery_is_given_up_after_the_last_attempt_of_the_schedule() {
             key: event.key,
             attempts,
             due_at_ms: 0,
+            members: Arc::default(),
         };
         world.book.store(|stored| {
             stored.exceptions.insert(("ep_1".to_owned(), event.place), exception);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use systole_dispatch::endpoint::EndpointSettings;
@@ -54,8 +55,14 @@ fn wait_for_an_hour(world: &World, events: &[Event]) {
     world.book.store(|stored| {
         for event in events {
             let Event { place, decided_at, key, .. } = *event;
-            let exception =
-                Exception { place, decided_at, key, attempts: 2, due_at_ms: now_ms() + 3_600_000 };
+            let exception = Exception {
+                place,
+                decided_at,
+                key,
+                attempts: 2,
+                due_at_ms: now_ms() + 3_600_000,
+                members: Arc::default(),
+            };
             stored.exceptions.insert(("ep_1".to_owned(), place), exception);
         }
         stored.routed = events.len() as u64;

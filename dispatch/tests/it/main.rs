@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 mod attempts;
+mod batches;
 mod client;
 mod headers;
 mod lagging;

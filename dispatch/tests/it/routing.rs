@@ -77,6 +77,7 @@ fn draft(random: &mut Random) -> Draft {
         topic,
         kind,
         key: random.below(12),
+        samples: 1,
     }
 }
 

@@ -124,6 +124,7 @@ impl Committer {
 
     fn commit(&mut self) {
         let mut group = std::mem::take(&mut self.group);
+        self.parts.ordering = self.parts.ordering.max(self.parts.log.begin_group());
         let answers = self.seal(&mut group);
         let started = Instant::now();
         let mut appended = self.append();
@@ -136,6 +137,7 @@ impl Committer {
             Ok(()) => self.acknowledge(answers),
             Err(error) => self.refuse(answers, &error),
         }
+        self.parts.log.end_group(self.parts.ordering);
     }
 
     fn append(&mut self) -> Result<(), AppendError> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use systole_dispatch::endpoint::EndpointSettings;
-use systole_dispatch::event::Cursor;
+use systole_dispatch::event::{Cursor, Member};
 use systole_dispatch::ledger::{Changes, Exception, Ledger, LedgerFault};
 use systole_dispatch::{EventKind, Place};
 use systole_storage::{Catalog, CursorRecord, ExceptionRecord, LaneChanges, Sequence};
@@ -91,6 +91,54 @@ pub(super) fn exception_of(record: &ExceptionRecord) -> Option<Exception> {
         key: record.key,
         attempts: record.attempts,
         due_at_ms: record.due_at,
+        members: members_of(&record.members)?.into(),
+    })
+}
+
+/// Bytes of a member in the catalog, little-endian: sequence 8, group 4, chunk 2,
+/// kind 1, decided_at 8, key 8, joined 1, cut 1.
+const MEMBER_BYTES: usize = 33;
+
+fn member_bytes(members: &[Member]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(members.len() * MEMBER_BYTES);
+    for member in members {
+        let Place { sequence, group, chunk, kind } = member.place;
+        bytes.extend_from_slice(&sequence.to_le_bytes());
+        bytes.extend_from_slice(&group.to_le_bytes());
+        bytes.extend_from_slice(&chunk.to_le_bytes());
+        bytes.push(kind as u8);
+        bytes.extend_from_slice(&member.decided_at.to_le_bytes());
+        bytes.extend_from_slice(&member.key.to_le_bytes());
+        bytes.extend_from_slice(&[u8::from(member.joined), member.cut]);
+    }
+    bytes
+}
+
+/// The members as a lane keeps them; `None` for what a later program wrote.
+fn members_of(bytes: &[u8]) -> Option<Vec<Member>> {
+    let (members, []) = bytes.as_chunks::<MEMBER_BYTES>() else { return None };
+    members.iter().map(member_of).collect()
+}
+
+fn member_of(bytes: &[u8; MEMBER_BYTES]) -> Option<Member> {
+    let (sequence, rest) = bytes.split_first_chunk()?;
+    let (group, rest) = rest.split_first_chunk()?;
+    let (chunk, rest) = rest.split_first_chunk()?;
+    let ([kind], rest) = rest.split_first_chunk()?;
+    let (decided_at, rest) = rest.split_first_chunk()?;
+    let (key, rest) = rest.split_first_chunk()?;
+    let [joined, cut] = *rest else { return None };
+    Some(Member {
+        place: Place {
+            sequence: u64::from_le_bytes(*sequence),
+            group: u32::from_le_bytes(*group),
+            chunk: u16::from_le_bytes(*chunk),
+            kind: EventKind::from_number(*kind)?,
+        },
+        decided_at: u64::from_le_bytes(*decided_at),
+        key: u64::from_le_bytes(*key),
+        joined: joined != 0,
+        cut,
     })
 }
 
@@ -105,5 +153,34 @@ fn exception_record(endpoint: &str, exception: &Exception) -> ExceptionRecord {
         key: exception.key,
         attempts: exception.attempts,
         due_at: exception.due_at_ms,
+        members: member_bytes(&exception.members),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_come_back_from_the_catalog_as_they_were() {
+        let member = |sequence, kind, joined, cut| Member {
+            place: Place { sequence, group: 1 << 20, chunk: 2047, kind },
+            decided_at: sequence + 1,
+            key: u64::MAX - sequence,
+            joined,
+            cut,
+        };
+        let members = [
+            member(1, EventKind::Created, false, 7),
+            member(u64::MAX >> 1, EventKind::Updated, true, 0),
+            member(3, EventKind::Published, false, 0),
+        ];
+        let bytes = member_bytes(&members);
+        assert_eq!(members_of(&bytes).as_deref(), Some(members.as_slice()));
+        assert_eq!(members_of(&[]), Some(Vec::new()));
+        assert_eq!(members_of(&bytes[1..]), None);
+        let mut unknown = bytes;
+        unknown[14] = 9;
+        assert_eq!(members_of(&unknown), None);
     }
 }

@@ -14,6 +14,8 @@
 //! `sample_count` is that of all parts; `start_time` and `end_time` are those of the
 //! samples printed. What repeats from sample to sample is rendered once a group.
 
+mod joined;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -21,7 +23,7 @@ use systole_dispatch::event::Vocabulary;
 use systole_dispatch::topic::TopicId;
 use systole_dispatch::{EventKind, Payload, PayloadFault, PayloadSource, Place};
 use systole_storage::Sequence;
-use systole_storage::frame::{Change, Changes, EventFrame, Frame, SamplesFrame, Verdict};
+use systole_storage::frame::{Change, Changes, EventFrame, Frame, Group, SamplesFrame, Verdict};
 use systole_storage::journal::LogError;
 
 use super::erased::ErasedNow;
@@ -29,6 +31,7 @@ use super::reader::{EVENT_SAMPLES_MAX, JournalEvents, verdict_of};
 use super::topics::EventTopics;
 use crate::registry::{Metric, MetricId, Registry};
 use crate::timestamp::{TimestampWriter, write_offset, write_rfc3339};
+use joined::Joined;
 
 /// Samples older than this at commit are history.
 const BACKFILL_AGE_MS: i64 = 48 * 3600 * 1000;
@@ -46,17 +49,19 @@ impl PayloadSource for JournalEvents {
                 let timestamp = Timestamp::of(frame.header().stamp.committed_at);
                 Ok(Box::new(Published { frame, topic, timestamp, erased: self.erased.clone() }))
             }
-            Frame::Samples(frame) => {
-                let changes = self.changes(place.sequence, decided_at)?;
-                let registry = self.registries.of(frame.org());
-                let erased = self.erased.clone();
-                Samples::open((registry, &self.topics), frame, changes, place, erased).map(|samples| {
-                    let samples: Box<dyn Payload> = Box::new(samples);
-                    samples
-                })
-            }
+            Frame::Samples(frame) => Ok(Box::new(self.samples(frame, place, decided_at)?)),
             _ => Err(PayloadFault::Gone),
         }
+    }
+
+    fn open_joined(&self, members: &[(Place, u64)]) -> Result<Box<dyn Payload>, PayloadFault> {
+        let open = |(place, decided_at): &(Place, u64)| match self.frame(place.sequence)? {
+            Frame::Samples(frame) => self.samples(frame, *place, *decided_at),
+            _ => Err(PayloadFault::Gone),
+        };
+        let members: Vec<Samples> = members.iter().map(open).collect::<Result<_, _>>()?;
+        let joined = Joined::of(members).ok_or(PayloadFault::Gone)?;
+        Ok(Box::new(joined))
     }
 
     fn is_at_hand(&self, sequence: u64) -> bool {
@@ -74,6 +79,12 @@ impl JournalEvents {
                 PayloadFault::Unreadable
             }
         })
+    }
+
+    fn samples(&self, frame: SamplesFrame, place: Place, decided_at: u64) -> Result<Samples, PayloadFault> {
+        let changes = self.changes(place.sequence, decided_at)?;
+        let registry = self.registries.of(frame.org());
+        Samples::open((registry, &self.topics), frame, changes, place, self.erased.clone())
     }
 
     fn changes(&self, sequence: u64, decided_at: u64) -> Result<Option<Arc<Changes>>, PayloadFault> {
@@ -228,10 +239,16 @@ impl Samples {
         Ok(Samples { registry, metric, topic, frame, timestamp, first, parts, total, chunk, erased })
     }
 
-    fn span(&self) -> (i64, i64) {
+    /// Rows to print.
+    fn row_count(&self) -> usize {
+        self.parts.iter().map(|part| part.rows.len()).sum()
+    }
+
+    /// The earliest and the latest sample that is printed, if any is.
+    fn span(&self) -> Option<(i64, i64)> {
         let spans = self.parts.iter().filter_map(|part| part.rows.first_and_last());
         let times = spans.map(|(first, last)| (self.frame.recorded_at(first), self.frame.recorded_at(last)));
-        times.reduce(|all, one| (all.0.min(one.0), all.1.max(one.1))).unwrap_or_default()
+        times.reduce(wider)
     }
 
     fn is_backfill(&self, latest: i64) -> bool {
@@ -239,8 +256,25 @@ impl Samples {
     }
 
     fn write_head(&self, words: &Words<'_>, out: &mut Vec<u8>) {
+        let (earliest, latest) = self.span().unwrap_or_default();
+        self.write_head_of(words, (earliest, latest), self.is_backfill(latest), out);
+        if self.total > EVENT_SAMPLES_MAX {
+            out.extend_from_slice(b",\"chunk_index\":");
+            write_number(self.chunk as u64, out);
+            out.extend_from_slice(b",\"total_chunks\":");
+            write_number(self.total.div_ceil(EVENT_SAMPLES_MAX) as u64, out);
+        }
+    }
+
+    /// What stands before the samples, of events of every form.
+    fn write_head_of(
+        &self,
+        words: &Words<'_>,
+        (earliest, latest): (i64, i64),
+        is_backfill: bool,
+        out: &mut Vec<u8>,
+    ) {
         let group = self.frame.group(self.first);
-        let (earliest, latest) = self.span();
         out.extend_from_slice(b"{\"user_id\":");
         write_string(group.user, out);
         out.extend_from_slice(b",\"provider\":");
@@ -256,14 +290,8 @@ impl Samples {
         out.extend_from_slice(b"\",\"end_time\":\"");
         write_rfc3339(latest, out);
         out.push(b'"');
-        if self.is_backfill(latest) {
+        if is_backfill {
             out.extend_from_slice(b",\"backfill\":true");
-        }
-        if self.total > EVENT_SAMPLES_MAX {
-            out.extend_from_slice(b",\"chunk_index\":");
-            write_number(self.chunk as u64, out);
-            out.extend_from_slice(b",\"total_chunks\":");
-            write_number(self.total.div_ceil(EVENT_SAMPLES_MAX) as u64, out);
         }
     }
 
@@ -333,29 +361,42 @@ impl Payload for Samples {
     }
 
     fn data_bytes(&self) -> usize {
-        let names: usize =
-            self.parts.iter().map(|part| names_bytes(&self.frame, part.group)).max().unwrap_or(0);
-        let rows: usize = self.parts.iter().map(|part| part.rows.len()).sum();
-        512 + names + rows * (SAMPLE_BYTES + names)
+        let names = self.parts.iter().map(|part| names_bytes(&self.frame.group(part.group))).max();
+        data_bytes(self.row_count(), names.unwrap_or(0))
     }
 
     fn write_data(&self, vocabulary: Vocabulary, thin: bool, out: &mut Vec<u8>) {
         let words = Words::of(self.registry.metric(self.metric), vocabulary);
         self.write_head(&words, out);
-        if !thin {
-            out.extend_from_slice(b",\"samples\":[");
-            let before = out.len();
-            for part in &self.parts {
-                self.write_samples(part, &words, out);
-            }
-            if out.len() > before {
-                // The last comma.
-                out.pop();
-            }
-            out.push(b']');
-        }
-        out.push(b'}');
+        close_data([self], &words, thin, out);
     }
+}
+
+/// Appends the samples of events in their order, unless they are left out, and what
+/// closes the data.
+fn close_data<'a>(
+    events: impl IntoIterator<Item = &'a Samples>,
+    words: &Words<'_>,
+    thin: bool,
+    out: &mut Vec<u8>,
+) {
+    if !thin {
+        out.extend_from_slice(b",\"samples\":[");
+        let before = out.len();
+        for event in events {
+            event.parts.iter().for_each(|part| event.write_samples(part, words, out));
+        }
+        if out.len() > before {
+            // The last comma.
+            out.pop();
+        }
+        out.push(b']');
+    }
+    out.push(b'}');
+}
+
+fn wider(one: (i64, i64), other: (i64, i64)) -> (i64, i64) {
+    (one.0.min(other.0), one.1.max(other.1))
 }
 
 /// The words a vocabulary has for a metric.
@@ -403,8 +444,13 @@ fn cut(parts: Vec<Part>, mut skip: usize) -> Vec<Part> {
     kept
 }
 
-fn names_bytes(frame: &SamplesFrame, group: usize) -> usize {
-    let group = frame.group(group);
+/// About how many bytes a body has with so many samples.
+pub(super) fn data_bytes(samples: usize, names: usize) -> usize {
+    512 + names + samples * (SAMPLE_BYTES + names)
+}
+
+/// Bytes of the names that each sample of a group repeats.
+pub(super) fn names_bytes(group: &Group<'_>) -> usize {
     group.source.len() + group.device.map_or(0, str::len) + group.unit.len() + group.metric.len()
 }
 

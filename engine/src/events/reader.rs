@@ -8,9 +8,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use systole_dispatch::event::{Cursor, EventLog, EventReader, ReadFault, Step, Wanted};
+use systole_dispatch::event::{Cursor, EventLog, EventReader, ReadFault, Settled, Step, Wanted};
 use systole_dispatch::{Event, EventKind, Place};
 use systole_storage::Sequence;
 use systole_storage::frame::{
@@ -20,6 +20,7 @@ use systole_storage::journal::{FrameFilter, Log, LogCursor, LogError};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::erased::ErasedNow;
+use super::payload::{data_bytes, names_bytes};
 use super::topics::EventTopics;
 use crate::registry::Registries;
 
@@ -55,6 +56,12 @@ impl EventLog for JournalEvents {
     fn wait(&self, seen: u64) -> bool {
         self.log.wait_beyond(Sequence(seen), WAIT);
         !self.log.is_stopped()
+    }
+
+    fn settle(&self) -> Settled {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (head, ordering) = self.log.settle(u64::try_from(now.as_micros()).unwrap_or(u64::MAX));
+        Settled { head: head.0, ordering }
     }
 }
 
@@ -245,7 +252,9 @@ impl JournalEvents {
                         ordinal += u32::try_from(parts).expect("a frame is at most 64 MiB");
                         continue;
                     }
+                    let names = names_bytes(&group);
                     for chunk in 0..parts {
+                        let samples = (rows - chunk * EVENT_SAMPLES_MAX).min(EVENT_SAMPLES_MAX);
                         events.push_back(Event {
                             org: org.clone(),
                             user: Some(user.clone()),
@@ -259,6 +268,9 @@ impl JournalEvents {
                             ordinal,
                             decided_at: changes.as_ref().map_or(stamp.sequence, |changes| changes.sequence).0,
                             key: key_of(&group),
+                            ordering: stamp.ordering,
+                            samples: u32::try_from(samples).expect("at most 2,500"),
+                            bytes: u32::try_from(data_bytes(samples, names)).unwrap_or(u32::MAX),
                         });
                         ordinal += 1;
                     }
@@ -279,6 +291,9 @@ impl JournalEvents {
             ordinal: 0,
             decided_at: sequence,
             key: xxhash_rust::xxh3::xxh3_64(&sequence.to_le_bytes()),
+            ordering: frame.header().stamp.ordering,
+            samples: 0,
+            bytes: u32::try_from(frame.data().len()).unwrap_or(u32::MAX),
         })
     }
 }

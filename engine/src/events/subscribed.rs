@@ -1,10 +1,16 @@
 //! Which organisations have endpoints, and since when.
+//!
+//! One endpoint more or less costs a path through the map of organisations, however
+//! many there are.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
+use parking_lot::Mutex;
+use systole_dispatch::trie::Trie;
 use systole_storage::Sequence;
 use systole_storage::journal::Log;
 
@@ -13,7 +19,9 @@ use systole_storage::journal::Log;
 pub(crate) struct Subscribed {
     log: Arc<Log>,
     /// The sequence behind which an organisation has an endpoint, active or not.
-    orgs: ArcSwap<HashMap<String, u64>>,
+    orgs: ArcSwap<Trie<Arc<str>, u64>>,
+    /// Held while the organisations change.
+    starts: Mutex<Starts>,
     /// Everything up to this is classified.
     classified: AtomicU64,
     /// Frames up to this are needed by no lane.
@@ -25,6 +33,7 @@ impl Subscribed {
         Subscribed {
             log,
             orgs: ArcSwap::default(),
+            starts: Mutex::default(),
             classified: AtomicU64::new(0),
             floor: AtomicU64::new(u64::MAX),
         }
@@ -37,25 +46,30 @@ impl Subscribed {
         self.orgs.load().get(org).copied()
     }
 
-    /// Replaces the organisations; frames are kept for readers while there are any.
-    pub(crate) fn set(&self, orgs: HashMap<String, u64>) {
-        let any = !orgs.is_empty();
-        self.orgs.store(Arc::new(orgs));
-        if any != self.log.is_watched() {
-            self.log.watch(any);
+    /// Adds an endpoint's start, or one that it may turn out to have; the frames
+    /// committed from now on are seen with it. Frames are kept for readers while
+    /// there is any.
+    pub(crate) fn add(&self, org: &str, start: u64) {
+        let mut starts = self.starts.lock();
+        let earliest = starts.add(org, start);
+        self.orgs.store(Arc::new(self.orgs.load().with(org.into(), earliest)));
+        if !self.log.is_watched() {
+            self.log.watch(true);
         }
     }
 
-    /// Adds an organisation at once; the frames committed from now on are seen with it.
-    pub(crate) fn add(&self, org: &str, since: u64) {
-        self.orgs.rcu(|orgs| {
-            let mut orgs = HashMap::clone(orgs);
-            let known = orgs.entry_ref(org).or_insert(since);
-            *known = (*known).min(since);
-            orgs
-        });
-        if !self.log.is_watched() {
-            self.log.watch(true);
+    /// Takes back a start that was added.
+    pub(crate) fn remove(&self, org: &str, start: u64) {
+        let mut starts = self.starts.lock();
+        let orgs = self.orgs.load();
+        let orgs = match starts.remove(org, start) {
+            Some(earliest) => orgs.with(org.into(), earliest),
+            None => orgs.without(org),
+        };
+        let any = !orgs.is_empty();
+        self.orgs.store(Arc::new(orgs));
+        if !any && self.log.is_watched() {
+            self.log.watch(false);
         }
     }
 
@@ -89,5 +103,53 @@ impl Subscribed {
     /// Makes the floor at most this, before a lane that needs more is registered.
     pub(crate) fn lower_floor(&self, floor: u64) {
         self.floor.fetch_min(floor, Ordering::AcqRel);
+    }
+}
+
+/// Where the endpoints of each organisation start.
+#[derive(Debug, Default)]
+struct Starts {
+    /// How many endpoints start behind a sequence.
+    orgs: HashMap<String, BTreeMap<u64, usize>>,
+}
+
+impl Starts {
+    /// Adds one; returns the organisation's earliest.
+    fn add(&mut self, org: &str, start: u64) -> u64 {
+        let starts = self.orgs.entry_ref(org).or_default();
+        *starts.entry(start).or_default() += 1;
+        starts.first_key_value().map_or(start, |(earliest, _)| *earliest)
+    }
+
+    /// Takes one back; returns the organisation's earliest that is left.
+    fn remove(&mut self, org: &str, start: u64) -> Option<u64> {
+        let starts = self.orgs.get_mut(org)?;
+        if let Some(count) = starts.get_mut(&start) {
+            *count -= 1;
+            if *count == 0 {
+                starts.remove(&start);
+            }
+        }
+        let earliest = starts.first_key_value().map(|(earliest, _)| *earliest);
+        if earliest.is_none() {
+            self.orgs.remove(org);
+        }
+        earliest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_organisation_starts_with_the_earliest_of_its_endpoints() {
+        let mut starts = Starts::default();
+        assert_eq!([7, 5, 5, 9].map(|start| starts.add("o", start)), [7, 5, 5, 5]);
+        assert_eq!(starts.add("p", 3), 3);
+        assert_eq!([5, 5, 9].map(|start| starts.remove("o", start)), [Some(5), Some(7), Some(7)]);
+        assert_eq!(starts.remove("o", 7), None);
+        assert_eq!(starts.remove("q", 7), None);
+        assert_eq!(starts.orgs.keys().collect::<Vec<_>>(), ["p"]);
     }
 }

@@ -29,7 +29,10 @@ use crate::registry::Registries;
 
 pub use systole_dispatch::dialect::Dialect;
 pub use systole_dispatch::dispatcher::{DispatchSettings, DispatchStats};
-pub use systole_dispatch::endpoint::{EndpointSettings, PayloadSize, Timeseries};
+pub use systole_dispatch::endpoint::{
+    BATCH_EVENTS, COALESCE_MS, EndpointSettings, PayloadSize, RATE_LIMIT_PER_SECOND, SettingsFault,
+    SignatureKind, Timeseries,
+};
 pub use systole_dispatch::signer::{Secret, SecretFault, Signer};
 pub use systole_dispatch::target::{TargetFault, Targets};
 
@@ -42,6 +45,9 @@ pub enum WebhookError {
     /// The URL may not be called.
     #[error("the url cannot be used")]
     Target(#[from] TargetFault),
+    /// A field is out of its range or does not fit another.
+    #[error("the settings cannot be used")]
+    Settings(#[from] SettingsFault),
     /// The secret does not fit the dialect.
     #[error("the secret cannot be used")]
     Secret(#[from] SecretFault),
@@ -129,7 +135,7 @@ impl Webhooks {
         let targets = Arc::new(settings.targets);
         let records = catalog.endpoints()?;
         subscribed.set_floor(0);
-        subscribed.set(since_by_org(records.iter()));
+        records.iter().for_each(|record| subscribed.add(&record.org, record.start.0));
         let lanes = restore(&catalog, &targets, &records)?;
         // Without a saved position no lane ever went without a row.
         let routed = catalog.routed()?.unwrap_or_else(|| events.log.head()).max(events.log.removed());
@@ -210,7 +216,9 @@ impl Webhooks {
         settings: EndpointSettings,
         secret: &Secret,
     ) -> Result<Endpoint, WebhookError> {
-        let config = config(&self.targets, settings.clone(), secret)?;
+        // Its number is known once it is stored.
+        let mut config = config(&self.targets, settings.clone(), secret, 0)?;
+        let (id, text) = (random_id(ENDPOINT_ID_PREFIX)?, serde_json::to_string(&settings)?);
         let mut endpoints = self.endpoints.lock();
         // The classifier sees the organisation before the start is chosen, so every
         // frame behind the start is classified.
@@ -220,10 +228,10 @@ impl Webhooks {
         let start = self.log.head();
         let now = now_ms();
         let record = EndpointRecord {
-            id: random_id(ENDPOINT_ID_PREFIX)?,
+            id,
             number: 0,
             org: org.to_owned(),
-            settings: serde_json::to_string(&settings)?,
+            settings: text,
             secret: secret.expose().to_owned(),
             start,
             created_at: now,
@@ -232,15 +240,17 @@ impl Webhooks {
         let number = match self.catalog.insert_endpoint(&record) {
             Ok(number) => number,
             Err(error) => {
-                self.subscribed.set(since_by_org(endpoints.values()));
+                self.subscribed.remove(org, head.0);
                 return Err(error.into());
             }
         };
+        config.number = number;
         let endpoint = shown(&record, settings);
         let lane = Lane::new(record.id.clone(), org.into(), config, Cursor::behind(start.0));
         endpoints.insert(record.id.clone(), EndpointRecord { number, ..record });
         // What was committed between the two looks at the head is nobody's.
-        self.subscribed.set(since_by_org(endpoints.values()));
+        self.subscribed.add(org, start.0);
+        self.subscribed.remove(org, head.0);
         self.dispatcher.add(Arc::new(lane));
         Ok(endpoint)
     }
@@ -305,7 +315,7 @@ impl Webhooks {
             Some(secret) => secret,
             None => Secret::parse(&record.secret, settings.dialect)?,
         };
-        let config = config(&self.targets, settings.clone(), &secret)?;
+        let config = config(&self.targets, settings.clone(), &secret, record.number)?;
         let lane = self.dispatcher.lane(&record.id);
         // A lane may be off although its record says otherwise, or not be there, if
         // its settings could not be used at the start.
@@ -327,7 +337,7 @@ impl Webhooks {
         };
         lane.reconfigure(config);
         // Before it takes events: it may join the router at once.
-        self.dispatcher.changed();
+        self.dispatcher.changed(&lane);
         match (toggled, settings.active) {
             (true, true) => lane.switch_on(from),
             (true, false) => lane.switch_off(),
@@ -346,9 +356,11 @@ impl Webhooks {
             return Err(WebhookError::Unknown);
         }
         self.catalog.delete_endpoint(id)?;
-        endpoints.remove(id);
+        let removed = endpoints.remove(id);
         self.dispatcher.remove(id);
-        self.subscribed.set(since_by_org(endpoints.values()));
+        if let Some(record) = removed {
+            self.subscribed.remove(org, record.start.0);
+        }
         Ok(())
     }
 
@@ -443,30 +455,23 @@ fn restore(
 fn stored_config(targets: &Targets, record: &EndpointRecord) -> Result<LaneConfig, WebhookError> {
     let settings = record.settings()?;
     let secret = Secret::parse(&record.secret, settings.dialect)?;
-    config(targets, settings, &secret)
+    config(targets, settings, &secret, record.number)
 }
 
 fn config(
     targets: &Targets,
     settings: EndpointSettings,
     secret: &Secret,
+    number: u32,
 ) -> Result<LaneConfig, WebhookError> {
+    settings.check()?;
     Ok(LaneConfig {
         target: targets.check_url(&settings.url)?,
         signer: Signer::new(settings.dialect, secret)?,
         headers: settings.header_map()?,
+        number,
         settings,
     })
-}
-
-/// The earliest start of each organisation's endpoints.
-fn since_by_org<'a>(records: impl Iterator<Item = &'a EndpointRecord>) -> HashMap<String, u64> {
-    let mut since: HashMap<String, u64> = HashMap::new();
-    for record in records {
-        let known = since.entry_ref(record.org.as_str()).or_insert(record.start.0);
-        *known = (*known).min(record.start.0);
-    }
-    since
 }
 
 fn shown(record: &EndpointRecord, settings: EndpointSettings) -> Endpoint {

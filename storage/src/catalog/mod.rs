@@ -26,6 +26,7 @@
 
 mod checkpoints;
 mod commits;
+mod endpoints;
 mod erasures;
 mod files;
 mod inspect;
@@ -42,11 +43,12 @@ use rusqlite::Connection;
 
 pub use checkpoints::CheckpointRecord;
 pub use commits::Commits;
+pub use endpoints::EndpointRecord;
 pub use erasures::{ErasureRecord, Removed};
 pub use files::{FileRecord, Flushed, SectionRecord};
 pub use keys::KeyRecord;
 pub use metrics::MetricRecord;
-pub use webhooks::{CursorRecord, EndpointRecord, ExceptionRecord, LaneChanges};
+pub use webhooks::{CursorRecord, ExceptionRecord, LaneChanges};
 
 /// The catalog's file below the data dir.
 pub const CATALOG_FILE: &str = "catalog.db";

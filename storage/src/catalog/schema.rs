@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::{CatalogError, now_ms};
 
 /// Raised with every change of the tables; each step is a transaction below.
-pub(super) const VERSION: i64 = 6;
+pub(super) const VERSION: i64 = 8;
 
 const TABLES: &str = "
 CREATE TABLE organisations (
@@ -184,6 +184,11 @@ CREATE TABLE metrics (
 );
 ";
 
+/// Version 8: deliveries that carry several events.
+const MEMBERS: &str = "
+ALTER TABLE exceptions ADD COLUMN members BLOB;
+";
+
 pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(), CatalogError> {
     connection.busy_timeout(busy)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -217,6 +222,9 @@ pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(),
     }
     if found < 6 {
         transaction.execute_batch(METRICS)?;
+    }
+    if found < 8 {
+        transaction.execute_batch(MEMBERS)?;
     }
     if found < VERSION {
         transaction.pragma_update(None, "user_version", VERSION)?;

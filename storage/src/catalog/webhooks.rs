@@ -1,4 +1,4 @@
-//! Webhook endpoints and what their lanes need over restarts.
+//! What the lanes of webhook endpoints need over restarts.
 //!
 //! A lane that keeps up has no row: one position stands for all of them. A lane that
 //! lags has its cursor, a delivery that failed its exception.
@@ -8,43 +8,10 @@ use rusqlite::{OptionalExtension, Row, Transaction};
 use super::{Catalog, CatalogError, from_hex, to_hex};
 use crate::frame::Sequence;
 
-const COLUMNS: &str = "id, number, org, settings, secret, start_sequence, created_at, updated_at";
 /// The position that stands for every lane without a row.
 const ROUTED: &str = "routed";
 /// Up to where `look` groups have their verdicts.
 const CLASSIFIED: &str = "classified";
-
-/// An endpoint as it is stored.
-#[derive(Clone, PartialEq, Eq)]
-pub struct EndpointRecord {
-    /// `ep_...`
-    pub id: String,
-    /// Part of the ids of events that are one endpoint's own; 24 bits, given by
-    /// [`Catalog::insert_endpoint`], never used again.
-    pub number: u32,
-    /// Whose it is.
-    pub org: String,
-    /// What its owner asked for, as JSON.
-    pub settings: String,
-    /// What signs its deliveries.
-    pub secret: String,
-    /// It gets what was committed behind this.
-    pub start: Sequence,
-    /// Milliseconds since 1970.
-    pub created_at: i64,
-    /// Milliseconds since 1970.
-    pub updated_at: i64,
-}
-
-impl std::fmt::Debug for EndpointRecord {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EndpointRecord")
-            .field("id", &self.id)
-            .field("org", &self.org)
-            .field("secret", &"[redacted]")
-            .finish_non_exhaustive()
-    }
-}
 
 /// The first event that a lane has not taken yet: its frame, and how many events
 /// of that frame came before it.
@@ -77,6 +44,9 @@ pub struct ExceptionRecord {
     pub attempts: u32,
     /// When the next one is due, milliseconds since 1970.
     pub due_at: i64,
+    /// The events it carries, in the dispatcher's form, if they are several; else
+    /// empty.
+    pub members: Vec<u8>,
 }
 
 /// What changed since the last save.
@@ -125,90 +95,6 @@ impl LaneChanges {
 }
 
 impl Catalog {
-    /// Stores a new endpoint and the cursor it begins at; returns its number.
-    ///
-    /// # Errors
-    /// [`CatalogError::Sql`].
-    pub fn insert_endpoint(&self, endpoint: &EndpointRecord) -> Result<u32, CatalogError> {
-        let mut connection = self.connection.lock();
-        let transaction = connection.transaction()?;
-        let number = next_number(&transaction)?;
-        transaction.execute(
-            "INSERT INTO endpoints (id, number, org, settings, secret, start_sequence, created_at, updated_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            (
-                &endpoint.id,
-                number,
-                &endpoint.org,
-                &endpoint.settings,
-                &endpoint.secret,
-                endpoint.start.0.cast_signed(),
-                endpoint.created_at,
-                endpoint.updated_at,
-            ),
-        )?;
-        put_cursor(&transaction, &endpoint.id, begin(endpoint.start))?;
-        transaction.commit()?;
-        Ok(number)
-    }
-
-    /// Changes an endpoint's settings and secret. `restart` ends what waits for it and, if it
-    /// is active again, begins anew at a position.
-    ///
-    /// # Errors
-    /// [`CatalogError::Sql`].
-    pub fn update_endpoint(
-        &self,
-        id: &str,
-        settings: &str,
-        secret: &str,
-        updated_at: i64,
-        restart: Option<Sequence>,
-    ) -> Result<bool, CatalogError> {
-        let mut connection = self.connection.lock();
-        let transaction = connection.transaction()?;
-        let changed = transaction.execute(
-            "UPDATE endpoints SET settings = ?2, secret = ?3, updated_at = ?4 WHERE id = ?1",
-            (id, settings, secret, updated_at),
-        )?;
-        if let Some(start) = restart {
-            transaction.execute("DELETE FROM exceptions WHERE endpoint = ?1", [id])?;
-            put_cursor(&transaction, id, begin(start))?;
-        }
-        transaction.commit()?;
-        Ok(changed == 1)
-    }
-
-    /// Deletes an endpoint with all that waits for it; false if there was none.
-    ///
-    /// # Errors
-    /// [`CatalogError::Sql`].
-    pub fn delete_endpoint(&self, id: &str) -> Result<bool, CatalogError> {
-        let mut connection = self.connection.lock();
-        let transaction = connection.transaction()?;
-        transaction.execute("DELETE FROM exceptions WHERE endpoint = ?1", [id])?;
-        transaction.execute("DELETE FROM lane_cursors WHERE endpoint = ?1", [id])?;
-        let deleted = transaction.execute("DELETE FROM endpoints WHERE id = ?1", [id])?;
-        transaction.commit()?;
-        Ok(deleted == 1)
-    }
-
-    /// Every endpoint, in the order they were made.
-    ///
-    /// # Errors
-    /// [`CatalogError::Sql`], [`CatalogError::Malformed`].
-    pub fn endpoints(&self) -> Result<Vec<EndpointRecord>, CatalogError> {
-        let connection = self.connection.lock();
-        let sql = format!("SELECT {COLUMNS} FROM endpoints ORDER BY number");
-        let mut statement = connection.prepare_cached(&sql)?;
-        let mut rows = statement.query([])?;
-        let mut endpoints = Vec::new();
-        while let Some(row) = rows.next()? {
-            endpoints.push(endpoint(row)?);
-        }
-        Ok(endpoints)
-    }
-
     /// Cursors of the lanes that have one.
     ///
     /// # Errors
@@ -231,7 +117,8 @@ impl Catalog {
     pub fn exceptions(&self) -> Result<Vec<ExceptionRecord>, CatalogError> {
         let connection = self.connection.lock();
         let mut statement = connection.prepare_cached(
-            "SELECT endpoint, sequence, event_group, chunk, kind, decided_at, event_key, attempts, due_at
+            "SELECT endpoint, sequence, event_group, chunk, kind, decided_at, event_key, attempts, due_at,
+                    members
              FROM exceptions ORDER BY endpoint, sequence, event_group, chunk, kind",
         )?;
         let number = |row: &Row<'_>, at: usize| row.get::<_, i64>(at).map(i64::cast_unsigned);
@@ -246,6 +133,7 @@ impl Catalog {
                 key: number(row, 6)?,
                 attempts: row.get(7)?,
                 due_at: row.get(8)?,
+                members: row.get::<_, Option<Vec<u8>>>(9)?.unwrap_or_default(),
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -342,28 +230,6 @@ impl Catalog {
     }
 }
 
-fn begin(start: Sequence) -> CursorRecord {
-    CursorRecord { sequence: start.next().0, ordinal: 0 }
-}
-
-/// Numbers are never given twice, also after the newest endpoint was deleted.
-fn next_number(transaction: &Transaction<'_>) -> Result<u32, CatalogError> {
-    let given: Option<String> = transaction
-        .query_row("SELECT value FROM instance WHERE name = 'endpoint_number'", [], |row| row.get(0))
-        .optional()?;
-    let given: u32 = match given {
-        None => 0,
-        Some(text) => text.parse().map_err(|_| CatalogError::Malformed { what: "endpoint number" })?,
-    };
-    let number = given + 1;
-    transaction.execute(
-        "INSERT INTO instance (name, value) VALUES ('endpoint_number', ?1)
-         ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-        [number.to_string()],
-    )?;
-    Ok(number)
-}
-
 fn put_position(transaction: &Transaction<'_>, name: &str, position: Sequence) -> Result<(), CatalogError> {
     let mut statement = transaction.prepare_cached(
         "INSERT INTO positions (name, sequence, ordering) VALUES (?1, ?2, 0)
@@ -373,7 +239,7 @@ fn put_position(transaction: &Transaction<'_>, name: &str, position: Sequence) -
     Ok(())
 }
 
-fn put_cursor(
+pub(super) fn put_cursor(
     transaction: &Transaction<'_>,
     endpoint: &str,
     cursor: CursorRecord,
@@ -391,8 +257,8 @@ fn put_cursor(
 fn put_exception(transaction: &Transaction<'_>, failed: &ExceptionRecord) -> Result<(), CatalogError> {
     let mut statement = transaction.prepare_cached(
         "INSERT INTO exceptions (endpoint, sequence, event_group, chunk, kind, decided_at, event_key,
-             attempts, due_at)
-         SELECT id, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 FROM endpoints WHERE id = ?1
+             attempts, due_at, members)
+         SELECT id, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10 FROM endpoints WHERE id = ?1
          ON CONFLICT (endpoint, sequence, event_group, chunk, kind) DO UPDATE
              SET attempts = excluded.attempts, due_at = excluded.due_at",
     )?;
@@ -406,19 +272,7 @@ fn put_exception(transaction: &Transaction<'_>, failed: &ExceptionRecord) -> Res
         failed.key.cast_signed(),
         failed.attempts,
         failed.due_at,
+        (!failed.members.is_empty()).then_some(failed.members.as_slice()),
     ))?;
     Ok(())
-}
-
-fn endpoint(row: &Row<'_>) -> Result<EndpointRecord, CatalogError> {
-    Ok(EndpointRecord {
-        id: row.get(0)?,
-        number: row.get(1)?,
-        org: row.get(2)?,
-        settings: row.get(3)?,
-        secret: row.get(4)?,
-        start: Sequence(row.get::<_, i64>(5)?.cast_unsigned()),
-        created_at: row.get(6)?,
-        updated_at: row.get(7)?,
-    })
 }

@@ -84,6 +84,18 @@ pub struct Log {
     head: AtomicU64,
     watched: AtomicBool,
     stopped: AtomicBool,
+    stamps: Mutex<Stamps>,
+}
+
+/// What is known about the `ordering` of frames to come.
+#[derive(Debug, Default)]
+struct Stamps {
+    /// A group has its stamps and is not published.
+    busy: bool,
+    /// Of the last frame that was published or refused.
+    last: u64,
+    /// No frame to come has an ordering up to this.
+    promised: u64,
 }
 
 #[derive(Debug, Default)]
@@ -106,7 +118,35 @@ impl Log {
             head: AtomicU64::new(head.0),
             watched: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
+            stamps: Mutex::default(),
         }
+    }
+
+    /// The committer is about to stamp a group; its frames' orderings must be greater
+    /// than what is returned.
+    pub fn begin_group(&self) -> u64 {
+        let mut stamps = self.stamps.lock();
+        stamps.busy = true;
+        stamps.promised
+    }
+
+    /// The group was published or refused; `last` is the greatest ordering it used.
+    pub fn end_group(&self, last: u64) {
+        let mut stamps = self.stamps.lock();
+        stamps.busy = false;
+        stamps.last = last;
+    }
+
+    /// The head, and an ordering that every frame behind it will exceed: `now`
+    /// (microseconds since 1970) if nothing is being committed, else the last
+    /// group's. From then on the promise binds the committer.
+    pub fn settle(&self, now: u64) -> (Sequence, u64) {
+        let mut stamps = self.stamps.lock();
+        if !stamps.busy {
+            stamps.promised = stamps.promised.max(stamps.last).max(now);
+        }
+        // What was published has an ordering up to `last`, and is up to the head.
+        (self.head(), stamps.promised.max(stamps.last))
     }
 
     /// The last sequence that is durable and visible.

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use hyper::StatusCode;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use systole_engine::events::webhooks::{Endpoint, PayloadSize, Secret, Timeseries, WebhookError, Webhooks};
+use systole_engine::events::webhooks::{
+    Endpoint, PayloadSize, Secret, SettingsFault, Timeseries, WebhookError, Webhooks,
+};
 
 use super::wish::{apply, new_settings};
 use crate::error::{Entry, Quoted, Refusal};
@@ -33,6 +35,9 @@ struct Shown<'a> {
     timeout_seconds: u32,
     timeseries: &'static str,
     payload: &'static str,
+    coalesce_ms: Option<u32>,
+    batch_events: Option<u32>,
+    rate_limit_per_second: Option<u32>,
     created_at: String,
     updated_at: String,
 }
@@ -159,6 +164,13 @@ impl From<WebhookError> for Refusal {
         match fault {
             WebhookError::Unknown => Refusal::UnknownEndpoint { id: String::new() },
             WebhookError::Target(fault) => invalid("url", "forbidden_target", fault.to_string()),
+            WebhookError::Settings(fault) => {
+                let kind = match fault {
+                    SettingsFault::Range { .. } => "out_of_range",
+                    SettingsFault::StandardOnly { .. } => "standard_only",
+                };
+                invalid(fault.field(), kind, fault.to_string())
+            }
             WebhookError::Secret(fault) => invalid("secret", "malformed", fault.to_string()),
             WebhookError::Header(fault) => invalid("headers", "forbidden_header", fault.to_string()),
             WebhookError::Catalog(fault) => Refusal::catalog(fault),
@@ -181,7 +193,7 @@ fn show(endpoint: &Endpoint) -> Shown<'_> {
         filter_types: settings.filter_types.as_ref(),
         user_id: settings.user_id.as_deref(),
         dialect: settings.dialect.as_str(),
-        signature: "v1",
+        signature: settings.signature.as_str(),
         headers: settings.headers.keys().map(|name| (name.as_str(), "[redacted]")).collect(),
         active: settings.active,
         attributes: settings.attributes.as_ref(),
@@ -195,6 +207,9 @@ fn show(endpoint: &Endpoint) -> Shown<'_> {
             PayloadSize::Full => "full",
             PayloadSize::Thin => "thin",
         },
+        coalesce_ms: settings.coalesce_ms,
+        batch_events: settings.batch_events,
+        rate_limit_per_second: settings.rate_limit_per_second,
         created_at: timestamp(endpoint.created_at),
         updated_at: timestamp(endpoint.updated_at),
     }

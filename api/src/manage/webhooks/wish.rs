@@ -1,10 +1,14 @@
 //! What the body of a `POST` or `PATCH` asks of an endpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 use systole_engine::events::topics::EventCatalogue;
-use systole_engine::events::webhooks::{Dialect, EndpointSettings, PayloadSize, Timeseries};
+use systole_engine::events::webhooks::{
+    BATCH_EVENTS, COALESCE_MS, Dialect, EndpointSettings, PayloadSize, RATE_LIMIT_PER_SECOND, Timeseries,
+    WebhookError,
+};
 
 use crate::error::{Entry, Quoted, Refusal};
 use crate::manage::fields::{flag, text, user};
@@ -13,19 +17,14 @@ use crate::manage::fields::{flag, text, user};
 const TEXT_CHARS_MAX: usize = 1024;
 /// Most names of a filter.
 const FILTER_NAMES_MAX: usize = 1024;
-/// Longest exchange that may be asked for, in seconds.
-const TIMEOUT_SECONDS_MAX: u64 = 60;
+/// How long an exchange may be asked to take.
+const TIMEOUT_SECONDS: RangeInclusive<u32> = 1..=60;
 
 /// Fields of the contract that this version does not take yet, with the value that
 /// changes nothing, if there is one.
-const LATER: [(&str, Option<&str>); 4] = [
-    ("signature", Some("v1")),
-    ("rate_limit_per_second", None),
-    ("coalesce_ms", None),
-    ("batch_events", None),
-];
+const LATER: [(&str, Option<&str>); 1] = [("signature", Some("v1"))];
 
-const KNOWN: [&str; 13] = [
+const KNOWN: [&str; 17] = [
     "url",
     "description",
     "name",
@@ -39,6 +38,10 @@ const KNOWN: [&str; 13] = [
     "send_organization_code",
     "timeout_seconds",
     "timeseries",
+    "payload",
+    "coalesce_ms",
+    "batch_events",
+    "rate_limit_per_second",
 ];
 
 /// The settings of a new endpoint.
@@ -50,21 +53,7 @@ pub(super) fn new_settings(
         return Err(Refusal::invalid(Entry::body("url", "missing", "is missing")));
     };
     let dialect = dialect(fields)?.unwrap_or_default();
-    let mut settings = EndpointSettings {
-        url,
-        description: None,
-        name: None,
-        filter_types: None,
-        user_id: None,
-        dialect,
-        headers: BTreeMap::new(),
-        active: true,
-        attributes: None,
-        send_organization_code: false,
-        timeout_seconds: dialect.timeout_default_seconds(),
-        timeseries: Timeseries::default(),
-        payload: PayloadSize::default(),
-    };
+    let mut settings = EndpointSettings::new(url, dialect);
     apply(fields, &mut settings, catalogue)?;
     Ok(settings)
 }
@@ -105,8 +94,17 @@ pub(super) fn apply(
     if let Some(send) = flag(fields, "send_organization_code")? {
         settings.send_organization_code = send;
     }
-    if let Some(seconds) = timeout(fields)? {
+    if let Some(seconds) = number(fields, "timeout_seconds", &TIMEOUT_SECONDS)? {
         settings.timeout_seconds = seconds;
+    }
+    for (field, range, value) in [
+        ("coalesce_ms", &COALESCE_MS, &mut settings.coalesce_ms),
+        ("batch_events", &BATCH_EVENTS, &mut settings.batch_events),
+        ("rate_limit_per_second", &RATE_LIMIT_PER_SECOND, &mut settings.rate_limit_per_second),
+    ] {
+        if fields.contains_key(field) {
+            *value = number(fields, field, range)?;
+        }
     }
     if let Some(choice) =
         choice(fields, "timeseries", [("group", Timeseries::Group), ("granular", Timeseries::Granular)])?
@@ -118,6 +116,7 @@ pub(super) fn apply(
     {
         settings.payload = choice;
     }
+    settings.check().map_err(WebhookError::from)?;
     Ok(())
 }
 
@@ -132,9 +131,7 @@ fn refuse_unknown(fields: &Map<String, Value>) -> Result<(), Refusal> {
             )));
         }
     }
-    let known = |name: &str| {
-        KNOWN.contains(&name) || name == "payload" || LATER.iter().any(|(later, _)| *later == name)
-    };
+    let known = |name: &str| KNOWN.contains(&name) || LATER.iter().any(|(later, _)| *later == name);
     match fields.keys().find(|name| !known(name)) {
         None => Ok(()),
         Some(name) => {
@@ -224,17 +221,28 @@ fn attributes(fields: &Map<String, Value>) -> Result<Option<Map<String, Value>>,
     }
 }
 
-fn timeout(fields: &Map<String, Value>) -> Result<Option<u32>, Refusal> {
-    let value = match fields.get("timeout_seconds") {
+/// A whole number of a range; `null` is as good as absent.
+fn number(
+    fields: &Map<String, Value>,
+    field: &'static str,
+    range: &RangeInclusive<u32>,
+) -> Result<Option<u32>, Refusal> {
+    let value = match fields.get(field) {
         None | Some(Value::Null) => return Ok(None),
         Some(value) => value,
     };
-    let seconds = value.as_u64().filter(|seconds| (1..=TIMEOUT_SECONDS_MAX).contains(seconds));
-    match seconds.and_then(|seconds| u32::try_from(seconds).ok()) {
-        Some(seconds) => Ok(Some(seconds)),
+    let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+    match number.filter(|number| range.contains(number)) {
+        Some(number) => Ok(Some(number)),
         None => {
-            let message = format!("must be a whole number from 1 to {TIMEOUT_SECONDS_MAX}");
-            Err(Refusal::invalid(Entry::body("timeout_seconds", "out_of_range", message)))
+            let shown = value.to_string();
+            let message = format!(
+                "must be a whole number from {} to {}, not {}",
+                range.start(),
+                range.end(),
+                Quoted(&shown)
+            );
+            Err(Refusal::invalid(Entry::body(field, "out_of_range", message)))
         }
     }
 }

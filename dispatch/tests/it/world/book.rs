@@ -7,7 +7,7 @@ use systole_dispatch::Place;
 use systole_dispatch::event::{Cursor, Event};
 use systole_dispatch::ledger::{Changes, Exception, Ledger, LedgerFault};
 
-use super::{Hook, hook::Deliveries, place_of};
+use super::{Carried, Hook, hook::Deliveries};
 
 #[derive(Debug, Default)]
 pub(crate) struct Book {
@@ -54,7 +54,7 @@ impl Stored {
             self.rows.remove(endpoint);
         }
         for (endpoint, exception) in &changes.failed {
-            self.exceptions.insert((endpoint.clone(), exception.place), *exception);
+            self.exceptions.insert((endpoint.clone(), exception.place), exception.clone());
         }
         for settled in &changes.settled {
             self.exceptions.remove(settled);
@@ -123,10 +123,10 @@ impl Book {
             for saved in &state.saved {
                 stored.apply(&saved.changes);
                 let answered = deliveries[known..saved.answers[index]].iter().filter(|one| one.is_success());
-                decided.extend(answered.map(|one| place_of(&one.id)));
+                decided.extend(answered.flat_map(|one| &one.events).flat_map(Carried::places));
                 known = saved.answers[index];
                 let failed = saved.changes.failed.iter().filter(|(failed, _)| failed == endpoint);
-                decided.extend(failed.map(|(_, exception)| exception.place));
+                decided.extend(failed.flat_map(|(_, exception)| places_of(exception)));
                 let position = stored.rows.get(endpoint).copied();
                 let position = position.unwrap_or(Cursor::behind(stored.routed));
                 let passed = events.iter().take_while(|event| event.cursor() < position);
@@ -165,4 +165,12 @@ impl Ledger for Book {
         state.stored.switched_off.insert(endpoint.to_owned());
         Ok(())
     }
+}
+
+/// The events of an exception.
+fn places_of(exception: &Exception) -> Vec<Place> {
+    if exception.members.is_empty() {
+        return vec![exception.place];
+    }
+    exception.members.iter().map(|member| member.place).collect()
 }

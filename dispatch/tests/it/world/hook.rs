@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
+use systole_dispatch::{EventKind, Place};
 use tokio::runtime::{Builder, Runtime};
 
+use super::open;
 use crate::receiver::{Manner, Receiver};
 
 /// What it got, in the order of its answers.
@@ -19,8 +21,10 @@ pub(crate) struct Delivery {
     pub(crate) id: String,
     /// The event type in its body.
     pub(crate) name: String,
-    /// The key in its body's data.
+    /// The key in its body's data; of a batch the first event's.
     pub(crate) key: u64,
+    /// What it carries: one event, or those of a batch.
+    pub(crate) events: Vec<Carried>,
     pub(crate) headers: BTreeMap<String, String>,
     pub(crate) body: String,
     /// How many requests with this id came before.
@@ -28,9 +32,54 @@ pub(crate) struct Delivery {
     pub(crate) status: u16,
 }
 
+/// An event in a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Carried {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) key: u64,
+    /// Sequences of the frames it was drawn together from, or of its own.
+    pub(crate) sequences: Vec<u64>,
+}
+
+impl Carried {
+    fn read(id: &str, name: &Value, data: &Value) -> Carried {
+        let own = data.get("sequence").map(|sequence| vec![sequence.clone()]);
+        let sequences = own.unwrap_or_else(|| data["sequences"].as_array().unwrap().clone());
+        Carried {
+            id: id.to_owned(),
+            name: name.as_str().unwrap().to_owned(),
+            key: data["key"].as_u64().unwrap(),
+            sequences: sequences.iter().map(|sequence| sequence.as_u64().unwrap()).collect(),
+        }
+    }
+
+    /// Where it comes from; what was drawn together has one event a frame.
+    pub(crate) fn places(&self) -> Vec<Place> {
+        match open(&self.id) {
+            (place, 0) => vec![place],
+            (place, _) => {
+                let of = |sequence: &u64| Place {
+                    sequence: *sequence,
+                    group: 0,
+                    chunk: 0,
+                    kind: EventKind::Created,
+                };
+                assert_eq!(place.kind, EventKind::Coalesced);
+                self.sequences.iter().map(of).collect()
+            }
+        }
+    }
+}
+
 impl Delivery {
     pub(crate) fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
+    }
+
+    /// Each key of its events once.
+    fn keys(&self) -> BTreeSet<u64> {
+        self.events.iter().map(|event| event.key).collect()
     }
 
     fn read(request: &str) -> Delivery {
@@ -40,10 +89,21 @@ impl Delivery {
             lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let parsed: Value = serde_json::from_str(body).unwrap();
         let name = parsed.get("type").or_else(|| parsed.get("event")).unwrap();
+        let id = headers["webhook-id"].clone();
+        let events = match parsed["events"].as_array() {
+            Some(events) => {
+                let read = |event: &Value| {
+                    Carried::read(event["id"].as_str().unwrap(), &event["type"], &event["data"])
+                };
+                events.iter().map(read).collect()
+            }
+            None => vec![Carried::read(&id, name, &parsed["data"])],
+        };
         Delivery {
-            id: headers["webhook-id"].clone(),
+            id,
             name: name.as_str().unwrap().to_owned(),
-            key: parsed["data"]["key"].as_u64().unwrap(),
+            key: events[0].key,
+            events,
             headers,
             body: body.to_owned(),
             earlier: 0,
@@ -101,16 +161,20 @@ impl Flights {
         let seen = self.seen_by_id.entry(delivery.id.clone()).or_default();
         delivery.earlier = *seen;
         *seen += 1;
-        let of_key = self.by_key.entry(delivery.key).or_default();
-        *of_key += 1;
-        self.most_of_a_key = self.most_of_a_key.max(*of_key);
+        for key in delivery.keys() {
+            let of_key = self.by_key.entry(key).or_default();
+            *of_key += 1;
+            self.most_of_a_key = self.most_of_a_key.max(*of_key);
+        }
         self.now += 1;
         self.begun += 1;
         self.most = self.most.max(self.now);
     }
 
     fn end(&mut self, delivery: &Delivery) {
-        *self.by_key.get_mut(&delivery.key).unwrap() -= 1;
+        for key in delivery.keys() {
+            *self.by_key.get_mut(&key).unwrap() -= 1;
+        }
         self.now -= 1;
     }
 }
@@ -169,6 +233,13 @@ impl Hook {
     pub(crate) fn taken(&self) -> BTreeSet<String> {
         let deliveries = self.deliveries.lock().unwrap();
         deliveries.iter().filter(|one| one.is_success()).map(|one| one.id.clone()).collect()
+    }
+
+    /// Places of events that were answered 2xx, each as often as it was.
+    pub(crate) fn places(&self) -> Vec<Place> {
+        let deliveries = self.deliveries.lock().unwrap();
+        let taken = deliveries.iter().filter(|one| one.is_success());
+        taken.flat_map(|one| &one.events).flat_map(Carried::places).collect()
     }
 
     /// Most requests at a time, over all and of one key.

@@ -4,11 +4,11 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use systole_dispatch::event::{
-    Cursor, Event, EventKind, EventLog, EventReader, Place, ReadFault, Step, Wanted,
+    Cursor, Event, EventKind, EventLog, EventReader, Place, ReadFault, Settled, Step, Wanted,
 };
 use systole_dispatch::topic::TopicId;
 
-use super::{ORG, RESTING};
+use super::{ORG, RESTING, now_micros};
 
 /// Short, because the router looks whether it is to stop between two waits.
 const WAIT: Duration = Duration::from_millis(50);
@@ -21,11 +21,12 @@ pub(crate) struct Draft {
     pub(crate) topic: TopicId,
     pub(crate) kind: EventKind,
     pub(crate) key: u64,
+    pub(crate) samples: u32,
 }
 
 impl Draft {
     pub(crate) fn of(key: u64) -> Draft {
-        Draft { org: ORG, user: Some("u_1"), topic: RESTING, kind: EventKind::Created, key }
+        Draft { org: ORG, user: Some("u_1"), topic: RESTING, kind: EventKind::Created, key, samples: 1 }
     }
 }
 
@@ -41,6 +42,7 @@ struct State {
     /// By place.
     events: Vec<Event>,
     head: u64,
+    ordering: u64,
     dropped: u64,
     failures: usize,
 }
@@ -50,6 +52,7 @@ impl Log {
     pub(crate) fn append(&self, drafts: &[Draft]) -> Vec<Event> {
         let mut state = self.state.lock().unwrap();
         state.head += 1;
+        state.ordering = (state.ordering + 1).max(now_micros());
         let sequence = state.head;
         let event = |(ordinal, draft): (u32, &Draft)| Event {
             org: draft.org.into(),
@@ -59,6 +62,9 @@ impl Log {
             ordinal,
             decided_at: sequence,
             key: draft.key,
+            ordering: state.ordering,
+            samples: draft.samples,
+            bytes: 64,
         };
         let events: Vec<Event> = (0..).zip(drafts).map(event).collect();
         state.events.extend(events.iter().cloned());
@@ -106,6 +112,12 @@ impl EventLog for Log {
         let state = self.state.lock().unwrap();
         drop(self.grown.wait_timeout_while(state, WAIT, |state| state.head <= seen).unwrap());
         true
+    }
+
+    fn settle(&self) -> Settled {
+        let mut state = self.state.lock().unwrap();
+        state.ordering = state.ordering.max(now_micros());
+        Settled { head: state.head, ordering: state.ordering }
     }
 }
 

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use systole_dispatch::client::Client;
 use systole_dispatch::dialect::Dialect;
 use systole_dispatch::dispatcher::{DispatchParts, DispatchSettings, DispatchStats, Dispatcher};
-use systole_dispatch::endpoint::{EndpointSettings, PayloadSize, Timeseries};
-use systole_dispatch::event::{Cursor, Event, Place};
+use systole_dispatch::endpoint::EndpointSettings;
+use systole_dispatch::event::{Cursor, Event, EventKind, Place};
 use systole_dispatch::id::IdCipher;
 use systole_dispatch::lane::{Lane, LaneConfig};
 use systole_dispatch::ledger::Exception;
@@ -28,7 +28,7 @@ use systole_dispatch::target::Targets;
 use systole_dispatch::topic::{SeriesName, Topic, TopicId, Topics};
 
 pub(crate) use book::Book;
-pub(crate) use hook::{Delivery, Hook, Reply};
+pub(crate) use hook::{Carried, Delivery, Hook, Reply};
 pub(crate) use log::{Draft, Log};
 pub(crate) use source::Source;
 
@@ -44,6 +44,9 @@ pub(crate) const GLUCOSE: TopicId = TopicId(2);
 pub(crate) const CHECK_IN: TopicId = TopicId(3);
 
 const SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+/// The number of every endpoint.
+pub(crate) const NUMBER: u32 = 77;
 
 /// The four topics above.
 pub(crate) fn topics() -> Topics {
@@ -61,21 +64,7 @@ pub(crate) fn topics() -> Topics {
 
 /// Settings that want everything.
 pub(crate) fn settings(url: &str) -> EndpointSettings {
-    EndpointSettings {
-        url: url.to_owned(),
-        description: None,
-        name: None,
-        filter_types: None,
-        user_id: None,
-        dialect: Dialect::Standard,
-        headers: BTreeMap::new(),
-        active: true,
-        attributes: None,
-        send_organization_code: false,
-        timeout_seconds: 10,
-        timeseries: Timeseries::Group,
-        payload: PayloadSize::Full,
-    }
+    EndpointSettings { timeout_seconds: 10, ..EndpointSettings::new(url.to_owned(), Dialect::Standard) }
 }
 
 pub(crate) fn filter(names: &[&str]) -> Option<BTreeSet<String>> {
@@ -95,6 +84,7 @@ pub(crate) fn config(settings: EndpointSettings) -> LaneConfig {
         target: targets().check_url(&settings.url).unwrap(),
         signer: signer(settings.dialect),
         headers: settings.header_map().unwrap(),
+        number: NUMBER,
         settings,
     }
 }
@@ -112,7 +102,11 @@ pub(crate) fn comes_within(time: Duration, mut come: impl FnMut() -> bool) -> bo
 }
 
 pub(crate) fn now_ms() -> i64 {
-    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
+    i64::try_from(now_micros() / 1000).unwrap()
+}
+
+pub(crate) fn now_micros() -> u64 {
+    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros()).unwrap()
 }
 
 /// SplitMix64, so that a seed gives the same run everywhere.
@@ -211,9 +205,19 @@ pub(crate) fn id_of(place: Place) -> String {
     cipher().seal(place, 0)
 }
 
-/// The place of an id that was delivered.
-pub(crate) fn place_of(id: &str) -> Place {
+/// The place of an id that was delivered, and its endpoint's number.
+pub(crate) fn open(id: &str) -> (Place, u32) {
     let (place, endpoint) = cipher().open(id).unwrap();
+    assert_eq!(
+        endpoint,
+        if matches!(place.kind, EventKind::Batch | EventKind::Coalesced) { NUMBER } else { 0 }
+    );
+    (place, endpoint)
+}
+
+/// The place of an event's id.
+pub(crate) fn place_of(id: &str) -> Place {
+    let (place, endpoint) = open(id);
     assert_eq!(endpoint, 0, "{id}");
     place
 }
@@ -245,7 +249,7 @@ impl Run {
     /// Gives a lane other settings, as a PATCH does.
     pub(crate) fn reconfigure(&self, id: &str, settings: EndpointSettings) {
         self.lane(id).reconfigure(config(settings));
-        self.dispatcher.changed();
+        self.dispatcher.changed(&self.lane(id));
     }
 
     pub(crate) fn stop(mut self) {

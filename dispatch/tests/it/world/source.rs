@@ -36,8 +36,8 @@ impl Source {
     }
 }
 
-impl PayloadSource for Source {
-    fn open(&self, place: Place, decided_at: u64) -> Result<Box<dyn Payload>, PayloadFault> {
+impl Source {
+    fn told(&self, place: Place, decided_at: u64) -> Result<Told, PayloadFault> {
         *self.opens.lock().unwrap().entry(place).or_default() += 1;
         if let Some(fault) = self.faults.lock().unwrap().get(&place) {
             return Err(*fault);
@@ -45,7 +45,21 @@ impl PayloadSource for Source {
         let event = self.log.get(place).ok_or(PayloadFault::Gone)?;
         assert_eq!(event.decided_at, decided_at, "{place:?}");
         let timestamp = format!("2026-06-30T07:45:01.{:03}Z", place.sequence % 1000);
-        Ok(Box::new(Told { event, timestamp }))
+        Ok(Told { event, timestamp })
+    }
+}
+
+impl PayloadSource for Source {
+    fn open(&self, place: Place, decided_at: u64) -> Result<Box<dyn Payload>, PayloadFault> {
+        self.told(place, decided_at).map(|told| -> Box<dyn Payload> { Box::new(told) })
+    }
+
+    fn open_joined(&self, members: &[(Place, u64)]) -> Result<Box<dyn Payload>, PayloadFault> {
+        let events: Vec<Told> = members
+            .iter()
+            .map(|(place, decided_at)| self.told(*place, *decided_at))
+            .collect::<Result<_, _>>()?;
+        Ok(Box::new(Joined { events }))
     }
 
     /// Every other one, so that both ways are gone.
@@ -86,5 +100,41 @@ impl Payload for Told {
 
     fn write_data(&self, _: Vocabulary, _: bool, out: &mut Vec<u8>) {
         write!(out, r#"{{"sequence":{},"key":{}}}"#, self.event.place.sequence, self.event.key).unwrap();
+    }
+}
+
+/// Several of one key; the data names all their sequences.
+struct Joined {
+    events: Vec<Told>,
+}
+
+impl Payload for Joined {
+    fn timestamp(&self) -> &str {
+        self.events.last().unwrap().timestamp()
+    }
+
+    fn timestamp_ms(&self) -> i64 {
+        self.events.last().unwrap().timestamp_ms()
+    }
+
+    fn publisher_id(&self) -> Option<&str> {
+        None
+    }
+
+    fn topic(&self) -> TopicId {
+        self.events[0].topic()
+    }
+
+    fn user(&self) -> Option<&str> {
+        self.events[0].user()
+    }
+
+    fn data_bytes(&self) -> usize {
+        64 * self.events.len()
+    }
+
+    fn write_data(&self, _: Vocabulary, _: bool, out: &mut Vec<u8>) {
+        let sequences: Vec<u64> = self.events.iter().map(|told| told.event.place.sequence).collect();
+        write!(out, r#"{{"sequences":{sequences:?},"key":{}}}"#, self.events[0].event.key).unwrap();
     }
 }

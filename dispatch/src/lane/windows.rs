@@ -1,0 +1,246 @@
+//! Events of one series, drawn together while their window is open.
+//!
+//! Windows are cut at multiples of `coalesce_ms` of the events' `ordering`, the same
+//! for all series, so that whoever reads the journal again from the beginning of a
+//! window draws the same events together. A window of a series is cut earlier at 256
+//! members or 2,500 samples, and the next one begins.
+//!
+//! Constraints: at most 4,096 series and 65,536 events wait in open windows of a lane;
+//! then the oldest is closed. Parts of an event that is too long for one body are
+//! never drawn together with others: who counts them must find them all.
+
+use std::collections::VecDeque;
+
+use hashbrown::HashMap;
+
+use super::taken::Ticket;
+use crate::event::{Event, EventKind, Member};
+
+/// Members of one event: bounds what an exception of it takes.
+const MEMBERS_MAX: usize = 256;
+/// Samples of one event: Open Wearables' limit.
+const SAMPLES_MAX: u32 = 2500;
+/// Series whose windows are open.
+const OPEN_MAX: usize = 4096;
+/// Events in open windows.
+const WAITING_MAX: usize = 65_536;
+
+/// A lane's open windows. All of them have the same number: with the first event of
+/// a later one they are closed.
+#[derive(Debug, Default)]
+pub(super) struct Windows {
+    /// Which multiple they are.
+    number: u64,
+    /// What holds the lane's position at their beginning.
+    ticket: Option<Ticket>,
+    open: HashMap<Series, Drawn>,
+    /// Keys of `open`, oldest first; one that was cut meanwhile may stand here again.
+    order: VecDeque<(u64, Series)>,
+    waiting: usize,
+    cuts: u64,
+}
+
+/// What is drawn together.
+type Series = (u64, EventKind);
+
+/// Events that were drawn together.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Drawn {
+    pub(super) members: Vec<Member>,
+    /// Bytes of their data, about.
+    pub(super) bytes: u32,
+    samples: u32,
+    /// Tells it from an earlier one of the same series.
+    cut: u64,
+}
+
+impl Windows {
+    /// Whether an event may be drawn together with others.
+    pub(super) fn takes(event: &Event) -> bool {
+        matches!(event.place.kind, EventKind::Created | EventKind::Updated)
+            && event.place.chunk == 0
+            && event.samples < SAMPLES_MAX
+    }
+
+    /// The number of the window that an event falls into.
+    pub(super) fn number_of(event: &Event, coalesce_ms: u32) -> u64 {
+        event.ordering / (u64::from(coalesce_ms.max(1)) * 1000)
+    }
+
+    /// The ticket that holds their beginning, if windows of this number are open.
+    pub(super) fn ticket_of(&self, number: u64) -> Option<Ticket> {
+        self.ticket.filter(|_| self.number == number)
+    }
+
+    /// Begins windows of another number; the old ones are closed already.
+    pub(super) fn begin(&mut self, number: u64, ticket: Ticket) {
+        debug_assert!(self.ticket.is_none(), "closed before others begin");
+        (self.number, self.ticket) = (number, Some(ticket));
+    }
+
+    /// Adds an event to the window of its series, and appends what has to be cut.
+    pub(super) fn add(&mut self, event: &Event, cut: &mut Vec<Drawn>) {
+        let series = (event.key, event.place.kind);
+        if self.open.get(&series).is_some_and(|drawn| drawn.samples + event.samples > SAMPLES_MAX) {
+            self.cut(series, cut);
+        }
+        let next = self.cuts + 1;
+        let drawn = self.open.entry(series).or_insert_with(|| Drawn { cut: next, ..Drawn::default() });
+        if drawn.members.is_empty() {
+            self.cuts = next;
+            self.order.push_back((next, series));
+        }
+        drawn.members.push(Member {
+            place: event.place,
+            decided_at: event.decided_at,
+            key: event.key,
+            joined: !drawn.members.is_empty(),
+            cut: 0,
+        });
+        drawn.samples += event.samples;
+        drawn.bytes = drawn.bytes.saturating_add(event.bytes);
+        self.waiting += 1;
+        if drawn.members.len() == MEMBERS_MAX {
+            self.cut(series, cut);
+        }
+        while self.open.len() > OPEN_MAX || self.waiting > WAITING_MAX {
+            self.cut_oldest(cut);
+        }
+    }
+
+    /// Cuts the window of an event's series, so that the event comes behind it.
+    pub(super) fn cut_before(&mut self, event: &Event, cut: &mut Vec<Drawn>) {
+        self.cut((event.key, EventKind::Created), cut);
+        self.cut((event.key, EventKind::Updated), cut);
+    }
+
+    /// Whether they end at or before an ordering.
+    pub(super) fn end_by(&self, ordering: u64, coalesce_ms: u32) -> bool {
+        let end = (self.number + 1).saturating_mul(u64::from(coalesce_ms.max(1)) * 1000);
+        self.ticket.is_some() && end <= ordering.saturating_add(1)
+    }
+
+    /// Closes all, oldest first; returns the ticket that held their beginning.
+    pub(super) fn close(&mut self, cut: &mut Vec<Drawn>) -> Option<Ticket> {
+        while !self.open.is_empty() {
+            self.cut_oldest(cut);
+        }
+        self.order.clear();
+        self.ticket.take()
+    }
+
+    fn cut(&mut self, series: Series, cut: &mut Vec<Drawn>) {
+        if let Some(drawn) = self.open.remove(&series) {
+            self.waiting -= drawn.members.len();
+            cut.push(drawn);
+        }
+    }
+
+    fn cut_oldest(&mut self, cut: &mut Vec<Drawn>) {
+        if let Some((number, series)) = self.order.pop_front()
+            && self.open.get(&series).is_some_and(|drawn| drawn.cut == number)
+        {
+            self.cut(series, cut);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Place;
+    use crate::topic::TopicId;
+
+    fn event(sequence: u64, key: u64, ordering: u64, samples: u32) -> Event {
+        Event {
+            org: "o".into(),
+            user: None,
+            topic: TopicId(0),
+            place: Place { sequence, group: 0, chunk: 0, kind: EventKind::Created },
+            ordinal: 0,
+            decided_at: sequence,
+            key,
+            ordering,
+            samples,
+            bytes: 100,
+        }
+    }
+
+    fn sequences(drawn: &[Drawn]) -> Vec<Vec<u64>> {
+        let of = |drawn: &Drawn| drawn.members.iter().map(|member| member.place.sequence).collect();
+        drawn.iter().map(of).collect()
+    }
+
+    #[test]
+    fn windows_are_multiples_of_the_ordering() {
+        let number = |ordering| Windows::number_of(&event(1, 1, ordering, 1), 100);
+        assert_eq!([0, 99_999, 100_000, 250_000].map(number), [0, 0, 1, 2]);
+        let mut windows = Windows::default();
+        assert!(!windows.end_by(u64::MAX, 100));
+        windows.begin(1, 0);
+        assert_eq!([199_998, 199_999, 200_000].map(|at| windows.end_by(at, 100)), [false, true, true]);
+    }
+
+    #[test]
+    fn series_are_drawn_together_apart_and_in_order() {
+        let (mut windows, mut cut) = (Windows::default(), Vec::new());
+        windows.begin(0, 9);
+        for sequence in 1..=6 {
+            windows.add(&event(sequence, sequence % 2, sequence, 10), &mut cut);
+        }
+        let mut corrected = event(7, 1, 7, 10);
+        corrected.place.kind = EventKind::Updated;
+        windows.add(&corrected, &mut cut);
+        assert!(cut.is_empty());
+        assert_eq!((windows.ticket_of(0), windows.ticket_of(1)), (Some(9), None));
+        assert_eq!(windows.close(&mut cut), Some(9));
+        assert_eq!(sequences(&cut), [vec![1, 3, 5], vec![2, 4, 6], vec![7]]);
+        let joined: Vec<bool> = cut[0].members.iter().map(|member| member.joined).collect();
+        assert_eq!(joined, [false, true, true]);
+        assert_eq!((windows.waiting, windows.close(&mut cut)), (0, None));
+    }
+
+    #[test]
+    fn a_window_is_cut_at_its_limits_and_the_next_begins() {
+        let cases = [(300, 1, vec![256, 44]), (30, 300, vec![8, 8, 8, 6]), (3, 2499, vec![1, 1, 1])];
+        for (count, samples, expected) in cases {
+            let (mut windows, mut cut) = (Windows::default(), Vec::new());
+            windows.begin(0, 0);
+            for sequence in 1..=count {
+                windows.add(&event(sequence, 1, sequence, samples), &mut cut);
+            }
+            windows.close(&mut cut);
+            assert_eq!(cut.iter().map(|drawn| drawn.members.len()).collect::<Vec<_>>(), expected);
+            let all: Vec<u64> = sequences(&cut).concat();
+            assert_eq!(all, (1..=count).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn with_too_many_series_the_oldest_is_closed() {
+        let (mut windows, mut cut) = (Windows::default(), Vec::new());
+        windows.begin(0, 0);
+        // The first is cut for its size, so the second is the oldest.
+        windows.add(&event(1, 0, 1, 2000), &mut cut);
+        for sequence in 2..=OPEN_MAX as u64 + 3 {
+            windows.add(&event(sequence, sequence - 2, sequence, 600), &mut cut);
+        }
+        assert_eq!(sequences(&cut), [vec![1], vec![2], vec![3]]);
+        assert_eq!(windows.open.len(), OPEN_MAX);
+    }
+
+    #[test]
+    fn only_whole_events_of_samples_are_drawn_together() {
+        let whole = event(1, 1, 1, 2499);
+        let part = Event { place: Place { chunk: 1, ..whole.place }, ..whole.clone() };
+        let published = Event { place: Place { kind: EventKind::Published, ..whole.place }, ..whole.clone() };
+        let full = event(1, 1, 1, 2500);
+        let takes = [&whole, &part, &published, &full].map(Windows::takes);
+        assert_eq!(takes, [true, false, false, false]);
+        let (mut windows, mut cut) = (Windows::default(), Vec::new());
+        windows.begin(0, 0);
+        windows.add(&whole, &mut cut);
+        windows.cut_before(&full, &mut cut);
+        assert_eq!(sequences(&cut), [vec![1]]);
+    }
+}

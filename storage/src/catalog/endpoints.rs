@@ -1,0 +1,162 @@
+//! Webhook endpoints.
+
+use rusqlite::{OptionalExtension, Row, Transaction};
+
+use super::webhooks::put_cursor;
+use super::{Catalog, CatalogError, CursorRecord};
+use crate::frame::Sequence;
+
+const COLUMNS: &str = "id, number, org, settings, secret, start_sequence, created_at, updated_at";
+
+/// An endpoint as it is stored.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EndpointRecord {
+    /// `ep_...`
+    pub id: String,
+    /// Part of the ids of events that are one endpoint's own; 24 bits, given by
+    /// [`Catalog::insert_endpoint`], never used again.
+    pub number: u32,
+    /// Whose it is.
+    pub org: String,
+    /// What its owner asked for, as JSON.
+    pub settings: String,
+    /// What signs its deliveries.
+    pub secret: String,
+    /// It gets what was committed behind this.
+    pub start: Sequence,
+    /// Milliseconds since 1970.
+    pub created_at: i64,
+    /// Milliseconds since 1970.
+    pub updated_at: i64,
+}
+
+impl std::fmt::Debug for EndpointRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EndpointRecord")
+            .field("id", &self.id)
+            .field("org", &self.org)
+            .field("secret", &"[redacted]")
+            .finish_non_exhaustive()
+    }
+}
+
+impl Catalog {
+    /// Stores a new endpoint and the cursor it begins at; returns its number.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn insert_endpoint(&self, endpoint: &EndpointRecord) -> Result<u32, CatalogError> {
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction()?;
+        let number = next_number(&transaction)?;
+        transaction.execute(
+            "INSERT INTO endpoints (id, number, org, settings, secret, start_sequence, created_at, updated_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            (
+                &endpoint.id,
+                number,
+                &endpoint.org,
+                &endpoint.settings,
+                &endpoint.secret,
+                endpoint.start.0.cast_signed(),
+                endpoint.created_at,
+                endpoint.updated_at,
+            ),
+        )?;
+        put_cursor(&transaction, &endpoint.id, begin(endpoint.start))?;
+        transaction.commit()?;
+        Ok(number)
+    }
+
+    /// Changes an endpoint's settings and secret. `restart` ends what waits for it and, if it
+    /// is active again, begins anew at a position.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn update_endpoint(
+        &self,
+        id: &str,
+        settings: &str,
+        secret: &str,
+        updated_at: i64,
+        restart: Option<Sequence>,
+    ) -> Result<bool, CatalogError> {
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction()?;
+        let changed = transaction.execute(
+            "UPDATE endpoints SET settings = ?2, secret = ?3, updated_at = ?4 WHERE id = ?1",
+            (id, settings, secret, updated_at),
+        )?;
+        if let Some(start) = restart {
+            transaction.execute("DELETE FROM exceptions WHERE endpoint = ?1", [id])?;
+            put_cursor(&transaction, id, begin(start))?;
+        }
+        transaction.commit()?;
+        Ok(changed == 1)
+    }
+
+    /// Deletes an endpoint with all that waits for it; false if there was none.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn delete_endpoint(&self, id: &str) -> Result<bool, CatalogError> {
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction()?;
+        transaction.execute("DELETE FROM exceptions WHERE endpoint = ?1", [id])?;
+        transaction.execute("DELETE FROM lane_cursors WHERE endpoint = ?1", [id])?;
+        let deleted = transaction.execute("DELETE FROM endpoints WHERE id = ?1", [id])?;
+        transaction.commit()?;
+        Ok(deleted == 1)
+    }
+
+    /// Every endpoint, in the order they were made.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`], [`CatalogError::Malformed`].
+    pub fn endpoints(&self) -> Result<Vec<EndpointRecord>, CatalogError> {
+        let connection = self.connection.lock();
+        let sql = format!("SELECT {COLUMNS} FROM endpoints ORDER BY number");
+        let mut statement = connection.prepare_cached(&sql)?;
+        let mut rows = statement.query([])?;
+        let mut endpoints = Vec::new();
+        while let Some(row) = rows.next()? {
+            endpoints.push(endpoint(row)?);
+        }
+        Ok(endpoints)
+    }
+}
+
+fn begin(start: Sequence) -> CursorRecord {
+    CursorRecord { sequence: start.next().0, ordinal: 0 }
+}
+
+/// Numbers are never given twice, also after the newest endpoint was deleted.
+fn next_number(transaction: &Transaction<'_>) -> Result<u32, CatalogError> {
+    let given: Option<String> = transaction
+        .query_row("SELECT value FROM instance WHERE name = 'endpoint_number'", [], |row| row.get(0))
+        .optional()?;
+    let given: u32 = match given {
+        None => 0,
+        Some(text) => text.parse().map_err(|_| CatalogError::Malformed { what: "endpoint number" })?,
+    };
+    let number = given + 1;
+    transaction.execute(
+        "INSERT INTO instance (name, value) VALUES ('endpoint_number', ?1)
+         ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        [number.to_string()],
+    )?;
+    Ok(number)
+}
+
+fn endpoint(row: &Row<'_>) -> Result<EndpointRecord, CatalogError> {
+    Ok(EndpointRecord {
+        id: row.get(0)?,
+        number: row.get(1)?,
+        org: row.get(2)?,
+        settings: row.get(3)?,
+        secret: row.get(4)?,
+        start: Sequence(row.get::<_, i64>(5)?.cast_unsigned()),
+        created_at: row.get(6)?,
+        updated_at: row.get(7)?,
+    })
+}
