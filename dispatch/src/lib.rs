@@ -17,11 +17,13 @@
 //! - [`signer`]: secrets and prepared keys
 //! - [`client`]: the pooled connections
 //! - [`lane`]: one endpoint's window, retries and cursor
+//! - [`attempt`]: what is told of each attempt
 //! - [`router`]: from an event to the lanes that want it
 //! - [`trie`]: a map whose versions share what they have in common
 //! - [`ledger`]: what is kept over restarts, saved in batches
 //! - [`dispatcher`]: all of it together
 
+pub mod attempt;
 pub mod client;
 pub mod dialect;
 pub mod dispatcher;

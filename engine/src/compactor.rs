@@ -12,10 +12,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use systole_storage::files::DataFile;
-use systole_storage::{CompactionReport, Pace, Sequence, Store, StoreError};
+use systole_storage::frame::Tombstone;
+use systole_storage::{CompactionReport, ErasedAttempts, Pace, Sequence, Store, StoreError};
 use tokio::sync::oneshot;
 
 use crate::flusher::{FlushError, chain};
@@ -47,6 +48,8 @@ pub(crate) enum Request {
     Whole(CompactReply),
     /// Write files anew.
     Rewrite(Rewrite),
+    /// Take attempts out of their files.
+    Erase(EraseAttempts),
 }
 
 /// Says of a file whether it is to be written anew.
@@ -56,6 +59,12 @@ pub(crate) type Which = Box<dyn Fn(&Arc<DataFile>) -> Result<bool, StoreError> +
 pub(crate) struct Rewrite {
     which: Which,
     reply: std::sync::mpsc::Sender<Result<(), StoreError>>,
+}
+
+/// Orders whose attempts are to be taken out of their files.
+pub(crate) struct EraseAttempts {
+    orders: Vec<Arc<Tombstone>>,
+    reply: std::sync::mpsc::Sender<(Vec<ErasedAttempts>, Result<(), StoreError>)>,
 }
 
 /// Talks to the thread.
@@ -90,6 +99,18 @@ impl CompactorHandle {
     pub(crate) fn rewrite(&self, which: Which) -> Option<Result<(), StoreError>> {
         let (reply, outcome) = mpsc::channel();
         self.requests.send(Request::Rewrite(Rewrite { which, reply })).ok()?;
+        outcome.recv().ok().filter(|_| !self.stopping.load(Ordering::Relaxed))
+    }
+
+    /// Takes attempts about erased users out of their files. Blocks; what was done counts
+    /// also if it failed then. `None` if the thread ended before.
+    #[cfg_attr(not(feature = "query"), expect(dead_code, reason = "erasures need queries"))]
+    pub(crate) fn erase_attempts(
+        &self,
+        orders: Vec<Arc<Tombstone>>,
+    ) -> Option<(Vec<ErasedAttempts>, Result<(), StoreError>)> {
+        let (reply, outcome) = mpsc::channel();
+        self.requests.send(Request::Erase(EraseAttempts { orders, reply })).ok()?;
         outcome.recv().ok().filter(|_| !self.stopping.load(Ordering::Relaxed))
     }
 
@@ -130,6 +151,7 @@ impl Compactor {
             let outcome = match requests.recv_timeout(wait) {
                 Ok(Request::Whole(reply)) => self.whole(reply),
                 Ok(Request::Rewrite(rewrite)) => self.rewrite(&rewrite),
+                Ok(Request::Erase(erase)) => self.erase_attempts(&erase),
                 Ok(Request::Look) | Err(RecvTimeoutError::Timeout) => self.some(),
                 Err(RecvTimeoutError::Disconnected) => break,
             };
@@ -158,7 +180,10 @@ impl Compactor {
         }
         let started = Instant::now();
         let mut pace = Budget { compactor: self, share: self.share, worked: Instant::now() };
-        let report = self.store.compact_some((self.settled)(), &mut pace)?;
+        let mut report = self.store.compact_some((self.settled)(), &mut pace)?;
+        if report.is_none() {
+            report = self.store.compact_attempts(now_ms(), &mut pace)?;
+        }
         if let Some(report) = &report {
             self.done(report, started.elapsed());
         }
@@ -169,6 +194,12 @@ impl Compactor {
         let started = Instant::now();
         let mut pace = Budget { compactor: self, share: 1.0, worked: Instant::now() };
         let outcome = self.store.compact_whole((self.settled)(), &|_| false, &mut pace);
+        let outcome = outcome.and_then(|mut report| {
+            while let Some(more) = self.store.compact_attempts(now_ms(), &mut pace)? {
+                report = report.plus(more);
+            }
+            Ok(report)
+        });
         // Whoever reads the folder next counts no row twice.
         let outcome = outcome.and_then(|report| self.bury_all().map(|()| report));
         let answer = match &outcome {
@@ -208,6 +239,16 @@ impl Compactor {
         Ok(true)
     }
 
+    fn erase_attempts(&self, erase: &EraseAttempts) -> Result<bool, StoreError> {
+        let mut pace = Budget { compactor: self, share: 1.0, worked: Instant::now() };
+        let mut erased = Vec::new();
+        let outcome = self.store.erase_attempts(&erase.orders, &mut pace, &mut |file| erased.push(file));
+        let outcome = outcome.and_then(|()| self.store.bury().map(drop));
+        // Whoever asked may have gone.
+        let _ = erase.reply.send((erased, outcome));
+        Ok(true)
+    }
+
     fn done(&self, report: &CompactionReport, took: Duration) {
         let counters = &self.counters;
         counters.compactions.fetch_add(report.jobs, Ordering::Relaxed);
@@ -226,6 +267,11 @@ impl Compactor {
             "compacted"
         );
     }
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Sleeps in proportion to what was worked.

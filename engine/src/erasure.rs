@@ -24,9 +24,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use systole_storage::attempts::row_is_hidden;
 use systole_storage::files::{DataFile, erased_in};
 use systole_storage::frame::{
-    Erased, EventFrame, Frame, FrameFault, Header, Kind, SamplesFrame, Tombstone, encode_erased,
+    AttemptsFrame, Erased, EventFrame, Frame, FrameFault, Header, Kind, SamplesFrame, Tombstone,
+    encode_erased,
 };
 use systole_storage::hidden::Hidden;
 use systole_storage::journal::{Log, RewriteError};
@@ -37,6 +39,7 @@ use tokio::sync::oneshot;
 
 use crate::commit::Intake;
 use crate::compactor::CompactorHandle;
+use crate::events::attempts::AttemptQueue;
 use crate::events::webhooks::Webhooks;
 use crate::events::{event_is_gone, group_is_gone};
 use crate::flusher::{FlushError, chain};
@@ -89,6 +92,7 @@ pub(crate) struct Eraser {
     pub(crate) log: Arc<Log>,
     pub(crate) queries: Arc<QueryPool>,
     pub(crate) webhooks: Arc<Webhooks>,
+    pub(crate) attempts: AttemptQueue,
     pub(crate) compactor: CompactorHandle,
     pub(crate) intake: Arc<Intake>,
     /// By when the bytes are gone.
@@ -180,10 +184,14 @@ impl Eraser {
             return Ok(0);
         }
         let started = Instant::now();
+        // What was attempted and is not in the journal yet is there or nowhere behind this.
+        self.attempts.forget(&jobs.all);
+        self.attempts.settle();
         // Behind this everything they cover is in files, and in the journal.
         self.flush()?;
         self.end_deliveries(&jobs)?;
         self.rewrite_files(&jobs)?;
+        self.rewrite_attempts(&jobs)?;
         self.rewrite_segments(&jobs)?;
         self.log.forget_tail();
         self.set_newest(&jobs)?;
@@ -239,6 +247,22 @@ impl Eraser {
             self.replaced.insert(path);
         }
         self.note(counts)
+    }
+
+    /// Has files of attempts that hold some about the users written without them.
+    fn rewrite_attempts(&mut self, jobs: &Jobs) -> Result<(), Halt> {
+        let (erased, outcome) = self.compactor.erase_attempts(jobs.all.clone()).ok_or(Halt::Stopping)?;
+        let mut counts = Counts::new();
+        for file in erased {
+            for (job, &rows) in jobs.all.iter().zip(&file.rows).filter(|(_, rows)| **rows > 0) {
+                let removed = counts.entry(job.id.clone()).or_default();
+                removed.attempts += rows;
+                removed.files += 1;
+            }
+            self.replaced.insert(file.path);
+        }
+        self.note(counts)?;
+        Ok(outcome?)
     }
 
     fn rewrite_segments(&self, jobs: &Jobs) -> Result<(), Halt> {
@@ -370,6 +394,16 @@ fn emptied(
                 touched.extend(jobs.of(frame.org(), frame.user().unwrap_or_default()).iter().cloned());
             }
             if gone { erased() } else { None }
+        }
+        Some(Kind::Attempts) => {
+            let frame = AttemptsFrame::parse(whole())?;
+            frame.without(|row| {
+                let gone = row_is_hidden(&jobs.hidden, frame.org(), row);
+                if gone {
+                    touched.extend(jobs.of(frame.org(), row.user.unwrap_or_default()).iter().cloned());
+                }
+                gone
+            })
         }
         Some(Kind::Tombstone) => {
             let tombstone = Tombstone::parse(bytes)?;

@@ -1,7 +1,8 @@
 //! What Systole keeps: the journal, the buffer, the Parquet files and the
 //! catalog, and the tables that queries see.
 //!
-//! It knows samples, sequences and organisations. It does not know HTTP, JSON,
+//! It knows samples, sequences, organisations and attempts to deliver something, which are
+//! rows of texts and numbers to it. It does not know HTTP, JSON,
 //! webhooks or who may ask: its callers have checked that. Only this crate names
 //! arrow, parquet and (behind the feature `query`) datafusion.
 //!
@@ -16,12 +17,14 @@
 //! - `merge`: one user's groups in file order
 //! - `flush`: a frozen buffer into files
 //! - [`files`]: the open Parquet files
+//! - [`attempts`]: files of delivery attempts, and reads of them
 //! - [`compact`]: runs into periods, small files into larger ones
 //! - [`catalog`]: organisations, keys, files and positions, in SQLite
 //! - [`store`]: all of it together, and the snapshot that readers take
 //! - [`check`]: a stopped store, verified against itself
 //! - `query`: DataFusion plans over a snapshot
 
+pub mod attempts;
 pub mod buffer;
 pub mod catalog;
 pub mod check;
@@ -38,11 +41,12 @@ pub mod query;
 pub mod series;
 pub mod store;
 
+pub use attempts::{AttemptPlace, AttemptQuery};
 pub use catalog::{
     CATALOG_FILE, Catalog, CatalogError, Commits, CursorRecord, EndpointRecord, ErasureRecord,
     ExceptionRecord, KeyRecord, LaneChanges, MetricRecord, Removed,
 };
 pub use compact::{Backlog, CompactionReport};
-pub use frame::{Draft, Sequence};
+pub use frame::{AttemptRow, Draft, Sequence, Trigger, encode_attempts};
 pub use series::{CheckpointReport, LatestValue, SeriesStats};
-pub use store::{FlushReport, Opened, Pace, Store, StoreError, StoreSettings, Unhurried};
+pub use store::{ErasedAttempts, FlushReport, Opened, Pace, Store, StoreError, StoreSettings, Unhurried};

@@ -186,6 +186,8 @@ async fn serve(call: Call<'_>, endpoint: Endpoint) -> Result<Reply, Refusal> {
         Endpoint::EventTypes => Ok(manage::webhooks::types(&call)),
         Endpoint::Messages => manage::webhooks::messages(call).await,
         Endpoint::Message => manage::webhooks::message(call).await,
+        Endpoint::EndpointAttempts => manage::webhooks::of_endpoint(call).await,
+        Endpoint::MessageAttempts => manage::webhooks::of_message(call).await,
         Endpoint::Publish => manage::webhooks::publish(call).await,
         Endpoint::EraseUser => manage::erase_user(call).await,
         Endpoint::EraseRange => manage::erase_range(call).await,

@@ -42,6 +42,8 @@ pub(crate) enum Endpoint {
     EventTypes,
     Messages,
     Message,
+    EndpointAttempts,
+    MessageAttempts,
     Publish,
     Flush,
     Compact,
@@ -70,7 +72,7 @@ const fn route(method: Method, path: &'static str, access: Access, endpoint: End
 }
 
 /// The routes; the busiest first, as they are looked through in order.
-pub(crate) static ROUTES: [Route; 33] = {
+pub(crate) static ROUTES: [Route; 35] = {
     const INGEST: Access = Access::Scope(Scope::Ingest);
     const READ: Access = Access::Scope(Scope::Read);
     const WEBHOOKS: Access = Access::Scope(Scope::Webhooks);
@@ -93,6 +95,8 @@ pub(crate) static ROUTES: [Route; 33] = {
         route(Method::GET, "/api/v1/webhooks/event-types", WEBHOOKS, Endpoint::EventTypes),
         route(Method::GET, "/api/v1/webhooks/messages", WEBHOOKS, Endpoint::Messages),
         route(Method::GET, "/api/v1/webhooks/messages/{id}", WEBHOOKS, Endpoint::Message),
+        route(Method::GET, "/api/v1/webhooks/endpoints/{id}/attempts", WEBHOOKS, Endpoint::EndpointAttempts),
+        route(Method::GET, "/api/v1/webhooks/messages/{id}/attempts", WEBHOOKS, Endpoint::MessageAttempts),
         route(Method::GET, "/api/v1/metrics", Access::Caller, Endpoint::Registry),
         route(Method::POST, "/api/v1/metrics", ADMIN, Endpoint::AddMetric),
         route(Method::POST, "/api/v1/api-keys", ADMIN, Endpoint::CreateKey),

@@ -51,6 +51,29 @@ impl TestServer {
         }
     }
 
+    /// Publishes events of 4 KB, and brings everything into files.
+    async fn publish_long(&self, count: usize) -> Vec<String> {
+        let event = json!({"type": "check_in.created", "data": {"note": "x".repeat(4_000)}});
+        let mut made = Vec::new();
+        for _ in 0..count {
+            made.push(self.publish(OPERATOR, &event).await);
+        }
+        self.post("/api/v1/admin/flush", OPERATOR, &json!({})).await.expect(200);
+        made
+    }
+
+    async fn await_dropped(&self, id: &str) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let answer = loop {
+            let answer = self.get(&format!("{MESSAGES}/{id}"), OPERATOR).await;
+            if answer.status != 200 || Instant::now() > deadline {
+                break answer;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        assert_eq!(answer.expect(410).code(), "message_dropped");
+    }
+
     async fn message(&self, id: &str, key: &str) -> Value {
         self.get(&format!("{MESSAGES}/{id}"), key).await.expect(200).json()
     }
@@ -115,6 +138,7 @@ async fn pages_go_forth_and_back_and_filters_hold_on_each() {
     for number in 0..23 {
         made.push(server.publish(OPERATOR, &check_in(number)).await);
     }
+    server.settled(23).await;
     let middle = server.message(&made[11], OPERATOR).await["created_at"].as_str().unwrap().to_owned();
     made.reverse();
     let (rows, pages) = server.listed("limit=5", OPERATOR).await;
@@ -138,6 +162,7 @@ async fn pages_go_forth_and_back_and_filters_hold_on_each() {
     assert_eq!(follow(&second, "prev_iterator").await["data"], first["data"]);
     // What came meanwhile lies before the first page.
     let late = server.publish(OPERATOR, &check_in(99)).await;
+    server.settled(24).await;
     let back = follow(&second, "prev_iterator").await;
     assert_eq!(back["data"], first["data"]);
     let front = follow(&back, "prev_iterator").await;
@@ -210,27 +235,54 @@ async fn an_erased_message_is_unknown_and_one_past_retention_is_gone_with_the_re
     order.expect(202);
     server.get(&format!("{MESSAGES}/{erased}"), OPERATOR).await.expect(404);
     assert_eq!(server.listed("limit=50", OPERATOR).await.0, [Value::Null; 0]);
-    let note = "x".repeat(4_000);
-    let mut made = Vec::new();
-    for _ in 0..200 {
-        let event = json!({"type": "check_in.created", "data": {"note": note}});
-        made.push(server.publish(OPERATOR, &event).await);
-    }
-    server.post("/api/v1/admin/flush", OPERATOR, &json!({})).await.expect(200);
-    let deadline = Instant::now() + Duration::from_secs(60);
-    let answer = loop {
-        let answer = server.get(&format!("{MESSAGES}/{}", made[0]), OPERATOR).await;
-        if answer.status != 200 || Instant::now() > deadline {
-            break answer;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
-    let answer = answer.expect(410).json();
-    assert_eq!(answer["code"], json!("message_dropped"));
+    let made = server.publish_long(200).await;
+    server.await_dropped(&made[0]).await;
     // The newest stay, and the list ends where they begin.
     server.message(made.last().unwrap(), OPERATOR).await;
     let (rows, _) = server.listed("limit=7", OPERATOR).await;
     assert!((10..150).contains(&rows.len()), "{}", rows.len());
     let newest: Vec<&str> = made.iter().rev().take(rows.len()).map(String::as_str).collect();
     assert_eq!(ids(&rows), newest);
+}
+
+#[tokio::test]
+async fn attempts_are_listed_of_what_there_is_and_bad_filters_are_named() {
+    let server = server().start().await;
+    let wish = json!({"url": "https://receiver.example.org/hook", "active": false});
+    let made = server.post(ENDPOINTS, OPERATOR, &wish).await.expect(201).json();
+    let path = format!("{ENDPOINTS}/{}/attempts", made["id"].as_str().unwrap());
+    let none = json!({"data": [], "iterator": null, "prev_iterator": null, "done": true});
+    assert_eq!(server.get(&path, OPERATOR).await.expect(200).json(), none);
+    let id = server.publish(OPERATOR, &check_in(1)).await;
+    let of_message = format!("{MESSAGES}/{id}/attempts?status=failed&event_type=check_in.created");
+    assert_eq!(server.get(&of_message, OPERATOR).await.expect(200).json(), none);
+    server.get(&format!("{ENDPOINTS}/ep_nobody/attempts"), OPERATOR).await.expect(404);
+    for (parameters, field) in
+        [("status=pending", "status"), ("event_type=check", "event_type"), ("iterator=itr_1", "iterator")]
+    {
+        let answer = server.get(&format!("{path}?{parameters}"), OPERATOR).await.expect(422).json();
+        assert_eq!(answer["detail"][0]["loc"], json!(["query", field]), "{answer}");
+    }
+    let bound = server.make_key("default", &json!({"scopes": ["webhooks"], "user_id": "u_2"})).await.key;
+    server.get(&path, &bound).await.expect(404);
+}
+
+#[tokio::test]
+async fn payloads_that_nobody_waits_for_go_once_their_time_is_over() {
+    let hours = |hours: usize| {
+        server().with(move |settings| {
+            settings.storage.segment_bytes = 64 * 1024;
+            settings.dispatch.retention_hours = hours;
+        })
+    };
+    let (kept, dropped) = (hours(1).start().await, hours(0).start().await);
+    for server in [&kept, &dropped] {
+        server.subscribe(OPERATOR).await;
+    }
+    let (stays, goes) = (kept.publish_long(60).await, dropped.publish_long(60).await);
+    dropped.await_dropped(&goes[0]).await;
+    for id in &stays {
+        kept.message(id, OPERATOR).await;
+    }
+    assert_eq!(kept.settled(60).await.len(), 60);
 }

@@ -84,7 +84,7 @@ async fn what_does_not_run_says_why() {
     for (sql, code, part) in [
         ("DELETE FROM samples", "sql_not_allowed", "DELETE FROM is not allowed"),
         ("INSERT INTO samples SELECT * FROM samples", "sql_not_allowed", "INSERT INTO is not allowed"),
-        ("CREATE TABLE a AS SELECT * FROM samples", "sql_not_allowed", "samples and latest"),
+        ("CREATE TABLE a AS SELECT * FROM samples", "sql_not_allowed", "samples, latest and attempts"),
         (
             "CREATE EXTERNAL TABLE a STORED AS CSV LOCATION '/etc/passwd'",
             "sql_not_allowed",
@@ -96,9 +96,9 @@ async fn what_does_not_run_says_why() {
         ("EXPLAIN ANALYZE SELECT 1", "sql_not_allowed", "EXPLAIN ANALYZE"),
         ("SELECT * INTO a FROM samples", "sql_not_allowed", "is not allowed"),
         ("SELECT 1; SELECT 2", "sql_not_allowed", "several statements"),
-        ("SELECT * FROM attempts", "sql_invalid", "samples and latest"),
-        ("SELECT * FROM information_schema.tables", "sql_invalid", "samples and latest"),
-        ("SELECT * FROM '/etc/passwd'", "sql_invalid", "samples and latest"),
+        ("SELECT * FROM deliveries", "sql_invalid", "samples, latest and attempts"),
+        ("SELECT * FROM information_schema.tables", "sql_invalid", "samples, latest and attempts"),
+        ("SELECT * FROM '/etc/passwd'", "sql_invalid", "samples, latest and attempts"),
         ("SELECT * FROM read_csv('/etc/passwd')", "sql_invalid", "no table functions"),
         ("SELEC 1", "sql_invalid", "SELEC"),
         ("SELECT 1 / 0", "sql_invalid", "ivide by zero"),

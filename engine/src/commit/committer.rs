@@ -79,7 +79,7 @@ pub(crate) struct Committer {
 impl Committer {
     pub(crate) fn new(parts: CommitterParts) -> Committer {
         let synced = parts.last;
-        let replayed = parts.store.snapshot().active.sample_count() > 0;
+        let replayed = parts.store.snapshot().active.byte_len() > 0;
         Committer {
             parts,
             synced,
@@ -98,7 +98,7 @@ impl Committer {
             self.gather();
             if !self.group.is_empty() {
                 self.commit();
-            } else if self.parts.intake.stopping() {
+            } else if self.parts.intake.may_end() {
                 break;
             } else {
                 std::thread::park_timeout(IDLE);

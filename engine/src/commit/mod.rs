@@ -14,7 +14,7 @@ mod committer;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::thread::Thread;
@@ -123,6 +123,8 @@ pub(crate) struct Intake {
     stopping: AtomicBool,
     /// Set once the committer is gone: whoever pushes then empties the queues.
     ended: AtomicBool,
+    /// Threads that may still have frames of our own when senders are refused.
+    makers: AtomicUsize,
     poisoned: Mutex<Option<String>>,
     /// Memory of all buffers, as of the last commit or flush.
     pub(crate) buffer_bytes: AtomicU64,
@@ -138,6 +140,19 @@ pub(crate) struct Intake {
     pub(crate) seal_requests: Mutex<Vec<SealReply>>,
 }
 
+/// Keeps an intake open for frames of our own.
+#[cfg(feature = "query")]
+#[derive(Debug)]
+pub(crate) struct KeptOpen(Arc<Intake>);
+
+#[cfg(feature = "query")]
+impl Drop for KeptOpen {
+    fn drop(&mut self) {
+        self.0.makers.fetch_sub(1, Ordering::AcqRel);
+        self.0.wake();
+    }
+}
+
 impl Intake {
     pub(crate) fn new(ring_slots: usize) -> Arc<Intake> {
         Arc::new(Intake {
@@ -145,6 +160,7 @@ impl Intake {
             committer: OnceLock::new(),
             stopping: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            makers: AtomicUsize::new(0),
             poisoned: Mutex::new(None),
             buffer_bytes: AtomicU64::new(0),
             disk_full: AtomicBool::new(false),
@@ -251,6 +267,19 @@ impl Intake {
 
     pub(crate) fn stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Has the committer take frames of our own, also when it is told to stop, until what
+    /// is returned is dropped.
+    #[cfg(feature = "query")]
+    pub(crate) fn keep_open(self: &Arc<Intake>) -> KeptOpen {
+        self.makers.fetch_add(1, Ordering::AcqRel);
+        KeptOpen(self.clone())
+    }
+
+    /// Whether nothing more comes once the queues are empty.
+    pub(crate) fn may_end(&self) -> bool {
+        self.stopping() && (self.makers.load(Ordering::Acquire) == 0 || self.poison().is_some())
     }
 
     /// Refuses everything from now on, for this reason.

@@ -164,6 +164,8 @@ struct Inner {
     #[cfg(feature = "query")]
     event_ids: Arc<crate::event_ids::EventIds>,
     #[cfg(feature = "query")]
+    attempts: crate::events::attempts::AttemptQueue,
+    #[cfg(feature = "query")]
     eraser: crate::erasure::EraserHandle,
 }
 
@@ -257,7 +259,7 @@ impl Engine {
         #[cfg(feature = "query")]
         let event_ids = query.event_ids.clone();
         #[cfg(feature = "query")]
-        let (queries, webhooks) = query.run(&intake, &mut threads)?;
+        let (queries, webhooks, attempts) = query.run(&intake, &mut threads)?;
         #[cfg(feature = "query")]
         let eraser = query::start_eraser(
             crate::erasure::Eraser {
@@ -265,6 +267,7 @@ impl Engine {
                 log: log.clone(),
                 queries: queries.clone(),
                 webhooks: webhooks.clone(),
+                attempts: attempts.clone(),
                 compactor: handle.clone(),
                 intake: intake.clone(),
                 deadline: settings.erasure_deadline,
@@ -289,6 +292,8 @@ impl Engine {
             webhooks,
             #[cfg(feature = "query")]
             event_ids,
+            #[cfg(feature = "query")]
+            attempts,
             #[cfg(feature = "query")]
             eraser,
         };
@@ -444,6 +449,9 @@ impl Engine {
             inner.eraser.stop();
             #[cfg(feature = "query")]
             inner.webhooks.stop();
+            // Nothing is delivered any more: the last attempts go with the last group.
+            #[cfg(feature = "query")]
+            inner.attempts.stop();
             for (name, handle) in threads {
                 if handle.join().is_err() {
                     tracing::error!(thread = name, "thread had panicked");

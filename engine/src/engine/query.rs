@@ -13,13 +13,16 @@ use systole_storage::query::{
     BucketQuery, BucketStream, ExportStream, QueryError, QueryPool, SampleStream, SeriesQuery, SqlAnswer,
     SqlError, SqlQuestion,
 };
-use systole_storage::{Draft, ErasureRecord, LatestValue, Sequence, Store, StoreError};
+use systole_storage::{
+    AttemptQuery, AttemptRow, Draft, ErasureRecord, LatestValue, Sequence, Store, StoreError,
+};
 
 use super::{Engine, EngineSettings, OpenError, PoisonOnPanic, Position, spawn};
 use crate::budget::Permit;
 use crate::commit::{CommitError, Intake, SubmitError};
 use crate::erasure::{Eraser, EraserHandle};
 use crate::event_ids::{Claim, EventIds};
+use crate::events::attempts::{AttemptQueue, AttemptWriter};
 use crate::events::topics::EventTopics;
 use crate::events::webhooks::{WebhookParts, WebhookStartError, Webhooks};
 use crate::events::{Classifier, ErasedNow, JournalEvents, Subscribed, event_is_gone};
@@ -33,6 +36,7 @@ pub(super) struct Parts {
     webhooks: Arc<Webhooks>,
     classifier: Classifier,
     pub(super) event_ids: Arc<EventIds>,
+    attempts: AttemptQueue,
 }
 
 impl Parts {
@@ -72,7 +76,8 @@ impl Parts {
             Classifier::new(log.clone(), queries.clone(), intake.clone(), subscribed.clone(), classified);
         let event_ids = EventIds::new();
         event_ids.load(log, now_ms())?;
-        Ok(Parts { queries, subscribed, webhooks: Arc::new(webhooks), classifier, event_ids })
+        let attempts = AttemptQueue::default();
+        Ok(Parts { queries, subscribed, webhooks: Arc::new(webhooks), classifier, event_ids, attempts })
     }
 
     /// Up to where nobody reads the journal, and up to where superseded rows may go.
@@ -92,8 +97,8 @@ impl Parts {
         self,
         intake: &Arc<Intake>,
         threads: &mut Vec<(&'static str, JoinHandle<()>)>,
-    ) -> Result<(Arc<QueryPool>, Arc<Webhooks>), OpenError> {
-        let Parts { queries, webhooks, classifier, .. } = self;
+    ) -> Result<(Arc<QueryPool>, Arc<Webhooks>, AttemptQueue), OpenError> {
+        let Parts { queries, webhooks, classifier, attempts, .. } = self;
         let guard = PoisonOnPanic { intake: intake.clone(), thread: "classifier" };
         threads.insert(
             0,
@@ -110,7 +115,16 @@ impl Parts {
                 routed.route();
             })?,
         );
-        Ok((queries, webhooks))
+        let writer = AttemptWriter::new(attempts.clone(), intake);
+        let guard = PoisonOnPanic { intake: intake.clone(), thread: "attempts" };
+        threads.insert(
+            0,
+            spawn("attempts", move || {
+                let _guard = guard;
+                writer.run();
+            })?,
+        );
+        Ok((queries, webhooks, attempts))
     }
 }
 
@@ -161,6 +175,21 @@ pub enum EraseError {
 }
 
 impl Engine {
+    /// Takes delivery attempts for the log.
+    #[must_use]
+    pub fn attempt_queue(&self) -> &AttemptQueue {
+        &self.inner.attempts
+    }
+
+    /// The newest delivery attempts that a query asks for, newest first. Reads files:
+    /// for a thread that may wait.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn attempts(&self, query: &AttemptQuery) -> Result<Vec<AttemptRow>, StoreError> {
+        self.inner.store.attempts(query)
+    }
+
     /// Erases a user, or a part of a series: from the answer on nothing of it is seen
     /// any more, and within the deadline its bytes are gone. Returns the receipt's id.
     ///

@@ -171,7 +171,7 @@ impl Webhooks {
             return Ok(MessagePage { done: true, ..MessagePage::default() });
         };
         let end = self.subscribed.classified().min(self.log.head());
-        let mut listing = Listing { webhooks: self, query, since, verdicts: None, rows: Vec::new() };
+        let listing = Listing { webhooks: self, query, since, verdicts: None, rows: Vec::new() };
         match step {
             Some(Step::Newer(from)) => listing.newer(from, end),
             Some(Step::Older(before)) => listing.older(before.min(Cursor::behind(end.0)), true),

@@ -11,11 +11,14 @@
 //!
 //! In reading order: [`topics`] name things; `subscribed` knows which organisations
 //! have endpoints; `classifier` decides; `reader` gives events to the router and to
-//! lanes that lag; `payload` renders, `erased` says what it must not;  `ledger` saves positions; [`messages`] lists and shows
-//! events; [`webhooks`] is what the
-//! front end calls.
+//! lanes that lag; `payload` renders, `erased` says what it must not; `ledger` saves
+//! positions; [`attempts`] brings the delivery log into the journal; [`messages`] lists
+//! and shows events; [`webhooks`] is what the front end calls.
 
+mod attempt_ids;
+pub mod attempts;
 mod classifier;
+mod delivery_log;
 mod erased;
 mod example;
 mod ledger;
@@ -27,6 +30,7 @@ pub mod topics;
 pub mod webhooks;
 
 pub(crate) use classifier::Classifier;
+pub use delivery_log::JournalDeliveries;
 pub(crate) use erased::{ErasedNow, event_is_gone, group_is_gone};
 pub(crate) use reader::JournalEvents;
 pub(crate) use subscribed::Subscribed;

@@ -8,6 +8,7 @@
 //!
 //! ```text
 //! frames  [frame, frame, ...]                         in commit order
+//! attempts [frame, frame, ...]                        delivery attempts, in commit order
 //! index   hash(org, user, metric) -> newest entry -> older entry -> ...
 //!         entry = (frame, group, older)               64 shards
 //! ```
@@ -22,17 +23,18 @@ use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::frame::{Group, SamplesFrame, Sequence, Stamp};
+use crate::frame::{AttemptsFrame, Group, SamplesFrame, Sequence, Stamp};
 
 const SHARDS: usize = 64;
 /// Memory the index takes for one group: an entry and a share of the map.
 const GROUP_INDEX_BYTES: usize = 48;
 const NONE: u32 = u32::MAX;
 
-/// Committed samples in memory.
+/// Committed samples and attempts in memory.
 #[derive(Debug)]
 pub struct Buffer {
     frames: RwLock<Vec<SamplesFrame>>,
+    attempts: RwLock<Vec<AttemptsFrame>>,
     shards: Box<[Mutex<Shard>]>,
     bytes: AtomicUsize,
     samples: AtomicU64,
@@ -74,6 +76,7 @@ impl Default for Buffer {
     fn default() -> Buffer {
         Buffer {
             frames: RwLock::default(),
+            attempts: RwLock::default(),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             bytes: AtomicUsize::new(0),
             samples: AtomicU64::new(0),
@@ -100,6 +103,14 @@ impl Buffer {
             self.samples.fetch_add(frame.sample_count() as u64, Ordering::Relaxed);
             self.advance(&frame.header().stamp);
         }
+    }
+
+    /// Makes a committed frame of attempts visible. Only the committer, or recovery
+    /// before it, calls this.
+    pub fn publish_attempts(&self, frame: &AttemptsFrame) {
+        self.attempts.write().push(frame.clone());
+        self.bytes.fetch_add(frame.byte_len(), Ordering::Relaxed);
+        self.advance(&frame.header().stamp);
     }
 
     /// Moves the position over a committed frame without samples, so that a flush
@@ -158,6 +169,12 @@ impl Buffer {
     #[must_use]
     pub fn frames(&self) -> Vec<SamplesFrame> {
         self.frames.read().clone()
+    }
+
+    /// Every frame of attempts, in commit order.
+    #[must_use]
+    pub fn attempts(&self) -> Vec<AttemptsFrame> {
+        self.attempts.read().clone()
     }
 
     /// Memory of frames and index.

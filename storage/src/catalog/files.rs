@@ -98,18 +98,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Sql`].
     pub fn commit_flush(&self, files: &[FileRecord], flushed: Flushed) -> Result<(), CatalogError> {
-        let mut connection = self.connection.lock();
-        let transaction = connection.transaction()?;
-        for file in files {
-            insert_file(&transaction, file)?;
-        }
-        transaction.execute(
-            "INSERT INTO positions (name, sequence, ordering) VALUES ('flushed', ?1, ?2)
-             ON CONFLICT (name) DO UPDATE SET sequence = excluded.sequence, ordering = excluded.ordering",
-            (flushed.sequence.0.cast_signed(), flushed.ordering.cast_signed()),
-        )?;
-        transaction.commit()?;
-        Ok(())
+        self.commit_flush_with(files, &[], flushed)
     }
 
     /// Takes a number for a compaction. Its files carry the number, and are known
@@ -261,6 +250,23 @@ impl Catalog {
         }
         Ok(files)
     }
+}
+
+/// Lists the files of a flush and moves the journal position.
+pub(super) fn put_flush(
+    connection: &Connection,
+    files: &[FileRecord],
+    flushed: Flushed,
+) -> Result<(), CatalogError> {
+    for file in files {
+        insert_file(connection, file)?;
+    }
+    connection.execute(
+        "INSERT INTO positions (name, sequence, ordering) VALUES ('flushed', ?1, ?2)
+         ON CONFLICT (name) DO UPDATE SET sequence = excluded.sequence, ordering = excluded.ordering",
+        (flushed.sequence.0.cast_signed(), flushed.ordering.cast_signed()),
+    )?;
+    Ok(())
 }
 
 fn insert_file(connection: &Connection, file: &FileRecord) -> Result<(), CatalogError> {

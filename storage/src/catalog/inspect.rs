@@ -14,10 +14,11 @@ const LINES_MAX: u32 = 100;
 
 /// Rows that name a row of another table: what they are, their table, what they are
 /// called, what they name, and where that must stand.
-const REFERENCES: [(&str, &str, &str, &str, &str, &str); 7] = [
+const REFERENCES: [(&str, &str, &str, &str, &str, &str); 8] = [
     ("API key", "api_keys", "id", "org", "organisations", "id"),
     ("endpoint", "endpoints", "id", "org", "organisations", "id"),
     ("metric", "metrics", "key", "org", "organisations", "id"),
+    ("file", "attempt_files", "path", "org", "organisations", "id"),
     ("section of", "sections", "path", "org", "organisations", "id"),
     ("section of", "sections", "path", "path", "files", "path"),
     ("cursor", "lane_cursors", "endpoint", "endpoint", "endpoints", "id"),

@@ -21,9 +21,11 @@
 //! erasures        id, org, user_id until it is done, part, sequence, what was removed
 //! blocked_users   org, hash of the user
 //! retention       org, metric, days
+//! attempt_files   path, org, day, level, ...       what `files` says, of delivery attempts
 //! metrics         org, key, unit, ..., aggregate   an organisation's own, never changed
 //! ```
 
+mod attempts;
 mod checkpoints;
 mod commits;
 mod endpoints;
@@ -41,6 +43,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rusqlite::Connection;
 
+pub use attempts::AttemptFileRecord;
 pub use checkpoints::CheckpointRecord;
 pub use commits::Commits;
 pub use endpoints::EndpointRecord;

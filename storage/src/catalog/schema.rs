@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::{CatalogError, now_ms};
 
 /// Raised with every change of the tables; each step is a transaction below.
-pub(super) const VERSION: i64 = 8;
+pub(super) const VERSION: i64 = 9;
 
 const TABLES: &str = "
 CREATE TABLE organisations (
@@ -189,6 +189,28 @@ const MEMBERS: &str = "
 ALTER TABLE exceptions ADD COLUMN members BLOB;
 ";
 
+/// Version 9: files of delivery attempts.
+const ATTEMPT_FILES: &str = "
+CREATE TABLE attempt_files (
+    path TEXT PRIMARY KEY,
+    org TEXT NOT NULL,
+    day TEXT NOT NULL,
+    level BIGINT NOT NULL,
+    sequence_first BIGINT NOT NULL,
+    sequence_last BIGINT NOT NULL,
+    message_first BIGINT NOT NULL,
+    message_last BIGINT NOT NULL,
+    row_count BIGINT NOT NULL,
+    byte_count BIGINT NOT NULL,
+    user_min TEXT NOT NULL,
+    user_max TEXT NOT NULL,
+    time_min BIGINT NOT NULL,
+    time_max BIGINT NOT NULL,
+    block_crc32c TEXT NOT NULL,
+    created_at BIGINT NOT NULL
+);
+";
+
 pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(), CatalogError> {
     connection.busy_timeout(busy)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -225,6 +247,9 @@ pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(),
     }
     if found < 8 {
         transaction.execute_batch(MEMBERS)?;
+    }
+    if found < 9 {
+        transaction.execute_batch(ATTEMPT_FILES)?;
     }
     if found < VERSION {
         transaction.pragma_update(None, "user_version", VERSION)?;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::journal::JournalState;
 use super::{CheckError, Context, Fault};
-use crate::catalog::{CATALOG_FILE, Catalog, CatalogError, FileRecord, SectionRecord};
+use crate::catalog::{AttemptFileRecord, CATALOG_FILE, Catalog, CatalogError, FileRecord, SectionRecord};
 use crate::files::{BLOCK_BYTES, Partition, Period, is_run, run_file};
 use crate::frame::Sequence;
 
@@ -12,6 +12,7 @@ use crate::frame::Sequence;
 pub(super) struct Known {
     pub(super) flushed: Sequence,
     pub(super) files: Vec<FileRecord>,
+    pub(super) attempts: Vec<AttemptFileRecord>,
     pub(super) garbage: HashSet<String>,
     pub(super) unfinished: HashSet<u64>,
     positions: Vec<(String, Sequence)>,
@@ -52,6 +53,12 @@ pub(super) fn check(context: &Context<'_>, catalog: &Catalog) -> Option<Known> {
                     record_fault(context, file, "listing", "garbage too", "a file or garbage");
                 }
             }
+            for attempts in &known.attempts {
+                super::attempts::check_record(context, attempts);
+                if garbage.contains(&attempts.file.path) {
+                    record_fault(context, &attempts.file, "listing", "garbage too", "a file or garbage");
+                }
+            }
             Some(known)
         }
         Err(error) => {
@@ -65,6 +72,7 @@ fn read(catalog: &Catalog) -> Result<Known, CatalogError> {
     Ok(Known {
         flushed: catalog.flushed()?.sequence,
         files: catalog.files()?,
+        attempts: catalog.attempt_files()?,
         garbage: catalog.garbage()?.into_iter().collect(),
         unfinished: catalog.unfinished()?.into_iter().collect(),
         positions: catalog.places()?,

@@ -27,7 +27,7 @@ pub(super) fn check(context: &Context<'_>, file: &Arc<DataFile>) {
 }
 
 /// Whether all its bytes are those that were written; reports what is not.
-fn check_bytes(context: &Context<'_>, file: &Arc<DataFile>) -> bool {
+pub(super) fn check_bytes(context: &Context<'_>, file: &Arc<DataFile>) -> bool {
     let record = &file.record;
     let path = || record.path.clone();
     let unreadable = |error: std::io::Error| {

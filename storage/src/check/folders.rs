@@ -5,11 +5,13 @@ use std::collections::HashSet;
 use super::catalog::Known;
 use super::journal::JournalState;
 use super::{Context, Fault, Note};
+use crate::attempts::ATTEMPTS_DIR;
 use crate::files::{RUNS_DIR, SAMPLES_DIR, is_temporary, level_and_number};
 
 pub(super) fn check(context: &Context<'_>, known: &Known, journal: &JournalState) {
-    let listed: HashSet<&str> = known.files.iter().map(|file| file.path.as_str()).collect();
-    for folder in [RUNS_DIR, SAMPLES_DIR] {
+    let attempts = known.attempts.iter().map(|attempts| &attempts.file);
+    let listed: HashSet<&str> = known.files.iter().chain(attempts).map(|file| file.path.as_str()).collect();
+    for folder in [RUNS_DIR, SAMPLES_DIR, ATTEMPTS_DIR] {
         let at = context.data_dir.join(folder);
         let paths = match context.disk.list(&at) {
             Ok(paths) => paths,

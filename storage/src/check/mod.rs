@@ -8,7 +8,8 @@
 //! ```text
 //! lock -> catalog: pages, version, positions, references, what each file's row says
 //!      -> journal: headers, frames, order, verdicts       (one job)
-//!      -> each data file: length, blocks, footer, rows    (a job each, on all cores)
+//!      -> each data file, also of attempts: length, blocks, footer, rows
+//!                                                  (a job each, on all cores)
 //!      -> what lies in the folders and is in no row; positions against the journal
 //! ```
 //!
@@ -17,6 +18,7 @@
 //! Not checked: what no second copy exists of (a value that was always wrong), and what
 //! is computed anew at each start.
 
+mod attempts;
 mod catalog;
 mod fault;
 mod file;
@@ -30,9 +32,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::attempts::ATTEMPTS_DIR;
 use crate::catalog::{CATALOG_FILE, Catalog, CatalogError, FileRecord};
 use crate::disk::{Disk, RealDisk};
-use crate::files::{DataFile, FileSet};
+use crate::files::{DataFile, FileSet, RUNS_DIR, SAMPLES_DIR};
 use crate::frame::Sequence;
 use crate::store::{JOURNAL_DIR, StoreError, lock};
 
@@ -153,7 +156,7 @@ impl Context<'_> {
 /// goes to `found`.
 pub fn check(parts: &CheckParts<'_>) -> Result<Checked, CheckError> {
     let data_dir = parts.data_dir;
-    let any = [CATALOG_FILE, JOURNAL_DIR, crate::files::SAMPLES_DIR, crate::files::RUNS_DIR];
+    let any = [CATALOG_FILE, JOURNAL_DIR, SAMPLES_DIR, RUNS_DIR, ATTEMPTS_DIR];
     if !any.iter().any(|name| data_dir.join(name).exists()) {
         return Err(CheckError::NoData { path: data_dir.to_owned() });
     }
@@ -187,16 +190,21 @@ pub fn check(parts: &CheckParts<'_>) -> Result<Checked, CheckError> {
     let files: Vec<Arc<DataFile>> =
         records.into_iter().map(|record| Arc::new(DataFile::new(disk.clone(), data_dir, record))).collect();
     context.files = FileSet::default().with(&files);
+    let attempts = knowledge.as_ref().map_or(&[][..], |known: &catalog::Known| &known.attempts);
+    let attempts = attempts::files_of(&context, attempts);
     let segments = journal::segments(&context);
-    let bytes: u64 = files.iter().map(|file| file.record.bytes).sum::<u64>() + segments.byte_len();
-    parts.progress.files.store((files.len() + segments.len()) as u64, Ordering::Relaxed);
+    let data = files.iter().chain(attempts.iter().map(|file| file.data()));
+    let bytes: u64 = data.map(|file| file.record.bytes).sum::<u64>() + segments.byte_len();
+    let file_count = files.len() + attempts.len();
+    parts.progress.files.store((file_count + segments.len()) as u64, Ordering::Relaxed);
     parts.progress.bytes.store(bytes, Ordering::Relaxed);
     let journal = Mutex::new(None);
     let context = &context;
-    run_jobs(parts.threads, files.len() + 1, |job| match job.checked_sub(1) {
+    run_jobs(parts.threads, file_count + 1, |job| match job.checked_sub(1) {
         // The longest one first.
         None => *journal.lock() = Some(journal::check(context, &segments)),
-        Some(place) => file::check(context, &files[place]),
+        Some(place) if place < files.len() => file::check(context, &files[place]),
+        Some(place) => attempts::check(context, &attempts[place - files.len()]),
     });
     let journal = journal.into_inner().unwrap_or_default();
     if let Some(known) = &knowledge {
@@ -204,7 +212,7 @@ pub fn check(parts: &CheckParts<'_>) -> Result<Checked, CheckError> {
         folders::check(context, known, &journal);
     }
     Ok(Checked {
-        files: files.len() as u64,
+        files: file_count as u64,
         rows: context.rows.load(Ordering::Relaxed),
         segments: segments.len() as u64,
         frames: journal.frames,

@@ -47,4 +47,5 @@ pub use run::Run;
 pub(crate) use schema::column;
 pub use schema::{COLUMN_NAMES, FileKind, samples_schema};
 pub use set::{DataFile, FileSet, Section, bucket_of};
+pub(crate) use writer::{BlockWriter, no_rows, sync_folders_of};
 pub use writer::{FileWriteError, SamplesFileWriter, WrittenFile, sync_folders};

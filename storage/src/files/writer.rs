@@ -98,20 +98,7 @@ impl SamplesFileWriter {
         level: u32,
     ) -> Result<SamplesFileWriter, FileWriteError> {
         let at = root.join(temporary(path));
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |source| FileWriteError::Io { path, source }
-        };
-        if let Some(folder) = at.parent() {
-            disk.create_dir_all(folder).map_err(io(folder))?;
-        }
-        // What an attempt that failed may have left.
-        match disk.remove(&at) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(io(&at)(source)),
-            _ => {}
-        }
-        let file = disk.create(&at, 0).map_err(io(&at))?;
-        let blocks = BlockWriter { file, at: 0, pending: Vec::new(), sums: BlockChecksums::default() };
+        let blocks = BlockWriter::create(disk, root, path)?;
         let properties = Arc::new(writer_properties(kind, level));
         let parquet = |source| FileWriteError::Parquet { path: at.clone(), source };
         let output = SerializedFileWriter::new(blocks, parquet_schema(), properties).map_err(parquet)?;
@@ -208,24 +195,18 @@ impl SamplesFileWriter {
             self.end_row_group()?;
         }
         let temporary_path = self.root.join(temporary(&self.record.path));
-        let parquet = |source| FileWriteError::Parquet { path: temporary_path.clone(), source };
-        let io = |source| FileWriteError::Io { path: temporary_path.clone(), source };
-        self.output.finish().map_err(parquet)?;
-        let blocks = self.output.inner_mut();
-        blocks.flush().map_err(io)?;
-        blocks.file.sync_data().map_err(io)?;
-        let sections = self.sections.finish();
+        self.output.finish().map_err(|source| FileWriteError::Parquet { path: temporary_path, source })?;
         let mut record = self.record;
+        let whole = self.output.inner_mut().finish(disk, &self.root, &record.path)?;
+        (record.bytes, record.block_crc32c) = whole;
+        let sections = self.sections.finish();
         sum_up(&mut record, &sections);
         record.sections = sections;
-        record.bytes = blocks.at;
-        record.block_crc32c = std::mem::take(&mut blocks.sums).finish();
-        disk.rename(&temporary_path, &self.root.join(&record.path)).map_err(io)?;
         Ok(WrittenFile { record })
     }
 }
 
-fn no_rows(path: &str, level: u32) -> FileRecord {
+pub(crate) fn no_rows(path: &str, level: u32) -> FileRecord {
     FileRecord {
         path: path.to_owned(),
         org: String::new(),
@@ -267,9 +248,18 @@ fn sum_up(record: &mut FileRecord, sections: &[SectionRecord]) {
 /// # Errors
 /// [`FileWriteError::Io`].
 pub fn sync_folders(disk: &dyn Disk, root: &Path, files: &[WrittenFile]) -> Result<(), FileWriteError> {
+    sync_folders_of(disk, root, files.iter().map(|file| file.record.path.as_str()))
+}
+
+/// As [`sync_folders`], of files by their paths below `root`.
+pub(crate) fn sync_folders_of<'a>(
+    disk: &dyn Disk,
+    root: &Path,
+    paths: impl Iterator<Item = &'a str>,
+) -> Result<(), FileWriteError> {
     let mut folders = BTreeSet::new();
-    for file in files {
-        let mut folder = Path::new(&file.record.path).parent();
+    for path in paths {
+        let mut folder = Path::new(path).parent();
         while let Some(path) = folder {
             folders.insert(root.join(path));
             folder = path.parent();
@@ -283,11 +273,48 @@ pub fn sync_folders(disk: &dyn Disk, root: &Path, files: &[WrittenFile]) -> Resu
 }
 
 /// Collects bytes into large writes and checksums their blocks.
-struct BlockWriter {
+pub(crate) struct BlockWriter {
     file: Box<dyn DiskFile>,
     at: u64,
     pending: Vec<u8>,
     sums: BlockChecksums,
+}
+
+impl BlockWriter {
+    /// Starts the file of a path below `root`, under its temporary name.
+    pub(crate) fn create(disk: &dyn Disk, root: &Path, path: &str) -> Result<BlockWriter, FileWriteError> {
+        let at = root.join(temporary(path));
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| FileWriteError::Io { path, source }
+        };
+        if let Some(folder) = at.parent() {
+            disk.create_dir_all(folder).map_err(io(folder))?;
+        }
+        // What an attempt that failed may have left.
+        match disk.remove(&at) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(io(&at)(source)),
+            _ => {}
+        }
+        let file = disk.create(&at, 0).map_err(io(&at))?;
+        Ok(BlockWriter { file, at: 0, pending: Vec::new(), sums: BlockChecksums::default() })
+    }
+
+    /// Makes what was written durable under its final name; the name itself is after
+    /// [`sync_folders`]. Returns length and checksums.
+    pub(crate) fn finish(
+        &mut self,
+        disk: &dyn Disk,
+        root: &Path,
+        path: &str,
+    ) -> Result<(u64, Vec<u32>), FileWriteError> {
+        let at = root.join(temporary(path));
+        let io = |source| FileWriteError::Io { path: at.clone(), source };
+        self.flush().map_err(io)?;
+        self.file.sync_data().map_err(io)?;
+        disk.rename(&at, &root.join(path)).map_err(io)?;
+        Ok((self.at, std::mem::take(&mut self.sums).finish()))
+    }
 }
 
 impl Write for BlockWriter {

@@ -21,6 +21,7 @@
 //! request's thread, sealed by the committer (which knows sequence, ordering
 //! and marks), written by the journal, then shared unchanged with the buffer.
 
+mod attempts;
 mod changes;
 mod published;
 mod samples;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use attempts::{ATTEMPT_ROWS_MAX, AttemptRow, AttemptsFrame, Trigger, encode_attempts, frame_of_tie};
 pub use changes::{Change, Changes, GroupChange, Verdict, encode_changes};
 pub use published::{EventFrame, Published, encode_published};
 pub use samples::{
@@ -297,6 +299,8 @@ pub enum Frame {
     Changes(Header, Arc<Changes>),
     /// An event handed in by a publisher.
     Event(EventFrame),
+    /// Deliveries that were tried.
+    Attempts(AttemptsFrame),
     /// What must not be seen any more.
     Tombstone(Header, Arc<Tombstone>),
     /// A kind that nothing reads yet.
@@ -314,6 +318,7 @@ impl Frame {
             Kind::Samples => Frame::Samples(SamplesFrame::parse(bytes)?),
             Kind::Changes => Frame::Changes(header, Arc::new(Changes::parse(&bytes)?)),
             Kind::Event => Frame::Event(EventFrame::parse(bytes)?),
+            Kind::Attempts => Frame::Attempts(AttemptsFrame::parse(bytes)?),
             Kind::Tombstone => Frame::Tombstone(header, Arc::new(Tombstone::parse(&bytes)?)),
             _ => Frame::Other(header),
         })
@@ -326,6 +331,7 @@ impl Frame {
             Frame::Samples(frame) => frame.header(),
             Frame::Changes(header, _) | Frame::Tombstone(header, _) | Frame::Other(header) => header,
             Frame::Event(frame) => frame.header(),
+            Frame::Attempts(frame) => frame.header(),
         }
     }
 
@@ -350,6 +356,7 @@ impl Frame {
         match self {
             Frame::Samples(frame) => frame.byte_len(),
             Frame::Event(frame) => frame.byte_len(),
+            Frame::Attempts(frame) => frame.byte_len(),
             Frame::Changes(header, _) | Frame::Tombstone(header, _) | Frame::Other(header) => {
                 header.frame_bytes()
             }

@@ -32,7 +32,7 @@ impl Store {
         self.snapshot.load().hidden.clone()
     }
 
-    /// Makes a durable group visible, in its order: samples are added, tombstones
+    /// Makes a durable group visible, in its order: samples and attempts are added, tombstones
     /// hide what came before them. The committer's.
     pub fn publish_frames(&self, frames: &[Frame]) {
         let mut samples: Vec<SamplesFrame> = Vec::with_capacity(frames.len());
@@ -41,6 +41,7 @@ impl Store {
                 Frame::Samples(frame) => {
                     samples.push(frame.clone());
                 }
+                Frame::Attempts(frame) => self.publish_attempts(frame),
                 Frame::Tombstone(_, tombstone) => {
                     self.publish(&std::mem::take(&mut samples));
                     self.hide(tombstone);

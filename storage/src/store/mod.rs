@@ -8,6 +8,7 @@
 //! Who does what: the committer publishes and freezes, the flush thread flushes,
 //! queries take snapshots. There is one of each of the first two.
 
+mod attempts;
 mod checkpoints;
 mod compaction;
 mod erasure;
@@ -23,6 +24,7 @@ use std::sync::{Arc, Weak};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use crate::attempts::{AttemptFile, AttemptSet, write_frames};
 use crate::buffer::Buffer;
 use crate::catalog::{Catalog, CatalogError, FileRecord, Flushed};
 use crate::disk::{Disk, RealDisk, is_full};
@@ -32,6 +34,8 @@ use crate::frame::{Erased, SamplesFrame, Sequence, Stamp, Tombstone};
 use crate::hidden::Hidden;
 use crate::journal::{JournalWriter, Log, RecoverError, recover};
 use crate::series::{Newest, SeriesError, SeriesMap, SeriesName};
+pub use attempts::ErasedAttempts;
+use attempts::present_attempts;
 use checkpoints::load_newer;
 pub use compaction::{Pace, Unhurried};
 use erasure::load_hidden;
@@ -164,6 +168,8 @@ pub struct Snapshot {
     pub frozen: Vec<Arc<Buffer>>,
     /// Everything before.
     pub files: Arc<FileSet>,
+    /// Delivery attempts before those of the buffers.
+    pub attempts: Arc<AttemptSet>,
     /// What of all this must not be seen any more.
     pub hidden: Arc<Hidden>,
 }
@@ -232,6 +238,7 @@ impl Store {
         let settled = catalog.settled()?;
         remove_garbage(disk.as_ref(), data_dir, &catalog)?;
         let files = present_files(&disk, data_dir, catalog.files()?)?;
+        let attempts = Arc::new(present_attempts(&disk, data_dir, &catalog)?);
         let hidden = load_hidden(&catalog)?;
         let series = SeriesMap::open(disk.clone(), data_dir, catalog.clone(), settings.series_bytes)?;
         let checkpointed = series.position();
@@ -242,7 +249,8 @@ impl Store {
             }
         }
         let series_files = load_newer(&series, files.iter(), &hidden)?;
-        let snapshot = Snapshot { files: Arc::new(files), hidden: Arc::new(hidden), ..Snapshot::default() };
+        let snapshot =
+            Snapshot { files: Arc::new(files), attempts, hidden: Arc::new(hidden), ..Snapshot::default() };
         let store = Arc::new(Store {
             data_dir: data_dir.clone(),
             disk: disk.clone(),
@@ -273,9 +281,9 @@ impl Store {
         }
         let recovered = recovered?;
         store.record_tombstones()?;
-        let files = &store.snapshot().files;
+        let known = &store.snapshot();
         if let Some(path) =
-            remove_unfinished(disk.as_ref(), data_dir, files, flushed.sequence, recovered.last)?
+            remove_unfinished(disk.as_ref(), data_dir, known, flushed.sequence, recovered.last)?
         {
             return Err(StoreError::Unlisted { path });
         }
@@ -360,9 +368,11 @@ impl Store {
         let flushed = Flushed { sequence: buffer.last(), ordering: buffer.ordering() };
         let written = write_run(self.disk.as_ref(), &self.data_dir, &frames, settled)?;
         let records: Vec<FileRecord> = written.into_iter().map(|file| file.record).collect();
+        let attempts =
+            write_frames(self.disk.as_ref(), &self.data_dir, &buffer.attempts(), flushed.sequence)?;
         // Behind the position the journal no longer brings them back.
         self.record_tombstones()?;
-        if let Err(error) = self.catalog.commit_flush(&records, flushed) {
+        if let Err(error) = self.catalog.commit_flush_with(&records, &attempts, flushed) {
             // A commit that failed may have become durable all the same.
             if self.catalog.flushed()? != flushed {
                 return Err(error.into());
@@ -376,10 +386,13 @@ impl Store {
         };
         let added: Vec<Arc<DataFile>> =
             records.into_iter().map(|record| Arc::new(self.data_file(record))).collect();
+        let attempts: Vec<AttemptFile> =
+            attempts.into_iter().map(|record| self.attempt_file(record)).collect();
         self.snapshot.rcu(|snapshot| {
             let mut next = Snapshot::clone(snapshot);
             next.frozen.retain(|frozen| !Arc::ptr_eq(frozen, buffer));
             next.files = Arc::new(next.files.with(&added));
+            next.attempts = Arc::new(next.attempts.with(&attempts));
             next
         });
         self.flushed.store(flushed.sequence.0, Ordering::Release);

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::checkpoints::relieve;
-use super::{Store, StoreError};
+use super::{Snapshot, Store, StoreError};
+use crate::attempts::ATTEMPTS_DIR;
 use crate::buffer::Buffer;
 use crate::catalog::{Catalog, FileRecord};
 use crate::disk::Disk;
 use crate::files::{DataFile, FileSet, RUNS_DIR, SAMPLES_DIR, is_temporary, level_and_number};
-use crate::frame::{FrameFault, Header, Kind, SamplesFrame, Sequence, Tombstone};
+use crate::frame::{AttemptsFrame, FrameFault, Header, Kind, SamplesFrame, Sequence, Tombstone};
 
 /// Held by the process that uses a data dir.
 const LOCK_FILE: &str = "lock";
@@ -40,8 +41,8 @@ impl Replay<'_> {
     /// the position has moved, nothing would tell that they are in the journal.
     fn flush(&self, frozen: &Arc<Buffer>) -> Result<(), StoreError> {
         let store = self.store;
-        let files = &store.snapshot().files;
-        remove_unfinished(store.disk.as_ref(), &store.data_dir, files, self.flushed, frozen.last())?;
+        let known = &store.snapshot();
+        remove_unfinished(store.disk.as_ref(), &store.data_dir, known, self.flushed, frozen.last())?;
         store.flush(frozen, self.settled)?;
         relieve(&store.series, store.flushed_position());
         Ok(())
@@ -51,13 +52,15 @@ impl Replay<'_> {
         if header.kind == Kind::Tombstone as u8 {
             self.store.hide(&Arc::new(Tombstone::parse(&bytes)?));
         }
-        if header.kind != Kind::Samples as u8 {
-            // Its readers find it in the journal; here only its place counts.
-            self.store.advance(&header.stamp);
-            return Ok(());
+        match Kind::from_number(header.kind) {
+            Some(Kind::Samples) => self.store.publish(&[SamplesFrame::parse(bytes)?]),
+            Some(Kind::Attempts) => self.store.publish_attempts(&AttemptsFrame::parse(bytes)?),
+            _ => {
+                // Its readers find it in the journal; here only its place counts.
+                self.store.advance(&header.stamp);
+                return Ok(());
+            }
         }
-        let frame = SamplesFrame::parse(bytes)?;
-        self.store.publish(&[frame]);
         if self.full || self.store.snapshot().active.byte_len() < self.flush_bytes {
             return Ok(());
         }
@@ -100,17 +103,19 @@ pub(super) fn present_files(
     let mut files = Vec::with_capacity(records.len());
     for record in records {
         let file = DataFile::new(disk.clone(), data_dir, record);
-        let actual = disk.byte_len(&file.path).ok();
-        if actual != Some(file.record.bytes) {
-            return Err(StoreError::FileMissing {
-                path: file.record.path,
-                expected: file.record.bytes,
-                actual,
-            });
-        }
+        present(disk, &file)?;
         files.push(Arc::new(file));
     }
     Ok(FileSet::default().with(&files))
+}
+
+/// Says whether a file of the catalog is there with its length.
+pub(super) fn present(disk: &Arc<dyn Disk>, file: &DataFile) -> Result<(), StoreError> {
+    let (actual, expected) = (disk.byte_len(&file.path).ok(), file.record.bytes);
+    if actual == Some(expected) {
+        return Ok(());
+    }
+    Err(StoreError::FileMissing { path: file.record.path.clone(), expected, actual })
 }
 
 /// Removes what compactions left: files they had replaced, and files of compactions
@@ -144,11 +149,13 @@ pub(super) fn remove_garbage(disk: &dyn Disk, data_dir: &Path, catalog: &Catalog
 pub(super) fn remove_unfinished(
     disk: &dyn Disk,
     data_dir: &Path,
-    files: &FileSet,
+    snapshot: &Snapshot,
     flushed: Sequence,
     through: Sequence,
 ) -> Result<Option<PathBuf>, StoreError> {
-    let known: HashSet<&Path> = files.iter().map(|file| file.path.as_path()).collect();
+    let attempts = snapshot.attempts.iter().map(|file| file.data());
+    let known: HashSet<&Path> =
+        snapshot.files.iter().chain(attempts).map(|file| file.path.as_path()).collect();
     let mut unexplained = None;
     for path in data_files(disk, data_dir)?.iter().filter(|path| !known.contains(path.as_path())) {
         let unfinished = match level_and_number(path) {
@@ -168,7 +175,7 @@ pub(super) fn remove_unfinished(
 /// What lies in the folders of data files.
 fn data_files(disk: &dyn Disk, data_dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let mut paths = Vec::new();
-    for folder in [RUNS_DIR, SAMPLES_DIR].map(|name| data_dir.join(name)) {
+    for folder in [RUNS_DIR, SAMPLES_DIR, ATTEMPTS_DIR].map(|name| data_dir.join(name)) {
         paths.extend(disk.list(&folder).map_err(|source| StoreError::Io { path: folder, source })?);
     }
     Ok(paths)

@@ -44,7 +44,7 @@ fn try_check(data_dir: &Path) -> Result<(Checked, Vec<Finding>), CheckError> {
     Ok((checked, findings))
 }
 
-fn faults(data_dir: &Path) -> Vec<Fault> {
+pub fn faults(data_dir: &Path) -> Vec<Fault> {
     let (_, findings) = try_check(data_dir).unwrap();
     let fault = |finding| if let Finding::Fault(fault) = finding { Some(fault) } else { None };
     findings.into_iter().filter_map(fault).collect()
@@ -104,17 +104,17 @@ fn data_files(dir: &TempDir) -> Vec<PathBuf> {
     catalog.files().unwrap().into_iter().map(|file| dir.path().join(file.path)).collect()
 }
 
-fn sql(dir: &TempDir, statement: &str) {
+pub fn sql(dir: &TempDir, statement: &str) {
     Connection::open(dir.path().join(CATALOG_FILE)).unwrap().execute_batch(statement).unwrap();
 }
 
 /// The write-ahead log of the catalog brought into its file.
-fn checkpoint(dir: &TempDir) {
+pub fn checkpoint(dir: &TempDir) {
     sql(dir, "PRAGMA journal_mode = DELETE;");
 }
 
 /// Runs `look` with one bit of a file flipped.
-fn with_flip<T>(path: &Path, at: usize, look: impl FnOnce() -> T) -> T {
+pub fn with_flip<T>(path: &Path, at: usize, look: impl FnOnce() -> T) -> T {
     let whole = fs::read(path).unwrap();
     let mut flipped = whole.clone();
     flipped[at] ^= 1 << (at % 8);

@@ -7,8 +7,8 @@ use systole_storage::catalog::Flushed;
 use systole_storage::disk::Disk;
 use systole_storage::files::{DataFile, erased_in};
 use systole_storage::frame::{
-    Columns, Erased, Frame, GroupSpec, Header, SamplesFrame, Stamp, Tombstone, encode_samples,
-    encode_tombstone,
+    AttemptRow, Columns, Erased, Frame, GroupSpec, Header, SamplesFrame, Stamp, Tombstone, Trigger,
+    encode_attempts, encode_samples, encode_tombstone,
 };
 use systole_storage::journal::{
     AppendError, JournalWriter, Log, LogCursor, LogError, SEGMENT_HEADER_BYTES, SealedSegment, SegmentId,
@@ -75,6 +75,33 @@ pub fn frame(sequence: u64, synced: u64, samples: usize) -> Vec<u8> {
     heart_rate("u_1", sequence as i64 * 1_000_000, samples).draft().seal(stamp)
 }
 
+/// An attempt to deliver the message that stands in frame `sequence`; 0 is a test's.
+pub fn attempt(endpoint: &str, sequence: u64, success: bool) -> AttemptRow {
+    AttemptRow {
+        at_ms: 1_782_805_500_000 + sequence.cast_signed(),
+        tie: 0,
+        endpoint: endpoint.to_owned(),
+        message: format!("evt_{sequence}"),
+        delivery: format!("dlv_{endpoint}_{sequence}"),
+        sequence,
+        group: 1,
+        chunk: 2,
+        kind: 1,
+        user: Some(format!("u_{}", sequence % 7)),
+        event_type: if sequence.is_multiple_of(2) { "steps.created" } else { "heart_rate.created" }
+            .to_owned(),
+        number: 1,
+        trigger: if sequence == 0 { Trigger::Test } else { Trigger::Scheduled },
+        success,
+        status_code: success.then_some(204),
+        error: (!success).then(|| "connection refused".to_owned()),
+        duration_us: 1234,
+        url: "https://example.org/hook".to_owned(),
+        response_headers: "{}".to_owned(),
+        response_body: String::new(),
+    }
+}
+
 /// A store with the committer's part played by the test.
 pub struct TestStore {
     pub store: Arc<Store>,
@@ -123,6 +150,20 @@ impl TestStore {
         self.writer.append(&[&bytes]).unwrap();
         self.store.publish(&[SamplesFrame::parse(bytes.into()).unwrap()]);
         self.last
+    }
+
+    /// Commits a frame of attempts; returns its rows with their places.
+    pub fn commit_attempts(&mut self, org: &str, rows: &[AttemptRow]) -> Vec<AttemptRow> {
+        let synced = self.last;
+        self.last = self.last.next();
+        let stamp =
+            Stamp { sequence: self.last, synced, ordering: self.last.0, committed_at: 1_782_805_500_000_000 };
+        let bytes = encode_attempts(org, rows).seal(stamp);
+        self.writer.append(&[&bytes]).unwrap();
+        let frame = Frame::parse(bytes.into()).unwrap();
+        self.store.publish_frames(std::slice::from_ref(&frame));
+        let Frame::Attempts(frame) = frame else { panic!("it holds attempts") };
+        frame.iter().map(|row| row.owned()).collect()
     }
 
     /// Brings everything committed into files.

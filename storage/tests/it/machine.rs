@@ -2,6 +2,7 @@
 //! they say, and the next machine has what the power loss left. Beside it the plain
 //! map that tells what must be there.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,12 +12,13 @@ use arrow::datatypes::Float64Type;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use systole_storage::disk::Disk;
 use systole_storage::files::{Block, CheckedFile, DataFile, block_schema};
-use systole_storage::frame::{SamplesFrame, Stamp};
+use systole_storage::frame::{AttemptRow, Frame, SamplesFrame, Stamp, encode_attempts};
 use systole_storage::journal::{AppendError, JournalWriter};
 use systole_storage::series::SeriesName;
 use systole_storage::store::Snapshot;
 use systole_storage::{
-    CATALOG_FILE, Catalog, CompactionReport, Opened, Sequence, Store, StoreError, StoreSettings, Unhurried,
+    AttemptQuery, CATALOG_FILE, Catalog, CompactionReport, Opened, Sequence, Store, StoreError,
+    StoreSettings, Unhurried,
 };
 use tempfile::TempDir;
 
@@ -31,6 +33,8 @@ const FLUSH_BYTES: usize = 4096;
 /// What the series map takes at the least.
 const SERIES_BYTES: usize = 1024 * 1024;
 const EVERYTHING: Sequence = Sequence(u64::MAX);
+/// A time at which the days of the attempts are over, and not long ago.
+const DAY_OVER: i64 = 1_782_805_500_000 + 3 * 86_400_000;
 
 /// Organisation, user, metric, milliseconds, source, device.
 pub type Key = (String, String, String, i64, String, Option<String>);
@@ -44,6 +48,8 @@ type NewestByMetric<'a> = BTreeMap<&'a str, (i64, u64, f64)>;
 pub enum Step {
     /// A group of requests, committed together.
     Commit(Vec<Samples>),
+    /// A frame of an organisation's delivery attempts.
+    Attempts(&'static str, Vec<AttemptRow>),
     /// Everything committed goes into files, and out of the journal.
     Flush,
     /// The most useful merge, if there is one.
@@ -93,6 +99,10 @@ pub struct Promise {
     /// A group that was on its way when the machine stopped: any number of its first
     /// frames may have become durable.
     pub on_its_way: Vec<(u64, Samples)>,
+    /// Attempts by organisation, with their places.
+    pub attempts: Vec<(&'static str, AttemptRow)>,
+    /// A frame of them that was on its way, likewise.
+    pub attempts_on_their_way: Vec<(&'static str, AttemptRow)>,
 }
 
 /// Disk and catalog of one machine.
@@ -160,7 +170,7 @@ impl Machine {
     /// Data files on the disk.
     fn data_files(&self) -> BTreeSet<PathBuf> {
         let list = |folder| self.disk.list(&Path::new(DATA_DIR).join(folder)).unwrap();
-        ["runs", "samples", "latest"].into_iter().flat_map(list).collect()
+        ["runs", "samples", "attempts", "latest"].into_iter().flat_map(list).collect()
     }
 
     /// Checks that the disk has the data files that the catalog lists, and no other.
@@ -168,6 +178,7 @@ impl Machine {
         let catalog = running.store.catalog();
         let mut listed: BTreeSet<String> =
             catalog.files().unwrap().into_iter().map(|file| file.path).collect();
+        listed.extend(catalog.attempt_files().unwrap().into_iter().map(|attempts| attempts.file.path));
         listed.extend(catalog.checkpoints().unwrap().0.into_iter().map(|checkpoint| checkpoint.path));
         let listed: BTreeSet<PathBuf> = listed.iter().map(|path| Path::new(DATA_DIR).join(path)).collect();
         assert_eq!(self.data_files(), listed, "{what}: files on disk and in the catalog");
@@ -185,8 +196,10 @@ impl Running {
     pub fn run(&mut self, step: &Step, promise: &mut Promise) -> Result<(), Refused> {
         match step {
             Step::Commit(group) => self.commit(group, promise),
+            Step::Attempts(org, rows) => self.commit_attempts(org, rows, promise),
             Step::Flush => self.flush(),
             Step::CompactSome => {
+                self.store.compact_attempts(DAY_OVER, &mut Unhurried)?;
                 self.store.compact_some(EVERYTHING, &mut Unhurried)?;
                 Ok(self.store.bury().map(drop)?)
             }
@@ -237,6 +250,35 @@ impl Running {
         Ok(())
     }
 
+    fn commit_attempts(
+        &mut self,
+        org: &'static str,
+        rows: &[AttemptRow],
+        promise: &mut Promise,
+    ) -> Result<(), Refused> {
+        self.given = self.given.next();
+        let stamp = Stamp {
+            sequence: self.given,
+            synced: self.synced,
+            ordering: self.given.0,
+            committed_at: 1_782_805_500_000_000,
+        };
+        let bytes = encode_attempts(org, rows).seal(stamp);
+        let frame = Frame::parse(bytes.clone().into()).unwrap();
+        let Frame::Attempts(attempts) = &frame else { panic!("it holds attempts") };
+        let placed: Vec<_> = attempts.iter().map(|row| (org, row.owned())).collect();
+        if let Err(error) = self.writer.append(&[&bytes]) {
+            if matches!(error, AppendError::Poisoned { .. }) {
+                promise.attempts_on_their_way = placed;
+            }
+            return Err(error.into());
+        }
+        self.synced = self.given;
+        promise.attempts.extend(placed);
+        self.store.publish_frames(&[frame]);
+        Ok(())
+    }
+
     /// Flushes what was frozen, also before an error, and what is committed.
     fn flush(&mut self) -> Result<(), Refused> {
         self.store.freeze();
@@ -249,6 +291,7 @@ impl Running {
     }
 
     fn compact(&self, rewrite: bool) -> Result<CompactionReport, Refused> {
+        while self.store.compact_attempts(DAY_OVER, &mut Unhurried)?.is_some() {}
         let report = self.store.compact_whole(EVERYTHING, &|_| rewrite, &mut Unhurried)?;
         self.store.bury()?;
         Ok(report)
@@ -272,6 +315,26 @@ impl Running {
         };
         promise.keep(more);
         self.check_newest(promise, what);
+        self.check_attempts(promise, what);
+    }
+
+    /// Each attempt once, and of a frame that was on its way all or none.
+    fn check_attempts(&self, promise: &mut Promise, what: &str) {
+        for org in ["acme", "default"] {
+            let query = AttemptQuery { org: org.to_owned(), limit: usize::MAX, ..AttemptQuery::default() };
+            let found = self.store.attempts(&query).unwrap();
+            let of_org = |all: &[(&'static str, AttemptRow)]| -> Vec<AttemptRow> {
+                all.iter().filter(|(of, _)| *of == org).map(|(_, row)| row.clone()).collect()
+            };
+            let (mut promised, more) = (of_org(&promise.attempts), of_org(&promise.attempts_on_their_way));
+            if found.len() > promised.len() {
+                promised.extend(more.clone());
+                promise.attempts.extend(more.into_iter().map(|row| (org, row)));
+            }
+            promised.sort_by_key(|row| Reverse((row.at_ms, row.tie)));
+            assert_eq!(found, promised, "{what}: attempts of {org}");
+        }
+        promise.attempts_on_their_way.clear();
     }
 
     fn check_newest(&self, promise: &Promise, what: &str) {
@@ -483,7 +546,8 @@ impl Survivor {
             assert!(refused.is_full() || refused.needs_restart(), "{}: {refused:?}", self.what);
         }
         // Nothing of it is seen, nothing else is lost.
-        let mut promised = Promise { rows: self.promise.rows.clone(), on_its_way: Vec::new() };
+        let (rows, attempts) = (self.promise.rows.clone(), self.promise.attempts.clone());
+        let mut promised = Promise { rows, attempts, ..Promise::default() };
         self.running.as_ref().unwrap().check(&mut promised, &self.what);
         if refused.needs_restart() {
             self.restart();

@@ -6,6 +6,10 @@
     reason = "a test that cannot go on fails; its modules are its own"
 )]
 
+mod attempts;
+mod attempts_check;
+#[cfg(feature = "query")]
+mod attempts_sql;
 #[cfg(feature = "query")]
 mod buckets;
 mod catalog_webhooks;

@@ -16,13 +16,13 @@ const JUNE_2026: i64 = 1_782_805_500_000;
 const ENDLESS: &str =
     "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n";
 
-struct Asker {
+pub struct Asker {
     runtime: Runtime,
     pool: QueryPool,
 }
 
 impl Asker {
-    fn new(store: &TestStore) -> Asker {
+    pub fn new(store: &TestStore) -> Asker {
         Asker::with(store, 64 << 20, SqlLimits::default())
     }
 
@@ -51,7 +51,7 @@ impl Asker {
     }
 
     #[track_caller]
-    fn rows(&self, org: &str, text: &str) -> Vec<Value> {
+    pub fn rows(&self, org: &str, text: &str) -> Vec<Value> {
         self.try_rows(org, text).unwrap_or_else(|error| panic!("{text}: {error:?}"))
     }
 }
@@ -175,7 +175,7 @@ fn no_statement_leads_out_of_its_organisation() {
     assert_eq!(asker.rows("nobody", "SELECT count(*) FROM samples")[0][0], 0);
     // Names that lead nowhere.
     for text in [
-        "SELECT * FROM attempts",
+        "SELECT * FROM deliveries",
         "SELECT * FROM information_schema.tables",
         "SELECT * FROM systole.information_schema.columns",
         "SELECT * FROM datafusion.public.samples",
@@ -214,8 +214,8 @@ fn no_statement_leads_out_of_its_organisation() {
     ] {
         assert!(matches!(asker.try_rows("acme", text), Err(SqlError::NotAllowed(_))), "{text}");
     }
-    let said = asker.try_rows("acme", "SELECT * FROM attempts").unwrap_err().to_string();
-    assert!(said.contains("samples and latest"), "{said}");
+    let said = asker.try_rows("acme", "SELECT * FROM deliveries").unwrap_err().to_string();
+    assert!(said.contains("samples, latest and attempts"), "{said}");
     assert_eq!(asker.rows("default", "SELECT count(*) FROM samples")[0][0], 3025);
 }
 

@@ -1,7 +1,9 @@
 //! A store whose machine stops at each operation of its disk and its catalog, whose
 //! disk is full there, or fails there once.
 
-use super::fixture::Samples;
+use systole_storage::AttemptRow;
+
+use super::fixture::{Samples, attempt};
 use super::machine::{Machine, Promise, Running, Step, Survivor};
 use super::simulated_disk::Fault;
 
@@ -25,6 +27,16 @@ fn batch(user: u64, metric: &'static str, start: i64, count: i64, value: f64) ->
     }
 }
 
+/// Attempts of three messages in a row, over midnight.
+fn attempts(round: u32, rows: u32) -> Step {
+    let org = if round.is_multiple_of(2) { "acme" } else { "default" };
+    let row = |at: u32| AttemptRow {
+        at_ms: JUNE_2026 + i64::from(round % 2) * DAY + i64::from(at % 2),
+        ..attempt(&format!("ep_{}", at % 2), u64::from(round * 10 + at), at % 3 == 0)
+    };
+    Step::Attempts(org, (0..rows).map(row).collect())
+}
+
 /// Every kind of work, with corrections that cross flushes, periods and restarts.
 fn history() -> Vec<Step> {
     let mut steps = Vec::new();
@@ -37,13 +49,18 @@ fn history() -> Vec<Step> {
             group.push(batch(1, "heart_rate", JUNE_2026, 3, f64::from(round)));
             group.push(batch(2, "steps", JUNE_2026 - 370 * DAY, 2, 7.0));
         }
-        steps.extend([Step::Commit(group), Step::Flush]);
+        steps.push(Step::Commit(group));
+        if round % 3 == 0 {
+            steps.push(attempts(round, 3));
+        }
+        steps.push(Step::Flush);
     }
-    steps.extend([Step::CompactSome, Step::Checkpoint]);
+    steps.extend([attempts(9, 2), Step::Flush, Step::CompactSome, attempts(10, 1), Step::Checkpoint]);
     // More than a segment in one group, more than a buffer until the restart.
     let long = |user| batch(user, "heart_rate", JUNE_2026 + 20 * DAY, 60, 0.5);
     steps.push(Step::Commit((0..4).map(long).collect()));
     steps.push(Step::Commit((0..2).map(long).collect()));
+    steps.push(attempts(11, 30));
     steps.push(Step::Restart);
     steps.push(Step::Commit(vec![batch(1, "heart_rate", JUNE_2026 + 1000, 2, -1.0)]));
     steps.extend([Step::Flush, Step::Compact]);

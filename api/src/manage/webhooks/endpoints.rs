@@ -118,14 +118,17 @@ pub(crate) async fn test(mut call: Call<'_>) -> Result<Reply, Refusal> {
 }
 
 /// The endpoint that the path names, if the caller may see it.
-async fn found(call: &Call<'_>) -> Result<Endpoint, Refusal> {
-    let (org, id) = (call.org.clone(), call.parameter.clone());
-    let found = blocking(call, move |webhooks| webhooks.get(&org, &id)).await;
+pub(super) async fn found(call: &Call<'_>) -> Result<Endpoint, Refusal> {
+    visible(call, &call.parameter).await
+}
+
+/// An endpoint, if the caller may see it.
+pub(super) async fn visible(call: &Call<'_>, id: &str) -> Result<Endpoint, Refusal> {
+    let (org, wanted) = (call.org.clone(), id.to_owned());
+    let found = blocking(call, move |webhooks| webhooks.get(&org, &wanted)).await;
     match found {
         Ok(endpoint) if sees(call, &endpoint) => Ok(endpoint),
-        Ok(_) | Err(Refusal::UnknownEndpoint { .. }) => {
-            Err(Refusal::UnknownEndpoint { id: call.parameter.clone() })
-        }
+        Ok(_) | Err(Refusal::UnknownEndpoint { .. }) => Err(Refusal::UnknownEndpoint { id: id.to_owned() }),
         Err(other) => Err(other),
     }
 }

@@ -4,11 +4,13 @@
 //! A caller bound to a user makes endpoints for that user, and sees and changes only
 //! those.
 
+mod attempts;
 mod endpoints;
 mod events;
 mod messages;
 mod wish;
 
+pub(crate) use attempts::{of_endpoint, of_message};
 pub(crate) use endpoints::{create, delete, get, list, patch, secret, test};
 pub(crate) use events::{publish, types};
 pub(crate) use messages::{message, messages};

@@ -12,12 +12,13 @@
 //! ```
 //!
 //! Isolation is by construction: a session is made for one statement, its catalog holds
-//! two tables, and these were made of one organisation's files, frames and series. No
+//! three tables, and these were made of one organisation's files, frames and series. No
 //! condition keeps other organisations out that could be left out.
 //!
 //! What it is not: there are no writes, no files, no settings, and nothing is spilled to
 //! disk; a statement that needs more memory than there is fails.
 
+mod attempts;
 mod buffered;
 mod date_trunc;
 mod encode;
@@ -37,6 +38,7 @@ use std::time::Duration;
 
 use datafusion::error::DataFusionError;
 
+pub use attempts::OrgAttempts;
 pub use encode::SqlFormat;
 pub use latest::OrgLatest;
 pub(super) use run::Sql;

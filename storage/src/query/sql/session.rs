@@ -13,6 +13,7 @@ use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::ScalarUDF;
 use datafusion::prelude::SessionConfig;
 
+use super::attempts::OrgAttempts;
 use super::date_trunc::DateTrunc;
 use super::latest::OrgLatest;
 use super::samples::OrgSamples;
@@ -24,7 +25,7 @@ const CATALOG: &str = "systole";
 const SCHEMA: &str = "public";
 
 /// The tables, for texts that name another.
-pub(super) const TABLES: &str = "samples and latest";
+pub(super) const TABLES: &str = "samples, latest and attempts";
 
 /// Functions that are left out: those that give another answer each time or tell about
 /// the server, and those whose result can be any number of times longer than what they
@@ -78,6 +79,7 @@ pub(super) fn of_org(
     let tables = OrgTables {
         samples: Arc::new(OrgSamples::new(org, store.snapshot(), readers.clone())),
         latest: Arc::new(OrgLatest::new(org, store.clone())),
+        attempts: Arc::new(OrgAttempts::new(org, store.snapshot())),
     };
     let catalogs = Arc::new(OrgCatalogs(Arc::new(OrgCatalog(Arc::new(tables)))));
     SessionStateBuilder::new_from_existing(base.clone()).with_catalog_list(catalogs).build()
@@ -88,6 +90,7 @@ pub(super) fn of_org(
 struct OrgTables {
     samples: Arc<dyn TableProvider>,
     latest: Arc<dyn TableProvider>,
+    attempts: Arc<dyn TableProvider>,
 }
 
 impl OrgTables {
@@ -95,6 +98,7 @@ impl OrgTables {
         match name {
             "samples" => Some(&self.samples),
             "latest" => Some(&self.latest),
+            "attempts" => Some(&self.attempts),
             _ => None,
         }
     }
@@ -103,7 +107,7 @@ impl OrgTables {
 #[async_trait]
 impl SchemaProvider for OrgTables {
     fn table_names(&self) -> Vec<String> {
-        vec!["samples".to_owned(), "latest".to_owned()]
+        ["samples", "latest", "attempts"].map(str::to_owned).to_vec()
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {

@@ -42,7 +42,7 @@ fn reads_only(condition: &Expr, columns: &[&str]) -> bool {
 }
 
 /// Whether it says the same of the same row, wherever it is evaluated.
-fn is_plain(condition: &Expr) -> bool {
+pub(super) fn is_plain(condition: &Expr) -> bool {
     let mut plain = !condition.is_volatile();
     let visited = condition.apply(|expr| {
         let foreign = matches!(
@@ -128,7 +128,7 @@ impl Wanted {
 }
 
 /// Takes the names of tables off the columns: a scan knows its table.
-fn unqualified(condition: Expr) -> Result<Expr> {
+pub(super) fn unqualified(condition: Expr) -> Result<Expr> {
     datafusion::logical_expr::expr_rewriter::unnormalize_cols([condition])
         .pop()
         .map_or_else(|| datafusion::common::internal_err!("a condition became none"), Ok)

@@ -1,0 +1,106 @@
+//! What is told of each attempt, and who keeps it.
+//!
+//! A lane says of every request what it was and what came back, once for each event
+//! that it carried. Whoever keeps it is asked later what became of an event: a
+//! recovery sends again what failed, or what was never sent.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+
+use crate::event::Place;
+
+/// Most bytes of an answer's body that are kept of a success; a failure keeps
+/// [`crate::client::ANSWER_BYTES_MAX`].
+pub const SUCCESS_BODY_BYTES_MAX: usize = 1024;
+
+/// One attempt to deliver one event.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// Which endpoint it went to.
+    pub endpoint: Arc<str>,
+    /// Whose endpoint that is.
+    pub org: Arc<str>,
+    /// The user the event is about, if it is about one.
+    pub user: Option<Arc<str>>,
+    /// Where the event comes from; `None` for an example.
+    pub place: Option<Place>,
+    /// The event's id.
+    pub message: String,
+    /// The `webhook-id` that was sent: the same, or that of the event or the batch
+    /// that carried it.
+    pub delivery: String,
+    /// The event type, as it was printed.
+    pub event_type: String,
+    /// The first attempt is 1.
+    pub number: u32,
+    /// Why it was made.
+    pub trigger: Trigger,
+    /// Whether the answer was 2xx.
+    pub success: bool,
+    /// The answer's status, if there was an answer.
+    pub status_code: Option<u16>,
+    /// Why there was none.
+    pub error: Option<String>,
+    /// Milliseconds since 1970.
+    pub started_at_ms: i64,
+    /// From the first look-up to the answer's last byte.
+    pub duration: Duration,
+    /// Where it went.
+    pub url: String,
+    /// The answer's headers; a value that is no text is left out.
+    pub response_headers: Vec<(String, String)>,
+    /// The beginning of the answer's body.
+    pub response_body: Bytes,
+}
+
+/// Why an attempt was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Trigger {
+    /// The event came, or its schedule said so.
+    Scheduled,
+    /// Somebody asked for it again.
+    Manual,
+    /// An example.
+    Test,
+}
+
+impl Trigger {
+    /// Its name in the delivery log.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Trigger::Scheduled => "scheduled",
+            Trigger::Manual => "manual",
+            Trigger::Test => "test",
+        }
+    }
+}
+
+/// Keeps attempts.
+pub trait DeliveryLog: fmt::Debug + Send + Sync {
+    /// Keeps an attempt. Never blocks; holds a bounded number and says itself when it
+    /// drops one.
+    fn record(&self, attempt: Attempt);
+
+    /// Of each event of these frames that was attempted to an endpoint, whether any
+    /// attempt succeeded. May read disk.
+    ///
+    /// # Errors
+    /// [`DeliveryLogFault`].
+    fn outcomes(
+        &self,
+        org: &str,
+        endpoint: &str,
+        sequences: RangeInclusive<u64>,
+    ) -> Result<HashMap<Place, bool>, DeliveryLogFault>;
+}
+
+/// The delivery log cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the delivery log cannot be read")]
+pub struct DeliveryLogFault(#[source] pub Box<dyn std::error::Error + Send + Sync>);

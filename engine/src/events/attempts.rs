@@ -1,0 +1,394 @@
+//! Delivery attempts on their way into the journal.
+//!
+//! Constraints: whoever made an attempt never waits for a disk; what waits is bounded by
+//! [`WAITING_BYTES_MAX`], and beyond it attempts are dropped and counted, not deliveries
+//! held up. Attempts of an organisation become one frame about every [`GATHER`], or
+//! [`FRAME_BYTES`], and ride on the next group's sync, so under load they cost none of
+//! their own. A crash loses what was not yet in a frame: a tenth of a second of the log,
+//! and no delivery.
+//!
+//! ```text
+//! dispatch threads --record--> waiting --the thread--> frames --> committer
+//!                               '- full: dropped, counted, said once a minute
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use systole_storage::frame::{Erased, Tombstone, encode_attempts};
+use systole_storage::{AttemptRow, Sequence};
+
+use crate::commit::{Ack, CommitError, Intake, KeptOpen, block_on_ack};
+
+/// Memory of attempts that are not durable yet.
+const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// About how long a frame is at most, and how much waits before it is handed in at once.
+const FRAME_BYTES: usize = 1024 * 1024;
+/// Rows of a frame at most.
+const FRAME_ROWS: usize = 8 * 1024;
+/// How long attempts gather.
+const GATHER: Duration = Duration::from_millis(100);
+/// Memory of an attempt beside its texts.
+const ROW_BYTES: usize = std::mem::size_of::<AttemptRow>() + 64;
+/// Pause after the disk was full.
+const RETRY: Duration = Duration::from_millis(500);
+/// How often it is said that attempts were dropped.
+const SAY: Duration = Duration::from_secs(60);
+/// How long it is known who was erased: far longer than a request that was on its way
+/// then can take.
+const FORGOTTEN_FOR: Duration = Duration::from_secs(3600);
+
+/// Takes attempts; clones are the same one.
+#[derive(Clone, Debug)]
+pub struct AttemptQueue {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// The thread's, woken when the first attempt came, when enough wait, and to stop.
+    changed: Condvar,
+    dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: Vec<(Arc<str>, AttemptRow)>,
+    /// Of those that wait and of those that are being made durable.
+    bytes: usize,
+    waiting_bytes: usize,
+    /// How often the thread took what waited, and how often it was done with that.
+    taken: u64,
+    done: u64,
+    stopping: bool,
+    /// Nobody takes any more.
+    ended: bool,
+    /// Users whose attempts are dropped, as far as their messages came before.
+    forgotten: Vec<Forgotten>,
+}
+
+impl State {
+    /// Whether everything that was recorded is durable, or was dropped.
+    fn is_settled(&self) -> bool {
+        self.waiting.is_empty() && self.done == self.taken
+    }
+}
+
+#[derive(Debug)]
+struct Forgotten {
+    org: String,
+    user: String,
+    through: Sequence,
+    since: Instant,
+}
+
+impl Forgotten {
+    fn covers(&self, org: &str, row: &AttemptRow) -> bool {
+        self.org == *org && row.user.as_deref() == Some(&self.user) && row.sequence <= self.through.0
+    }
+}
+
+impl Default for AttemptQueue {
+    fn default() -> AttemptQueue {
+        AttemptQueue { shared: Arc::default() }
+    }
+}
+
+impl AttemptQueue {
+    /// Takes an attempt of an organisation. Its place in the order of all is given when
+    /// it is committed. Never waits; a full queue drops it.
+    pub fn record(&self, org: &Arc<str>, row: AttemptRow) {
+        let bytes = byte_len(&row);
+        let mut state = self.shared.state.lock();
+        if state.forgotten.iter().any(|forgotten| forgotten.covers(org, &row)) {
+            return;
+        }
+        if state.ended || state.bytes + bytes > WAITING_BYTES_MAX {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        state.bytes += bytes;
+        let before = state.waiting_bytes;
+        state.waiting_bytes += bytes;
+        state.waiting.push((org.clone(), row));
+        if before == 0 || before < FRAME_BYTES && state.waiting_bytes >= FRAME_BYTES {
+            self.shared.changed.notify_all();
+        }
+    }
+
+    /// Attempts that were dropped since the start.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.shared.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Drops attempts about erased users, those that wait and those that were on their
+    /// way when the order came. What is in a frame already is for the caller to find.
+    pub(crate) fn forget(&self, orders: &[Arc<Tombstone>]) {
+        let now = Instant::now();
+        let mut state = self.shared.state.lock();
+        let State { waiting, forgotten, bytes, waiting_bytes, .. } = &mut *state;
+        forgotten.retain(|known| now.duration_since(known.since) < FORGOTTEN_FOR);
+        for order in orders.iter().filter(|order| matches!(order.erased, Erased::User { .. })) {
+            let (org, user) = (order.org.clone(), order.user.clone());
+            forgotten.push(Forgotten { org, user, through: order.sequence, since: now });
+        }
+        waiting.retain(|(org, row)| {
+            let gone = forgotten.iter().any(|known| known.covers(org, row));
+            if gone {
+                *bytes -= byte_len(row);
+                *waiting_bytes -= byte_len(row);
+            }
+            !gone
+        });
+    }
+
+    /// Waits until what was recorded before the call is durable, or cannot become so.
+    pub(crate) fn settle(&self) {
+        let mut state = self.shared.state.lock();
+        let last = state.taken + u64::from(!state.waiting.is_empty());
+        while state.done < last && !state.ended && !state.is_settled() {
+            self.shared.changed.wait_for(&mut state, GATHER);
+        }
+    }
+
+    /// Makes what waits durable and ends the thread.
+    pub(crate) fn stop(&self) {
+        self.shared.state.lock().stopping = true;
+        self.shared.changed.notify_all();
+    }
+}
+
+/// About how much memory an attempt takes.
+fn byte_len(row: &AttemptRow) -> usize {
+    let texts = [&row.endpoint, &row.message, &row.delivery, &row.event_type, &row.url];
+    let texts: usize = texts.iter().map(|text| text.len()).sum();
+    let optional = [&row.user, &row.error].into_iter().flatten().map(String::len).sum::<usize>();
+    ROW_BYTES + texts + optional + row.response_headers.len() + row.response_body.len()
+}
+
+/// The state of the thread that makes frames of attempts.
+pub(crate) struct AttemptWriter {
+    queue: AttemptQueue,
+    intake: Arc<Intake>,
+    /// The committer takes frames until the last ones are made.
+    _open: KeptOpen,
+    /// When it was last said how many were dropped, and how many that were.
+    said: (Instant, u64),
+}
+
+impl AttemptWriter {
+    pub(crate) fn new(queue: AttemptQueue, intake: &Arc<Intake>) -> AttemptWriter {
+        let _open = intake.keep_open();
+        let before = Instant::now().checked_sub(SAY).unwrap_or_else(Instant::now);
+        AttemptWriter { queue, intake: intake.clone(), _open, said: (before, 0) }
+    }
+
+    /// Runs until it is stopped and what waited is durable.
+    pub(crate) fn run(mut self) {
+        while let Some(rows) = self.gather() {
+            let bytes = rows.iter().map(|(_, row)| byte_len(row)).sum::<usize>();
+            let count = rows.len() as u64;
+            let ended = match self.commit(by_org(rows)) {
+                Ok(()) => false,
+                Err(error) => {
+                    self.queue.shared.dropped.fetch_add(count, Ordering::Relaxed);
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        attempts = count,
+                        "attempts are not logged"
+                    );
+                    true
+                }
+            };
+            let mut state = self.queue.shared.state.lock();
+            state.bytes -= bytes;
+            state.done += 1;
+            state.ended |= ended;
+            drop(state);
+            self.queue.shared.changed.notify_all();
+            self.say();
+            if ended {
+                break;
+            }
+        }
+        tracing::info!(dropped = self.queue.dropped(), "attempts thread stopped");
+    }
+
+    /// What came within the time that attempts gather; `None` at the end.
+    fn gather(&self) -> Option<Vec<(Arc<str>, AttemptRow)>> {
+        let shared = &self.queue.shared;
+        let mut state = shared.state.lock();
+        while state.waiting.is_empty() {
+            if state.stopping {
+                state.ended = true;
+                return None;
+            }
+            shared.changed.wait(&mut state);
+        }
+        let deadline = Instant::now() + GATHER;
+        while state.waiting_bytes < FRAME_BYTES && !state.stopping {
+            if shared.changed.wait_until(&mut state, deadline).timed_out() {
+                break;
+            }
+        }
+        state.waiting_bytes = 0;
+        state.taken += 1;
+        Some(std::mem::take(&mut state.waiting))
+    }
+
+    /// Makes attempts durable; tries again while the disk is full.
+    fn commit(&self, by_org: BTreeMap<Arc<str>, Vec<AttemptRow>>) -> Result<(), CommitError> {
+        let mut frames: Vec<(&Arc<str>, &[AttemptRow])> = by_org
+            .iter()
+            .flat_map(|(org, rows)| parts(rows).into_iter().map(move |part| (org, part)))
+            .collect();
+        while !frames.is_empty() {
+            let handed: Vec<_> = frames
+                .drain(..)
+                .map(|(org, rows)| ((org, rows), self.intake.submit_internal(encode_attempts(org, rows))))
+                .collect();
+            frames = refused(handed)?;
+            if frames.is_empty() {
+                break;
+            }
+            if self.queue.shared.state.lock().stopping {
+                return Err(CommitError::DiskFull);
+            }
+            std::thread::sleep(RETRY);
+        }
+        Ok(())
+    }
+
+    fn say(&mut self) {
+        let dropped = self.queue.dropped();
+        let (last, said) = self.said;
+        if dropped > said && last.elapsed() >= SAY {
+            tracing::warn!(attempts = dropped - said, "more attempts than can be logged, some were dropped");
+            self.said = (Instant::now(), dropped);
+        }
+    }
+}
+
+/// The frames for which there was no room.
+fn refused<T>(handed: Vec<(T, Ack)>) -> Result<Vec<T>, CommitError> {
+    let mut again = Vec::new();
+    for (frame, ack) in handed {
+        match block_on_ack(ack) {
+            Ok(_) => {}
+            Err(CommitError::DiskFull) => again.push(frame),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(again)
+}
+
+fn by_org(rows: Vec<(Arc<str>, AttemptRow)>) -> BTreeMap<Arc<str>, Vec<AttemptRow>> {
+    let mut by_org: BTreeMap<Arc<str>, Vec<AttemptRow>> = BTreeMap::new();
+    for (org, row) in rows {
+        by_org.entry(org).or_default().push(row);
+    }
+    by_org
+}
+
+/// Rows in parts of a frame each.
+fn parts(rows: &[AttemptRow]) -> Vec<&[AttemptRow]> {
+    let (mut parts, mut start, mut bytes) = (Vec::new(), 0, 0);
+    for (at, row) in rows.iter().enumerate() {
+        bytes += byte_len(row);
+        if bytes > FRAME_BYTES && at > start || at - start == FRAME_ROWS {
+            parts.push(&rows[start..at]);
+            (start, bytes) = (at, byte_len(row));
+        }
+    }
+    if start < rows.len() {
+        parts.push(&rows[start..]);
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use systole_storage::Trigger;
+
+    use super::*;
+
+    fn row(user: &str, sequence: u64, body: usize) -> AttemptRow {
+        AttemptRow {
+            at_ms: 0,
+            tie: 0,
+            endpoint: "ep_1".into(),
+            message: "evt_1".into(),
+            delivery: "dlv_1".into(),
+            sequence,
+            group: 0,
+            chunk: 0,
+            kind: 1,
+            user: Some(user.to_owned()),
+            event_type: "steps.created".into(),
+            number: 1,
+            trigger: Trigger::Scheduled,
+            success: true,
+            status_code: Some(200),
+            error: None,
+            duration_us: 0,
+            url: "https://example.org".into(),
+            response_headers: "{}".into(),
+            response_body: "x".repeat(body),
+        }
+    }
+
+    #[test]
+    fn beyond_its_bound_attempts_are_dropped_and_counted() {
+        let (queue, org) = (AttemptQueue::default(), Arc::from("acme"));
+        let fits = WAITING_BYTES_MAX / byte_len(&row("u_1", 1, 16_384));
+        for _ in 0..fits + 5 {
+            queue.record(&org, row("u_1", 1, 16_384));
+        }
+        assert_eq!(queue.dropped(), 5);
+        let state = queue.shared.state.lock();
+        assert_eq!(state.waiting.len(), fits);
+        assert!(state.bytes <= WAITING_BYTES_MAX);
+    }
+
+    #[test]
+    fn attempts_about_an_erased_user_are_dropped_as_far_as_their_messages_came_before() {
+        let (queue, org): (_, Arc<str>) = (AttemptQueue::default(), Arc::from("acme"));
+        queue.record(&org, row("u_1", 3, 0));
+        queue.record(&org, row("u_2", 3, 0));
+        let order = Tombstone {
+            id: "era_1".into(),
+            org: "acme".into(),
+            user: "u_1".into(),
+            erased: Erased::User { block: false },
+            sequence: Sequence(7),
+            created_at: 0,
+        };
+        queue.forget(&[Arc::new(order)]);
+        queue.record(&org, row("u_1", 7, 0));
+        queue.record(&org, row("u_1", 8, 0));
+        queue.record(&Arc::from("default"), row("u_1", 3, 0));
+        let state = queue.shared.state.lock();
+        let left: Vec<_> =
+            state.waiting.iter().map(|(_, row)| (row.user.clone().unwrap(), row.sequence)).collect();
+        assert_eq!(left, [("u_2".into(), 3), ("u_1".into(), 8), ("u_1".into(), 3)]);
+        let bytes: usize = state.waiting.iter().map(|(_, row)| byte_len(row)).sum();
+        assert_eq!((state.bytes, state.waiting_bytes), (bytes, bytes));
+    }
+
+    #[test]
+    fn a_frame_holds_so_many_bytes_and_rows() {
+        let rows: Vec<AttemptRow> = (0..200).map(|at| row("u_1", at, 16_384)).collect();
+        let of_bytes = parts(&rows);
+        assert!(of_bytes.iter().all(|part| part.iter().map(byte_len).sum::<usize>() <= FRAME_BYTES));
+        assert_eq!(of_bytes.concat(), rows);
+        let rows = vec![row("u_1", 1, 0); FRAME_ROWS * 2 + 1];
+        let of_rows = parts(&rows);
+        assert!(of_rows.iter().all(|part| !part.is_empty() && part.len() <= FRAME_ROWS));
+        assert_eq!(of_rows.concat(), rows);
+    }
+}

@@ -1,0 +1,176 @@
+//! The delivery log as dispatch sees it: attempts go to the queue, outcomes come from
+//! the store.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use systole_dispatch::attempt::{
+    Attempt, DeliveryLog, DeliveryLogFault, SUCCESS_BODY_BYTES_MAX, Trigger as DispatchTrigger,
+};
+use systole_dispatch::client::ANSWER_BYTES_MAX;
+use systole_dispatch::event::{EventKind, Place};
+use systole_storage::{AttemptRow, Store, Trigger};
+
+use super::attempts::AttemptQueue;
+
+/// Keeps attempts in the journal. Outcomes wait, a tenth of a second at most in peace, for
+/// what was recorded before they were asked for.
+#[derive(Clone)]
+pub struct JournalDeliveries {
+    store: Arc<Store>,
+    queue: AttemptQueue,
+}
+
+impl JournalDeliveries {
+    /// Over a store and the queue that leads into its journal.
+    #[must_use]
+    pub fn new(store: Arc<Store>, queue: AttemptQueue) -> JournalDeliveries {
+        JournalDeliveries { store, queue }
+    }
+}
+
+impl fmt::Debug for JournalDeliveries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JournalDeliveries").finish_non_exhaustive()
+    }
+}
+
+impl DeliveryLog for JournalDeliveries {
+    fn record(&self, attempt: Attempt) {
+        let org = attempt.org.clone();
+        self.queue.record(&org, row_of(attempt));
+    }
+
+    fn outcomes(
+        &self,
+        org: &str,
+        endpoint: &str,
+        sequences: RangeInclusive<u64>,
+    ) -> Result<HashMap<Place, bool>, DeliveryLogFault> {
+        self.queue.settle();
+        let found = self.store.attempt_outcomes(org, endpoint, sequences);
+        let found = found.map_err(|error| DeliveryLogFault(Box::new(error)))?;
+        let known = found.into_iter().filter_map(|((sequence, group, chunk, kind), success)| {
+            let kind = EventKind::from_number(kind)?;
+            Some((Place { sequence, group, chunk, kind }, success))
+        });
+        Ok(known.collect())
+    }
+}
+
+fn row_of(attempt: Attempt) -> AttemptRow {
+    let place = attempt.place;
+    let body_bytes_max = if attempt.success { SUCCESS_BODY_BYTES_MAX } else { ANSWER_BYTES_MAX };
+    AttemptRow {
+        at_ms: attempt.started_at_ms,
+        tie: 0,
+        endpoint: attempt.endpoint.as_ref().to_owned(),
+        message: attempt.message,
+        delivery: attempt.delivery,
+        sequence: place.map_or(0, |place| place.sequence),
+        group: place.map_or(0, |place| place.group),
+        chunk: place.map_or(0, |place| place.chunk),
+        kind: place.map_or(0, |place| place.kind as u8),
+        user: attempt.user.as_deref().map(str::to_owned),
+        event_type: attempt.event_type,
+        number: attempt.number,
+        trigger: match attempt.trigger {
+            DispatchTrigger::Scheduled => Trigger::Scheduled,
+            DispatchTrigger::Manual => Trigger::Manual,
+            DispatchTrigger::Test => Trigger::Test,
+        },
+        success: attempt.success,
+        status_code: attempt.status_code,
+        error: attempt.error,
+        duration_us: u64::try_from(attempt.duration.as_micros()).unwrap_or(u64::MAX),
+        url: attempt.url,
+        response_headers: headers_json(attempt.response_headers),
+        response_body: body_text(&attempt.response_body, body_bytes_max),
+    }
+}
+
+/// An object by name; the values of a name that comes twice are joined as HTTP joins
+/// them.
+fn headers_json(headers: Vec<(String, String)>) -> String {
+    let mut by_name: std::collections::BTreeMap<String, String> = Default::default();
+    for (name, value) in headers {
+        match by_name.get_mut(&name) {
+            Some(values) => {
+                values.push_str(", ");
+                values.push_str(&value);
+            }
+            None => {
+                by_name.insert(name, value);
+            }
+        }
+    }
+    serde_json::to_string(&by_name).unwrap_or_default()
+}
+
+/// The beginning of an answer as text; what is no text becomes replacement characters.
+fn body_text(body: &[u8], bytes_max: usize) -> String {
+    let mut text = String::from_utf8_lossy(&body[..body.len().min(bytes_max)]).into_owned();
+    text.truncate(text.floor_char_boundary(bytes_max));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn attempt(success: bool, body: &[u8]) -> Attempt {
+        Attempt {
+            endpoint: "ep_1".into(),
+            org: "acme".into(),
+            user: Some("u_1".into()),
+            place: Some(Place { sequence: 7, group: 3, chunk: 2, kind: EventKind::Updated }),
+            message: "evt_1".into(),
+            delivery: "evt_2".into(),
+            event_type: "steps.created".into(),
+            number: 4,
+            trigger: DispatchTrigger::Manual,
+            success,
+            status_code: Some(200),
+            error: None,
+            started_at_ms: 123,
+            duration: Duration::from_micros(1500),
+            url: "https://example.org".into(),
+            response_headers: vec![
+                ("b".into(), "1".into()),
+                ("a".into(), "\"x\"".into()),
+                ("b".into(), "2".into()),
+            ],
+            response_body: Bytes::copy_from_slice(body),
+        }
+    }
+
+    #[test]
+    fn an_attempt_becomes_a_row_with_its_place() {
+        let row = row_of(attempt(true, b"fine"));
+        assert_eq!((row.sequence, row.group, row.chunk), (7, 3, 2));
+        assert_eq!(EventKind::from_number(row.kind), Some(EventKind::Updated));
+        assert_eq!((row.message.as_str(), row.delivery.as_str()), ("evt_1", "evt_2"));
+        assert_eq!((row.at_ms, row.duration_us, row.trigger), (123, 1500, Trigger::Manual));
+        assert_eq!(row.response_headers, r#"{"a":"\"x\"","b":"1, 2"}"#);
+        let example = Attempt { place: None, user: None, ..attempt(true, b"") };
+        let row = row_of(example);
+        assert_eq!((row.sequence, row.group, row.chunk, row.kind, row.user), (0, 0, 0, 0, None));
+    }
+
+    #[test]
+    fn of_a_body_the_beginning_is_kept_as_text() {
+        let long = vec![b'x'; 100_000];
+        assert_eq!(row_of(attempt(true, &long)).response_body.len(), SUCCESS_BODY_BYTES_MAX);
+        assert_eq!(row_of(attempt(false, &long)).response_body.len(), ANSWER_BYTES_MAX);
+        assert_eq!(row_of(attempt(false, b"a\xffb")).response_body, "a\u{fffd}b");
+        // Cut in the middle of a character, and longer as text than as bytes.
+        let wild = vec![0xff; SUCCESS_BODY_BYTES_MAX];
+        assert!(row_of(attempt(true, &wild)).response_body.len() <= SUCCESS_BODY_BYTES_MAX);
+    }
+}

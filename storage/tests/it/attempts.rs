@@ -1,0 +1,279 @@
+//! Delivery attempts: found wherever they stand, merged, aged, erased.
+
+use std::cmp::Reverse;
+use std::path::Path;
+
+use hashbrown::HashMap;
+use systole_storage::attempts::{ATTEMPTS_DIR, DAYS_KEPT};
+use systole_storage::frame::Erased;
+use systole_storage::{AttemptPlace, AttemptQuery, AttemptRow, Unhurried};
+
+use super::fixture::{TestStore, attempt};
+
+const JUNE_2026: i64 = 1_782_805_500_000;
+const DAY: i64 = 86_400_000;
+
+fn every(org: &str) -> AttemptQuery {
+    AttemptQuery { org: org.to_owned(), limit: usize::MAX, ..AttemptQuery::default() }
+}
+
+/// Everything, in the order of answers.
+fn newest_first(mut rows: Vec<AttemptRow>) -> Vec<AttemptRow> {
+    rows.sort_by_key(|row| Reverse((row.at_ms, row.tie)));
+    rows
+}
+
+/// Files of attempts on disk.
+fn on_disk(data_dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![data_dir.join(ATTEMPTS_DIR)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.push(path.strip_prefix(data_dir).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn listed(store: &TestStore) -> Vec<String> {
+    store.store.catalog().attempt_files().unwrap().into_iter().map(|file| file.file.path).collect()
+}
+
+fn holds(data_dir: &Path, text: &str) -> bool {
+    let files = on_disk(data_dir);
+    files.iter().any(|path| {
+        let bytes = std::fs::read(data_dir.join(path)).unwrap();
+        bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    })
+}
+
+/// A store with frames, small files and merged ones of two organisations and three days;
+/// returns the attempts of `acme`.
+fn filled(data_dir: &Path) -> (TestStore, Vec<AttemptRow>) {
+    let mut store = TestStore::open(data_dir);
+    let mut all = Vec::new();
+    let mut state = 7_u64;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    for round in 0..30 {
+        let rows: Vec<AttemptRow> = (0..20)
+            .map(|_| {
+                let endpoint = format!("ep_{}", random(5));
+                let mut row = attempt(&endpoint, random(200), random(3) > 0);
+                // Many of the same millisecond.
+                row.at_ms = JUNE_2026 - DAY + random(3).cast_signed() * DAY + random(4).cast_signed();
+                row.number = 1 + u32::try_from(random(20)).unwrap();
+                row.response_body = "x".repeat(usize::try_from(random(300)).unwrap());
+                row.user = row.user.filter(|_| random(4) > 0);
+                row
+            })
+            .collect();
+        all.extend(store.commit_attempts("acme", &rows));
+        store.commit_attempts("default", &rows[..3]);
+        if round % 3 == 1 && round < 28 {
+            store.flush();
+        }
+        if round == 15 {
+            while store.store.compact_attempts(JUNE_2026, &mut Unhurried).unwrap().is_some() {}
+            store.store.bury().unwrap();
+        }
+    }
+    (store, newest_first(all))
+}
+
+#[test]
+fn attempts_are_found_in_frames_and_files_by_every_condition() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, all) = filled(dir.path());
+    assert!(listed(&store).len() > 6);
+    let org = || "acme".to_owned();
+    let some = |text: &str| Some(text.to_owned());
+    let base = every("acme");
+    let queries: Vec<(AttemptQuery, Box<dyn Fn(&AttemptRow) -> bool>)> = vec![
+        (base.clone(), Box::new(|_| true)),
+        (AttemptQuery { endpoint: some("ep_3"), ..base.clone() }, Box::new(|row| row.endpoint == "ep_3")),
+        (AttemptQuery { endpoint: some("ep_9"), ..base.clone() }, Box::new(|_| false)),
+        (AttemptQuery { message: some("evt_12"), ..base.clone() }, Box::new(|row| row.message == "evt_12")),
+        (AttemptQuery { sequence: Some(12), ..base.clone() }, Box::new(|row| row.sequence == 12)),
+        (
+            AttemptQuery { user: some("u_3"), ..base.clone() },
+            Box::new(|row| row.user.as_deref() == Some("u_3")),
+        ),
+        (AttemptQuery { success: Some(false), ..base.clone() }, Box::new(|row| !row.success)),
+        (
+            AttemptQuery { event_type: some("steps.created"), ..base.clone() },
+            Box::new(|row| row.event_type == "steps.created"),
+        ),
+        (
+            AttemptQuery { since_ms: Some(JUNE_2026 + 1), until_ms: Some(JUNE_2026 + 3), ..base.clone() },
+            Box::new(|row| (JUNE_2026 + 1..JUNE_2026 + 3).contains(&row.at_ms)),
+        ),
+        (
+            AttemptQuery { endpoint: some("ep_1"), success: Some(true), since_ms: Some(JUNE_2026), ..base },
+            Box::new(|row| row.endpoint == "ep_1" && row.success && row.at_ms >= JUNE_2026),
+        ),
+    ];
+    for (query, holds) in queries {
+        let expected: Vec<AttemptRow> = all.iter().filter(|row| holds(row)).cloned().collect();
+        assert_eq!(store.store.attempts(&query).unwrap(), expected, "{query:?}");
+        // Page by page nothing comes twice or not at all.
+        for limit in [1, 7, 50] {
+            let mut paged = Vec::new();
+            let mut page = AttemptQuery { limit, ..query.clone() };
+            loop {
+                let rows = store.store.attempts(&page).unwrap();
+                let Some(last) = rows.last() else { break };
+                assert!(rows.len() <= limit);
+                page.before = Some((last.at_ms, last.tie));
+                paged.extend(rows);
+            }
+            assert_eq!(paged, expected, "{query:?}, {limit} a page");
+        }
+    }
+    assert!(
+        store.store.attempts(&AttemptQuery { org: org(), ..AttemptQuery::default() }).unwrap().is_empty()
+    );
+    assert_eq!(store.store.attempts(&every("default")).unwrap().len(), 90);
+    assert!(store.store.attempts(&every("nobody")).unwrap().is_empty());
+}
+
+#[test]
+fn a_message_succeeded_if_any_attempt_of_it_did() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, all) = filled(dir.path());
+    for range in [0..=u64::MAX, 10..=20, 150..=150, 500..=900] {
+        let mut expected: HashMap<AttemptPlace, bool> = HashMap::new();
+        for row in all.iter().filter(|row| row.endpoint == "ep_2" && row.sequence > 0) {
+            if range.contains(&row.sequence) {
+                *expected.entry((row.sequence, row.group, row.chunk, row.kind)).or_default() |= row.success;
+            }
+        }
+        let found = store.store.attempt_outcomes("acme", "ep_2", range.clone()).unwrap();
+        assert_eq!(found, expected, "{range:?}");
+    }
+}
+
+#[test]
+fn a_restart_keeps_attempts_of_journal_and_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, all) = filled(dir.path());
+    drop(store);
+    let store = TestStore::open(dir.path());
+    assert_eq!(store.store.attempts(&every("acme")).unwrap(), all);
+    assert_eq!(on_disk(dir.path()), listed(&store));
+}
+
+#[test]
+fn small_files_of_a_day_are_merged_and_those_of_a_day_that_is_over_become_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    let compact = |store: &TestStore, now: i64| {
+        while store.store.compact_attempts(now, &mut Unhurried).unwrap().is_some() {}
+        store.store.bury().unwrap();
+    };
+    let mut all = Vec::new();
+    for round in 0..8 {
+        all.extend(store.commit_attempts("acme", &[attempt("ep_1", round + 1, true)]));
+        store.flush();
+    }
+    compact(&store, JUNE_2026);
+    assert_eq!(listed(&store).len(), 8, "eight are few");
+    all.extend(store.commit_attempts("acme", &[attempt("ep_1", 0, true)]));
+    store.flush();
+    compact(&store, JUNE_2026);
+    assert_eq!(listed(&store).len(), 1);
+    all.extend(store.commit_attempts("acme", &[attempt("ep_2", 3, false)]));
+    store.flush();
+    compact(&store, JUNE_2026);
+    assert_eq!(listed(&store).len(), 2, "two are few while the day goes on");
+    let before = store.store.snapshot();
+    compact(&store, JUNE_2026 + DAY);
+    assert_eq!(listed(&store).len(), 1);
+    assert_eq!(on_disk(dir.path()).len(), 3, "somebody may still read what was replaced");
+    drop(before);
+    compact(&store, JUNE_2026 + DAY);
+    assert_eq!(on_disk(dir.path()), listed(&store));
+    assert_eq!(store.store.attempts(&every("acme")).unwrap(), newest_first(all));
+}
+
+#[test]
+fn files_of_days_that_are_long_over_are_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    let old = AttemptRow { at_ms: JUNE_2026 - DAY, ..attempt("ep_1", 1, true) };
+    let kept = store.commit_attempts("acme", &[attempt("ep_1", 2, true), old]);
+    store.flush();
+    let midnight = JUNE_2026 - JUNE_2026 % DAY;
+    let end = midnight + DAYS_KEPT * DAY;
+    assert!(store.store.compact_attempts(end - 1, &mut Unhurried).unwrap().is_none());
+    assert!(store.store.compact_attempts(end, &mut Unhurried).unwrap().is_some());
+    store.store.bury().unwrap();
+    assert_eq!(store.store.attempts(&every("acme")).unwrap(), kept[..1]);
+    assert_eq!(on_disk(dir.path()), listed(&store));
+    assert!(listed(&store)[0].contains("day=2026-06-30/"));
+}
+
+#[test]
+fn attempts_about_an_erased_user_are_hidden_at_once_and_then_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    let about = |user: &str, sequence: u64| AttemptRow {
+        user: Some(user.to_owned()),
+        ..attempt("ep_1", sequence, true)
+    };
+    store.commit_attempts("acme", &[about("u_secret", 1), about("u_2", 1), about("u_secret", 2)]);
+    store.flush();
+    store.commit_attempts("acme", &[about("u_secret", 2)]);
+    store.commit_attempts("default", &[about("u_secret", 1)]);
+    let order = store.erase("acme", "u_secret", Erased::User { block: false });
+    // Of a message from before, told afterwards; and of one that came later.
+    store.commit_attempts("acme", &[about("u_secret", 3), about("u_secret", order.sequence.0 + 1)]);
+    let shown = |store: &TestStore| {
+        let rows = store.store.attempts(&every("acme")).unwrap();
+        rows.into_iter().map(|row| (row.user.unwrap(), row.sequence)).collect::<Vec<_>>()
+    };
+    let left = [("u_secret".to_owned(), order.sequence.0 + 1), ("u_2".to_owned(), 1)];
+    assert_eq!(shown(&store), left);
+    store.flush();
+    assert!(holds(dir.path(), "u_secret"));
+    let mut removed = Vec::new();
+    let orders = [order.clone()];
+    store.store.erase_attempts(&orders, &mut Unhurried, &mut |file| removed.push(file)).unwrap();
+    store.store.bury().unwrap();
+    assert_eq!(removed.iter().map(|file| file.rows[0]).sum::<u64>(), 4);
+    assert_eq!(removed.len(), 2);
+    store.store.unhide(&orders);
+    assert_eq!(shown(&store), left);
+    assert_eq!(store.store.attempts(&every("default")).unwrap().len(), 1);
+    assert_eq!(on_disk(dir.path()), listed(&store));
+    // Nothing is left to do.
+    store.store.erase_attempts(&orders, &mut Unhurried, &mut |file| panic!("{file:?}")).unwrap();
+}
+
+#[test]
+fn no_byte_of_an_erased_user_is_left_in_files_of_attempts() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    let secret = AttemptRow { user: Some("u_secret".into()), ..attempt("ep_1", 1, true) };
+    store.commit_attempts("acme", &[secret.clone(), attempt("ep_1", 1, true)]);
+    store.flush();
+    // A file of nothing else goes as a whole.
+    store.commit_attempts("acme", &[secret]);
+    store.flush();
+    let order = store.erase("acme", "u_secret", Erased::User { block: true });
+    store.flush();
+    let mut files = 0;
+    store.store.erase_attempts(&[order], &mut Unhurried, &mut |_| files += 1).unwrap();
+    store.store.bury().unwrap();
+    assert_eq!((files, listed(&store).len()), (2, 1));
+    assert_eq!(on_disk(dir.path()), listed(&store));
+    assert!(!holds(dir.path(), "u_secret") && holds(dir.path(), "u_1"));
+}
