@@ -71,11 +71,14 @@ impl Job {
         Job { place: place.beginning(EventKind::Coalesced, 0), carried: Some(Box::new(carried)), ..alone }
     }
 
-    /// One request of several first attempts.
+    /// One request of several first attempts; of one it is that one.
     ///
     /// # Panics
     /// If there are none.
     pub(super) fn batch(mut jobs: Vec<Job>) -> Job {
+        if jobs.len() == 1 {
+            return jobs.swap_remove(0);
+        }
         // So the first is the one that needs the journal the longest.
         jobs.sort_by_key(Job::begins_at);
         let first = jobs[0].clone();

@@ -677,3 +677,25 @@ proptest! {
         }
     }
 }
+
+/// What is promised about the ordering of frames to come holds for every frame that is
+/// not visible yet, also for those whose group was stamped before the question.
+#[test]
+fn no_frame_that_comes_has_an_ordering_that_was_promised_away() {
+    let mut journal = TestJournal::new(SEGMENT_BYTES);
+    // Nothing is being committed: everything up to now is settled, and stays so though
+    // the clock steps back.
+    assert_eq!(journal.log().settle(1_000), (Sequence(0), 1_000));
+    assert_eq!(journal.log().settle(900), (Sequence(0), 1_000));
+    assert_eq!(journal.log().begin_group(), 1_000);
+    // A group has its stamps and is not visible: nothing new is promised.
+    assert_eq!(journal.log().settle(5_000), (Sequence(0), 1_000));
+    journal.commit(&[1, 1]);
+    journal.log().end_group(1_002);
+    assert_eq!(journal.log().begin_group(), 1_000);
+    assert_eq!(journal.log().settle(5_000), (Sequence(2), 1_002));
+    // One that is refused used its stamps up, too.
+    journal.log().end_group(1_003);
+    assert_eq!(journal.log().settle(500), (Sequence(2), 1_003));
+    assert_eq!(journal.log().begin_group(), 1_003);
+}
