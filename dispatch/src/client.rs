@@ -1,7 +1,9 @@
 //! The pooled connections.
 //!
-//! HTTP/1.1 with keep-alive, by TLS (rustls, Mozilla's roots) or in the clear where
-//! [`Targets`] says so. One exchange:
+//! By TLS (rustls, Mozilla's roots), or in the clear where [`Targets`] says so. Where
+//! the receiver offers HTTP/2 by ALPN, all exchanges with it share one connection; else
+//! it is HTTP/1.1 with keep-alive. Another connection to a receiver resumes the TLS
+//! session of one before, so the full handshake is paid once. One exchange:
 //!
 //! ```text
 //! |<----------------------- one deadline -------------------------->|
@@ -9,13 +11,13 @@
 //!                                 write -> head -> body, 16 KiB at most
 //! ```
 //!
-//! What is dialled is what was checked: the resolver hands on only addresses it asked
-//! [`Targets`] about, and refuses a name if any of its addresses is forbidden; literal
-//! addresses are checked at each dial too. A redirect is an answer like any other.
+//! What is dialled is what was checked (see `dialer`). A redirect is an answer like any
+//! other.
 //!
 //! A connection that the receiver closed while it was idle costs nothing: if hyper
 //! can tell that nothing was sent, the request goes out on another one. If bytes had
-//! left, the receiver may have them, and it is a failed attempt.
+//! left, the receiver may have them, and it is a failed attempt. A connection of HTTP/2
+//! that went silent under its exchanges is found by pings.
 //!
 //! Not bounded here: the number of connections a receiver has at a time (a lane's
 //! window bounds it), and lookups, of which each takes a blocking thread of the
@@ -23,30 +25,26 @@
 
 use std::error::Error;
 use std::fmt;
-use std::future::{Future, ready};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
-use hyper::http::uri::Scheme;
-use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::dns::Name;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::client::Resumption;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
-use tokio::net::TcpStream;
-use tower_service::Service;
 
-use crate::target::{Target, TargetFault, Targets, is_localhost};
+use crate::dialer::{BoxError, Dialer};
+use crate::target::{Target, TargetFault, Targets};
+
+pub use crate::dialer::CONNECT_TIMEOUT;
 
 /// Most bytes of an answer's body that are read: what the delivery log keeps.
 pub const ANSWER_BYTES_MAX: usize = 16 * 1024;
@@ -54,10 +52,22 @@ pub const ANSWER_BYTES_MAX: usize = 16 * 1024;
 /// bound on what a hostile one makes us hold. hyper looks at it between two reads, so
 /// a head of up to twice as many bytes may pass; a longer one is a failed exchange.
 pub const READ_BUFFER_BYTES_MAX: usize = 64 * 1024;
-/// How long a dial may take, over all addresses of a name: three lost packets. So a
-/// host that swallows packets is told from one that thinks, and a dual-stack name
-/// with one dead address is still reached before the shortest deadline, 10 s.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most bytes of a head's fields by HTTP/2; a longer one is a failed exchange.
+pub const HEAD_BYTES_MAX: u32 = 64 * 1024;
+/// What one exchange of HTTP/2 is sent before it was read: an answer that is longer than
+/// what is kept waits there and is cut.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+/// What one connection of HTTP/2 is sent before it was read, over all its exchanges.
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// How long a connection of HTTP/2 may be silent under its exchanges until it is asked
+/// whether it is still there: below the shortest deadline, 10 s, so that the exchanges
+/// after those that failed get another connection.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// How long the answer to that may take.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// TLS sessions that are remembered, about 2 KB each; beyond it the oldest is forgotten
+/// and its receiver costs a full handshake again.
+const SESSIONS_MAX: usize = 4_096;
 /// Idle connections kept for one receiver, as many as a lane's window has at its
 /// widest; what is more is closed after its answer.
 pub const IDLE_PER_HOST_MAX: usize = 64;
@@ -70,13 +80,16 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("systole/", env!("CARGO_PKG_VERSION")));
 
 /// Headers that belong to the connection or to the framing, which are ours: brought
-/// by an endpoint, they would let its requests be read as others than they are.
-const OURS: [HeaderName; 9] = [
+/// by an endpoint, they would let its requests be read as others than they are. An
+/// endpoint that asks for one is refused; here they are left out all the same.
+pub(crate) const OURS: [HeaderName; 11] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
     header::EXPECT,
     header::HOST,
+    HeaderName::from_static("http2-settings"),
     HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
     header::TE,
     header::TRAILER,
     header::TRANSFER_ENCODING,
@@ -88,6 +101,8 @@ const OURS: [HeaderName; 9] = [
 #[derive(Clone)]
 pub struct Client {
     pool: legacy::Client<HttpsConnector<Dialer>, Full<Bytes>>,
+    /// Shared with the dialer, which counts.
+    open: Arc<AtomicU64>,
 }
 
 impl Client {
@@ -103,25 +118,40 @@ impl Client {
         Client::with_config(targets, tls().with_root_certificates(roots).with_no_client_auth())
     }
 
-    fn with_config(targets: Arc<Targets>, config: ClientConfig) -> Client {
+    fn with_config(targets: Arc<Targets>, mut config: ClientConfig) -> Client {
+        config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
+        let open = Arc::new(AtomicU64::new(0));
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(config)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(Dialer::new(targets));
+            .enable_http2()
+            .wrap_connector(Dialer::new(targets, open.clone()));
         let pool = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
             .retry_canceled_requests(true)
             .http1_max_buf_size(READ_BUFFER_BYTES_MAX)
+            .timer(TokioTimer::new())
+            .http2_max_header_list_size(HEAD_BYTES_MAX)
+            .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .http2_keep_alive_timeout(PING_TIMEOUT)
             .build(connector);
-        Client { pool }
+        Client { pool, open }
+    }
+
+    /// Connections to receivers that are open now, idle ones too.
+    #[must_use]
+    pub fn open_connections(&self) -> u64 {
+        self.open.load(Ordering::Relaxed)
     }
 
     /// Sends a body and reads the answer, whatever its status. The timeout is over
     /// everything, from the lookup to the answer's last byte; once it is over, or the
-    /// future is dropped, the connection is closed.
+    /// future is dropped, the connection is closed, or the exchange reset by HTTP/2.
     ///
     /// The body is JSON and we are `systole/<version>` unless the headers say
     /// otherwise. Those that frame the request or lead the connection (`host`,
@@ -229,105 +259,6 @@ impl fmt::Display for Cause {
     }
 }
 
-type BoxError = Box<dyn Error + Send + Sync>;
-type Dialing = Pin<Box<dyn Future<Output = Result<TokioIo<TcpStream>, BoxError>> + Send>>;
-type LookingUp = Pin<Box<dyn Future<Output = Result<std::vec::IntoIter<SocketAddr>, BoxError>> + Send>>;
-
-/// Dials what may be called. The connectors differ in what their resolvers let
-/// through: a resolver is told a name, but not what it is looked up for.
-#[derive(Clone)]
-struct Dialer {
-    targets: Arc<Targets>,
-    https: HttpConnector<Resolver>,
-    http: HttpConnector<Resolver>,
-}
-
-impl Dialer {
-    fn new(targets: Arc<Targets>) -> Dialer {
-        let connector = |https| {
-            let mut connector =
-                HttpConnector::new_with_resolver(Resolver { targets: targets.clone(), https });
-            // The layer above it speaks TLS, so it sees `https` as well.
-            connector.enforce_http(false);
-            // A request is written in one go; there is nothing to wait for.
-            connector.set_nodelay(true);
-            connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-            connector
-        };
-        Dialer { https: connector(true), http: connector(false), targets }
-    }
-
-    /// Literal addresses never reach the resolver.
-    fn check_literal(&self, uri: &Uri, https: bool) -> Result<(), TargetFault> {
-        let host = uri.host().unwrap_or_default();
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        bare.parse().map_or(Ok(()), |address| self.targets.check_address(host, address, https))
-    }
-}
-
-impl Service<Uri> for Dialer {
-    type Response = TokioIo<TcpStream>;
-    type Error = BoxError;
-    type Future = Dialing;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, uri: Uri) -> Dialing {
-        let https = uri.scheme() == Some(&Scheme::HTTPS);
-        if let Err(fault) = self.check_literal(&uri, https) {
-            return Box::pin(ready(Err(fault.into())));
-        }
-        let connector = if https { &mut self.https } else { &mut self.http };
-        let connecting = connector.call(uri);
-        Box::pin(async move { Ok(connecting.await?) })
-    }
-}
-
-/// Looks names up, and says no to those that lead where they may not.
-#[derive(Clone)]
-struct Resolver {
-    targets: Arc<Targets>,
-    https: bool,
-}
-
-impl Service<Name> for Resolver {
-    type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = BoxError;
-    type Future = LookingUp;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, name: Name) -> LookingUp {
-        let resolver = self.clone();
-        Box::pin(async move {
-            let addresses = look_up(name.as_str()).await?;
-            resolver.check(name.as_str(), &addresses)?;
-            Ok(addresses.into_iter())
-        })
-    }
-}
-
-impl Resolver {
-    /// All or none: a name with one forbidden address is up to something.
-    fn check(&self, name: &str, addresses: &[SocketAddr]) -> Result<(), TargetFault> {
-        addresses.iter().try_for_each(|address| self.targets.check_address(name, address.ip(), self.https))
-    }
-}
-
-/// The addresses of a name; the port is for the connector to set. Names of this
-/// machine stand for the one address they were judged by at registration.
-async fn look_up(name: &str) -> io::Result<Vec<SocketAddr>> {
-    if is_localhost(name) {
-        return Ok(vec![(IpAddr::from(Ipv4Addr::LOCALHOST), 0).into()]);
-    }
-    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((name, 0)).await?.collect();
-    if addresses.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(addresses) }
-}
-
 /// ring by name: a second provider in the graph would make the default a panic.
 fn tls() -> ConfigBuilder<ClientConfig, WantsVerifier> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -373,7 +304,7 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     Some(until.duration_since(now).unwrap_or_default())
 }
 
-fn find<'a, T: Error + 'static>(fault: &'a (dyn Error + 'static)) -> Option<&'a T> {
+pub(crate) fn find<'a, T: Error + 'static>(fault: &'a (dyn Error + 'static)) -> Option<&'a T> {
     causes(fault).find_map(|fault| fault.downcast_ref())
 }
 
@@ -391,68 +322,6 @@ fn causes<'a>(fault: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn resolver(allow: &[&str], https: bool) -> Resolver {
-        Resolver { targets: Arc::new(Targets::parse(allow).unwrap()), https }
-    }
-
-    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
-        texts.iter().map(|text| (text.parse::<IpAddr>().unwrap(), 0).into()).collect()
-    }
-
-    #[test]
-    fn a_name_with_one_forbidden_address_is_refused() {
-        let cases: [(&[&str], bool, &[&str], bool); 7] = [
-            (&[], true, &["1.1.1.1", "2606:4700::1"], true),
-            (&[], true, &["1.1.1.1", "127.0.0.1"], false),
-            (&[], true, &["::ffff:10.0.0.1"], false),
-            (&["127.0.0.0/8"], true, &["1.1.1.1", "127.0.0.1"], true),
-            (&["127.0.0.0/8"], false, &["127.0.0.1", "127.0.0.2"], true),
-            (&["127.0.0.0/8"], false, &["127.0.0.1", "1.1.1.1"], false),
-            (&["127.0.0.0/8"], false, &["127.0.0.1", "::1"], false),
-        ];
-        for (allow, https, texts, expected) in cases {
-            let checked = resolver(allow, https).check("receiver.example", &addresses(texts));
-            assert_eq!(checked.is_ok(), expected, "{texts:?} {checked:?}");
-        }
-    }
-
-    #[test]
-    fn literal_addresses_are_checked_at_each_dial() {
-        let dialer = Dialer::new(Arc::new(Targets::parse(&["127.0.0.0/8"]).unwrap()));
-        let cases = [
-            ("http://127.0.0.1:1/", true),
-            ("http://[::ffff:7f00:1]/", true),
-            ("http://[::1]/", false),
-            ("http://10.0.0.1/", false),
-            ("http://8.8.8.8/", false),
-            ("https://8.8.8.8/", true),
-            ("https://169.254.169.254/", false),
-            ("https://receiver.example/", true),
-        ];
-        for (uri, expected) in cases {
-            let uri = Uri::from_static(uri);
-            let https = uri.scheme() == Some(&Scheme::HTTPS);
-            assert_eq!(dialer.check_literal(&uri, https).is_ok(), expected, "{uri}");
-        }
-    }
-
-    /// `0x7f.1` is a name to us and 127.0.0.1 to the system's resolver.
-    #[tokio::test]
-    async fn what_the_resolver_says_is_judged_at_each_dial() {
-        for uri in ["https://0x7f.1:1/", "http://0x7f.1:1/"] {
-            let fault = Dialer::new(Arc::default()).call(Uri::from_static(uri)).await.unwrap_err();
-            let refused = find::<TargetFault>(fault.as_ref());
-            assert!(matches!(refused, Some(TargetFault::Forbidden { .. })), "{fault:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn names_of_this_machine_are_what_they_were_judged_by() {
-        for name in ["localhost", "a.localhost", "LocalHost."] {
-            assert_eq!(look_up(name).await.unwrap(), addresses(&["127.0.0.1"]));
-        }
-    }
 
     #[test]
     fn retry_after_is_read_as_seconds_or_as_a_date() {

@@ -8,6 +8,7 @@ use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
+use crate::client::OURS;
 use crate::dialect::Dialect;
 
 /// Begins an endpoint's id.
@@ -170,28 +171,18 @@ impl SettingsFault {
 pub const HEADERS_MAX: usize = 20;
 /// Longest value of one.
 pub const HEADER_VALUE_BYTES_MAX: usize = 4096;
-/// Names that would break a request, or pretend to be what we sign.
-const RESERVED_HEADERS: [&str; 20] = [
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "x-avycenna-signature",
+/// Names that would make a body or its signature look like what it is not; those that
+/// would break the request are the client's own.
+const RESERVED_HEADERS: [&str; 9] = [
     "avon-signature",
-    "x-azodha-signature",
-    "x-avycenna-signature-next",
     "avon-signature-next",
+    "content-encoding",
+    "content-type",
+    "proxy-authorization",
+    "x-avycenna-signature",
+    "x-avycenna-signature-next",
+    "x-azodha-signature",
     "x-azodha-signature-next",
-    "http2-settings",
 ];
 
 /// Why an endpoint's headers cannot be sent.
@@ -240,7 +231,7 @@ impl EndpointSettings {
             let parsed = parsed.map_err(|_| HeaderFault::Name { name: name.clone() })?;
             let text = parsed.as_str();
             let signed = text.starts_with("webhook-") || text.starts_with("svix-");
-            if signed || RESERVED_HEADERS.contains(&text) {
+            if signed || RESERVED_HEADERS.contains(&text) || OURS.contains(&parsed) {
                 return Err(HeaderFault::Reserved { name: name.clone() });
             }
             let mut value = match HeaderValue::from_str(value) {

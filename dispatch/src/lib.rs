@@ -15,6 +15,7 @@
 //! - [`target`]: which addresses may be called
 //! - [`dialect`]: body, headers and retries of each system that is replaced
 //! - [`signer`]: secrets and prepared keys
+//! - [`vault`]: secrets at rest
 //! - [`client`]: the pooled connections
 //! - [`lane`]: one endpoint's window, retries and cursor
 //! - [`attempt`]: what is told of each attempt
@@ -26,6 +27,7 @@
 pub mod attempt;
 pub mod client;
 pub mod dialect;
+mod dialer;
 pub mod dispatcher;
 pub mod endpoint;
 pub mod event;
@@ -33,9 +35,11 @@ pub mod id;
 pub mod lane;
 pub mod ledger;
 pub mod router;
+mod secret;
 pub mod signer;
 pub mod target;
 pub mod topic;
 pub mod trie;
+pub mod vault;
 
 pub use event::{Event, EventKind, Payload, PayloadFault, PayloadSource, Place};

@@ -1,129 +1,58 @@
-//! Secrets and prepared keys.
+//! Prepared keys, and how they sign.
 //!
-//! A [`Secret`] is what the subscriber knows, as text; a [`Signer`] is the same ready
-//! to sign: an HMAC-SHA256 state that has already taken the key in, cloned for each
-//! message, so that signing costs the body's bytes and no more (about 1.8 GB/s a
-//! core).
+//! A [`Signer`] is an endpoint's secret ready to sign: an HMAC-SHA256 state that has
+//! already taken the key in, cloned for each message, so that signing costs the body's
+//! bytes and no more (about 1.8 GB/s a core); or an ed25519 key pair.
 //!
 //! | dialect | key | signed |
 //! |---|---|---|
-//! | `standard` | the bytes that base64 behind `whsec_` gives | `id.timestamp.body` |
+//! | `standard`, `v1` | the bytes that base64 behind `whsec_` gives | `id.timestamp.body` |
+//! | `standard`, `v1a` | the ed25519 key that base64 behind `whsk_` gives | `id.timestamp.body` |
 //! | the others | the secret's own text, `whsec_` and all, UTF-8 | `body` |
 //!
-//! The bytes signed are the bytes sent; nothing is serialised twice. What it does not
-//! do yet: sign with an old key beside the new one during a rotation, and `v1a`
-//! (ed25519). Both are a second `Key` in [`Signer`], and a second signature where
-//! [`Signer::sign`] writes the first.
+//! The bytes signed are the bytes sent; nothing is serialised twice.
+//!
+//! While a new key takes over from an old one (the grace of a rotation), `standard`
+//! sends both signatures, the new one first: its receivers take any that fits. The
+//! receivers of the others compare one value, so theirs is the old key's, and the new
+//! key's stands in `<header>-next`. Which of the two times it is follows from the time
+//! that an attempt is signed at, so a grace ends by itself.
 
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::DecodePaddingMode;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
+use ring::signature::Ed25519KeyPair;
 use sha2::Sha256;
 
 use crate::dialect::{Dialect, Scheme, StandardHeaders};
-use crate::id::{RandomFault, random_bytes};
+use crate::secret::KeyMaterial;
 
-/// Begins a secret of Standard Webhooks.
-pub const SECRET_PREFIX: &str = "whsec_";
-/// Fewest bytes of a `standard` key, by Standard Webhooks.
-pub const KEY_BYTES_MIN: usize = 24;
-/// Most bytes of a `standard` key, by Standard Webhooks; also a block of SHA-256,
-/// behind which longer keys gain nothing.
-pub const KEY_BYTES_MAX: usize = 64;
-/// Fewest characters of any other secret. Low, because a receiver that moves here
-/// keeps the secret it has, and those in the field have as few as 12.
-pub const SECRET_CHARS_MIN: usize = 8;
-/// Most characters of any other secret; bounds what is stored.
-pub const SECRET_CHARS_MAX: usize = 256;
+pub use crate::secret::{
+    KEY_BYTES_MAX, KEY_BYTES_MIN, PRIVATE_KEY_PREFIX, PUBLIC_KEY_PREFIX, SECRET_CHARS_MAX, SECRET_CHARS_MIN,
+    SECRET_PREFIX, Secret, SecretFault,
+};
 
-const KEY_BYTES_GENERATED: usize = 32;
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 
-/// Receivers write keys with and without padding.
-const EITHER_PADDING: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-
-/// What a subscriber and we know, and nobody else.
-#[derive(Clone)]
-pub struct Secret(String);
-
-impl Secret {
-    /// A new one: `whsec_` and base64 of 32 random bytes, which every dialect takes.
-    ///
-    /// # Errors
-    /// [`RandomFault`].
-    pub fn generate(_dialect: Dialect) -> Result<Secret, RandomFault> {
-        let bytes = random_bytes::<KEY_BYTES_GENERATED>()?;
-        Ok(Secret(format!("{SECRET_PREFIX}{}", STANDARD.encode(bytes))))
-    }
-
-    /// One that a caller brings.
-    ///
-    /// # Errors
-    /// [`SecretFault`] if the dialect cannot sign with it.
-    pub fn parse(text: &str, dialect: Dialect) -> Result<Secret, SecretFault> {
-        let secret = Secret(text.to_owned());
-        Signer::new(dialect, &secret).map(|_| secret)
-    }
-
-    /// The text itself, for the catalog and for whoever may ask for it.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
-
-/// Why a secret cannot sign. None of them prints it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SecretFault {
-    /// It does not begin as keys of Standard Webhooks do.
-    #[error(
-        "the secret does not begin with whsec_; send whsec_ and base64 of 24 to 64 bytes, or leave it out to get one"
-    )]
-    Prefix,
-    /// What follows the prefix cannot be decoded.
-    #[error(
-        "what follows whsec_ in the secret is not base64; send base64 of 24 to 64 bytes in the alphabet with + and /"
-    )]
-    Base64,
-    /// The key is too short or too long.
-    #[error(
-        "the secret's key has {bytes} bytes; send base64 of {KEY_BYTES_MIN} to {KEY_BYTES_MAX} bytes behind whsec_"
-    )]
-    KeyLength {
-        /// How many it has.
-        bytes: usize,
-    },
-    /// The text is too short or too long.
-    #[error("the secret has {chars} characters; send {SECRET_CHARS_MIN} to {SECRET_CHARS_MAX}")]
-    TextLength {
-        /// How many it has.
-        chars: usize,
-    },
-    /// There is a character that nobody can see, most likely from copying.
-    #[error("the secret has a control character or a line end; send printable characters only")]
-    Unprintable,
-}
-
-/// An endpoint's key, ready to sign.
+/// An endpoint's key, ready to sign, and the one it takes over from.
 #[derive(Clone)]
 pub struct Signer {
     scheme: &'static Scheme,
     key: Key,
+    previous: Option<Previous>,
+}
+
+/// The key that was before, for as long as receivers may still have it.
+#[derive(Clone)]
+struct Previous {
+    key: Key,
+    /// Unix seconds; from then on it signs nothing.
+    until: u64,
 }
 
 impl Signer {
@@ -132,30 +61,48 @@ impl Signer {
     /// # Errors
     /// [`SecretFault`] if the dialect cannot sign with the secret.
     pub fn new(dialect: Dialect, secret: &Secret) -> Result<Signer, SecretFault> {
-        let scheme = dialect.scheme();
-        let key = match scheme {
-            Scheme::Standard { .. } => Key::new(&decode_key(&secret.0)?),
-            Scheme::Body { .. } => Key::new(check_text(&secret.0)?.as_bytes()),
-        };
-        Ok(Signer { scheme, key })
+        let key = Key::new(KeyMaterial::of(dialect, secret)?);
+        Ok(Signer { scheme: dialect.scheme(), key, previous: None })
+    }
+
+    /// The same taking over from another secret, which goes on signing until a time
+    /// in Unix seconds.
+    ///
+    /// # Errors
+    /// [`SecretFault`] if the dialect cannot sign with one of them.
+    pub fn taking_over(
+        dialect: Dialect,
+        secret: &Secret,
+        previous: &Secret,
+        until: u64,
+    ) -> Result<Signer, SecretFault> {
+        let key = Key::new(KeyMaterial::of(dialect, previous)?);
+        Ok(Signer { previous: Some(Previous { key, until }), ..Signer::new(dialect, secret)? })
     }
 
     /// Signs a body, and inserts the id and everything the receiver checks it by.
     /// `unix_seconds` is the attempt's time: receivers refuse what is older than 5
-    /// minutes.
+    /// minutes, and a grace that is over by then does not count.
     ///
     /// # Panics
     /// If the id cannot stand in a header; ours can.
     pub fn sign(&self, id: &str, unix_seconds: u64, body: &[u8], headers: &mut HeaderMap) {
-        let id_value = HeaderValue::from_str(id).expect("ids are visible ASCII");
+        let id = HeaderValue::from_str(id).expect("ids are visible ASCII");
+        let previous = self.previous.as_ref().filter(|previous| unix_seconds < previous.until);
+        let previous = previous.map(|previous| &previous.key);
         match self.scheme {
             Scheme::Standard { headers: names } => {
-                let values = StandardValues::new(&self.key, id_value, unix_seconds, body);
+                let values = StandardValues::new(&self.key, previous, id, unix_seconds, body);
                 names.iter().for_each(|names| values.insert(names, headers));
             }
-            Scheme::Body { header, prefix } => {
-                headers.insert(WEBHOOK_ID, id_value);
-                headers.insert(header, visible(format!("{prefix}{}", hex(&self.key.tag(&[body])))));
+            Scheme::Body { header, next, prefix } => {
+                headers.insert(WEBHOOK_ID, id);
+                let signature = |key: &Key| visible(format!("{prefix}{}", hex(&key.tag(&[body]))));
+                headers.insert(header, signature(previous.unwrap_or(&self.key)));
+                match previous {
+                    Some(_) => headers.insert(next, signature(&self.key)),
+                    None => headers.remove(next),
+                };
             }
         }
     }
@@ -175,11 +122,18 @@ struct StandardValues {
 }
 
 impl StandardValues {
-    fn new(key: &Key, id: HeaderValue, unix_seconds: u64, body: &[u8]) -> StandardValues {
+    fn new(
+        key: &Key,
+        previous: Option<&Key>,
+        id: HeaderValue,
+        unix_seconds: u64,
+        body: &[u8],
+    ) -> StandardValues {
         let timestamp = HeaderValue::from(unix_seconds);
-        let tag = key.tag(&[id.as_bytes(), b".", timestamp.as_bytes(), b".", body]);
-        let signature = visible(format!("v1,{}", STANDARD.encode(tag)));
-        StandardValues { id, timestamp, signature }
+        let parts = [id.as_bytes(), b".", timestamp.as_bytes(), b".", body];
+        let signatures: Vec<String> =
+            [Some(key), previous].into_iter().flatten().map(|key| key.versioned(&parts)).collect();
+        StandardValues { signature: visible(signatures.join(" ")), id, timestamp }
     }
 
     fn insert(&self, names: &StandardHeaders, headers: &mut HeaderMap) {
@@ -189,39 +143,44 @@ impl StandardValues {
     }
 }
 
-/// HMAC-SHA256 that has taken its key in.
+/// What signs, set up once.
 #[derive(Clone)]
-struct Key(Hmac<Sha256>);
+enum Key {
+    /// HMAC-SHA256 that has taken its key in.
+    Shared(Hmac<Sha256>),
+    Pair(Arc<Ed25519KeyPair>),
+}
 
 impl Key {
-    fn new(bytes: &[u8]) -> Key {
-        Key(Hmac::new_from_slice(bytes).expect("HMAC takes keys of any length"))
+    fn new(material: KeyMaterial) -> Key {
+        match material {
+            KeyMaterial::Shared(bytes) => {
+                Key::Shared(Hmac::new_from_slice(&bytes).expect("HMAC takes keys of any length"))
+            }
+            KeyMaterial::Pair(pair) => Key::Pair(Arc::from(pair)),
+        }
     }
 
-    fn tag(&self, parts: &[&[u8]]) -> [u8; 32] {
-        let mut mac = self.0.clone();
-        parts.iter().for_each(|part| mac.update(part));
-        mac.finalize().into_bytes().into()
+    /// The raw signature of the parts, one behind the other.
+    fn tag(&self, parts: &[&[u8]]) -> Vec<u8> {
+        match self {
+            Key::Shared(prepared) => {
+                let mut mac = prepared.clone();
+                parts.iter().for_each(|part| mac.update(part));
+                mac.finalize().into_bytes().to_vec()
+            }
+            // Ed25519 reads its message twice, so it wants it whole.
+            Key::Pair(pair) => pair.sign(&parts.concat()).as_ref().to_vec(),
+        }
     }
-}
 
-fn decode_key(text: &str) -> Result<Vec<u8>, SecretFault> {
-    let encoded = text.strip_prefix(SECRET_PREFIX).ok_or(SecretFault::Prefix)?;
-    // The decoder's own error would print a character of the key.
-    let key = EITHER_PADDING.decode(encoded).map_err(|_| SecretFault::Base64)?;
-    match key.len() {
-        KEY_BYTES_MIN..=KEY_BYTES_MAX => Ok(key),
-        bytes => Err(SecretFault::KeyLength { bytes }),
-    }
-}
-
-fn check_text(text: &str) -> Result<&str, SecretFault> {
-    if text.contains(char::is_control) {
-        return Err(SecretFault::Unprintable);
-    }
-    match text.chars().count() {
-        SECRET_CHARS_MIN..=SECRET_CHARS_MAX => Ok(text),
-        chars => Err(SecretFault::TextLength { chars }),
+    /// The same as Standard Webhooks prints it.
+    fn versioned(&self, parts: &[&[u8]]) -> String {
+        let version = match self {
+            Key::Shared(_) => "v1",
+            Key::Pair(_) => "v1a",
+        };
+        format!("{version},{}", STANDARD.encode(self.tag(parts)))
     }
 }
 
@@ -237,78 +196,39 @@ fn visible(text: String) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoint::SignatureKind;
 
-    /// base64 of this many zero bytes, behind the prefix.
-    fn key_of(bytes: usize) -> String {
-        format!("whsec_{}", STANDARD.encode(vec![0; bytes]))
+    const NEW: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    const OLD: &str = "whsec_AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+    const UNTIL: u64 = 1_700_000_000;
+
+    fn secret(text: &str, dialect: Dialect) -> Secret {
+        Secret::parse(text, dialect).unwrap()
     }
 
-    fn fault(text: &str, dialect: Dialect) -> Option<SecretFault> {
-        Secret::parse(text, dialect).err()
+    fn signed(signer: &Signer, unix_seconds: u64) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        signer.sign("evt_1", unix_seconds, b"{}", &mut headers);
+        headers
     }
 
-    #[test]
-    fn standard_takes_keys_of_24_to_64_bytes_and_no_other() {
-        let cases = [
-            (key_of(23), Some(SecretFault::KeyLength { bytes: 23 })),
-            (key_of(24), None),
-            (key_of(25).trim_end_matches('=').into(), None),
-            (key_of(64), None),
-            (key_of(65), Some(SecretFault::KeyLength { bytes: 65 })),
-            ("whsec_".into(), Some(SecretFault::KeyLength { bytes: 0 })),
-            ("whsec_-_-_".into(), Some(SecretFault::Base64)),
-            (format!("{}\n", key_of(32)), Some(SecretFault::Base64)),
-            (key_of(32).replace("whsec_", "whsk_"), Some(SecretFault::Prefix)),
-            (String::new(), Some(SecretFault::Prefix)),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(fault(&text, Dialect::Standard), expected, "{text}");
-        }
+    fn alone(dialect: Dialect, text: &str) -> Signer {
+        Signer::new(dialect, &secret(text, dialect)).unwrap()
+    }
+
+    fn rotating(dialect: Dialect) -> Signer {
+        Signer::taking_over(dialect, &secret(NEW, dialect), &secret(OLD, dialect), UNTIL).unwrap()
     }
 
     #[test]
-    fn the_other_dialects_take_any_printable_text() {
-        let cases = [
-            ("k".repeat(7), Some(SecretFault::TextLength { chars: 7 })),
-            ("s3cr3t-ñandú".into(), None),
-            ("ключ-🔑 ключ".into(), None),
-            (key_of(32), None),
-            ("é".repeat(256), None),
-            ("é".repeat(257), Some(SecretFault::TextLength { chars: 257 })),
-            ("a secret with a line end\n".into(), Some(SecretFault::Unprintable)),
-        ];
-        for dialect in [Dialect::Avycenna, Dialect::Avon, Dialect::Azodha] {
-            for (text, expected) in &cases {
-                assert_eq!(fault(text, dialect), *expected, "{text}");
-            }
-        }
-    }
-
-    #[test]
-    fn generated_secrets_differ_and_serve_every_dialect() {
-        let secret = Secret::generate(Dialect::Standard).unwrap();
-        assert_ne!(secret.expose(), Secret::generate(Dialect::Standard).unwrap().expose());
-        assert_eq!(secret.expose().len(), 6 + 44);
-        for dialect in Dialect::ALL {
-            assert_eq!(fault(secret.expose(), dialect), None);
-        }
-    }
-
-    #[test]
-    fn neither_debug_nor_faults_show_a_secret() {
-        let secret = Secret::parse(&key_of(32), Dialect::Standard).unwrap();
-        let signer = Signer::new(Dialect::Standard, &secret).unwrap();
-        assert_eq!(format!("{secret:?} {signer:?}"), "[redacted] Signer([redacted])");
-        let fault = fault("whsec_?hunter2", Dialect::Standard).unwrap();
-        assert!(!format!("{fault} {fault:?}").contains("hunter2"));
+    fn debug_shows_no_key() {
+        assert_eq!(format!("{:?}", rotating(Dialect::Standard)), "Signer([redacted])");
     }
 
     #[test]
     fn every_dialect_sends_its_id_and_its_own_headers() {
         let names = |dialect| {
-            let signer = Signer::new(dialect, &Secret(key_of(32))).unwrap();
-            let mut headers = HeaderMap::new();
-            signer.sign("evt_1", 1_700_000_000, b"{}", &mut headers);
+            let headers = signed(&alone(dialect, NEW), UNTIL);
             assert_eq!(headers["webhook-id"], "evt_1");
             let mut names: Vec<String> = headers.keys().map(ToString::to_string).collect();
             names.sort();
@@ -325,14 +245,60 @@ mod tests {
 
     #[test]
     fn a_second_attempt_replaces_the_headers_of_the_first() {
-        let signer = Signer::new(Dialect::Standard, &Secret(key_of(32))).unwrap();
-        let mut headers = HeaderMap::new();
-        signer.sign("evt_1", 1_700_000_000, b"{}", &mut headers);
+        let signer = alone(Dialect::Standard, NEW);
+        let mut headers = signed(&signer, UNTIL);
         let first = headers.clone();
-        signer.sign("evt_1", 1_700_000_005, b"{}", &mut headers);
+        signer.sign("evt_1", UNTIL + 5, b"{}", &mut headers);
         assert_eq!(headers.len(), 6);
         assert_eq!(headers["svix-timestamp"], "1700000005");
         assert_eq!(headers["svix-signature"], headers["webhook-signature"]);
         assert_ne!(headers["webhook-signature"], first["webhook-signature"]);
+    }
+
+    #[test]
+    fn in_a_grace_standard_sends_both_signatures_the_new_one_first() {
+        let both = signed(&rotating(Dialect::Standard), UNTIL - 1);
+        let [new, old] = [NEW, OLD].map(|text| {
+            let headers = signed(&alone(Dialect::Standard, text), UNTIL - 1);
+            headers["webhook-signature"].to_str().unwrap().to_owned()
+        });
+        assert_eq!(both["webhook-signature"], format!("{new} {old}"));
+        assert_eq!(both["svix-signature"], both["webhook-signature"]);
+        assert_eq!(both.len(), 6);
+    }
+
+    #[test]
+    fn in_a_grace_the_others_sign_with_the_old_key_and_announce_the_new_one() {
+        for (dialect, name) in [
+            (Dialect::Avycenna, "x-avycenna-signature"),
+            (Dialect::Avon, "avon-signature"),
+            (Dialect::Azodha, "x-azodha-signature"),
+        ] {
+            let both = signed(&rotating(dialect), UNTIL - 1);
+            let [new, old] = [NEW, OLD].map(|text| signed(&alone(dialect, text), 0)[name].clone());
+            assert_eq!(both[name], old, "{name}");
+            assert_eq!(both[format!("{name}-next").as_str()], new, "{name}");
+            assert_eq!(both.len(), 3);
+        }
+    }
+
+    #[test]
+    fn behind_a_grace_only_the_new_key_signs_whatever_an_attempt_before_left() {
+        for dialect in Dialect::ALL {
+            let signer = rotating(dialect);
+            let mut headers = signed(&signer, UNTIL - 1);
+            signer.sign("evt_1", UNTIL, b"{}", &mut headers);
+            assert_eq!(headers, signed(&alone(dialect, NEW), UNTIL), "{dialect:?}");
+        }
+    }
+
+    #[test]
+    fn a_grace_may_lead_from_one_kind_of_key_to_the_other() {
+        let private = Secret::generate_for(SignatureKind::V1a).unwrap();
+        let old = secret(OLD, Dialect::Standard);
+        let signer = Signer::taking_over(Dialect::Standard, &private, &old, UNTIL).unwrap();
+        let headers = signed(&signer, 0);
+        let signatures: Vec<&str> = headers["webhook-signature"].to_str().unwrap().split(' ').collect();
+        assert!(signatures[0].starts_with("v1a,") && signatures[1].starts_with("v1,"), "{signatures:?}");
     }
 }

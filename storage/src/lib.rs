@@ -43,8 +43,8 @@ pub mod store;
 
 pub use attempts::{AttemptPlace, AttemptQuery};
 pub use catalog::{
-    CATALOG_FILE, Catalog, CatalogError, Commits, CursorRecord, EndpointRecord, ErasureRecord,
-    ExceptionRecord, KeyRecord, LaneChanges, MetricRecord, Removed,
+    CATALOG_FILE, Catalog, CatalogError, Commits, CursorRecord, EndpointChange, EndpointRecord,
+    ErasureRecord, ExceptionRecord, KeyRecord, LaneChanges, MetricRecord, PreviousSecret, Removed,
 };
 pub use compact::{Backlog, CompactionReport};
 pub use frame::{AttemptRow, Draft, Sequence, Trigger, encode_attempts};

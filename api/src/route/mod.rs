@@ -182,6 +182,8 @@ async fn serve(call: Call<'_>, endpoint: Endpoint) -> Result<Reply, Refusal> {
         Endpoint::PatchWebhook => manage::webhooks::patch(call).await,
         Endpoint::DeleteWebhook => manage::webhooks::delete(call).await,
         Endpoint::WebhookSecret => manage::webhooks::secret(call).await,
+        Endpoint::RotateSecret => manage::webhooks::rotate(call).await,
+        Endpoint::ConfigureExternal => manage::webhooks::configure(call).await,
         Endpoint::TestWebhook => manage::webhooks::test(call).await,
         Endpoint::EventTypes => Ok(manage::webhooks::types(&call)),
         Endpoint::Messages => manage::webhooks::messages(call).await,

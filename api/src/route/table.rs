@@ -38,6 +38,8 @@ pub(crate) enum Endpoint {
     PatchWebhook,
     DeleteWebhook,
     WebhookSecret,
+    RotateSecret,
+    ConfigureExternal,
     TestWebhook,
     EventTypes,
     Messages,
@@ -72,7 +74,7 @@ const fn route(method: Method, path: &'static str, access: Access, endpoint: End
 }
 
 /// The routes; the busiest first, as they are looked through in order.
-pub(crate) static ROUTES: [Route; 35] = {
+pub(crate) static ROUTES: [Route; 37] = {
     const INGEST: Access = Access::Scope(Scope::Ingest);
     const READ: Access = Access::Scope(Scope::Read);
     const WEBHOOKS: Access = Access::Scope(Scope::Webhooks);
@@ -91,6 +93,13 @@ pub(crate) static ROUTES: [Route; 35] = {
         route(Method::PATCH, "/api/v1/webhooks/endpoints/{id}", WEBHOOKS, Endpoint::PatchWebhook),
         route(Method::DELETE, "/api/v1/webhooks/endpoints/{id}", WEBHOOKS, Endpoint::DeleteWebhook),
         route(Method::GET, "/api/v1/webhooks/endpoints/{id}/secret", WEBHOOKS, Endpoint::WebhookSecret),
+        route(
+            Method::POST,
+            "/api/v1/webhooks/endpoints/{id}/secret/rotate",
+            WEBHOOKS,
+            Endpoint::RotateSecret,
+        ),
+        route(Method::POST, "/external-events/", WEBHOOKS, Endpoint::ConfigureExternal),
         route(Method::POST, "/api/v1/webhooks/endpoints/{id}/test", WEBHOOKS, Endpoint::TestWebhook),
         route(Method::GET, "/api/v1/webhooks/event-types", WEBHOOKS, Endpoint::EventTypes),
         route(Method::GET, "/api/v1/webhooks/messages", WEBHOOKS, Endpoint::Messages),

@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use systole_engine::events::webhooks::WebhookStartError;
 use systole_engine::{Catalog, CatalogError, Engine, OpenError};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -142,7 +143,12 @@ impl Server {
 /// there is none and the settings bring none.
 fn open(settings: &Settings) -> Result<Engine, StartFault> {
     let opened = Engine::open(settings.engine());
-    let engine = opened.map_err(|source| StartFault::Open { path: settings.data_dir.clone(), source })?;
+    let engine = opened.map_err(|source| match source {
+        OpenError::Webhooks(WebhookStartError::Keyring(fault)) => {
+            StartFault::Setting { name: "dispatch.master_key", reason: fault.to_string() }
+        }
+        source => StartFault::Open { path: settings.data_dir.clone(), source },
+    })?;
     let catalog = engine.catalog();
     catalog.ensure_org(DEFAULT_ORG)?;
     for org in settings.issuers.iter().flat_map(|issuer| &issuer.organisations) {

@@ -15,9 +15,12 @@ mod value;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use systole_engine::events::webhooks::{DispatchSettings as EngineDispatch, Targets, WebhookSettings};
+use systole_engine::events::webhooks::{
+    DispatchSettings as EngineDispatch, MasterKey, Targets, WebhookSettings,
+};
 use systole_engine::{EngineSettings, SqlLimits};
 use tracing::level_filters::LevelFilter;
 
@@ -152,6 +155,8 @@ pub struct DispatchSettings {
     /// How long payloads stay that no delivery waits for, so that they can be asked for
     /// again.
     pub retention_hours: usize,
+    /// Encrypts the secrets of endpoints in the catalog.
+    pub master_key: Option<Arc<MasterKey>>,
 }
 
 /// Certificate and key in PEM files.
@@ -220,6 +225,7 @@ impl Default for Settings {
                 memory_bytes: engine.webhooks.dispatch.memory_bytes,
                 retention_bytes: None,
                 retention_hours: 72,
+                master_key: None,
             },
             tls: None,
             issuers: Vec::new(),
@@ -281,6 +287,7 @@ impl Settings {
             retention_days: u32::try_from(self.storage.retention_days).ok().filter(|days| *days > 0),
             webhooks: WebhookSettings {
                 targets: self.dispatch.allow_targets.clone(),
+                master_key: self.dispatch.master_key.clone(),
                 dispatch: EngineDispatch {
                     threads: self.dispatch.threads,
                     memory_bytes: self.dispatch.memory_bytes,
@@ -350,6 +357,11 @@ impl DispatchSettings {
         let ranges = reader.list("dispatch.allow_targets")?;
         self.allow_targets = Targets::parse(&ranges)
             .map_err(|fault| reader.wrong("dispatch.allow_targets", fault.to_string()))?;
+        if let Some(text) = reader.secret("dispatch.master_key")? {
+            let key = MasterKey::parse(text.expose());
+            let key = key.map_err(|fault| reader.wrong("dispatch.master_key", fault.to_string()))?;
+            self.master_key = Some(Arc::new(key));
+        }
         reader.count("dispatch.threads", &mut self.threads, 1..=1024)?;
         reader.size("dispatch.memory_bytes", &mut self.memory_bytes, MIB..=1024 * 1024 * MIB)?;
         let mut retained = 0;

@@ -16,6 +16,7 @@ mod operation;
 mod process;
 mod read;
 mod refusals;
+mod rotation;
 mod sql;
 mod tls;
 mod webhooks;

@@ -84,7 +84,7 @@ fn a_wrong_setting_ends_the_start_with_one_line_and_64() {
     std::fs::write(&config, "[ingest]\npoint_max = 3\n").unwrap();
     let (config, data) = (config.to_str().unwrap(), dir.path().to_str().unwrap());
     let missing = [("SYSTOLE_TLS_CERT", "/nowhere.pem"), ("SYSTOLE_TLS_KEY", "/nowhere.pem")];
-    let cases: [Case<'_>; 9] = [
+    let cases: [Case<'_>; 10] = [
         (&["serve", "--listen", "nonsense"], &[], "--listen"),
         (&["serve", "--config", config], &[], "ingest.point_max"),
         (&["serve", "--config", "/nowhere.toml"], &[], "/nowhere.toml"),
@@ -92,6 +92,7 @@ fn a_wrong_setting_ends_the_start_with_one_line_and_64() {
         (&["serve"], &[("SYSTOLE_ADMIN_KEY", "a-long-key-without-prefix")], "SYSTOLE_ADMIN_KEY"),
         (&["serve"], &[("SYSTOLE_LOG_LEVEL", "loud")], "SYSTOLE_LOG_LEVEL"),
         (&["serve", "--data-dir", data], &missing, "tls.cert"),
+        (&["serve"], &[("SYSTOLE_DISPATCH_MASTER_KEY", "hunter2")], "SYSTOLE_DISPATCH_MASTER_KEY"),
         (&["key", "create", "--data-dir", data, "--org", "Big Clinic"], &[], "--org"),
         (&["key", "create", "--data-dir", data, "--scope", "read,everything"], &[], "--scope"),
     ];
@@ -101,6 +102,7 @@ fn a_wrong_setting_ends_the_start_with_one_line_and_64() {
         assert_eq!(output.status.code(), Some(64), "{arguments:?}: {err}");
         assert_eq!(err.lines().count(), 1, "{arguments:?}: {err}");
         assert!(err.contains(name), "{arguments:?}: {err}");
+        assert!(!err.contains("hunter2"), "{err}");
         assert!(output.stdout.is_empty());
     }
     assert_eq!(run(&["serve", "--nonsense"], &[]).status.code(), Some(64));
@@ -144,6 +146,28 @@ async fn a_key_made_beside_a_running_server_works_at_once_and_sigterm_drains() {
         assert!(err.contains(stage), "{stage}: {err}");
     }
     assert!(err.contains("request_id="), "{err}");
+}
+
+#[tokio::test]
+async fn encrypted_secrets_without_their_key_end_the_start_with_one_line_and_64() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut command, key) = (systole(), "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+    command.env("SYSTOLE_ADMIN_KEY", ADMIN).env("SYSTOLE_DISPATCH_MASTER_KEY", key);
+    let server = Running::start_with(command, dir.path());
+    let secret = "a-secret-nobody-logs";
+    let wish = format!(r#"{{"url":"https://example.org/","dialect":"avon","secret":"{secret}"}}"#);
+    let endpoints = Request::new(server.address, "POST", "/api/v1/webhooks/endpoints").key(ADMIN);
+    endpoints.body(wish).send().await.expect(201);
+    let (code, _, log) = server.terminate();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!log.contains(secret) && !log.contains(key), "{log}");
+    let data = dir.path().to_str().unwrap();
+    let output =
+        run(&["serve", "--listen", "127.0.0.1:0", "--data-dir", data], &[("SYSTOLE_ADMIN_KEY", ADMIN)]);
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(64), "{err}");
+    assert!(err.lines().last().unwrap().contains("setting dispatch.master_key"), "{err}");
+    assert!(!err.contains(secret), "{err}");
 }
 
 #[tokio::test]

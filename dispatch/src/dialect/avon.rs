@@ -15,7 +15,11 @@ pub(super) static MANNERS: Manners = Manners {
     retries: &RETRIES,
     timeout_seconds: TIMEOUT_SECONDS,
     vocabulary: Vocabulary::Own,
-    scheme: Scheme::Body { header: HeaderName::from_static("avon-signature"), prefix: "" },
+    scheme: Scheme::Body {
+        header: HeaderName::from_static("avon-signature"),
+        next: HeaderName::from_static("avon-signature-next"),
+        prefix: "",
+    },
 };
 
 fn write_opening(envelope: &Envelope<'_>, out: &mut Vec<u8>) {

@@ -20,7 +20,11 @@ pub(super) static MANNERS: Manners = Manners {
     retries: &RETRIES,
     timeout_seconds: 10,
     vocabulary: Vocabulary::Own,
-    scheme: Scheme::Body { header: HeaderName::from_static("x-avycenna-signature"), prefix: "sha256=" },
+    scheme: Scheme::Body {
+        header: HeaderName::from_static("x-avycenna-signature"),
+        next: HeaderName::from_static("x-avycenna-signature-next"),
+        prefix: "sha256=",
+    },
 };
 
 fn write_opening(envelope: &Envelope<'_>, out: &mut Vec<u8>) {

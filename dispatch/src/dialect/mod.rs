@@ -135,17 +135,19 @@ struct Manners {
     scheme: Scheme,
 }
 
-/// What is signed with HMAC-SHA256, and how the signature is sent.
+/// What is signed, and how the signature is sent.
 pub(crate) enum Scheme {
-    /// Standard Webhooks: id, time and body under the decoded key.
+    /// Standard Webhooks: id, time and body under the decoded key, HMAC-SHA256 or ed25519.
     Standard {
         /// Each prefix gets the same `id`, `timestamp` and `signature` header.
         headers: &'static [StandardHeaders],
     },
-    /// The body under the key's own text, in hex.
+    /// HMAC-SHA256 of the body under the key's own text, in hex.
     Body {
         /// Where the signature stands.
         header: HeaderName,
+        /// Where the new key's stands while the old one still signs.
+        next: HeaderName,
         /// What stands before the hex digits.
         prefix: &'static str,
     },
@@ -236,6 +238,13 @@ mod tests {
             let body = body(Dialect::Azodha, &Envelope { attributes, send_organization_code, ..ENVELOPE });
             assert!(body.contains(expected), "{body}");
         }
+    }
+
+    #[test]
+    fn azodha_names_the_type_of_a_survey() {
+        let survey = body(Dialect::Azodha, &Envelope { name: "SurveyAssessment", ..ENVELOPE });
+        let expected = r#"{"eventName":"SurveyAssessment","eventType":"SURVEY","eventSubType":"ASSESSMENT_COMPLETED","organizationId":"org_1","data":{"n":1}}"#;
+        assert_eq!(survey, expected);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hyper::{HeaderMap, StatusCode};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use systole_dispatch::client::{ANSWER_BYTES_MAX, Answer, Client, PostFault};
 use systole_dispatch::target::Targets;
 use tokio::io::AsyncWriteExt as _;
@@ -17,10 +17,10 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::receiver::{Manner, Receiver};
 
-const LONG: Duration = Duration::from_secs(20);
+pub(crate) const LONG: Duration = Duration::from_secs(20);
 const NO_CONTENT: &str = "HTTP/1.1 204 No Content\r\n\r\n";
 
-fn ourselves() -> Arc<Targets> {
+pub(crate) fn ourselves() -> Arc<Targets> {
     Arc::new(Targets::parse(&["127.0.0.0/8"]).unwrap())
 }
 
@@ -34,13 +34,13 @@ fn answer(text: &str) -> Manner {
 
 /// Posts `{}`. The target was registered while our own addresses were open,
 /// whatever the client thinks of them now.
-async fn post(client: &Client, url: &str, timeout: Duration) -> Result<Answer, PostFault> {
+pub(crate) async fn post(client: &Client, url: &str, timeout: Duration) -> Result<Answer, PostFault> {
     let target = ourselves().check_url(url).unwrap();
     client.post(&target, HeaderMap::new(), Bytes::from_static(b"{}"), timeout).await
 }
 
 /// A connection goes back to the pool a moment after its answer was read.
-async fn settle() {
+pub(crate) async fn settle() {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
@@ -53,14 +53,17 @@ fn certificate() -> CertificateDer<'static> {
 }
 
 fn acceptor() -> TlsAcceptor {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let private = PrivateKeyDer::from_pem_file(key("tls.key.pem")).unwrap();
-    let config = config.with_no_client_auth().with_single_cert(vec![certificate()], private).unwrap();
-    TlsAcceptor::from(Arc::new(config))
+    TlsAcceptor::from(Arc::new(server_config(rustls::DEFAULT_VERSIONS)))
 }
 
-fn trusting() -> Client {
+pub(crate) fn server_config(versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+    let private = PrivateKeyDer::from_pem_file(key("tls.key.pem")).unwrap();
+    config.with_no_client_auth().with_single_cert(vec![certificate()], private).unwrap()
+}
+
+pub(crate) fn trusting() -> Client {
     let mut roots = RootCertStore::empty();
     roots.add(certificate()).unwrap();
     Client::with_roots(ourselves(), roots)
@@ -284,6 +287,32 @@ async fn a_receiver_speaks_tls_under_its_name() {
         settle().await;
     }
     assert_eq!(receiver.accepted(), 1);
+}
+
+#[tokio::test]
+async fn connections_are_counted_while_they_are_open() {
+    let client = client();
+    assert_eq!(client.open_connections(), 0);
+    let (kept, closed) =
+        (Receiver::start(answer(NO_CONTENT)).await, b"HTTP/1.1 204 No Content\r\n\r\n".to_vec());
+    let closing = Receiver::start(Manner::AnswerAndClose(closed)).await;
+    for _ in 0..3 {
+        post(&client, &kept.url(), LONG).await.unwrap();
+        post(&client, &closing.url(), LONG).await.unwrap();
+        settle().await;
+    }
+    assert_eq!(client.open_connections(), 1);
+    let silent = Receiver::start(Manner::Silence).await;
+    let url = silent.url();
+    let waiting = post(&client, &url, Duration::from_millis(300));
+    let (fault, open) = tokio::join!(waiting, async {
+        settle().await;
+        client.open_connections()
+    });
+    assert!(fault.is_err());
+    assert_eq!(open, 2);
+    settle().await;
+    assert_eq!(client.open_connections(), 1);
 }
 
 #[tokio::test]

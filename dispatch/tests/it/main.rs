@@ -6,6 +6,7 @@ mod attempts;
 mod batches;
 mod client;
 mod headers;
+mod http2;
 mod lagging;
 mod receiver;
 mod restarts;

@@ -8,6 +8,7 @@ use systole_storage::Sequence;
 use systole_storage::frame::{Columns, GroupSpec, SamplesFrame, Stamp, encode_samples};
 
 use super::erased::ErasedNow;
+use super::fields::Fields;
 use super::payload::{Samples, Timestamp};
 use super::topics::EventCatalogue;
 use crate::registry::Metric;
@@ -16,7 +17,7 @@ use crate::registry::Metric;
 const EXAMPLE_USER: &str = "user_example";
 
 /// An example of the type `name`: of samples, two of them from a minute ago; of a
-/// published type, every documented field with a text.
+/// published type, every documented field.
 pub(super) fn example(catalogue: &EventCatalogue, name: &str, now_ms: i64) -> Box<dyn Payload> {
     if let Some(metric) = catalogue.metric_of(name)
         && let Some(samples) = samples(catalogue, metric, now_ms)
@@ -25,7 +26,10 @@ pub(super) fn example(catalogue: &EventCatalogue, name: &str, now_ms: i64) -> Bo
     }
     let published = catalogue.published_type(name);
     let topic = published.map_or(TopicId(0), |(topic, _)| topic);
-    let data = published.map_or_else(|| Value::Object(Map::new()), |(_, known)| data_of(&known.fields));
+    let data = published.map_or_else(
+        || Value::Object(Map::new()),
+        |(_, known)| Fields::of(&known.system, &known.fields).example(),
+    );
     Box::new(Made { topic, data: data.to_string(), timestamp: Timestamp::of(now_ms * 1000) })
 }
 
@@ -65,37 +69,6 @@ fn samples(catalogue: &EventCatalogue, metric: &Metric, now_ms: i64) -> Option<S
     let frame = SamplesFrame::parse(draft.seal(stamp).into()).ok()?;
     let place = Place { sequence: 0, group: 0, chunk: 0, kind: EventKind::Created };
     Samples::open(catalogue.parts(), frame, None, place, ErasedNow::default()).ok()
-}
-
-/// Every field of `data.a.b`, with a text; other tops of a body are the dialect's.
-fn data_of(fields: &[String]) -> Value {
-    let mut data = Value::Object(Map::new());
-    for field in fields {
-        let path = field.strip_prefix("data.").or_else(|| field.strip_prefix("object."));
-        let Some(path) = path else { continue };
-        put(&mut data, path);
-    }
-    data
-}
-
-fn put(value: &mut Value, path: &str) {
-    let (name, rest) = path.split_once('.').map_or((path, None), |(name, rest)| (name, Some(rest)));
-    let Value::Object(fields) = value else { return };
-    match (name.strip_suffix("[]"), rest) {
-        (Some(name), None) => {
-            fields.entry(name).or_insert_with(|| Value::Array(vec!["example".into()]));
-        }
-        (Some(name), Some(rest)) => {
-            let list = fields.entry(name).or_insert_with(|| Value::Array(vec![Value::Object(Map::new())]));
-            if let Value::Array(entries) = list {
-                entries.iter_mut().for_each(|entry| put(entry, rest));
-            }
-        }
-        (None, None) => {
-            fields.entry(name).or_insert_with(|| "example".into());
-        }
-        (None, Some(rest)) => put(fields.entry(name).or_insert_with(|| Value::Object(Map::new())), rest),
-    }
 }
 
 /// A payload that no frame holds.

@@ -9,11 +9,14 @@
 //!         -> payload: a place -> the body, straight out of the frame
 //! ```
 //!
-//! In reading order: [`topics`] name things; `subscribed` knows which organisations
+//! In reading order: [`topics`] name things, `schema` says what
+//! their bodies look like and `example` makes one; `subscribed` knows which organisations
 //! have endpoints; `classifier` decides; `reader` gives events to the router and to
 //! lanes that lag; `payload` renders, `erased` says what it must not; `ledger` saves
 //! positions; [`attempts`] brings the delivery log into the journal; [`messages`] lists
-//! and shows events; [`webhooks`] is what the front end calls.
+//! and shows events; [`webhooks`] is what the front end calls, with `rotation` of secrets
+//! beside it; `settings` makes lanes of what the catalog keeps, and `keyring` opens
+//! secrets that it holds encrypted.
 
 mod attempt_ids;
 pub mod attempts;
@@ -21,10 +24,15 @@ mod classifier;
 mod delivery_log;
 mod erased;
 mod example;
+mod fields;
+mod keyring;
 mod ledger;
 pub mod messages;
 mod payload;
 mod reader;
+mod rotation;
+mod schema;
+mod settings;
 mod subscribed;
 pub mod topics;
 pub mod webhooks;

@@ -118,6 +118,13 @@ impl EventCatalogue {
         types
     }
 
+    /// The documented names of one system, in its document's order.
+    #[must_use]
+    pub fn names_of(&self, system: &str) -> Vec<&str> {
+        let types = self.topics.types.iter().filter(|known| known.system == system);
+        types.map(|known| known.name.as_str()).collect()
+    }
+
     /// Whether an event of this type is handed in by a publisher.
     #[must_use]
     pub fn is_published(&self, name: &str) -> bool {
@@ -157,6 +164,15 @@ impl EventCatalogue {
         let topics = self.topics.topics.named(name);
         let builtin = topics.first().and_then(|topic| self.registry.metrics().get(topic.0 as usize));
         builtin.or_else(|| self.own_metric_of(name))
+    }
+
+    /// Every metric whose samples have this name, in the registry's order.
+    pub(crate) fn metrics_of(&self, name: &str) -> Vec<&Metric> {
+        let named = self.topics.topics.named(name);
+        let builtin = named.iter().filter_map(|topic| self.registry.metrics().get(topic.0 as usize));
+        let mut metrics: Vec<&Metric> = builtin.collect();
+        metrics.extend(self.own_metric_of(name));
+        metrics
     }
 
     /// A type with its fields.

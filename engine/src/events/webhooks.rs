@@ -16,13 +16,14 @@ use systole_dispatch::endpoint::{ENDPOINT_ID_PREFIX, HeaderFault};
 use systole_dispatch::event::Cursor;
 use systole_dispatch::id::{IdCipher, RandomFault, random_id};
 use systole_dispatch::lane::{Lane, LaneConfig};
-use systole_dispatch::ledger::Exception;
 use systole_storage::frame::Frame;
 use systole_storage::journal::Log;
-use systole_storage::{Catalog, CatalogError, EndpointRecord, Sequence};
+use systole_storage::{Catalog, CatalogError, EndpointChange, EndpointRecord, Sequence};
 
 use super::example::example;
-use super::ledger::{CatalogLedger, cursor_of, exception_of};
+use super::keyring::{Keyring, PrepareFault};
+use super::ledger::CatalogLedger;
+use super::settings::{StoredSettings as _, config, config_of, restore};
 use super::topics::{EventCatalogue, EventTopics};
 use super::{JournalEvents, Subscribed};
 use crate::registry::Registries;
@@ -35,6 +36,10 @@ pub use systole_dispatch::endpoint::{
 };
 pub use systole_dispatch::signer::{Secret, SecretFault, Signer};
 pub use systole_dispatch::target::{TargetFault, Targets};
+pub use systole_dispatch::vault::{MasterKey, MasterKeyFault};
+
+pub use super::keyring::KeyringFault;
+pub use super::rotation::{GRACE_SECONDS_DEFAULT, GRACE_SECONDS_MAX};
 
 /// Why an endpoint was not made, changed or found.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +59,9 @@ pub enum WebhookError {
     /// A header may not be set.
     #[error("the headers cannot be used")]
     Header(#[from] HeaderFault),
+    /// What the catalog holds as its secret cannot be opened.
+    #[error("a secret in the catalog cannot be opened")]
+    Keyring(#[from] KeyringFault),
     /// The catalog failed.
     #[error("the catalog failed")]
     Catalog(#[from] CatalogError),
@@ -72,6 +80,8 @@ pub struct Endpoint {
     pub id: String,
     /// What its owner asked for.
     pub settings: EndpointSettings,
+    /// `whpk_...`, what `v1a` deliveries are verified with.
+    pub public_key: Option<String>,
     /// Milliseconds since 1970.
     pub created_at: i64,
     /// Milliseconds since 1970.
@@ -85,6 +95,8 @@ pub struct WebhookSettings {
     pub targets: Targets,
     /// Sizes.
     pub dispatch: DispatchSettings,
+    /// Encrypts secrets in the catalog; `None` keeps them in the clear.
+    pub master_key: Option<Arc<MasterKey>>,
 }
 
 /// All endpoints by id, as the catalog has them. Held while one is made or changed.
@@ -93,7 +105,7 @@ pub(super) type Endpoints = Arc<Mutex<BTreeMap<String, EndpointRecord>>>;
 /// Endpoints and their deliveries.
 #[derive(Debug)]
 pub struct Webhooks {
-    catalog: Arc<Catalog>,
+    pub(super) catalog: Arc<Catalog>,
     pub(super) log: Arc<Log>,
     registries: Arc<Registries>,
     pub(super) topics: Arc<EventTopics>,
@@ -101,8 +113,9 @@ pub struct Webhooks {
     pub(super) events: JournalEvents,
     pub(super) ids: IdCipher,
     targets: Arc<Targets>,
-    dispatcher: Dispatcher,
-    endpoints: Endpoints,
+    pub(super) keyring: Keyring,
+    pub(super) dispatcher: Dispatcher,
+    pub(super) endpoints: Endpoints,
 }
 
 /// What webhooks are made of.
@@ -119,6 +132,12 @@ pub enum WebhookStartError {
     /// The catalog failed.
     #[error("the catalog failed")]
     Catalog(#[from] CatalogError),
+    /// Secrets in the catalog do not open with the master key there is.
+    #[error("the master key does not fit the catalog")]
+    Keyring(#[from] KeyringFault),
+    /// No random numbers to encrypt with.
+    #[error("cannot encrypt secrets")]
+    Encrypt(#[source] RandomFault),
     /// No random numbers.
     #[error("cannot make the key of event ids")]
     Random(#[source] getrandom::Error),
@@ -127,16 +146,29 @@ pub enum WebhookStartError {
     Threads(#[source] std::io::Error),
 }
 
+impl From<PrepareFault> for WebhookStartError {
+    fn from(fault: PrepareFault) -> WebhookStartError {
+        match fault {
+            PrepareFault::Keyring(fault) => WebhookStartError::Keyring(fault),
+            PrepareFault::Catalog(fault) => WebhookStartError::Catalog(fault),
+            PrepareFault::Random(fault) => WebhookStartError::Encrypt(fault),
+        }
+    }
+}
+
 impl Webhooks {
     /// Brings the lanes of the last run back and starts what delivers; events come
     /// once [`Webhooks::route`] runs.
     pub(crate) fn start(parts: WebhookParts) -> Result<Webhooks, WebhookStartError> {
         let WebhookParts { settings, catalog, events, subscribed } = parts;
         let targets = Arc::new(settings.targets);
-        let records = catalog.endpoints()?;
+        catalog.forget_previous_secrets(now_ms())?;
+        let mut records = catalog.endpoints()?;
+        let keyring = Keyring::new(settings.master_key);
+        keyring.prepare(&catalog, &mut records)?;
         subscribed.set_floor(0);
         records.iter().for_each(|record| subscribed.add(&record.org, record.start.0));
-        let lanes = restore(&catalog, &targets, &records)?;
+        let lanes = restore(&catalog, &targets, &keyring, &records)?;
         // Without a saved position no lane ever went without a row.
         let routed = catalog.routed()?.unwrap_or_else(|| events.log.head()).max(events.log.removed());
         let endpoints: Endpoints =
@@ -170,6 +202,7 @@ impl Webhooks {
             ids,
             subscribed,
             targets,
+            keyring,
             dispatcher,
             endpoints,
         })
@@ -217,8 +250,9 @@ impl Webhooks {
         secret: &Secret,
     ) -> Result<Endpoint, WebhookError> {
         // Its number is known once it is stored.
-        let mut config = config(&self.targets, settings.clone(), secret, 0)?;
+        let mut config = config(&self.targets, settings.clone(), secret, None, 0)?;
         let (id, text) = (random_id(ENDPOINT_ID_PREFIX)?, serde_json::to_string(&settings)?);
+        let kept = self.keyring.keep(&id, secret.expose())?;
         let mut endpoints = self.endpoints.lock();
         // The classifier sees the organisation before the start is chosen, so every
         // frame behind the start is classified.
@@ -232,7 +266,8 @@ impl Webhooks {
             number: 0,
             org: org.to_owned(),
             settings: text,
-            secret: secret.expose().to_owned(),
+            secret: kept,
+            previous: None,
             start,
             created_at: now,
             updated_at: now,
@@ -245,7 +280,7 @@ impl Webhooks {
             }
         };
         config.number = number;
-        let endpoint = shown(&record, settings);
+        let endpoint = self.shown(&record, settings)?;
         let lane = Lane::new(record.id.clone(), org.into(), config, Cursor::behind(start.0));
         endpoints.insert(record.id.clone(), EndpointRecord { number, ..record });
         // What was committed between the two looks at the head is nobody's.
@@ -264,7 +299,7 @@ impl Webhooks {
         let mut records: Vec<&EndpointRecord> =
             endpoints.values().filter(|record| record.org == org).collect();
         records.sort_by_key(|record| record.number);
-        records.into_iter().map(|record| Ok(shown(record, record.settings()?))).collect()
+        records.into_iter().map(|record| self.shown(record, record.settings()?)).collect()
     }
 
     /// One endpoint of an organisation.
@@ -274,7 +309,7 @@ impl Webhooks {
     pub fn get(&self, org: &str, id: &str) -> Result<Endpoint, WebhookError> {
         let record = self.record(org, id)?;
         let settings = record.settings()?;
-        Ok(shown(&record, settings))
+        self.shown(&record, settings)
     }
 
     /// What signs an endpoint's deliveries.
@@ -282,7 +317,7 @@ impl Webhooks {
     /// # Errors
     /// [`WebhookError::Unknown`].
     pub fn secret(&self, org: &str, id: &str) -> Result<String, WebhookError> {
-        Ok(self.record(org, id)?.secret)
+        Ok(self.keyring.open(id, &self.record(org, id)?.secret)?)
     }
 
     /// Changes an endpoint as `change` says, which may give a new secret. One that is
@@ -311,29 +346,37 @@ impl Webhooks {
         settings: EndpointSettings,
         secret: Option<Secret>,
     ) -> Result<Endpoint, WebhookError> {
-        let secret = match secret {
-            Some(secret) => secret,
-            None => Secret::parse(&record.secret, settings.dialect)?,
-        };
-        let config = config(&self.targets, settings.clone(), &secret, record.number)?;
+        let mut changed = record.clone();
+        if let Some(secret) = self.secret_for(&changed, before, &settings, secret)? {
+            changed.secret = self.keyring.keep(&record.id, secret.expose())?;
+            changed.previous = None;
+        }
+        let config = self.config_of(&changed, settings.clone())?;
         let lane = self.dispatcher.lane(&record.id);
         // A lane may be off although its record says otherwise, or not be there, if
         // its settings could not be used at the start.
         let stands = lane.as_ref().is_some_and(|lane| before.active && !lane.is_off());
         let toggled = before.active != settings.active || settings.active && !stands;
         let head = self.log.head();
-        let text = serde_json::to_string(&settings)?;
-        let now = now_ms();
-        let restart = toggled.then_some(head);
-        self.catalog.update_endpoint(&record.id, &text, secret.expose(), now, restart)?;
-        record.settings = text;
-        record.secret = secret.expose().to_owned();
-        record.updated_at = now;
+        changed.settings = serde_json::to_string(&settings)?;
+        changed.updated_at = now_ms();
+        changed.previous = changed.previous.filter(|previous| previous.until > changed.updated_at);
+        self.catalog.change_endpoint(
+            &record.id,
+            &EndpointChange {
+                settings: &changed.settings,
+                secret: &changed.secret,
+                previous: changed.previous.as_ref(),
+                updated_at: changed.updated_at,
+                restart: toggled.then_some(head),
+            },
+        )?;
+        *record = changed;
         let from = Cursor::behind(head.0);
         let Some(lane) = lane else {
             let lane = Lane::new(record.id.clone(), record.org.as_str().into(), config, from);
             self.dispatcher.add(Arc::new(lane));
-            return Ok(shown(record, settings));
+            return self.shown(record, settings);
         };
         lane.reconfigure(config);
         // Before it takes events: it may join the router at once.
@@ -343,7 +386,59 @@ impl Webhooks {
             (true, false) => lane.switch_off(),
             _ => {}
         }
-        Ok(shown(record, settings))
+        self.shown(record, settings)
+    }
+
+    /// The secret that a change gives an endpoint, if it gives one. Another kind of
+    /// signature needs another key, which is made unless it was brought; a secret that
+    /// took over from another under one dialect need not do so under the next.
+    fn secret_for(
+        &self,
+        record: &EndpointRecord,
+        before: &EndpointSettings,
+        settings: &EndpointSettings,
+        brought: Option<Secret>,
+    ) -> Result<Option<Secret>, WebhookError> {
+        if brought.is_some() {
+            return Ok(brought);
+        }
+        settings.check()?;
+        if before.signature != settings.signature {
+            return Ok(Some(Secret::generate_for(settings.signature)?));
+        }
+        if before.dialect == settings.dialect {
+            return Ok(None);
+        }
+        let kept = self.keyring.open(&record.id, &record.secret)?;
+        Ok(Some(Secret::parse_for(&kept, settings.dialect, settings.signature)?))
+    }
+
+    /// An endpoint as it is shown.
+    fn shown(&self, record: &EndpointRecord, settings: EndpointSettings) -> Result<Endpoint, WebhookError> {
+        let public_key = match settings.signature {
+            SignatureKind::V1 => None,
+            SignatureKind::V1a => {
+                let secret = self.keyring.open(&record.id, &record.secret)?;
+                Secret::parse_for(&secret, settings.dialect, settings.signature)?.public_key()
+            }
+        };
+        let EndpointRecord { id, created_at, updated_at, .. } = record;
+        Ok(Endpoint {
+            id: id.clone(),
+            settings,
+            public_key,
+            created_at: *created_at,
+            updated_at: *updated_at,
+        })
+    }
+
+    /// What a lane needs of a record, whose settings these are.
+    pub(super) fn config_of(
+        &self,
+        record: &EndpointRecord,
+        settings: EndpointSettings,
+    ) -> Result<LaneConfig, WebhookError> {
+        config_of(&self.targets, &self.keyring, record, settings)
     }
 
     /// Deletes an endpoint and ends what waits for it.
@@ -407,76 +502,6 @@ impl Webhooks {
         let endpoints = self.endpoints.lock();
         endpoints.get(id).filter(|record| record.org == org).cloned().ok_or(WebhookError::Unknown)
     }
-}
-
-/// Reads what the catalog keeps as JSON.
-trait StoredSettings {
-    fn settings(&self) -> Result<EndpointSettings, serde_json::Error>;
-}
-
-impl StoredSettings for EndpointRecord {
-    fn settings(&self) -> Result<EndpointSettings, serde_json::Error> {
-        serde_json::from_str(&self.settings)
-    }
-}
-
-/// The lanes of the last run, each with its cursor and exceptions.
-fn restore(
-    catalog: &Catalog,
-    targets: &Targets,
-    records: &[EndpointRecord],
-) -> Result<Vec<Arc<Lane>>, CatalogError> {
-    let mut cursors: HashMap<String, Cursor> =
-        catalog.lane_cursors()?.into_iter().map(|(id, cursor)| (id, cursor_of(cursor))).collect();
-    let mut exceptions: HashMap<String, Vec<Exception>> = HashMap::new();
-    for record in catalog.exceptions()? {
-        if let Some(exception) = exception_of(&record) {
-            exceptions.entry(record.endpoint).or_default().push(exception);
-        }
-    }
-    let mut lanes = Vec::with_capacity(records.len());
-    for record in records {
-        let row = cursors.remove(&record.id);
-        let waiting = exceptions.remove(&record.id).unwrap_or_default();
-        match stored_config(targets, record) {
-            Ok(config) => {
-                let org = record.org.as_str().into();
-                lanes.push(Arc::new(Lane::restored(record.id.clone(), org, config, row, waiting)));
-            }
-            Err(error) => {
-                let error = crate::flusher::chain(&error);
-                tracing::error!(endpoint = record.id, error, "endpoint cannot be used and gets nothing");
-            }
-        }
-    }
-    Ok(lanes)
-}
-
-fn stored_config(targets: &Targets, record: &EndpointRecord) -> Result<LaneConfig, WebhookError> {
-    let settings = record.settings()?;
-    let secret = Secret::parse(&record.secret, settings.dialect)?;
-    config(targets, settings, &secret, record.number)
-}
-
-fn config(
-    targets: &Targets,
-    settings: EndpointSettings,
-    secret: &Secret,
-    number: u32,
-) -> Result<LaneConfig, WebhookError> {
-    settings.check()?;
-    Ok(LaneConfig {
-        target: targets.check_url(&settings.url)?,
-        signer: Signer::new(settings.dialect, secret)?,
-        headers: settings.header_map()?,
-        number,
-        settings,
-    })
-}
-
-fn shown(record: &EndpointRecord, settings: EndpointSettings) -> Endpoint {
-    let EndpointRecord { id, created_at, updated_at, .. } = record;
-    Endpoint { id: id.clone(), settings, created_at: *created_at, updated_at: *updated_at }
 }
 
 pub(super) fn now_ms() -> i64 {

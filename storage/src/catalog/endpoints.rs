@@ -6,7 +6,7 @@ use super::webhooks::put_cursor;
 use super::{Catalog, CatalogError, CursorRecord};
 use crate::frame::Sequence;
 
-const COLUMNS: &str = "id, number, org, settings, secret, start_sequence, created_at, updated_at";
+const COLUMNS: &str = "id, number, org, settings, secret, previous_secret, previous_until, start_sequence, created_at, updated_at";
 
 /// An endpoint as it is stored.
 #[derive(Clone, PartialEq, Eq)]
@@ -20,14 +20,46 @@ pub struct EndpointRecord {
     pub org: String,
     /// What its owner asked for, as JSON.
     pub settings: String,
-    /// What signs its deliveries.
+    /// What signs its deliveries, as the catalog's owner chose to keep it.
     pub secret: String,
+    /// What signed before and may still do.
+    pub previous: Option<PreviousSecret>,
     /// It gets what was committed behind this.
     pub start: Sequence,
     /// Milliseconds since 1970.
     pub created_at: i64,
     /// Milliseconds since 1970.
     pub updated_at: i64,
+}
+
+/// A secret that another took over from.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PreviousSecret {
+    /// Kept as the one that took over.
+    pub secret: String,
+    /// Milliseconds since 1970; from then on it is of no use.
+    pub until: i64,
+}
+
+impl std::fmt::Debug for PreviousSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PreviousSecret").field("until", &self.until).finish_non_exhaustive()
+    }
+}
+
+/// What an endpoint is from now on.
+#[derive(Clone, Copy)]
+pub struct EndpointChange<'a> {
+    /// As [`EndpointRecord::settings`].
+    pub settings: &'a str,
+    /// As [`EndpointRecord::secret`].
+    pub secret: &'a str,
+    /// As [`EndpointRecord::previous`].
+    pub previous: Option<&'a PreviousSecret>,
+    /// Milliseconds since 1970.
+    pub updated_at: i64,
+    /// Ends what waits for it and begins anew at a position.
+    pub restart: Option<Sequence>,
 }
 
 impl std::fmt::Debug for EndpointRecord {
@@ -50,14 +82,17 @@ impl Catalog {
         let transaction = connection.transaction()?;
         let number = next_number(&transaction)?;
         transaction.execute(
-            "INSERT INTO endpoints (id, number, org, settings, secret, start_sequence, created_at, updated_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            "INSERT INTO endpoints (id, number, org, settings, secret, previous_secret, previous_until,
+                 start_sequence, created_at, updated_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
             (
                 &endpoint.id,
                 number,
                 &endpoint.org,
                 &endpoint.settings,
                 &endpoint.secret,
+                endpoint.previous.as_ref().map(|previous| &previous.secret),
+                endpoint.previous.as_ref().map(|previous| previous.until),
                 endpoint.start.0.cast_signed(),
                 endpoint.created_at,
                 endpoint.updated_at,
@@ -68,7 +103,7 @@ impl Catalog {
         Ok(number)
     }
 
-    /// Changes an endpoint's settings and secret. `restart` ends what waits for it and, if it
+    /// Changes an endpoint's settings and secret, not what the secret took over from. `restart` ends what waits for it and, if it
     /// is active again, begins anew at a position.
     ///
     /// # Errors
@@ -93,6 +128,58 @@ impl Catalog {
         }
         transaction.commit()?;
         Ok(changed == 1)
+    }
+
+    /// Changes an endpoint as a whole; false if there is none.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn change_endpoint(&self, id: &str, change: &EndpointChange<'_>) -> Result<bool, CatalogError> {
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction()?;
+        put_secrets(&transaction, id, change.secret, change.previous)?;
+        let changed = transaction.execute(
+            "UPDATE endpoints SET settings = ?2, updated_at = ?3 WHERE id = ?1",
+            (id, change.settings, change.updated_at),
+        )?;
+        if let Some(start) = change.restart {
+            transaction.execute("DELETE FROM exceptions WHERE endpoint = ?1", [id])?;
+            put_cursor(&transaction, id, begin(start))?;
+        }
+        transaction.commit()?;
+        Ok(changed == 1)
+    }
+
+    /// Keeps secrets in another form, of all these endpoints or of none. What was there
+    /// before is overwritten in the file, and in the log beside it.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn keep_secrets<'a>(
+        &self,
+        endpoints: impl IntoIterator<Item = &'a EndpointRecord>,
+    ) -> Result<(), CatalogError> {
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction()?;
+        for endpoint in endpoints {
+            put_secrets(&transaction, &endpoint.id, &endpoint.secret, endpoint.previous.as_ref())?;
+        }
+        transaction.commit()?;
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        Ok(())
+    }
+
+    /// Forgets secrets that others took over from whose time is over; returns of how
+    /// many endpoints.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn forget_previous_secrets(&self, now_ms: i64) -> Result<usize, CatalogError> {
+        let connection = self.connection.lock();
+        let mut statement = connection.prepare_cached(
+            "UPDATE endpoints SET previous_secret = NULL, previous_until = NULL WHERE previous_until <= ?1",
+        )?;
+        Ok(statement.execute([now_ms])?)
     }
 
     /// Deletes an endpoint with all that waits for it; false if there was none.
@@ -148,6 +235,25 @@ fn next_number(transaction: &Transaction<'_>) -> Result<u32, CatalogError> {
     Ok(number)
 }
 
+fn put_secrets(
+    transaction: &Transaction<'_>,
+    id: &str,
+    secret: &str,
+    previous: Option<&PreviousSecret>,
+) -> Result<(), CatalogError> {
+    let mut statement = transaction.prepare_cached(
+        "UPDATE endpoints SET secret = ?2, previous_secret = ?3, previous_until = ?4 WHERE id = ?1",
+    )?;
+    let (previous, until) = previous.map(|previous| (previous.secret.as_str(), previous.until)).unzip();
+    statement.execute((id, secret, previous, until))?;
+    Ok(())
+}
+
+fn previous(row: &Row<'_>) -> Result<Option<PreviousSecret>, CatalogError> {
+    let (secret, until): (Option<String>, Option<i64>) = (row.get(5)?, row.get(6)?);
+    Ok(secret.zip(until).map(|(secret, until)| PreviousSecret { secret, until }))
+}
+
 fn endpoint(row: &Row<'_>) -> Result<EndpointRecord, CatalogError> {
     Ok(EndpointRecord {
         id: row.get(0)?,
@@ -155,8 +261,9 @@ fn endpoint(row: &Row<'_>) -> Result<EndpointRecord, CatalogError> {
         org: row.get(2)?,
         settings: row.get(3)?,
         secret: row.get(4)?,
-        start: Sequence(row.get::<_, i64>(5)?.cast_unsigned()),
-        created_at: row.get(6)?,
-        updated_at: row.get(7)?,
+        previous: previous(row)?,
+        start: Sequence(row.get::<_, i64>(7)?.cast_unsigned()),
+        created_at: row.get(8)?,
+        updated_at: row.get(9)?,
     })
 }

@@ -15,7 +15,7 @@
 //! positions       name, sequence, ordering         ("flushed", "routed", "classified", "checkpointed")
 //! checkpoints     path, kind, sequence, ...        of the series map
 //! instance        name, value                      (key of event ids, last endpoint number)
-//! endpoints       id, number, org, settings, secret, start_sequence, created_at, updated_at
+//! endpoints       id, number, org, settings, secret, previous_secret and _until, start_sequence, ...
 //! lane_cursors    endpoint, sequence, ordinal      only of lanes that lag
 //! exceptions      endpoint, place of the event, attempts, due_at
 //! erasures        id, org, user_id until it is done, part, sequence, what was removed
@@ -46,7 +46,7 @@ use rusqlite::Connection;
 pub use attempts::AttemptFileRecord;
 pub use checkpoints::CheckpointRecord;
 pub use commits::Commits;
-pub use endpoints::EndpointRecord;
+pub use endpoints::{EndpointChange, EndpointRecord, PreviousSecret};
 pub use erasures::{ErasureRecord, Removed};
 pub use files::{FileRecord, Flushed, SectionRecord};
 pub use keys::KeyRecord;

@@ -184,6 +184,12 @@ CREATE TABLE metrics (
 );
 ";
 
+/// Version 7: the secret that an endpoint's own took over from, and until when it signs.
+const ROTATION: &str = "
+ALTER TABLE endpoints ADD COLUMN previous_secret TEXT;
+ALTER TABLE endpoints ADD COLUMN previous_until BIGINT;
+";
+
 /// Version 8: deliveries that carry several events.
 const MEMBERS: &str = "
 ALTER TABLE exceptions ADD COLUMN members BLOB;
@@ -244,6 +250,9 @@ pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(),
     }
     if found < 6 {
         transaction.execute_batch(METRICS)?;
+    }
+    if found < 7 {
+        transaction.execute_batch(ROTATION)?;
     }
     if found < 8 {
         transaction.execute_batch(MEMBERS)?;

@@ -14,6 +14,7 @@ fn endpoint(id: &str, start: u64) -> EndpointRecord {
         org: "acme".to_owned(),
         settings: "{\"url\":\"https://example.org\"}".to_owned(),
         secret: format!("whsec_{id}"),
+        previous: None,
         start: Sequence(start),
         created_at: 5,
         updated_at: 5,

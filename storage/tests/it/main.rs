@@ -12,6 +12,7 @@ mod attempts_check;
 mod attempts_sql;
 #[cfg(feature = "query")]
 mod buckets;
+mod catalog_secrets;
 mod catalog_webhooks;
 mod check;
 mod check_figures;

@@ -6,7 +6,7 @@ use hyper::StatusCode;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use systole_engine::events::webhooks::{
-    Endpoint, PayloadSize, Secret, SettingsFault, Timeseries, WebhookError, Webhooks,
+    Endpoint, EndpointSettings, PayloadSize, Secret, SettingsFault, Timeseries, WebhookError, Webhooks,
 };
 
 use super::wish::{apply, new_settings};
@@ -19,7 +19,7 @@ use crate::route::Call;
 /// An endpoint as it is shown: all it was made with, never its secret. Values of its
 /// own headers may be credentials, so only their names are shown.
 #[derive(Serialize)]
-struct Shown<'a> {
+pub(super) struct Shown<'a> {
     id: &'a str,
     url: &'a str,
     description: Option<&'a str>,
@@ -28,6 +28,8 @@ struct Shown<'a> {
     user_id: Option<&'a str>,
     dialect: &'static str,
     signature: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    public_key: Option<&'a str>,
     headers: BTreeMap<&'a str, &'static str>,
     active: bool,
     attributes: Option<&'a Map<String, Value>>,
@@ -47,13 +49,22 @@ pub(crate) async fn create(mut call: Call<'_>) -> Result<Reply, Refusal> {
     let fields = fields(&body)?;
     let mut settings = new_settings(&fields, &call.app.engine.webhooks().catalogue(&call.org))?;
     settings.user_id = grant(call.caller.user.as_deref(), settings.user_id.take())?;
-    let secret = match text(&fields, "secret")? {
-        Some(brought) => parse_secret(&brought, settings.dialect)?,
-        None => Secret::generate(settings.dialect).map_err(Refusal::internal)?,
+    let brought = text(&fields, "secret")?;
+    Ok(reply::json_of(StatusCode::CREATED, &show(&make(&call, settings, brought).await?)))
+}
+
+/// Makes an endpoint, with a secret of its own unless one was brought.
+pub(super) async fn make(
+    call: &Call<'_>,
+    settings: EndpointSettings,
+    brought: Option<String>,
+) -> Result<Endpoint, Refusal> {
+    let secret = match brought {
+        Some(brought) => parse_secret(&brought, &settings)?,
+        None => Secret::generate_for(settings.signature).map_err(Refusal::internal)?,
     };
     let org = call.org.clone();
-    let made = blocking(&call, move |webhooks| webhooks.create(&org, settings, &secret)).await?;
-    Ok(reply::json_of(StatusCode::CREATED, &show(&made)))
+    blocking(call, move |webhooks| webhooks.create(&org, settings, &secret)).await
 }
 
 pub(crate) async fn list(call: Call<'_>) -> Result<Reply, Refusal> {
@@ -83,7 +94,7 @@ pub(crate) async fn patch(mut call: Call<'_>) -> Result<Reply, Refusal> {
             apply(&fields, settings, &webhooks.catalogue(&org))?;
             settings.user_id = grant(bound.as_deref(), settings.user_id.take())?;
             let brought = text(&fields, "secret")?;
-            brought.map(|brought| parse_secret(&brought, settings.dialect)).transpose()
+            brought.map(|brought| parse_secret(&brought, settings)).transpose()
         })
     })
     .await?;
@@ -134,7 +145,7 @@ pub(super) async fn visible(call: &Call<'_>, id: &str) -> Result<Endpoint, Refus
 }
 
 /// Whose events an endpoint may ask for: those of the user its maker is bound to.
-fn grant(bound: Option<&str>, asked: Option<String>) -> Result<Option<String>, Refusal> {
+pub(super) fn grant(bound: Option<&str>, asked: Option<String>) -> Result<Option<String>, Refusal> {
     match (bound, &asked) {
         (Some(bound), Some(user)) if bound != user => Err(Refusal::OtherUser),
         (Some(bound), _) => Ok(Some(bound.to_string())),
@@ -146,8 +157,8 @@ fn sees(call: &Call<'_>, endpoint: &Endpoint) -> bool {
     call.caller.user.as_deref().is_none_or(|bound| endpoint.settings.user_id.as_deref() == Some(bound))
 }
 
-fn parse_secret(text: &str, dialect: systole_engine::events::webhooks::Dialect) -> Result<Secret, Refusal> {
-    Secret::parse(text, dialect)
+fn parse_secret(text: &str, settings: &EndpointSettings) -> Result<Secret, Refusal> {
+    Secret::parse_for(text, settings.dialect, settings.signature)
         .map_err(|fault| Refusal::invalid(Entry::body("secret", "malformed", fault.to_string())))
 }
 
@@ -186,7 +197,7 @@ fn place(endpoint: &Endpoint) -> Place<'_> {
     (endpoint.created_at, &endpoint.id)
 }
 
-fn show(endpoint: &Endpoint) -> Shown<'_> {
+pub(super) fn show(endpoint: &Endpoint) -> Shown<'_> {
     let settings = &endpoint.settings;
     Shown {
         id: &endpoint.id,
@@ -197,6 +208,7 @@ fn show(endpoint: &Endpoint) -> Shown<'_> {
         user_id: settings.user_id.as_deref(),
         dialect: settings.dialect.as_str(),
         signature: settings.signature.as_str(),
+        public_key: endpoint.public_key.as_deref(),
         headers: settings.headers.keys().map(|name| (name.as_str(), "[redacted]")).collect(),
         active: settings.active,
         attributes: settings.attributes.as_ref(),

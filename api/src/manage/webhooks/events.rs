@@ -25,10 +25,13 @@ struct ShownType<'a> {
     system: &'a str,
     description: &'a str,
     published: bool,
+    schema: Value,
+    example: Value,
 }
 
 pub(crate) fn types(call: &Call<'_>) -> Reply {
-    let types = call.app.engine.webhooks().catalogue(&call.org).types();
+    let catalogue = call.app.engine.webhooks().catalogue(&call.org);
+    let types = catalogue.types();
     let data: Vec<ShownType<'_>> = types
         .iter()
         .map(|known| ShownType {
@@ -36,6 +39,8 @@ pub(crate) fn types(call: &Call<'_>) -> Reply {
             system: &known.system,
             description: &known.description,
             published: known.published,
+            schema: catalogue.schema(known),
+            example: catalogue.example(known),
         })
         .collect();
     reply::json_of(StatusCode::OK, &json!({ "data": data }))

@@ -7,12 +7,16 @@
 mod attempts;
 mod endpoints;
 mod events;
+mod external;
 mod messages;
+mod rotation;
 mod wish;
 
 pub(crate) use attempts::{of_endpoint, of_message};
 pub(crate) use endpoints::{create, delete, get, list, patch, secret, test};
 pub(crate) use events::{publish, types};
+pub(crate) use external::configure;
 pub(crate) use messages::{message, messages};
+pub(crate) use rotation::rotate;
 
 use endpoints::blocking;

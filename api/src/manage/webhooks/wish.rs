@@ -6,11 +6,11 @@ use std::ops::RangeInclusive;
 use serde_json::{Map, Value};
 use systole_engine::events::topics::EventCatalogue;
 use systole_engine::events::webhooks::{
-    BATCH_EVENTS, COALESCE_MS, Dialect, EndpointSettings, PayloadSize, RATE_LIMIT_PER_SECOND, Timeseries,
-    WebhookError,
+    BATCH_EVENTS, COALESCE_MS, Dialect, EndpointSettings, PayloadSize, RATE_LIMIT_PER_SECOND, SignatureKind,
+    Timeseries, WebhookError,
 };
 
-use crate::error::{Entry, Quoted, Refusal};
+use crate::error::{Entry, Place, Quoted, Refusal};
 use crate::manage::fields::{flag, text, user};
 
 /// Longest description or name.
@@ -20,17 +20,15 @@ const FILTER_NAMES_MAX: usize = 1024;
 /// How long an exchange may be asked to take.
 const TIMEOUT_SECONDS: RangeInclusive<u32> = 1..=60;
 
-/// Fields of the contract that this version does not take yet, with the value that
-/// changes nothing, if there is one.
-const LATER: [(&str, Option<&str>); 1] = [("signature", Some("v1"))];
-
-const KNOWN: [&str; 17] = [
+/// Every field an endpoint has.
+const KNOWN: [&str; 18] = [
     "url",
     "description",
     "name",
     "filter_types",
     "user_id",
     "dialect",
+    "signature",
     "secret",
     "headers",
     "active",
@@ -64,7 +62,7 @@ pub(super) fn apply(
     settings: &mut EndpointSettings,
     catalogue: &EventCatalogue,
 ) -> Result<(), Refusal> {
-    refuse_unknown(fields)?;
+    refuse_unknown(fields, &KNOWN, "endpoint")?;
     if let Some(url) = text(fields, "url")? {
         settings.url = url;
     }
@@ -116,31 +114,23 @@ pub(super) fn apply(
     {
         settings.payload = choice;
     }
+    if let Some(choice) =
+        choice(fields, "signature", [("v1", SignatureKind::V1), ("v1a", SignatureKind::V1a)])?
+    {
+        settings.signature = choice;
+    }
     settings.check().map_err(WebhookError::from)?;
     Ok(())
 }
 
-fn refuse_unknown(fields: &Map<String, Value>) -> Result<(), Refusal> {
-    for (field, nothing) in LATER {
-        let value = fields.get(field).filter(|value| !value.is_null());
-        if value.is_some_and(|value| nothing.is_none() || value.as_str() != nothing) {
-            return Err(Refusal::invalid(Entry::body(
-                field,
-                "unsupported",
-                "is not supported by this version",
-            )));
-        }
-    }
-    let known = |name: &str| KNOWN.contains(&name) || LATER.iter().any(|(later, _)| *later == name);
-    match fields.keys().find(|name| !known(name)) {
+/// `what` is what has these fields.
+pub(super) fn refuse_unknown(fields: &Map<String, Value>, known: &[&str], what: &str) -> Result<(), Refusal> {
+    match fields.keys().find(|name| !known.contains(&name.as_str())) {
         None => Ok(()),
         Some(name) => {
-            let message = format!("has a field that no endpoint has: {}", Quoted(name));
-            Err(Refusal::invalid(Entry::new(
-                crate::error::Place { root: "body", index: None, field: None },
-                "unknown_field",
-                message,
-            )))
+            let message = format!("has a field that no {what} has: {}", Quoted(name));
+            let place = Place { root: "body", index: None, field: None };
+            Err(Refusal::invalid(Entry::new(place, "unknown_field", message)))
         }
     }
 }
@@ -222,7 +212,7 @@ fn attributes(fields: &Map<String, Value>) -> Result<Option<Map<String, Value>>,
 }
 
 /// A whole number of a range; `null` is as good as absent.
-fn number(
+pub(super) fn number(
     fields: &Map<String, Value>,
     field: &'static str,
     range: &RangeInclusive<u32>,

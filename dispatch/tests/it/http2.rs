@@ -1,0 +1,170 @@
+//! Receivers that offer HTTP/2, and TLS sessions that are resumed.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode, Version};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::HandshakeKind;
+use systole_dispatch::client::{ANSWER_BYTES_MAX, PostFault};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use crate::client::{LONG, post, server_config, settle, trusting};
+
+/// A receiver whose paths behave in their own ways.
+struct Http2 {
+    address: SocketAddr,
+    accepted: Arc<AtomicUsize>,
+    requests: Arc<Mutex<Vec<Request<Bytes>>>>,
+}
+
+impl Http2 {
+    async fn start() -> Http2 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut config = server_config(rustls::DEFAULT_VERSIONS);
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let receiver = Http2 { address, accepted: Arc::default(), requests: Arc::default() };
+        let (accepted, requests) = (receiver.accepted.clone(), receiver.requests.clone());
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                accepted.fetch_add(1, Ordering::SeqCst);
+                let (acceptor, requests) = (acceptor.clone(), requests.clone());
+                tokio::spawn(async move {
+                    let stream = TokioIo::new(acceptor.accept(stream).await.unwrap());
+                    let service = service_fn(move |request| answer(request, requests.clone()));
+                    let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                    let _ = serving.serve_connection(stream, service).await;
+                });
+            }
+        });
+        receiver
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("https://localhost:{}/{path}", self.address.port())
+    }
+
+    fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    requests: Arc<Mutex<Vec<Request<Bytes>>>>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    let path = head.uri.path().to_owned();
+    requests.lock().unwrap().push(Request::from_parts(head, body));
+    let mut response = Response::new(Full::new(Bytes::from_static(b"ok")));
+    match path.as_str() {
+        "/never" => pending().await,
+        "/huge" => *response.body_mut() = Full::new(Bytes::from(vec![b'y'; 10_000_000])),
+        "/head" => {
+            let value = "x".repeat(200_000).parse().unwrap();
+            response.headers_mut().insert("x-filler", value);
+        }
+        "/moved" => *response.status_mut() = StatusCode::FOUND,
+        _ => {}
+    }
+    Ok(response)
+}
+
+#[tokio::test]
+async fn exchanges_with_a_receiver_of_http2_share_one_connection() {
+    let (receiver, client) = (Http2::start().await, trusting());
+    let url = receiver.url("hook");
+    post(&client, &url, LONG).await.unwrap();
+    let posts: Vec<_> = (0..50)
+        .map(|_| {
+            let (client, url) = (client.clone(), url.clone());
+            tokio::spawn(async move { post(&client, &url, LONG).await })
+        })
+        .collect();
+    for posted in posts {
+        let answer = posted.await.unwrap().unwrap();
+        assert_eq!((answer.status, answer.body.as_ref()), (StatusCode::OK, b"ok".as_slice()));
+    }
+    assert_eq!((receiver.accepted(), client.open_connections()), (1, 1));
+    let requests = receiver.requests.lock().unwrap();
+    assert_eq!(requests.len(), 51);
+    for request in &*requests {
+        assert_eq!((request.version(), request.body().as_ref()), (Version::HTTP_2, b"{}".as_slice()));
+        assert_eq!(request.headers()["content-type"], "application/json");
+    }
+}
+
+#[tokio::test]
+async fn an_exchange_of_http2_that_never_ends_meets_its_deadline_and_harms_no_other() {
+    let (receiver, client) = (Http2::start().await, trusting());
+    let began = Instant::now();
+    for _ in 0..3 {
+        let fault = post(&client, &receiver.url("never"), Duration::from_millis(200)).await.unwrap_err();
+        assert!(matches!(fault, PostFault::Timeout { .. }), "{fault}");
+        assert_eq!(post(&client, &receiver.url("hook"), LONG).await.unwrap().status, StatusCode::OK);
+    }
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!(receiver.accepted(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_by_http2_is_cut_and_not_followed() {
+    let (receiver, client) = (Http2::start().await, trusting());
+    for _ in 0..3 {
+        let answer = post(&client, &receiver.url("huge"), LONG).await.unwrap();
+        assert_eq!((answer.status, answer.body.len()), (StatusCode::OK, ANSWER_BYTES_MAX));
+        assert_eq!(post(&client, &receiver.url("moved"), LONG).await.unwrap().status, StatusCode::FOUND);
+    }
+    let fault = post(&client, &receiver.url("head"), LONG).await.unwrap_err();
+    assert!(matches!(fault, PostFault::Exchange(_)), "{fault}");
+    assert_eq!(post(&client, &receiver.url("hook"), LONG).await.unwrap().status, StatusCode::OK);
+}
+
+/// Answers one request a connection, and says how each of them shook hands.
+async fn closing(config: rustls::ServerConfig) -> (SocketAddr, Arc<Mutex<Vec<HandshakeKind>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let kinds: Arc<Mutex<Vec<HandshakeKind>>> = Arc::default();
+    let seen = kinds.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            let mut head = [0; 4096];
+            assert!(stream.read(&mut head).await.unwrap() > 0);
+            seen.lock().unwrap().push(stream.get_ref().1.handshake_kind().unwrap());
+            let answer = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
+            stream.write_all(answer).await.unwrap();
+            let _ = stream.shutdown().await;
+        }
+    });
+    (address, kinds)
+}
+
+#[tokio::test]
+async fn a_full_handshake_is_paid_once() {
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let (address, kinds) = closing(server_config(&[version])).await;
+        let client = trusting();
+        for _ in 0..5 {
+            post(&client, &format!("https://localhost:{}/", address.port()), LONG).await.unwrap();
+            settle().await;
+        }
+        let kinds = kinds.lock().unwrap();
+        let full = kinds.iter().filter(|kind| **kind != HandshakeKind::Resumed).count();
+        assert_eq!((kinds.len(), full), (5, 1), "{version:?} {kinds:?}");
+    }
+}

@@ -1,0 +1,112 @@
+//! From what the catalog keeps of endpoints to lanes: settings and secrets, read, checked
+//! and prepared.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use systole_dispatch::endpoint::EndpointSettings;
+use systole_dispatch::event::Cursor;
+use systole_dispatch::lane::{Lane, LaneConfig};
+use systole_dispatch::ledger::Exception;
+use systole_dispatch::signer::{Secret, Signer};
+use systole_dispatch::target::Targets;
+use systole_storage::{Catalog, CatalogError, EndpointRecord};
+
+use super::keyring::Keyring;
+use super::ledger::{cursor_of, exception_of};
+use super::webhooks::WebhookError;
+
+/// Reads what the catalog keeps as JSON.
+pub(super) trait StoredSettings {
+    fn settings(&self) -> Result<EndpointSettings, serde_json::Error>;
+}
+
+impl StoredSettings for EndpointRecord {
+    fn settings(&self) -> Result<EndpointSettings, serde_json::Error> {
+        serde_json::from_str(&self.settings)
+    }
+}
+
+/// The lanes of the last run, each with its cursor and exceptions.
+pub(super) fn restore(
+    catalog: &Catalog,
+    targets: &Targets,
+    keyring: &Keyring,
+    records: &[EndpointRecord],
+) -> Result<Vec<Arc<Lane>>, CatalogError> {
+    let mut cursors: HashMap<String, Cursor> =
+        catalog.lane_cursors()?.into_iter().map(|(id, cursor)| (id, cursor_of(cursor))).collect();
+    let mut exceptions: HashMap<String, Vec<Exception>> = HashMap::new();
+    for record in catalog.exceptions()? {
+        if let Some(exception) = exception_of(&record) {
+            exceptions.entry(record.endpoint).or_default().push(exception);
+        }
+    }
+    let mut lanes = Vec::with_capacity(records.len());
+    for record in records {
+        let row = cursors.remove(&record.id);
+        let waiting = exceptions.remove(&record.id).unwrap_or_default();
+        let config = record
+            .settings()
+            .map_err(WebhookError::from)
+            .and_then(|settings| config_of(targets, keyring, record, settings));
+        match config {
+            Ok(config) => {
+                let org = record.org.as_str().into();
+                lanes.push(Arc::new(Lane::restored(record.id.clone(), org, config, row, waiting)));
+            }
+            Err(error) => {
+                let error = crate::flusher::chain(&error);
+                tracing::error!(endpoint = record.id, error, "endpoint cannot be used and gets nothing");
+            }
+        }
+    }
+    Ok(lanes)
+}
+
+/// What a lane needs of a record, whose settings these are.
+pub(super) fn config_of(
+    targets: &Targets,
+    keyring: &Keyring,
+    record: &EndpointRecord,
+    settings: EndpointSettings,
+) -> Result<LaneConfig, WebhookError> {
+    let secret = |stored: &str| -> Result<Secret, WebhookError> {
+        let text = keyring.open(&record.id, stored)?;
+        Ok(Secret::parse_for(&text, settings.dialect, settings.signature)?)
+    };
+    let previous = match &record.previous {
+        None => None,
+        Some(previous) => Some((secret(&previous.secret)?, unix_seconds(previous.until))),
+    };
+    let secret = secret(&record.secret)?;
+    config(targets, settings, &secret, previous, record.number)
+}
+
+/// Checks settings and prepares what signs. `previous` is the secret that this one takes
+/// over from, and until when in Unix seconds.
+pub(super) fn config(
+    targets: &Targets,
+    settings: EndpointSettings,
+    secret: &Secret,
+    previous: Option<(Secret, u64)>,
+    number: u32,
+) -> Result<LaneConfig, WebhookError> {
+    settings.check()?;
+    let dialect = settings.dialect;
+    Ok(LaneConfig {
+        target: targets.check_url(&settings.url)?,
+        signer: match previous {
+            None => Signer::new(dialect, secret)?,
+            Some((previous, until)) => Signer::taking_over(dialect, secret, &previous, until)?,
+        },
+        headers: settings.header_map()?,
+        number,
+        settings,
+    })
+}
+
+/// The first whole second at or behind a time in milliseconds.
+fn unix_seconds(ms: i64) -> u64 {
+    u64::try_from(ms).unwrap_or(0).div_ceil(1000)
+}
