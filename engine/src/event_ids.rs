@@ -15,6 +15,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
@@ -45,6 +46,8 @@ pub(crate) enum Claim {
 #[derive(Debug)]
 pub(crate) struct EventIds {
     orgs: Mutex<HashMap<String, OrgIds>>,
+    /// The hour in which all organisations were looked through last.
+    expired: AtomicI64,
     /// Most ids of an organisation, and of one period.
     limits: (usize, usize),
 }
@@ -114,7 +117,11 @@ impl EventIds {
     }
 
     fn with_limits(ids_max: usize, recent_max: usize) -> Arc<EventIds> {
-        Arc::new(EventIds { orgs: Mutex::default(), limits: (ids_max, recent_max) })
+        Arc::new(EventIds {
+            orgs: Mutex::default(),
+            expired: AtomicI64::new(0),
+            limits: (ids_max, recent_max),
+        })
     }
 
     /// Takes in what the journal knows. Blocks.
@@ -141,6 +148,10 @@ impl EventIds {
         now_ms: i64,
     ) -> Claim {
         let hash = EventKey::hash_of(id);
+        let hour = now_ms.div_euclid(HOUR_MS);
+        if self.expired.fetch_max(hour, Ordering::Relaxed) < hour {
+            self.expire(now_ms);
+        }
         let mut orgs = self.orgs.lock();
         let ids = orgs.entry_ref(org).or_default();
         ids.advance(now_ms, self.limits);
@@ -155,7 +166,7 @@ impl EventIds {
     }
 
     /// Forgets what is too old, also of organisations that publish nothing any more.
-    pub(crate) fn expire(&self, now_ms: i64) {
+    fn expire(&self, now_ms: i64) {
         self.orgs.lock().retain(|_, ids| {
             ids.advance(now_ms, self.limits);
             !ids.is_empty()

@@ -135,6 +135,7 @@ pub(crate) fn scrape(app: &App) -> Result<Reply, Refusal> {
     registry.register_collector(Box::new(Scrape {
         stats: app.engine.stats(),
         webhooks: app.engine.webhooks().stats(),
+        router_lag_seconds: app.engine.webhooks().router_lag_ms() as f64 / 1e3,
         ready: health.ready,
         http: HttpSnapshot::of(&app.observe),
     }));
@@ -203,6 +204,7 @@ impl HttpSnapshot {
 struct Scrape {
     stats: Stats,
     webhooks: DispatchStats,
+    router_lag_seconds: f64,
     ready: bool,
     http: HttpSnapshot,
 }
@@ -344,6 +346,11 @@ impl Scrape {
             stats.lanes_behind,
         )?;
         lines.gauge("systole_webhook_router_lag", "Frames committed and not routed", lag)?;
+        lines.ratio(
+            "systole_webhook_router_lag_seconds",
+            "Age of the oldest frame committed and not routed",
+            self.router_lag_seconds,
+        )?;
         lines.counter(
             "systole_webhook_catalog_statements",
             "Statements that kept deliveries safe",

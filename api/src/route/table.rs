@@ -61,7 +61,8 @@ pub(crate) enum Endpoint {
     OpenApi,
 }
 
-/// One line of the table. A `{name}` in the path stands for one segment.
+/// One line of the table. A `{name}` in the path stands for one segment; there are two at
+/// most.
 pub(crate) struct Route {
     pub(crate) method: Method,
     pub(crate) path: &'static str,
@@ -129,7 +130,8 @@ pub(crate) static ROUTES: [Route; 37] = {
 /// What the table says about a method and a path.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Match {
-    /// Route `index`; `parameter` is what stands for its `{name}`.
+    /// Route `index`; `parameter` is what stands for its `{name}`, or for both, with a `/`
+    /// between them.
     Found { index: usize, parameter: String },
     /// `OPTIONS` of a path that exists.
     Options { allow: String },
@@ -176,7 +178,14 @@ fn matches<'p>(pattern: &str, path: &'p str) -> Option<Cow<'p, str>> {
         return (pattern == path).then_some(Cow::Borrowed(""));
     };
     let (_, suffix) = behind.split_once('}')?;
-    let rest = path.strip_prefix(prefix)?.strip_suffix(suffix)?;
+    let rest = path.strip_prefix(prefix)?;
+    if suffix.contains('{') {
+        let (first, behind) = rest.split_once('/')?;
+        let first = matches("{}", first)?;
+        let second = matches(suffix.strip_prefix('/')?, behind)?;
+        return Some(Cow::Owned(format!("{first}/{second}")));
+    }
+    let rest = rest.strip_suffix(suffix)?;
     if rest.is_empty() || rest.contains('/') {
         return None;
     }
@@ -186,6 +195,22 @@ fn matches<'p>(pattern: &str, path: &'p str) -> Option<Cow<'p, str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_segments_of_a_path_are_found() {
+        let pattern = "/messages/{id}/endpoints/{endpoint_id}/resend";
+        for (path, expected) in [
+            ("/messages/evt_1/endpoints/ep_2/resend", Some("evt_1/ep_2")),
+            ("/messages/evt%201/endpoints/ep_2/resend", Some("evt 1/ep_2")),
+            ("/messages//endpoints/ep_2/resend", None),
+            ("/messages/evt_1/endpoints//resend", None),
+            ("/messages/evt_1/endpoints/ep_2", None),
+            ("/messages/evt_1/attempts/ep_2/resend", None),
+            ("/messages/evt_1/x/endpoints/ep_2/resend", None),
+        ] {
+            assert_eq!(matches(pattern, path).as_deref(), expected, "{path}");
+        }
+    }
 
     #[test]
     fn the_table_answers_for_methods_and_paths() {

@@ -339,3 +339,120 @@ fn now_micros() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use systole_storage::frame::{Published, encode_published};
+    use systole_storage::{Opened, StoreSettings};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const SEGMENT_BYTES: u64 = 8 * 1024;
+
+    struct Bench {
+        committer: Committer,
+        log: Arc<Log>,
+        _dir: TempDir,
+    }
+
+    impl Bench {
+        fn new(retention: Option<Duration>, retention_bytes: u64) -> Bench {
+            let dir = tempfile::tempdir().unwrap();
+            let settings = StoreSettings {
+                data_dir: dir.path().to_owned(),
+                segment_bytes: SEGMENT_BYTES,
+                flush_bytes: 64 << 20,
+                series_bytes: 64 << 20,
+            };
+            let Opened { store, writer, log, last, ordering, .. } = Store::open(&settings).unwrap();
+            let committer = Committer::new(CommitterParts {
+                store,
+                writer,
+                log: log.clone(),
+                floor: Box::new(|| Sequence(u64::MAX)),
+                retention_bytes,
+                retention: Box::new(move || retention),
+                intake: Intake::new(8),
+                counters: Arc::default(),
+                flushes: mpsc::channel().0,
+                flush_bytes: 64 << 20,
+                flush_interval: Duration::from_secs(3600),
+                last,
+                ordering,
+            });
+            Bench { committer, log, _dir: dir }
+        }
+
+        /// Commits events of 2 KB, which count as flushed.
+        fn commit(&mut self, events: usize) {
+            let data = format!("{{\"note\":\"{}\"}}", "x".repeat(2_000));
+            let event =
+                Published { org: "acme", user: None, name: "check_in.created", id: None, data: &data };
+            for _ in 0..events {
+                drop(self.committer.parts.intake.submit_internal(encode_published(&event)));
+                self.committer.gather();
+                self.committer.commit();
+            }
+            let flushed = &self.committer.parts.counters.flushed_sequence;
+            flushed.store(self.committer.parts.last.0, Ordering::Release);
+        }
+
+        fn index(&self) {
+            let indexer = self.log.indexer(Duration::from_secs(3600));
+            let indexing = thread::spawn(move || indexer.run());
+            let all = || {
+                let writer = &self.committer.parts.writer;
+                writer.sealed().iter().all(|sealed| writer.index().may_go(sealed.id))
+            };
+            while !all() {
+                thread::sleep(Duration::from_millis(1));
+            }
+            self.log.stop();
+            indexing.join().unwrap();
+        }
+
+        /// Segments that are left when all that may go is gone.
+        fn trimmed(&mut self) -> usize {
+            self.committer.trim_journal();
+            self.committer.parts.writer.sealed().len()
+        }
+    }
+
+    #[test]
+    fn segments_stay_for_their_time_and_until_what_outlives_them_is_durable() {
+        let mut kept = Bench::new(Some(Duration::from_secs(3600)), u64::MAX);
+        kept.commit(30);
+        kept.index();
+        assert!(kept.trimmed() > 5);
+        let mut over = Bench::new(None, u64::MAX);
+        over.commit(30);
+        assert!(over.trimmed() > 5, "nothing is indexed yet");
+        over.index();
+        assert_eq!(over.trimmed(), 0);
+        let mut short = Bench::new(Some(Duration::ZERO), u64::MAX);
+        short.commit(30);
+        short.index();
+        thread::sleep(Duration::from_millis(1));
+        assert_eq!(short.trimmed(), 0);
+    }
+
+    #[test]
+    fn the_oldest_go_when_the_journal_is_too_long_or_the_disk_is_full() {
+        let mut long = Bench::new(Some(Duration::from_secs(3600)), 4 * SEGMENT_BYTES);
+        long.commit(60);
+        let left = long.trimmed();
+        assert!((2..=4).contains(&left), "{left}");
+        assert!(long.committer.parts.writer.byte_len() <= 4 * SEGMENT_BYTES);
+        assert!(long.log.removed() > Sequence::ZERO);
+        let mut full = Bench::new(Some(Duration::from_secs(3600)), u64::MAX);
+        full.commit(30);
+        let before = full.trimmed();
+        full.committer.parts.intake.disk_full.store(true, Ordering::Relaxed);
+        // One, until the flush was tried again.
+        assert_eq!(full.trimmed(), before - 1);
+        assert_eq!(full.trimmed(), before - 1);
+    }
+}

@@ -187,7 +187,7 @@ impl Intake {
     }
 
     /// Hands in a frame of our own: never refused because of what senders do.
-    #[cfg_attr(not(feature = "query"), expect(dead_code, reason = "the classifier needs queries"))]
+    #[cfg_attr(not(any(feature = "query", test)), expect(dead_code, reason = "the classifier needs queries"))]
     pub(crate) fn submit_internal(&self, draft: Draft) -> Ack {
         let (ack, answer) = oneshot::channel();
         let submission = Submission { draft, samples: 0, submitted: Instant::now(), permit: None, ack };

@@ -250,7 +250,7 @@ impl Engine {
             let _guard = compact_guard;
             compactor.run(&requests);
         })?;
-        let indexer = log.indexer();
+        let indexer = log.indexer(Duration::from_hours(crate::event_ids::HOURS.unsigned_abs()));
         let index = spawn("journal-index", move || {
             crate::priority::give_way();
             indexer.run();

@@ -21,7 +21,7 @@ use systole_storage::frame::{Changes, Frame, Mark};
 use systole_storage::journal::{FrameFilter, LogError};
 
 use super::reader::{JournalEvents, Verdicts};
-use super::webhooks::Webhooks;
+use super::webhooks::{Webhooks, now_ms};
 
 /// Bytes of journal that one answer reads.
 const READ_MAX: usize = 16 * 1024 * 1024;
@@ -238,6 +238,19 @@ impl Webhooks {
         let data = |out: &mut Vec<u8>| payload.write_data(Vocabulary::OpenWearables, false, out);
         Dialect::Standard.write_body(&envelope, data, &mut body);
         Ok(body)
+    }
+
+    /// How long ago the oldest frame was committed that is not routed yet, in
+    /// milliseconds. Reads disk where the router lags far behind.
+    #[must_use]
+    pub fn router_lag_ms(&self) -> u64 {
+        let routed = Sequence(self.stats().routed_sequence);
+        if routed >= self.log.head() {
+            return 0;
+        }
+        let frames = self.log.cursor(routed.max(self.log.removed())).next(1);
+        let oldest = frames.ok().and_then(|frames| frames.first().map(created_ms));
+        oldest.map_or(0, |oldest| u64::try_from(now_ms() - oldest).unwrap_or(0))
     }
 
     fn listed(&self, frame: &Frame, event: &Event) -> Message {

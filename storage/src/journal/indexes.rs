@@ -10,7 +10,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
@@ -30,6 +30,9 @@ const HEADS_MAX: usize = 64;
 const IDLE: Duration = Duration::from_secs(1);
 /// How long it sleeps after a failure.
 const RETRY: Duration = Duration::from_secs(10);
+
+/// How often ids of events are looked through for those that are too old.
+const FORGET: Duration = Duration::from_secs(3600);
 
 /// Which file of a segment an index is of.
 type Version = (SegmentId, u32);
@@ -314,14 +317,22 @@ impl Log {
 /// Makes the index of each segment soon after it was sealed, so that no reader waits
 /// for one.
 #[derive(Debug)]
-pub struct SegmentIndexer(pub(super) Arc<Log>);
+pub struct SegmentIndexer {
+    pub(super) log: Arc<Log>,
+    /// How long ids of events outlive their segments.
+    pub(super) keys_kept: Duration,
+}
 
 impl SegmentIndexer {
     /// Runs until the log is stopped.
     pub fn run(self) {
-        let (log, journal) = (&self.0, &self.0.indexes().journal);
-        let mut wait = IDLE;
+        let (log, journal) = (&self.log, &self.log.indexes().journal);
+        let (mut wait, mut forgotten) = (IDLE, None);
         while !log.is_stopped() {
+            if forgotten.is_none_or(|when: Instant| when.elapsed() >= FORGET) {
+                forgotten = Some(Instant::now());
+                self.forget_keys();
+            }
             let Some((id, generation)) = journal.unindexed() else {
                 journal.wait_sealed(wait.min(IDLE));
                 continue;
@@ -342,6 +353,14 @@ impl SegmentIndexer {
                 log.wait_stopped(RETRY);
                 log.indexes().cache.lock().forget((id, generation));
             }
+        }
+    }
+
+    fn forget_keys(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = i64::try_from(now.saturating_sub(self.keys_kept).as_micros()).unwrap_or(i64::MAX);
+        if let Err(error) = self.log.forget_event_keys(since) {
+            tracing::warn!(%error, "ids of events that are too old could not be removed");
         }
     }
 }

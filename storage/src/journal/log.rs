@@ -245,10 +245,11 @@ impl Log {
         LogCursor { log: self.clone(), after, open: None, filter: Some(filter) }
     }
 
-    /// Makes indexes of segments as they are sealed; give it a thread of its own.
+    /// Makes indexes of segments as they are sealed, and forgets ids of events that are
+    /// gone after `keys_kept`; give it a thread of its own.
     #[must_use]
-    pub fn indexer(self: &Arc<Log>) -> SegmentIndexer {
-        SegmentIndexer(self.clone())
+    pub fn indexer(self: &Arc<Log>, keys_kept: Duration) -> SegmentIndexer {
+        SegmentIndexer { log: self.clone(), keys_kept }
     }
 
     /// Waits until the log is stopped, at most `timeout` long.

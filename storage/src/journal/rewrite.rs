@@ -124,14 +124,18 @@ impl SegmentRewriter {
             self.disk.remove(&temporary)?;
             return Ok(false);
         }
-        // Before the segment, for good: the places in its index are those of the old file.
-        match self.disk.remove(&id.index_path(&self.dir)) {
-            Ok(()) => {
-                self.index.take_indexed(id);
-                self.disk.sync_dir(&self.dir)?;
+        // Before the segment, for good: they are made of the old file.
+        let mut is_gone = false;
+        for path in [id.index_path(&self.dir), id.keys_path(&self.dir)] {
+            match self.disk.remove(&path) {
+                Ok(()) => is_gone = true,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+        }
+        if is_gone {
+            self.index.take_indexed(id);
+            self.disk.sync_dir(&self.dir)?;
         }
         self.disk.rename(&temporary, &id.path(&self.dir))?;
         self.index.replace(id, marks);

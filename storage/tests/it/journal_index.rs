@@ -384,7 +384,7 @@ fn ids_of_events_are_known_after_their_segments_are_gone_until_they_are_forgotte
     assert_eq!(journal.keys(0), expected);
     // What goes through segments as they are sealed.
     let indexing = std::thread::spawn({
-        let indexer = journal.log.indexer();
+        let indexer = journal.log.indexer(Duration::from_hours(24 * 36_500));
         move || indexer.run()
     });
     let deadline = Instant::now() + Duration::from_secs(60);
