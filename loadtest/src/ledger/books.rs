@@ -36,13 +36,24 @@ pub(super) struct Books {
 
 #[derive(Debug, Default)]
 struct Pages {
-    /// By event id: its body's hash, and whether it was answered 200.
-    ids: HashMap<String, (u128, bool)>,
+    /// By event id.
+    ids: HashMap<String, Page>,
     /// By published number: the id it first came under.
     numbers: HashMap<u64, String>,
     /// By writer, then by the sample's place: 0 never came, 1 came right, 2 came wrong.
     samples: Vec<Vec<u8>>,
     counts: Received,
+}
+
+/// What is known of one id.
+#[derive(Debug, Clone, Copy)]
+struct Page {
+    /// Of the first body that came under it.
+    hash: u128,
+    /// Whether it was answered 200.
+    taken: bool,
+    /// The published number in it.
+    number: Option<u64>,
 }
 
 /// What was counted of it.
@@ -105,11 +116,11 @@ impl Books {
         self.pages.lock().counts
     }
 
-    /// Whether a published number came, under this id.
+    /// Whether a published number came, under this id; it may have come under another
+    /// before, which is a fault of its own.
     pub(super) fn has_event(&self, number: u64, id: &str) -> bool {
         let pages = self.pages.lock();
-        pages.ids.get(id).is_some_and(|(_, taken)| *taken)
-            && pages.numbers.get(&number).is_some_and(|found| found == id)
+        pages.ids.get(id).is_some_and(|page| page.taken && page.number == Some(number))
     }
 
     /// How many of a writer's first samples did not come.
@@ -119,7 +130,8 @@ impl Books {
         acknowledged - came.filter(|state| **state > 0).count() as u64
     }
 
-    fn enter(&self, pages: &mut Pages, id: &str, body: &[u8]) -> Result<(), serde_json::Error> {
+    /// Enters a body that came for the first time; the number in it.
+    fn enter(&self, pages: &mut Pages, id: &str, body: &[u8]) -> Result<Option<u64>, serde_json::Error> {
         let Body { data } = serde_json::from_slice(body)?;
         if let Some(number) = data.number {
             match pages.numbers.entry(number) {
@@ -129,7 +141,7 @@ impl Books {
                 }
                 Entry::Occupied(page) => pages.counts.twice += u64::from(page.get() != id),
             }
-            return Ok(());
+            return Ok(data.number);
         }
         let user_id = data.user_id.unwrap_or_default();
         for Sample { timestamp, value } in data.samples {
@@ -150,7 +162,7 @@ impl Books {
             pages.counts.wrong += u64::from(!right);
             *state = if right { 1 } else { 2 };
         }
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -166,27 +178,27 @@ impl Take for Books {
         }
         let hash = xxh3_128(delivery.body);
         match pages.ids.get(id).copied() {
-            Some((before, taken)) => {
-                pages.counts.changed += u64::from(before != hash);
-                if taken {
-                    pages.counts.again += u64::from(before == hash);
+            Some(before) => {
+                pages.counts.changed += u64::from(before.hash != hash);
+                if before.taken {
+                    pages.counts.again += u64::from(before.hash == hash);
                     return OK;
                 }
             }
             None => {
                 let fails = self.fail_every > 0 && (hash as u64).is_multiple_of(self.fail_every);
-                pages.ids.insert(id.to_owned(), (hash, false));
                 if fails {
                     pages.counts.failed += 1;
+                    pages.ids.insert(id.to_owned(), Page { hash, taken: false, number: None });
                     return FAILED;
                 }
             }
         }
-        pages.ids.insert(id.to_owned(), (hash, true));
         pages.counts.ids += 1;
-        if self.enter(&mut pages, id, delivery.body).is_err() {
-            pages.counts.strange += 1;
-        }
+        let entered = self.enter(&mut pages, id, delivery.body);
+        pages.counts.strange += u64::from(entered.is_err());
+        let number = entered.ok().flatten();
+        pages.ids.insert(id.to_owned(), Page { hash, taken: true, number });
         OK
     }
 }

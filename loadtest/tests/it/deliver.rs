@@ -206,12 +206,14 @@ async fn a_server_that_keeps_its_log_loses_nothing_under_kills() {
 async fn what_a_killed_server_breaks_is_named() {
     for (flaw, told) in [
         ("lost", "events acknowledged and not delivered"),
+        ("doubled", "published events that came under a second id"),
         ("changed", "deliveries of an id with other bytes than before"),
         ("value", "samples with another value than was sent"),
         ("check", "check: a fault"),
     ] {
         let report = killed(&format!("ledger-{flaw}"), flaw).await;
         assert!(!report.is_sound() && report.to_string().contains(told), "{flaw}\n{report}");
+        assert_eq!(report.events_missing + report.samples_missing > 0, flaw == "lost", "{flaw}\n{report}");
     }
 }
 

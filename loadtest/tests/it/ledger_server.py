@@ -4,7 +4,7 @@
 `server.py serve --listen A --data-dir D`: what it takes in is a line of one log, synced
 before it is acknowledged; what the log holds and no line says is delivered is sent
 again after a start, until it is answered 2xx. `server.py check` ends with 0.
-`SYSTOLE_FLAW` makes it break a promise: lost, changed, value, check.
+`SYSTOLE_FLAW` makes it break a promise: lost, doubled, changed, value, check.
 """
 
 import base64
@@ -76,7 +76,8 @@ class Store:
                 return known
             id = f"evt_{self.count:026}"
             body = json.dumps({"type": asked["type"], "timestamp": "t", "data": asked["data"]})
-            self.write({"events": [{"id": id, "event_id": asked["event_id"], "body": body}]})
+            event = {"id": id, "event_id": asked["event_id"], "body": body}
+            self.write({"events": [event | {"id": id + "-0"}, event] if FLAW == "doubled" else [event]})
             return id
 
     def ingest(self, points):
