@@ -45,4 +45,4 @@ pub use catalog::{
 pub use compact::{Backlog, CompactionReport};
 pub use frame::{Draft, Sequence};
 pub use series::{CheckpointReport, LatestValue, SeriesStats};
-pub use store::{FlushReport, Opened, Pace, Store, StoreError, StoreSettings, Unhurried};
+pub use store::{FlushReport, Opened, Orders, Pace, Store, StoreError, StoreSettings, Unhurried};

@@ -25,6 +25,6 @@ pub mod topics;
 pub mod webhooks;
 
 pub(crate) use classifier::Classifier;
-pub(crate) use erased::{ErasedNow, event_is_gone, group_is_gone};
+pub(crate) use erased::ErasedNow;
 pub(crate) use reader::JournalEvents;
 pub(crate) use subscribed::Subscribed;

@@ -11,6 +11,7 @@
 mod checkpoints;
 mod compaction;
 mod erasure;
+mod orders;
 mod series_of_files;
 mod start;
 
@@ -34,7 +35,8 @@ use crate::journal::{JournalWriter, Log, RecoverError, recover};
 use crate::series::{Newest, SeriesError, SeriesMap, SeriesName};
 use checkpoints::load_newer;
 pub use compaction::{Pace, Unhurried};
-use erasure::load_hidden;
+pub(crate) use erasure::load_hidden;
+pub use orders::Orders;
 pub(crate) use start::lock;
 use start::{Replay, present_files, remove_garbage, remove_unfinished};
 
@@ -273,6 +275,11 @@ impl Store {
         }
         let recovered = recovered?;
         store.record_tombstones()?;
+        // An erasure that was stopped behind its last transaction may have left names there.
+        if let Err(error) = store.catalog.empty_log() {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the catalog's log is emptied later");
+        }
         let files = &store.snapshot().files;
         if let Some(path) =
             remove_unfinished(disk.as_ref(), data_dir, files, flushed.sequence, recovered.last)?
