@@ -6,10 +6,13 @@ use super::catalog::Known;
 use super::journal::JournalState;
 use super::{Context, Fault, Note};
 use crate::files::{RUNS_DIR, SAMPLES_DIR, is_temporary, level_and_number};
+use crate::series::{LATEST_DIR, is_checkpoint};
 
 pub(super) fn check(context: &Context<'_>, known: &Known, journal: &JournalState) {
     let listed: HashSet<&str> = known.files.iter().map(|file| file.path.as_str()).collect();
-    for folder in [RUNS_DIR, SAMPLES_DIR] {
+    let checkpoints = known.checkpoints.0.iter().map(|checkpoint| checkpoint.path.as_str());
+    let listed: HashSet<&str> = listed.into_iter().chain(checkpoints).collect();
+    for folder in [RUNS_DIR, SAMPLES_DIR, LATEST_DIR] {
         let at = context.data_dir.join(folder);
         let paths = match context.disk.list(&at) {
             Ok(paths) => paths,
@@ -32,6 +35,9 @@ fn explain(context: &Context<'_>, known: &Known, journal: &JournalState, path: S
     let leftover = |what| context.note(Note::Leftover { path: path.clone(), what });
     if known.garbage.contains(&path) {
         return leftover("was replaced by a compaction");
+    }
+    if is_checkpoint(name) {
+        return leftover("is a checkpoint of the series map that the catalog does not list");
     }
     if is_temporary(name) {
         return leftover("was being written");

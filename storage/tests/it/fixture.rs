@@ -1,8 +1,9 @@
 //! Frames and stores for the tests.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-
 use std::sync::Arc;
+
 use systole_storage::catalog::Flushed;
 use systole_storage::disk::Disk;
 use systole_storage::files::{DataFile, erased_in};
@@ -16,7 +17,7 @@ use systole_storage::journal::{
 use systole_storage::series::SeriesName;
 use systole_storage::store::JOURNAL_DIR;
 use systole_storage::{
-    Catalog, CompactionReport, Draft, Opened, Sequence, Store, StoreError, StoreSettings, Unhurried,
+    Catalog, CompactionReport, Draft, Opened, Orders, Sequence, Store, StoreError, StoreSettings, Unhurried,
 };
 use tempfile::TempDir;
 
@@ -78,6 +79,7 @@ pub fn frame(sequence: u64, synced: u64, samples: usize) -> Vec<u8> {
 /// A store with the committer's part played by the test.
 pub struct TestStore {
     pub store: Arc<Store>,
+    log: Arc<Log>,
     writer: JournalWriter,
     last: Sequence,
 }
@@ -98,8 +100,8 @@ impl TestStore {
             flush_bytes,
             series_bytes: 64 << 20,
         };
-        let Opened { store, writer, last, .. } = Store::open(&settings)?;
-        Ok(TestStore { store, writer, last })
+        let Opened { store, writer, last, log, .. } = Store::open(&settings)?;
+        Ok(TestStore { store, log, writer, last })
     }
 
     /// Commits one request's samples.
@@ -125,11 +127,17 @@ impl TestStore {
         self.last
     }
 
-    /// Brings everything committed into files.
-    pub fn flush(&mut self) {
+    /// Brings everything committed into files. The journal stays, as for deliveries that
+    /// wait.
+    pub fn flush_only(&mut self) {
         if let Some(frozen) = self.store.freeze() {
             self.store.flush(&frozen, Sequence(u64::MAX)).unwrap();
         }
+    }
+
+    /// Brings everything committed into files.
+    pub fn flush(&mut self) {
+        self.flush_only();
         let flushed = self.store.catalog().flushed().unwrap();
         self.writer.remove_through(flushed.sequence).unwrap();
     }
@@ -180,6 +188,22 @@ impl TestStore {
         let ids: Vec<String> = waiting.iter().map(|job| job.id.clone()).collect();
         self.store.catalog().finish_erasures(&ids).unwrap();
         self.store.unhide(&waiting);
+    }
+
+    /// Takes what orders cover out of the files.
+    pub fn rewrite_files(&self, orders: &Orders) {
+        let holds = |file: &Arc<DataFile>| Ok(!erased_in(file, orders.all())?.is_empty());
+        self.store.rewrite(Sequence(u64::MAX), &holds, &mut Unhurried).unwrap();
+        self.store.bury().unwrap();
+    }
+
+    /// Takes what orders cover out of the journal; returns how many segments changed.
+    pub fn rewrite_segments(&mut self, orders: &Orders) -> usize {
+        let current = self.writer.seal().unwrap();
+        let rewriter = self.log.rewriter();
+        let emptied =
+            |id| rewriter.rewrite(id, |header, bytes| orders.emptied(header, bytes, &mut BTreeSet::new()));
+        rewriter.before(current).into_iter().filter(|id| emptied(*id).unwrap()).count()
     }
 
     /// Merges what is ready to be merged; says whether there was something.
