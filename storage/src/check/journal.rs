@@ -266,7 +266,9 @@ impl Scan<'_> {
     fn samples(&mut self, path: &str, offset: u64, frame: &SamplesFrame) {
         let sequence = frame.header().stamp.sequence;
         if frame.groups().any(|group| group.mark == Mark::Look) {
-            let rows = |group: Group<'_>| u32::try_from(group.count).unwrap_or(u32::MAX);
+            // A verdict that came before the erasure counts the rows that were there.
+            let rows =
+                |group: Group<'_>| u32::try_from(group.count.max(group.erased_rows)).unwrap_or(u32::MAX);
             self.looks.insert(sequence, frame.groups().map(rows).collect());
             if self.looks.len() > LOOKS_MAX {
                 self.looks.pop_first();

@@ -25,11 +25,15 @@ fn checkpointed() -> TempDir {
         match round {
             0 => {
                 fill(&mut store, 0);
-                (0..300).for_each(|user| drop(store.commit(&heart_rate(&format!("w_{user}"), JUNE_2026, 2))));
+                for user in 0..300 {
+                    store.commit(&heart_rate(&format!("w_{user}"), JUNE_2026, 2));
+                }
             }
-            1 => ["u_1", "u_9"].iter().for_each(|user| {
-                store.commit(&heart_rate(user, JUNE_2026 + 1_000_000, 20));
-            }),
+            1 => {
+                for user in ["u_1", "u_9"] {
+                    store.commit(&heart_rate(user, JUNE_2026 + 1_000_000, 20));
+                }
+            }
             _ => fill(&mut store, 2),
         }
         store.flush();
