@@ -140,6 +140,8 @@ fn a_store_of_which_something_was_erased_has_no_fault_at_any_step() {
     store.flush_only();
     settle(&store);
     fill(&mut store, LONG_AGO + 1);
+    let correction = store.commit(&heart_rate("u_2", JUNE_2026 + LONG_AGO * 1_000_000, 5));
+    store.decide(correction, 5);
     store.flush_only();
     store.store.checkpoint_series(store.store.flushed_position(), false).unwrap();
     store.erase("default", "u_2", Erased::User { block: false });

@@ -8,8 +8,8 @@ use systole_storage::catalog::Flushed;
 use systole_storage::disk::Disk;
 use systole_storage::files::{DataFile, erased_in};
 use systole_storage::frame::{
-    Columns, Erased, Frame, GroupSpec, Header, SamplesFrame, Stamp, Tombstone, encode_samples,
-    encode_tombstone,
+    Change, Columns, Erased, Frame, GroupChange, GroupSpec, Header, SamplesFrame, Stamp, Tombstone, Verdict,
+    encode_changes, encode_samples, encode_tombstone,
 };
 use systole_storage::journal::{
     AppendError, JournalWriter, Log, LogCursor, LogError, SEGMENT_HEADER_BYTES, SealedSegment, SegmentId,
@@ -188,6 +188,18 @@ impl TestStore {
         let ids: Vec<String> = waiting.iter().map(|job| job.id.clone()).collect();
         self.store.catalog().finish_erasures(&ids).unwrap();
         self.store.unhide(&waiting);
+    }
+
+    /// Commits the verdict that the first group of a frame replaced `rows` others.
+    pub fn decide(&mut self, sequence: Sequence, rows: u32) {
+        let change = GroupChange { sequence, group: 0, rows, verdict: Verdict::All(Change::Updated) };
+        let synced = self.last;
+        self.last = self.last.next();
+        let stamp =
+            Stamp { sequence: self.last, synced, ordering: self.last.0, committed_at: 1_782_805_500_000_000 };
+        let bytes = encode_changes(sequence, &[change]).seal(stamp);
+        self.writer.append(&[&bytes]).unwrap();
+        self.store.publish_frames(&[Frame::parse(bytes.into()).unwrap()]);
     }
 
     /// Takes what orders cover out of the files.

@@ -262,9 +262,9 @@ fn a_full_disk_at_any_operation_is_told_and_heals() {
 #[test]
 fn an_erasure_that_met_a_failure_or_a_full_disk_can_be_carried_out_again() {
     let (reported, full) = steps_are_tried_again(&erasures(), Fault::Fail);
-    assert!(reported > 80 && full == 0, "{reported} reported, {full} as full");
+    assert!(reported > 60 && full == 0, "{reported} reported, {full} as full");
     let (reported, full) = steps_are_tried_again(&erasures(), Fault::Full);
-    assert!(reported > 80 && full > 50, "{reported} reported, {full} as full");
+    assert!(reported > 60 && full > 30, "{reported} reported, {full} as full");
 }
 
 #[test]
