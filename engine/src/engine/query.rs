@@ -25,7 +25,7 @@ use crate::event_ids::{Claim, EventIds};
 use crate::events::attempts::{AttemptQueue, AttemptWriter};
 use crate::events::topics::EventTopics;
 use crate::events::webhooks::{WebhookParts, WebhookStartError, Webhooks};
-use crate::events::{Classifier, ErasedNow, JournalEvents, Subscribed, event_is_gone};
+use crate::events::{Classifier, ErasedNow, JournalEvents, Subscribed};
 use crate::flusher::FlushError;
 use crate::registry::Registries;
 
@@ -385,7 +385,7 @@ impl Engine {
         let (inner, org, id) = (self.inner.clone(), org.to_owned(), id.to_owned());
         let found = tokio::task::spawn_blocking(move || match inner.log.frame(sequence) {
             Ok(Frame::Event(event)) => {
-                event.org() == org && event.id() == Some(&id) && !event_is_gone(&inner.store.hidden(), &event)
+                event.org() == org && event.id() == Some(&id) && !inner.store.hidden().hides_event(&event)
             }
             Ok(_) => false,
             Err(_) => true,
