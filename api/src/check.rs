@@ -1,7 +1,6 @@
 //! `systole check`: a line per fault on stdout, everything else on stderr.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -36,14 +35,15 @@ pub fn run(args: CheckArgs, environment: &Environment) -> Result<bool, CheckFaul
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let shown = !args.quiet && std::io::stderr().is_terminal();
     let started = Instant::now();
-    let checked = checked(&settings.data_dir, threads, shown)?;
+    let checked = checked(&settings, threads, shown)?;
     if !args.quiet {
         eprintln!("{}", summary(&checked, started.elapsed()));
     }
     Ok(checked.faults == 0)
 }
 
-fn checked(data_dir: &Path, threads: usize, shown: bool) -> Result<Checked, CheckError> {
+fn checked(settings: &Settings, threads: usize, shown: bool) -> Result<Checked, CheckError> {
+    let default_days = u32::try_from(settings.storage.retention_days).ok().filter(|days| *days > 0);
     let (progress, done, started) = (Progress::default(), AtomicBool::new(false), Instant::now());
     std::thread::scope(|scope| {
         let printer = scope.spawn(|| {
@@ -55,7 +55,8 @@ fn checked(data_dir: &Path, threads: usize, shown: bool) -> Result<Checked, Chec
                 eprint!("\r\x1b[K");
             }
         });
-        let checked = check_store(data_dir, threads, &progress, &|finding| print(finding, shown));
+        let print = |finding: &Finding| print(finding, shown);
+        let checked = check_store(&settings.data_dir, threads, default_days, &progress, &print);
         done.store(true, Ordering::Release);
         printer.thread().unpark();
         checked

@@ -11,16 +11,18 @@ pub use systole_storage::check::{CheckError, Checked, Fault, Finding, Note, Prog
 
 /// Verifies journal, catalog and data files of a stopped store against each other, on
 /// `threads` threads. Changes nothing. Each finding goes to `found`, from any of them.
+/// Samples are kept for `default_days` where no rule says.
 ///
 /// # Errors
 /// [`CheckError`] if there is nothing that can be checked.
 pub fn check_store(
     data_dir: &Path,
     threads: usize,
+    default_days: Option<u32>,
     progress: &Progress,
     found: &(dyn Fn(&Finding) + Sync),
 ) -> Result<Checked, CheckError> {
-    check(&CheckParts { data_dir, rules: &rules, found, progress, threads })
+    check(&CheckParts { data_dir, rules: &rules, default_days, found, progress, threads })
 }
 
 fn rules(catalog: &Catalog) -> Result<Rules, CatalogError> {

@@ -1,8 +1,10 @@
 //! The compaction thread: merges what the flushes left, at a bounded pace.
 //!
-//! Constraints: one job at a time; a share of one core, `compaction_share`, as long
-//! as few runs wait, and as much as it gets when many do, because every run is one
-//! more file that reads have to open. A compaction that was asked for takes what it
+//! Constraints: one job at a time; at most a share of one core's time,
+//! `compaction_share`, as long as few runs wait, and as much as it gets when many do,
+//! because every run is one more file that reads have to open. What counts is the CPU
+//! time of this thread: on a busy machine, where it waits for its turn anyhow, it does
+//! not sleep for that as well. A compaction that was asked for takes what it
 //! gets. It stops within some thousand rows of being told; what it had not finished
 //! is done again by the next start.
 //!
@@ -20,6 +22,7 @@ use systole_storage::{CompactionReport, ErasedAttempts, Pace, Sequence, Store, S
 use tokio::sync::oneshot;
 
 use crate::flusher::{FlushError, chain};
+use crate::priority::cpu_time;
 use crate::stats::Counters;
 
 /// How often it looks for something to do although no flush came: runs grow old,
@@ -179,7 +182,7 @@ impl Compactor {
             return Ok(false);
         }
         let started = Instant::now();
-        let mut pace = Budget { compactor: self, share: self.share, worked: Instant::now() };
+        let mut pace = Budget::new(self, self.share);
         let mut report = self.store.compact_some((self.settled)(), &mut pace)?;
         if report.is_none() {
             report = self.store.compact_attempts(now_ms(), &mut pace)?;
@@ -192,7 +195,7 @@ impl Compactor {
 
     fn whole(&self, reply: CompactReply) -> Result<bool, StoreError> {
         let started = Instant::now();
-        let mut pace = Budget { compactor: self, share: 1.0, worked: Instant::now() };
+        let mut pace = Budget::new(self, 1.0);
         let outcome = self.store.compact_whole((self.settled)(), &|_| false, &mut pace);
         let outcome = outcome.and_then(|mut report| {
             while let Some(more) = self.store.compact_attempts(now_ms(), &mut pace)? {
@@ -230,7 +233,7 @@ impl Compactor {
     }
 
     fn rewrite(&self, rewrite: &Rewrite) -> Result<bool, StoreError> {
-        let mut pace = Budget { compactor: self, share: 1.0, worked: Instant::now() };
+        let mut pace = Budget::new(self, 1.0);
         let outcome = self.store.rewrite((self.settled)(), &rewrite.which, &mut pace);
         // Their bytes go at once, unless somebody reads them.
         let outcome = outcome.and_then(|()| self.store.bury().map(drop));
@@ -240,7 +243,7 @@ impl Compactor {
     }
 
     fn erase_attempts(&self, erase: &EraseAttempts) -> Result<bool, StoreError> {
-        let mut pace = Budget { compactor: self, share: 1.0, worked: Instant::now() };
+        let mut pace = Budget::new(self, 1.0);
         let mut erased = Vec::new();
         let outcome = self.store.erase_attempts(&erase.orders, &mut pace, &mut |file| erased.push(file));
         let outcome = outcome.and_then(|()| self.store.bury().map(drop));
@@ -274,21 +277,70 @@ fn now_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Sleeps in proportion to what was worked.
+/// Sleeps until what was worked is no more than its share of the time that passed.
 struct Budget<'a> {
     compactor: &'a Compactor,
     share: f64,
-    /// Since when it works.
-    worked: Instant,
+    /// When it began, or last had nothing to make up for.
+    since: Instant,
+    /// CPU time that this thread had taken then.
+    cpu: Duration,
+}
+
+impl<'a> Budget<'a> {
+    fn new(compactor: &'a Compactor, share: f64) -> Budget<'a> {
+        Budget { compactor, share, since: Instant::now(), cpu: cpu_time() }
+    }
+
+    fn begin(&mut self) {
+        (self.since, self.cpu) = (Instant::now(), cpu_time());
+    }
 }
 
 impl Pace for Budget<'_> {
     fn go_on(&mut self, _: u64) -> bool {
         if self.share < 1.0 && self.compactor.store.backlog_runs() < RUNS_MANY {
-            let sleep = self.worked.elapsed().mul_f64((1.0 - self.share) / self.share);
-            std::thread::sleep(sleep.min(SLEEP_MAX));
+            let worked = cpu_time().saturating_sub(self.cpu);
+            let owed = sleep_owed(worked, self.since.elapsed(), self.share);
+            if owed.is_zero() {
+                // Time it did not get is no credit for a burst later.
+                self.begin();
+            } else {
+                std::thread::sleep(owed.min(SLEEP_MAX));
+            }
+        } else {
+            self.begin();
         }
-        self.worked = Instant::now();
         !self.compactor.stopping()
+    }
+}
+
+/// How long to sleep, so that `worked` CPU time is `share` of the time since.
+fn sleep_owed(worked: Duration, passed: Duration, share: f64) -> Duration {
+    worked.div_f64(share).saturating_sub(passed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_did_not_get_its_share_does_not_sleep() {
+        let seconds = Duration::from_secs;
+        assert_eq!(sleep_owed(seconds(2), seconds(2), 0.5), seconds(2), "alone on its core");
+        assert_eq!(sleep_owed(seconds(2), seconds(3), 0.5), seconds(1));
+        assert_eq!(sleep_owed(seconds(2), seconds(4), 0.5), Duration::ZERO, "it has waited as long already");
+        assert_eq!(sleep_owed(seconds(1), seconds(10), 0.5), Duration::ZERO);
+    }
+
+    #[test]
+    fn only_work_counts_as_cpu_time() {
+        let before = cpu_time();
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(cpu_time() - before < Duration::from_millis(100));
+        let before = cpu_time();
+        while cpu_time() - before < Duration::from_millis(20) {
+            std::hint::black_box([0_u8; 4096].iter().sum::<u8>());
+        }
     }
 }

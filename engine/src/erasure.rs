@@ -22,29 +22,23 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use parking_lot::Mutex;
-use systole_storage::attempts::row_is_hidden;
 use systole_storage::files::{DataFile, erased_in};
-use systole_storage::frame::{
-    AttemptsFrame, Erased, EventFrame, Frame, FrameFault, Header, Kind, SamplesFrame, Tombstone,
-    encode_erased,
-};
-use systole_storage::hidden::Hidden;
+use systole_storage::frame::{Erased, Frame};
 use systole_storage::journal::{Log, RewriteError};
 use systole_storage::query::{QueryError, QueryPool};
 use systole_storage::series::SeriesError;
-use systole_storage::{CatalogError, Removed, Store, StoreError};
+use systole_storage::{CatalogError, Orders, Removed, Store, StoreError};
 use tokio::sync::oneshot;
 
 use crate::commit::Intake;
 use crate::compactor::CompactorHandle;
 use crate::events::attempts::AttemptQueue;
 use crate::events::webhooks::Webhooks;
-use crate::events::{event_is_gone, group_is_gone};
 use crate::flusher::{FlushError, chain};
 
-/// How often it looks whether orders are due and files are aged.
+/// How often it looks whether orders are due and files are aged; more often where the
+/// deadline is so short that this would be late.
 const LOOK: Duration = Duration::from_secs(60);
 /// How long it waits for the last readers of replaced files.
 const READERS_MAX: Duration = Duration::from_secs(60);
@@ -104,41 +98,18 @@ pub(crate) struct Eraser {
 /// What orders took away, by their ids.
 type Counts = HashMap<String, Removed>;
 
-/// Orders that are carried out together.
-struct Jobs {
-    all: Vec<Arc<Tombstone>>,
-    /// What they hide, and nothing else does.
-    hidden: Hidden,
-    by_user: HashMap<(String, String), Vec<String>>,
-}
-
-impl Jobs {
-    fn new(all: Vec<Arc<Tombstone>>) -> Jobs {
-        let hidden = all.iter().fold(Hidden::default(), |hidden, job| hidden.with(job));
-        let mut by_user: HashMap<(String, String), Vec<String>> = HashMap::new();
-        for job in &all {
-            by_user.entry((job.org.clone(), job.user.clone())).or_default().push(job.id.clone());
+/// The orders that cover something of the event at a group of a frame.
+fn of_event<'a>(orders: &'a Orders, frame: &Frame, first: usize) -> &'a [String] {
+    match frame {
+        Frame::Event(event) if orders.hidden().hides_event(event) => {
+            orders.of(event.org(), event.user().unwrap_or_default())
         }
-        Jobs { all, hidden, by_user }
-    }
-
-    fn of(&self, org: &str, user: &str) -> &[String] {
-        self.by_user.get(&(org.to_owned(), user.to_owned())).map_or(&[], Vec::as_slice)
-    }
-
-    /// The orders that cover something of the event at a group of a frame.
-    fn of_event(&self, frame: &Frame, first: usize) -> &[String] {
-        match frame {
-            Frame::Event(event) if event_is_gone(&self.hidden, event) => {
-                self.of(event.org(), event.user().unwrap_or_default())
-            }
-            Frame::Samples(samples) if first < samples.group_count() => {
-                let mut groups = samples.event_groups(first);
-                let gone = groups.any(|index| group_is_gone(&self.hidden, samples, &samples.group(index)));
-                if gone { self.of(samples.org(), samples.group(first).user) } else { &[] }
-            }
-            _ => &[],
+        Frame::Samples(samples) if first < samples.group_count() => {
+            let mut groups = samples.event_groups(first);
+            let gone = groups.any(|index| orders.hidden().hides_group(samples, &samples.group(index)));
+            if gone { orders.of(samples.org(), samples.group(first).user) } else { &[] }
         }
+        _ => &[],
     }
 }
 
@@ -146,8 +117,9 @@ impl Eraser {
     /// Runs until it is stopped.
     pub(crate) fn run(mut self, requests: &Receiver<Request>) {
         crate::priority::give_way();
+        let look = LOOK.min(self.deadline / 4);
         loop {
-            let reply = match requests.recv_timeout(LOOK) {
+            let reply = match requests.recv_timeout(look) {
                 Ok(Request::CarryOut(reply)) => Some(reply),
                 Ok(Request::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => None,
@@ -179,28 +151,29 @@ impl Eraser {
     }
 
     fn carry_out(&mut self) -> Result<usize, Halt> {
-        let jobs = Arc::new(Jobs::new(self.store.hidden().waiting()));
-        if jobs.all.is_empty() {
+        let orders = Arc::new(Orders::new(self.store.hidden().waiting()));
+        if orders.all().is_empty() {
             return Ok(0);
         }
         let started = Instant::now();
         // What was attempted and is not in the journal yet is there or nowhere behind this.
-        self.attempts.forget(&jobs.all);
+        self.attempts.forget(orders.all());
         self.attempts.settle();
         // Behind this everything they cover is in files, and in the journal.
         self.flush()?;
-        self.end_deliveries(&jobs)?;
-        self.rewrite_files(&jobs)?;
-        self.rewrite_attempts(&jobs)?;
-        self.rewrite_segments(&jobs)?;
+        self.end_deliveries(&orders)?;
+        self.rewrite_files(&orders)?;
+        self.rewrite_attempts(&orders)?;
+        self.rewrite_segments(&orders)?;
         self.log.forget_tail();
-        self.set_newest(&jobs)?;
+        self.set_newest(&orders)?;
+        self.store.forget_blocked(&orders);
         self.store.checkpoint_series(self.store.flushed_position(), true)?;
         self.await_removal()?;
-        let ids: Vec<String> = jobs.all.iter().map(|job| job.id.clone()).collect();
+        let ids = orders.ids();
         self.store.catalog().finish_erasures(&ids)?;
         self.empty_catalog_log()?;
-        self.store.unhide(&jobs.all);
+        self.store.unhide(orders.all());
         let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(erasures = ids.len(), millis, "erasures carried out");
         Ok(ids.len())
@@ -214,12 +187,12 @@ impl Eraser {
         Ok(())
     }
 
-    fn end_deliveries(&self, jobs: &Jobs) -> Result<(), Halt> {
+    fn end_deliveries(&self, orders: &Orders) -> Result<(), Halt> {
         let counts: RefCell<Counts> = RefCell::default();
-        let orgs: BTreeSet<&str> = jobs.all.iter().map(|job| job.org.as_str()).collect();
+        let orgs: BTreeSet<&str> = orders.all().iter().map(|order| order.org.as_str()).collect();
         for org in orgs {
             self.webhooks.give_up(org, &|frame, first| {
-                let ids = jobs.of_event(frame, first);
+                let ids = of_event(orders, frame, first);
                 count(&mut counts.borrow_mut(), ids, |removed| removed.deliveries += 1);
                 !ids.is_empty()
             });
@@ -228,11 +201,12 @@ impl Eraser {
     }
 
     /// Has files that hold something of the orders written without it.
-    fn rewrite_files(&mut self, jobs: &Arc<Jobs>) -> Result<(), Halt> {
+    fn rewrite_files(&mut self, orders: &Arc<Orders>) -> Result<(), Halt> {
         let held: Arc<Mutex<HashMap<String, Vec<String>>>> = Arc::default();
-        let (jobs, found) = (jobs.clone(), held.clone());
+        let (orders, found) = (orders.clone(), held.clone());
         let which = move |file: &Arc<DataFile>| {
-            let ids = erased_in(file, &jobs.all)?.into_iter().map(|index| jobs.all[index].id.clone());
+            let all = orders.all();
+            let ids = erased_in(file, all)?.into_iter().map(|index| all[index].id.clone());
             let ids: Vec<String> = ids.collect();
             let holds = !ids.is_empty();
             if holds {
@@ -250,12 +224,13 @@ impl Eraser {
     }
 
     /// Has files of attempts that hold some about the users written without them.
-    fn rewrite_attempts(&mut self, jobs: &Jobs) -> Result<(), Halt> {
-        let (erased, outcome) = self.compactor.erase_attempts(jobs.all.clone()).ok_or(Halt::Stopping)?;
+    fn rewrite_attempts(&mut self, orders: &Orders) -> Result<(), Halt> {
+        let all = orders.all();
+        let (erased, outcome) = self.compactor.erase_attempts(all.to_vec()).ok_or(Halt::Stopping)?;
         let mut counts = Counts::new();
         for file in erased {
-            for (job, &rows) in jobs.all.iter().zip(&file.rows).filter(|(_, rows)| **rows > 0) {
-                let removed = counts.entry(job.id.clone()).or_default();
+            for (order, &rows) in all.iter().zip(&file.rows).filter(|(_, rows)| **rows > 0) {
+                let removed = counts.entry(order.id.clone()).or_default();
                 removed.attempts += rows;
                 removed.files += 1;
             }
@@ -265,7 +240,7 @@ impl Eraser {
         Ok(outcome?)
     }
 
-    fn rewrite_segments(&self, jobs: &Jobs) -> Result<(), Halt> {
+    fn rewrite_segments(&self, orders: &Orders) -> Result<(), Halt> {
         let (reply, current) = oneshot::channel();
         self.intake.request_seal(reply);
         let current = current.blocking_recv().map_err(|_| Halt::Stopping)?;
@@ -275,7 +250,7 @@ impl Eraser {
                 return Err(Halt::Stopping);
             }
             let mut touched: BTreeSet<String> = BTreeSet::new();
-            if rewriter.rewrite(id, |header, bytes| emptied(jobs, header, bytes, &mut touched))? {
+            if rewriter.rewrite(id, |header, bytes| orders.emptied(header, bytes, &mut touched))? {
                 let ids: Vec<String> = touched.into_iter().collect();
                 let mut counts = Counts::new();
                 count(&mut counts, &ids, |removed| removed.segments += 1);
@@ -287,11 +262,11 @@ impl Eraser {
 
     /// Brings the newest values of metrics right of which a part was deleted. Until the
     /// orders are done, readers look them up in the samples.
-    fn set_newest(&self, jobs: &Jobs) -> Result<(), Halt> {
+    fn set_newest(&self, orders: &Orders) -> Result<(), Halt> {
         let series = self.store.series();
-        for job in &jobs.all {
-            let Erased::Range { metric, .. } = &job.erased else { continue };
-            let (org, user) = (job.org.as_str(), job.user.as_str());
+        for order in orders.all() {
+            let Erased::Range { metric, .. } = &order.erased else { continue };
+            let (org, user) = (order.org.as_str(), order.user.as_str());
             // Taken before the query, whose snapshot has everything up to there.
             let through = self.log.head();
             let newest = self.queries.newest(org, user, metric)?;
@@ -358,60 +333,6 @@ fn count(counts: &mut Counts, ids: &[String], add: impl Fn(&mut Removed)) {
     for id in ids {
         add(counts.entry(id.clone()).or_default());
     }
-}
-
-/// A frame without what orders cover, if they cover something of it; `touched` gets
-/// their ids.
-fn emptied(
-    jobs: &Jobs,
-    header: &Header,
-    bytes: &[u8],
-    touched: &mut BTreeSet<String>,
-) -> Result<Option<Vec<u8>>, FrameFault> {
-    let whole = || Bytes::copy_from_slice(bytes);
-    let erased = || Some(encode_erased().seal(header.stamp));
-    Ok(match Kind::from_number(header.kind) {
-        Some(Kind::Samples) => {
-            let frame = SamplesFrame::parse(whole())?;
-            if jobs.hidden.is_empty(frame.org()) {
-                return Ok(None);
-            }
-            let mut users = BTreeSet::new();
-            let emptied = frame.without(|group| {
-                let gone = group_is_gone(&jobs.hidden, &frame, group);
-                if gone {
-                    users.insert(group.user.to_owned());
-                }
-                gone
-            });
-            touched.extend(users.iter().flat_map(|user| jobs.of(frame.org(), user)).cloned());
-            emptied
-        }
-        Some(Kind::Event) => {
-            let frame = EventFrame::parse(whole())?;
-            let gone = event_is_gone(&jobs.hidden, &frame);
-            if gone {
-                touched.extend(jobs.of(frame.org(), frame.user().unwrap_or_default()).iter().cloned());
-            }
-            if gone { erased() } else { None }
-        }
-        Some(Kind::Attempts) => {
-            let frame = AttemptsFrame::parse(whole())?;
-            frame.without(|row| {
-                let gone = row_is_hidden(&jobs.hidden, frame.org(), row);
-                if gone {
-                    touched.extend(jobs.of(frame.org(), row.user.unwrap_or_default()).iter().cloned());
-                }
-                gone
-            })
-        }
-        Some(Kind::Tombstone) => {
-            let tombstone = Tombstone::parse(bytes)?;
-            let done = jobs.all.iter().any(|job| job.id == tombstone.id);
-            if done { erased() } else { None }
-        }
-        _ => None,
-    })
 }
 
 /// What whoever asked is told.

@@ -18,7 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use hashbrown::{HashMap, HashSet};
 use sha2::{Digest, Sha256};
 
-use crate::frame::{Erased, Sequence, Tombstone};
+use crate::frame::{Erased, EventFrame, Group, SamplesFrame, Sequence, Tombstone};
 
 const DAY_MS: i64 = 86_400_000;
 /// The metric of a rule for all metrics without one of their own.
@@ -113,9 +113,13 @@ impl Hiding {
     /// Whether a sample is hidden.
     #[must_use]
     pub fn hides(&self, recorded_at: i64, sequence: Sequence) -> bool {
-        sequence <= self.through
-            || recorded_at < self.cutoff
-            || self.ranges.iter().any(|range| range.hides(recorded_at, sequence))
+        recorded_at < self.cutoff || self.erases(recorded_at, sequence)
+    }
+
+    /// Whether a sample is hidden for another reason than its age.
+    #[must_use]
+    pub fn erases(&self, recorded_at: i64, sequence: Sequence) -> bool {
+        sequence <= self.through || self.ranges.iter().any(|range| range.hides(recorded_at, sequence))
     }
 
     /// Everything up to this sequence is hidden.
@@ -204,6 +208,25 @@ impl Hidden {
             matches!(tombstone.erased, Erased::User { .. }) && sequence <= tombstone.sequence
         };
         known.users.get(user).is_some_and(|all| all.iter().any(erases)) || known.blocked.contains(user)
+    }
+
+    /// Whether a published event is about a user who was erased before or is blocked.
+    #[must_use]
+    pub fn hides_event(&self, frame: &EventFrame) -> bool {
+        let sequence = frame.header().stamp.sequence;
+        frame.user().is_some_and(|user| self.hides_user(frame.org(), user, sequence))
+    }
+
+    /// Whether a sample of a group is hidden for another reason than its age.
+    #[must_use]
+    pub fn hides_group(&self, frame: &SamplesFrame, group: &Group<'_>) -> bool {
+        let Some(hiding) = self.of(frame.org(), group.metric, group.user) else { return false };
+        let sequence = frame.header().stamp.sequence;
+        let deleted = |row: usize| {
+            let time = frame.recorded_at(row);
+            hiding.ranges.iter().any(|range| range.hides(time, sequence))
+        };
+        sequence <= hiding.through || group.rows().any(deleted)
     }
 
     /// Metrics of a user of which parts were deleted.

@@ -50,4 +50,6 @@ pub use catalog::{
 pub use compact::{Backlog, CompactionReport};
 pub use frame::{AttemptRow, Draft, Sequence, Trigger, encode_attempts};
 pub use series::{CheckpointReport, LatestValue, SeriesStats};
-pub use store::{ErasedAttempts, FlushReport, Opened, Pace, Store, StoreError, StoreSettings, Unhurried};
+pub use store::{
+    ErasedAttempts, FlushReport, Opened, Orders, Pace, Store, StoreError, StoreSettings, Unhurried,
+};

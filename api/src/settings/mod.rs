@@ -105,7 +105,7 @@ pub struct StorageSettings {
     /// Memory of newest values and spans; users beyond it are read from disk.
     pub series_bytes: usize,
     /// Hours within which the bytes of what was erased are gone.
-    pub erasure_hours: usize,
+    pub erasure_deadline: Duration,
     /// Days that samples are kept where an organisation has no rule; 0 for ever.
     pub retention_days: usize,
 }
@@ -202,7 +202,7 @@ impl Default for Settings {
                 buffer_bytes_max: engine.buffer_bytes_max,
                 compaction_percent: 50,
                 series_bytes: engine.series_bytes,
-                erasure_hours: 24,
+                erasure_deadline: engine.erasure_deadline,
                 retention_days: 0,
             },
             query: QuerySettings {
@@ -283,7 +283,7 @@ impl Settings {
             sql: self.query.sql,
             retention_bytes: self.dispatch.retention_bytes.map(|bytes| bytes as u64),
             retention: Duration::from_secs(self.dispatch.retention_hours as u64 * 3600),
-            erasure_deadline: Duration::from_secs(self.storage.erasure_hours as u64 * 3600),
+            erasure_deadline: self.storage.erasure_deadline,
             retention_days: u32::try_from(self.storage.retention_days).ok().filter(|days| *days > 0),
             webhooks: WebhookSettings {
                 targets: self.dispatch.allow_targets.clone(),
@@ -322,7 +322,9 @@ impl StorageSettings {
         reader.size("storage.buffer_bytes_max", &mut self.buffer_bytes_max, MIB..=1024 * 1024 * MIB)?;
         reader.count("storage.compaction_percent", &mut self.compaction_percent, 0..=100)?;
         reader.size("storage.series_bytes", &mut self.series_bytes, MIB..=1024 * 1024 * MIB)?;
-        reader.count("storage.erasure_hours", &mut self.erasure_hours, 1..=24 * 365)?;
+        let mut hours = usize::try_from(self.erasure_deadline.as_secs() / 3600).unwrap_or(usize::MAX);
+        reader.count("storage.erasure_hours", &mut hours, 1..=24 * 365)?;
+        self.erasure_deadline = Duration::from_secs(hours as u64 * 3600);
         reader.count("storage.retention_days", &mut self.retention_days, 0..=36_500)
     }
 }

@@ -1,5 +1,7 @@
 //! Erasure, deletion, export and retention, over HTTP.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::client::Answer;
@@ -76,6 +78,28 @@ async fn an_erased_user_is_gone_at_once_and_what_is_sent_later_makes_a_new_one()
     assert_eq!(server.latest("u1", OPERATOR).await["heart_rate"]["recorded_at"], "2026-01-01T00:00:06Z");
     server.compact().await;
     assert_eq!(server.whole("heart_rate", "u1", OPERATOR).await.len(), 2);
+}
+
+#[tokio::test]
+async fn an_order_is_carried_out_within_its_time_though_nobody_asks_for_it() {
+    let deadline = Duration::from_secs(4);
+    let server = server().with(|settings| settings.storage.erasure_deadline = deadline).start().await;
+    server.push("u1", &points(0..100)).await;
+    server.post("/api/v1/admin/flush", OPERATOR, &json!({})).await.expect(200);
+    server.push("u2", &points(0..10)).await;
+    let id = server.order("/api/v1/users/u1").await;
+    let ordered = Instant::now();
+    assert_eq!(server.receipt(&id).await["status"], "running", "it waits for others");
+    // Half of the time to be due, and what a busy machine takes.
+    while server.receipt(&id).await["status"] == "running" {
+        assert!(ordered.elapsed() < Duration::from_secs(60), "nobody carried it out");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(ordered.elapsed() > deadline / 4, "it was not pooled");
+    let removed = &server.receipt(&id).await["removed"];
+    assert_eq!((&removed["samples"], &removed["files"]), (&json!(100), &json!(1)), "{removed}");
+    assert!(server.whole("heart_rate", "u1", OPERATOR).await.is_empty());
+    assert_eq!(server.whole("heart_rate", "u2", OPERATOR).await.len(), 10);
 }
 
 #[tokio::test]

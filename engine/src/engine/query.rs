@@ -26,8 +26,7 @@ use crate::events::attempts::{AttemptQueue, AttemptWriter};
 use crate::events::topics::EventTopics;
 use crate::events::webhooks::{WebhookParts, WebhookStartError, Webhooks};
 use crate::events::{
-    Classifier, ErasedNow, JournalDeliveries, JournalEvents, NoticePublisher, Subscribed, event_is_gone,
-    notice_queue,
+    Classifier, ErasedNow, JournalDeliveries, JournalEvents, NoticePublisher, Subscribed, notice_queue,
 };
 use crate::flusher::FlushError;
 use crate::registry::Registries;
@@ -395,7 +394,7 @@ impl Engine {
         let (inner, org, id) = (self.inner.clone(), org.to_owned(), id.to_owned());
         let found = tokio::task::spawn_blocking(move || match inner.log.frame(sequence) {
             Ok(Frame::Event(event)) => {
-                event.org() == org && event.id() == Some(&id) && !event_is_gone(&inner.store.hidden(), &event)
+                event.org() == org && event.id() == Some(&id) && !inner.store.hidden().hides_event(&event)
             }
             Ok(_) => false,
             Err(_) => true,

@@ -42,7 +42,7 @@ pub mod webhooks;
 
 pub(crate) use classifier::Classifier;
 pub use delivery_log::JournalDeliveries;
-pub(crate) use erased::{ErasedNow, event_is_gone, group_is_gone};
+pub(crate) use erased::ErasedNow;
 pub(crate) use notices::{NoticePublisher, notice_queue};
 pub(crate) use reader::JournalEvents;
 pub(crate) use subscribed::Subscribed;

@@ -14,13 +14,16 @@ const LINES_MAX: u32 = 100;
 
 /// Rows that name a row of another table: what they are, their table, what they are
 /// called, what they name, and where that must stand.
-const REFERENCES: [(&str, &str, &str, &str, &str, &str); 8] = [
+const REFERENCES: [(&str, &str, &str, &str, &str, &str); 11] = [
     ("API key", "api_keys", "id", "org", "organisations", "id"),
     ("endpoint", "endpoints", "id", "org", "organisations", "id"),
     ("metric", "metrics", "key", "org", "organisations", "id"),
     ("file", "attempt_files", "path", "org", "organisations", "id"),
     ("section of", "sections", "path", "org", "organisations", "id"),
     ("section of", "sections", "path", "path", "files", "path"),
+    ("erasure", "erasures", "id", "org", "organisations", "id"),
+    ("blocked user", "blocked_users", "hash", "org", "organisations", "id"),
+    ("retention of", "retention", "metric", "org", "organisations", "id"),
     ("cursor", "lane_cursors", "endpoint", "endpoint", "endpoints", "id"),
     ("exception", "exceptions", "endpoint", "endpoint", "endpoints", "id"),
 ];
@@ -98,6 +101,7 @@ impl Catalog {
         let mut statement = connection.prepare(
             "SELECT name, sequence FROM positions WHERE name IN ('flushed', 'routed', 'classified')
              UNION ALL SELECT 'start of ' || id, start_sequence FROM endpoints
+             UNION ALL SELECT 'erasure ' || id, sequence FROM erasures
              UNION ALL SELECT 'exception of ' || endpoint, max(sequence) FROM exceptions GROUP BY endpoint
              ORDER BY 1",
         )?;

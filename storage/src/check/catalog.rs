@@ -4,7 +4,9 @@ use std::collections::HashSet;
 
 use super::journal::JournalState;
 use super::{CheckError, Context, Fault};
-use crate::catalog::{AttemptFileRecord, CATALOG_FILE, Catalog, CatalogError, FileRecord, SectionRecord};
+use crate::catalog::{
+    AttemptFileRecord, CATALOG_FILE, Catalog, CatalogError, CheckpointRecord, FileRecord, SectionRecord,
+};
 use crate::files::{BLOCK_BYTES, Partition, Period, is_run, run_file};
 use crate::frame::Sequence;
 
@@ -15,6 +17,8 @@ pub(super) struct Known {
     pub(super) attempts: Vec<AttemptFileRecord>,
     pub(super) garbage: HashSet<String>,
     pub(super) unfinished: HashSet<u64>,
+    /// Oldest first, and the position they reach to.
+    pub(super) checkpoints: (Vec<CheckpointRecord>, Sequence),
     positions: Vec<(String, Sequence)>,
 }
 
@@ -75,6 +79,7 @@ fn read(catalog: &Catalog) -> Result<Known, CatalogError> {
         attempts: catalog.attempt_files()?,
         garbage: catalog.garbage()?.into_iter().collect(),
         unfinished: catalog.unfinished()?.into_iter().collect(),
+        checkpoints: catalog.checkpoints()?,
         positions: catalog.places()?,
     })
 }
@@ -91,6 +96,11 @@ pub(super) fn check_positions(context: &Context<'_>, known: &Known, journal: &Jo
     let last = journal.last.max(known.flushed);
     for (name, actual) in known.positions.iter().filter(|(_, position)| *position > last) {
         context.fault(Fault::PositionBeyond { name: name.clone(), actual: *actual, last });
+    }
+    let (_, checkpointed) = known.checkpoints;
+    if checkpointed > known.flushed {
+        let name = "checkpointed".to_owned();
+        context.fault(Fault::PositionBeyond { name, actual: checkpointed, last: known.flushed });
     }
     // Without a frame the journal says nothing of its end.
     if journal.frames > 0 && journal.damaged == 0 && journal.last < known.flushed {

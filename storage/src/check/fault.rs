@@ -124,6 +124,14 @@ pub enum Fault {
         /// The file.
         path: String,
     },
+    /// A checkpoint of the series map is not as it must be.
+    #[error("{path}: {what}")]
+    Checkpoint {
+        /// The file, or their folder.
+        path: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// A segment of the journal is missing.
     #[error("{path}: is missing: {what}")]
     SegmentMissing {

@@ -1,6 +1,7 @@
 //! One data file: its bytes against the catalog's checksums, then its rows.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
@@ -22,6 +23,8 @@ pub(super) fn check(context: &Context<'_>, file: &Arc<DataFile>) {
     // Its rows say nothing while its bytes are not those that were written.
     if check_bytes(context, file) {
         check_content(context, file);
+    } else {
+        context.unread.store(true, Ordering::Relaxed);
     }
     context.done();
 }
@@ -77,6 +80,7 @@ pub(super) fn check_bytes(context: &Context<'_>, file: &Arc<DataFile>) -> bool {
 fn check_content(context: &Context<'_>, file: &Arc<DataFile>) {
     let path = || file.record.path.clone();
     if let Err(what) = check_rows(context, file) {
+        context.unread.store(true, Ordering::Relaxed);
         context.fault(Fault::Format { path: path(), what });
     }
 }

@@ -7,11 +7,14 @@ use super::journal::JournalState;
 use super::{Context, Fault, Note};
 use crate::attempts::ATTEMPTS_DIR;
 use crate::files::{RUNS_DIR, SAMPLES_DIR, is_temporary, level_and_number};
+use crate::series::{LATEST_DIR, is_checkpoint};
 
 pub(super) fn check(context: &Context<'_>, known: &Known, journal: &JournalState) {
-    let attempts = known.attempts.iter().map(|attempts| &attempts.file);
-    let listed: HashSet<&str> = known.files.iter().chain(attempts).map(|file| file.path.as_str()).collect();
-    for folder in [RUNS_DIR, SAMPLES_DIR, ATTEMPTS_DIR] {
+    let files = known.files.iter().map(|file| file.path.as_str());
+    let attempts = known.attempts.iter().map(|attempts| attempts.file.path.as_str());
+    let checkpoints = known.checkpoints.0.iter().map(|checkpoint| checkpoint.path.as_str());
+    let listed: HashSet<&str> = files.chain(attempts).chain(checkpoints).collect();
+    for folder in [RUNS_DIR, SAMPLES_DIR, ATTEMPTS_DIR, LATEST_DIR] {
         let at = context.data_dir.join(folder);
         let paths = match context.disk.list(&at) {
             Ok(paths) => paths,
@@ -34,6 +37,9 @@ fn explain(context: &Context<'_>, known: &Known, journal: &JournalState, path: S
     let leftover = |what| context.note(Note::Leftover { path: path.clone(), what });
     if known.garbage.contains(&path) {
         return leftover("was replaced by a compaction");
+    }
+    if is_checkpoint(name) {
+        return leftover("is a checkpoint of the series map that the catalog does not list");
     }
     if is_temporary(name) {
         return leftover("was being written");

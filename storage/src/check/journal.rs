@@ -268,13 +268,16 @@ impl Scan<'_> {
     fn samples(&mut self, path: &str, offset: u64, frame: &SamplesFrame) {
         let sequence = frame.header().stamp.sequence;
         if frame.groups().any(|group| group.mark == Mark::Look) {
-            let rows = |group: Group<'_>| u32::try_from(group.count).unwrap_or(u32::MAX);
+            // A verdict that came before the erasure counts the rows that were there.
+            let rows =
+                |group: Group<'_>| u32::try_from(group.count.max(group.erased_rows)).unwrap_or(u32::MAX);
             self.looks.insert(sequence, frame.groups().map(rows).collect());
             if self.looks.len() > LOOKS_MAX {
                 self.looks.pop_first();
             }
         }
         for (index, group) in frame.groups().enumerate() {
+            self.meet(frame, &group, sequence);
             if let Some(what) = self.group(frame, &group, sequence) {
                 return self.damage(path, offset, format!("group {index}: {what}"));
             }
@@ -298,8 +301,26 @@ impl Scan<'_> {
             return Some("its times do not rise".to_owned());
         }
         let missing = self.context.flushed.is_some_and(|flushed| sequence <= flushed)
+            && !self.is_gone(frame, group, sequence)
             && !self.is_in_files(frame, group, sequence);
         missing.then(|| format!("its samples of {} were flushed, and no file can hold them", group.metric))
+    }
+
+    /// Tells the checkpoints' newest value of a group's metric which samples are there.
+    fn meet(&self, frame: &SamplesFrame, group: &Group<'_>, sequence: Sequence) {
+        let told = self.context.told.as_ref();
+        if let Some(newest) = told.and_then(|told| told.newest(frame.org(), group.user, group.metric)) {
+            group.rows().for_each(|row| newest.meet(frame.recorded_at(row), sequence));
+        }
+    }
+
+    /// Whether no file need hold any of a group's rows: they were erased, or are older
+    /// than they are kept.
+    fn is_gone(&self, frame: &SamplesFrame, group: &Group<'_>, sequence: Sequence) -> bool {
+        let hiding = self.context.hidden.of(frame.org(), group.metric, group.user);
+        let hides =
+            |row| hiding.as_ref().is_some_and(|hiding| hiding.hides(frame.recorded_at(row), sequence));
+        group.rows().all(hides)
     }
 
     /// Whether a file may hold a flushed group's rows, or those that superseded them.

@@ -2,14 +2,15 @@
 //! against each other.
 //!
 //! Constraints: nothing is changed, not even repaired; memory is one segment of the
-//! journal and a few batches of rows a thread, whatever the size of the store; a store
-//! that a server has open is refused.
+//! journal and a few batches of rows a thread, and about 70 bytes a series of the
+//! checkpoints, at most 700 MB; a store that a server has open is refused.
 //!
 //! ```text
 //! lock -> catalog: pages, version, positions, references, what each file's row says
+//!      -> checkpoints of the series map: length, checksums, order
 //!      -> journal: headers, frames, order, verdicts       (one job)
-//!      -> each data file, also of attempts: length, blocks, footer, rows
-//!                                                  (a job each, on all cores)
+//!      -> each data file: length, blocks, footer, rows, and what the checkpoints say of
+//!         them; each file of attempts                    (a job each, on all cores)
 //!      -> what lies in the folders and is in no row; positions against the journal
 //! ```
 //!
@@ -25,10 +26,11 @@ mod file;
 mod folders;
 mod journal;
 mod rows;
+mod series;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -37,7 +39,9 @@ use crate::catalog::{CATALOG_FILE, Catalog, CatalogError, FileRecord};
 use crate::disk::{Disk, RealDisk};
 use crate::files::{DataFile, FileSet, RUNS_DIR, SAMPLES_DIR};
 use crate::frame::Sequence;
-use crate::store::{JOURNAL_DIR, StoreError, lock};
+use crate::hidden::Hidden;
+use crate::series::Told;
+use crate::store::{JOURNAL_DIR, StoreError, load_hidden, lock};
 
 pub use fault::{Fault, Finding, Note};
 
@@ -58,7 +62,7 @@ pub type Rules = Box<dyn Fn(&str, &str) -> Option<MetricRule> + Send + Sync>;
 /// How far a check is; read it from another thread.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// Data files and segments that are done.
+    /// Data files, segments and checkpoints that are done.
     pub files_done: AtomicU64,
     /// Of so many.
     pub files: AtomicU64,
@@ -108,6 +112,8 @@ pub struct CheckParts<'a> {
     pub data_dir: &'a Path,
     /// Makes the rules of metrics out of the catalog.
     pub rules: &'a (dyn Fn(&Catalog) -> Result<Rules, CatalogError> + Sync),
+    /// How long samples are kept where no rule says; `None` for ever.
+    pub default_days: Option<u32>,
     /// Called with each finding, from several threads.
     pub found: &'a (dyn Fn(&Finding) + Sync),
     /// Kept up to date.
@@ -128,6 +134,12 @@ struct Context<'a> {
     flushed: Option<Sequence>,
     rules: Rules,
     files: FileSet,
+    /// What was erased or is aged need not be there.
+    hidden: Hidden,
+    /// What the checkpoints say of the series, if they are sound.
+    told: Option<Told>,
+    /// Something could not be read, so nobody knows what is not there.
+    unread: AtomicBool,
 }
 
 impl Context<'_> {
@@ -173,12 +185,19 @@ pub fn check(parts: &CheckParts<'_>) -> Result<Checked, CheckError> {
         flushed: None,
         rules: none,
         files: FileSet::default(),
+        hidden: Hidden::default(),
+        told: None,
+        unread: AtomicBool::new(false),
     };
     let mut records: Vec<FileRecord> = Vec::new();
     let mut knowledge = None;
     if let Some(catalog) = catalog::open(&context)? {
         match (parts.rules)(&catalog) {
             Ok(rules) => context.rules = rules,
+            Err(error) => context.fault(Fault::catalog(&error)),
+        }
+        match load_hidden(&catalog) {
+            Ok(hidden) => context.hidden = hidden.with_default_days(parts.default_days),
             Err(error) => context.fault(Fault::catalog(&error)),
         }
         if let Some(known) = catalog::check(&context, &catalog) {
@@ -193,11 +212,15 @@ pub fn check(parts: &CheckParts<'_>) -> Result<Checked, CheckError> {
     let attempts = knowledge.as_ref().map_or(&[][..], |known: &catalog::Known| &known.attempts);
     let attempts = attempts::files_of(&context, attempts);
     let segments = journal::segments(&context);
+    let checkpoints = knowledge.as_ref().map_or(&[][..], |known| &known.checkpoints.0);
     let data = files.iter().chain(attempts.iter().map(|file| file.data()));
-    let bytes: u64 = data.map(|file| file.record.bytes).sum::<u64>() + segments.byte_len();
+    let bytes: u64 = data.map(|file| file.record.bytes).sum::<u64>()
+        + segments.byte_len()
+        + checkpoints.iter().map(|checkpoint| checkpoint.bytes).sum::<u64>();
     let file_count = files.len() + attempts.len();
-    parts.progress.files.store((file_count + segments.len()) as u64, Ordering::Relaxed);
+    parts.progress.files.store((file_count + segments.len() + checkpoints.len()) as u64, Ordering::Relaxed);
     parts.progress.bytes.store(bytes, Ordering::Relaxed);
+    context.told = knowledge.as_ref().and_then(|known| series::check(&context, known));
     let journal = Mutex::new(None);
     let context = &context;
     run_jobs(parts.threads, file_count + 1, |job| match job.checked_sub(1) {
@@ -210,6 +233,9 @@ pub fn check(parts: &CheckParts<'_>) -> Result<Checked, CheckError> {
     if let Some(known) = &knowledge {
         catalog::check_positions(context, known, &journal);
         folders::check(context, known, &journal);
+    }
+    if journal.damaged == 0 && !context.unread.load(Ordering::Relaxed) {
+        series::check_newest(context);
     }
     Ok(Checked {
         files: file_count as u64,

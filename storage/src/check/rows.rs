@@ -10,7 +10,7 @@ use super::{Context, Fault, MetricRule};
 use crate::catalog::SectionRecord;
 use crate::files::{Block, DAY_MS, DataFile, Period, bucket_of, day_of};
 use crate::frame::Sequence;
-use crate::series::user_hash;
+use crate::series::{SeriesName, user_hash};
 
 /// See the module; takes a file's blocks in order.
 pub(super) struct RowCheck<'a> {
@@ -97,6 +97,7 @@ impl<'a> RowCheck<'a> {
         self.leave_section();
         let Some(record) = self.file.record.sections.get(self.next).filter(|record| is_it(record)) else {
             self.lost = true;
+            self.context.unread.store(true, std::sync::atomic::Ordering::Relaxed);
             return self.name("section", row, || {
                 format!(
                     "is of organisation {org} and metric {metric}, which is not the catalog's next section"
@@ -149,6 +150,7 @@ impl<'a> RowCheck<'a> {
         self.check_texts(block, first, &section);
         self.check_order(block, rows.clone(), &section);
         self.check_numbers(block, rows.clone(), &mut section);
+        self.check_series(block, rows.clone());
         let last = rows.end - 1;
         let previous = section.previous.get_or_insert_with(|| Previous::of(block, last));
         previous.set(block, last);
@@ -237,6 +239,40 @@ impl<'a> RowCheck<'a> {
         let ended = |row: &usize| block.ended_at(*row).is_some_and(|end| end < block.times()[*row]);
         if let Some(row) = rows.clone().find(ended) {
             self.name("ended_at", row, || "ended before it was recorded".to_owned());
+        }
+    }
+
+    /// Compares rows of one series with what the checkpoints say of it.
+    fn check_series(&mut self, block: &Block, rows: Range<usize>) {
+        let Some(told) = &self.context.told else { return };
+        let first = rows.start;
+        let (org, user, metric) = (block.org(first), block.user(first), block.metric(first));
+        if !told.compares(org, user) {
+            return;
+        }
+        let row = |row: usize| (block.times()[row], Sequence(block.sequences()[row]));
+        let newest = told.newest(org, user, metric);
+        if let Some(newest) = newest {
+            rows.clone().map(row).for_each(|(time, sequence)| newest.meet(time, sequence));
+        }
+        let hiding = self.context.hidden.of(org, metric, user);
+        let is_told = |at: &usize| {
+            let (time, sequence) = row(*at);
+            sequence <= told.position && hiding.as_ref().is_none_or(|hiding| !hiding.erases(time, sequence))
+        };
+        let (Some(earliest), Some(latest)) = (rows.clone().find(is_told), rows.rev().find(is_told)) else {
+            return;
+        };
+        let (source, device) = (block.source(first), block.device(first));
+        let span = told.span(&SeriesName { org, user, metric, source, device });
+        let outside = |at: usize| span.is_none_or(|(from, to)| row(at).0 < from || row(at).0 > to);
+        if let Some(at) = [earliest, latest].into_iter().find(|at| outside(*at)) {
+            let what = || "was not recorded within what the checkpoints know of its series".to_owned();
+            self.name("span", at, what);
+        }
+        let (time, sequence) = row(latest);
+        if newest.is_some_and(|newest| newest.is_older_than(time, sequence)) {
+            self.name("newest", latest, || "is newer than the newest value in the checkpoints".to_owned());
         }
     }
 

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use super::output::{Place, Places};
 use super::periods::choose;
 use super::{FILE_BYTES_MAX, byte_len};
-use crate::catalog::SectionRecord;
-use crate::files::{DataFile, FileSet, Period, Section, day_of};
+use crate::catalog::{FileRecord, SectionRecord};
+use crate::files::{DAY_MS, DataFile, FileSet, Period, Section, day_of};
 
 /// Most files a job reads: each is a reader with a batch of its own.
 pub(super) const FILES_MAX: usize = 16;
@@ -26,6 +26,13 @@ const SMALL_BYTES: u64 = 512 * 1024;
 const WAITING_ROWS_MIN: u64 = 200_000;
 /// A run this old has had all that will come: its rows go to their periods.
 const RUN_AGE_MS_MAX: i64 = 7 * 86_400_000;
+/// A file is written anew without its aged rows when they are one of so many: each row
+/// that goes costs three that stay.
+const AGED_PART: u64 = 4;
+/// Fewer of them go when the first is aged since this long.
+const AGED_MS_MAX: i64 = 30 * DAY_MS;
+/// For its aged rows a file is written anew at most once in this time.
+const AGED_PAUSE_MS: i64 = DAY_MS;
 /// Most bits of a user's hash that choose a bucket: 4096 buckets of 512 MB are more
 /// than a period has.
 const BUCKET_BITS_MAX: u32 = 12;
@@ -181,16 +188,37 @@ fn add_days(days: &mut BTreeMap<i32, u64>, section: &SectionRecord) {
     (first..=last).for_each(|day| *days.entry(day).or_default() += section.rows.div_ceil(count));
 }
 
+/// Samples of an organisation's metric recorded before this are aged, milliseconds.
+pub(crate) type Cutoff<'a> = dyn Fn(&str, &str) -> i64 + 'a;
+
 /// The most useful job, if there is one. `now` in milliseconds.
-pub(crate) fn next_job(files: &FileSet, now: i64) -> Option<Job> {
+pub(crate) fn next_job(files: &FileSet, now: i64, cutoff: &Cutoff<'_>) -> Option<Job> {
     runs_by_level(files).into_values().find_map(|runs| job_of_runs(&runs, now)).or_else(|| {
         let crowded = |(_, files): (_, Vec<Arc<DataFile>>)| close_in_size(files);
         let partitions = partitions(files);
         let moved = || partitions.values().find(|inputs| inputs.iter().any(|file| is_misplaced(files, file)));
         let inputs = partitions.clone().into_iter().find_map(crowded);
         let inputs = inputs.or_else(|| moved().map(|inputs| smallest(inputs.clone())));
+        let worn = || files.iter().find(|file| is_worn(&file.record, now, cutoff));
+        let inputs = inputs.or_else(|| worn().map(|file| vec![file.clone()]));
         inputs.map(|inputs| Job { inputs, work: Work::Period })
     })
+}
+
+/// Whether a file of a period is to be written anew for its aged rows, which nobody
+/// sees any more: they are many, or the first of them is long aged. Runs go to their
+/// periods before.
+fn is_worn(file: &FileRecord, now: i64, cutoff: &Cutoff<'_>) -> bool {
+    let [section] = file.sections.as_slice() else { return false };
+    let cutoff = cutoff(&section.org, &section.metric);
+    if section.time_min >= cutoff || file.period.is_empty() || now - file.created_at < AGED_PAUSE_MS {
+        return false;
+    }
+    let mut days = BTreeMap::new();
+    add_days(&mut days, section);
+    // The day of the cutoff is aged in part.
+    let aged: u64 = days.range(..day_of(cutoff)).map(|(_, rows)| rows).sum();
+    aged.saturating_mul(AGED_PART) >= section.rows || section.time_min < cutoff.saturating_sub(AGED_MS_MAX)
 }
 
 /// As many files as a job reads, the smallest.
@@ -352,9 +380,8 @@ mod tests {
         assert_eq!(close_from(&[1, 2, 3, 4, 5, 400_000]), 6);
     }
 
-    #[test]
-    fn rows_that_were_not_counted_by_day_lie_evenly() {
-        let section = SectionRecord {
+    fn section(days: Vec<(i32, u64)>) -> SectionRecord {
+        SectionRecord {
             org: String::new(),
             metric: String::new(),
             rows: 10,
@@ -365,8 +392,13 @@ mod tests {
             time_min: 0,
             time_max: 2 * 86_400_000,
             unique: true,
-            days: Vec::new(),
-        };
+            days,
+        }
+    }
+
+    #[test]
+    fn rows_that_were_not_counted_by_day_lie_evenly() {
+        let section = section(Vec::new());
         let mut days: BTreeMap<i32, u64> = BTreeMap::new();
         add_days(&mut days, &section);
         assert_eq!(days.keys().collect::<BTreeSet<_>>().len(), 3);

@@ -73,7 +73,7 @@ impl<'a> Asked<'a> {
                     && section.org == tombstone.org
                     && section.user_min <= tombstone.user
                     && tombstone.user <= section.user_max
-                    && section.sequence_first <= tombstone.sequence
+                    && section.sequence_first <= through(tombstone)
             });
             if may_hold {
                 by_user.entry(&tombstone.user).or_default().push(index);
@@ -127,11 +127,20 @@ impl<'a> Asked<'a> {
 
 /// Whether a tombstone covers a row of its user.
 fn covers(tombstone: &Tombstone, metric: &str, recorded_at: i64, sequence: Sequence) -> bool {
-    sequence <= tombstone.sequence
+    sequence <= through(tombstone)
         && match &tombstone.erased {
             Erased::User { .. } => true,
             Erased::Range { metric: of, start, end } => {
                 of == metric && *start <= recorded_at && recorded_at < *end
             }
         }
+}
+
+/// The last sequence that a tombstone covers. Of a blocked user nothing is kept, also
+/// not what was on its way in the moment of the order.
+fn through(tombstone: &Tombstone) -> Sequence {
+    match tombstone.erased {
+        Erased::User { block: true } => Sequence(u64::MAX),
+        _ => tombstone.sequence,
+    }
 }

@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::SeriesError;
-use super::file::{LATEST_DIR, Layer, LayerWriter, checkpoint_number, is_checkpoint, remove_begun};
+use super::file::{LATEST_DIR, Layer, LayerWriter, begun, checkpoint_number, is_checkpoint};
 use super::layers::{Layers, Merge};
 use super::map::SeriesMap;
 use super::record::{COMPLETE, DIRTY, Record, WRITING};
@@ -69,11 +69,13 @@ impl Default for Writer {
 impl SeriesMap {
     /// Writes what changed since the last checkpoint and merges files where that
     /// is due. `position` is one up to which every update was taken in. With
-    /// `rewrite` all files become one, which no longer has what was forgotten.
-    /// One at a time; reads and updates go on beside it.
+    /// `rewrite` all files become one, which no longer has what was forgotten, and
+    /// those before it are gone so that no power loss brings one back. One at a time;
+    /// reads and updates go on beside it.
     ///
     /// # Errors
-    /// [`SeriesError`]; then what was not written is still dirty.
+    /// [`SeriesError`]; then what was not written is still dirty, and with `rewrite`
+    /// older files may be left.
     pub fn checkpoint(&self, position: Sequence, rewrite: bool) -> Result<CheckpointReport, SeriesError> {
         let mut writer = self.writer.lock();
         let mut report = CheckpointReport::default();
@@ -89,6 +91,9 @@ impl SeriesMap {
         }
         writer.last = Instant::now();
         self.make_room(&mut writer);
+        if rewrite {
+            self.remove_for_good(&mut writer)?;
+        }
         Ok(report)
     }
 
@@ -278,7 +283,8 @@ impl SeriesMap {
         let layer = match written {
             Ok(Some(layer)) => layer,
             other => {
-                remove_begun(disk, &self.data_dir, number);
+                writer.gone.extend(begun(&self.data_dir, number));
+                self.remove_gone(writer);
                 return other.map(|_| None);
             }
         };
@@ -312,11 +318,28 @@ impl SeriesMap {
     fn remove_gone(&self, writer: &mut Writer) {
         writer.gone.retain(|path| match self.disk.remove(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(path = %path.display(), %error, "a replaced checkpoint cannot be removed yet");
+                tracing::warn!(path = %path.display(), %error, "a checkpoint that does not count cannot be removed yet");
                 true
             }
             _ => false,
         });
+    }
+
+    /// Removes what no longer counts and sees to it that no power loss brings it back,
+    /// nor what was removed before.
+    fn remove_for_good(&self, writer: &mut Writer) -> Result<(), SeriesError> {
+        self.remove_gone(writer);
+        let folder = self.data_dir.join(LATEST_DIR);
+        if let Some(path) = writer.gone.first() {
+            let source = io::Error::other("it was replaced and cannot be removed");
+            return Err(SeriesError::Io { path: path.clone(), source });
+        }
+        match self.disk.sync_dir(&folder) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(SeriesError::Io { path: folder, source })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn publish(&self, layers: Layers) {

@@ -16,7 +16,7 @@
 //! synced, listed in the catalog; removed after the transaction that lists its
 //! successor. A reader that still has it open goes on reading.
 
-use std::io::{self, IoSlice};
+use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -71,7 +71,7 @@ pub(super) fn checkpoint_number(path: &str) -> Option<u64> {
 }
 
 /// Whether a file is ours: a checkpoint, whole or begun.
-pub(super) fn is_checkpoint(path: &Path) -> bool {
+pub(crate) fn is_checkpoint(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let stem = name.strip_suffix(TEMPORARY_SUFFIX).or_else(|| name.strip_suffix(SUFFIX));
     stem.is_some_and(|stem| stem.len() == 20 && stem.bytes().all(|byte| byte.is_ascii_digit()))
@@ -134,6 +134,37 @@ impl Layer {
             }
         }
         Ok(None)
+    }
+
+    /// Reads all of it; what is wrong with it, if something is.
+    pub(super) fn verify(&self) -> Result<Option<String>, SeriesError> {
+        let (mut users, mut series) = (0, 0);
+        let (mut block, mut last): (Vec<u8>, Option<Record>) = (Vec::new(), None);
+        for (index, entry) in self.blocks.iter().enumerate() {
+            self.read_block(index, &mut block)?;
+            let mut at = 0;
+            while let Some(view) = self.record_in(index, &block, &mut at)? {
+                let wrong = |what: &str| Ok(Some(format!("record {users}: {what}")));
+                if !view.is_sound() {
+                    return wrong("contradicts itself");
+                }
+                if last.as_ref().is_some_and(|last| last.view().key() >= view.key()) {
+                    return wrong("is not in the order of the users' hashes");
+                }
+                if view.hash() < entry.first {
+                    return wrong("lies before the first of its block");
+                }
+                if !self.may_hold(view.hash()) {
+                    return wrong("is not in the filter");
+                }
+                (users, series) = (users + 1, series + view.series() as u64);
+                last = Some(Record::copy(view));
+            }
+        }
+        let told = (self.record.users, self.record.series);
+        let other =
+            || format!("has {users} users and {series} series, the catalog says {} and {}", told.0, told.1);
+        Ok(((users, series) != told).then(other))
     }
 
     /// Memory of index and filter.
@@ -353,16 +384,9 @@ impl Block {
     }
 }
 
-/// Removes what a file that was not finished left; the next start would, too.
-pub(super) fn remove_begun(disk: &dyn Disk, data_dir: &Path, number: u64) {
-    for path in [temporary(data_dir, number), data_dir.join(checkpoint_path(number))] {
-        match disk.remove(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(path = %path.display(), %error, "an unfinished checkpoint stays until the next start");
-            }
-            _ => {}
-        }
-    }
+/// Where a file that was not finished may lie.
+pub(super) fn begun(data_dir: &Path, number: u64) -> [PathBuf; 2] {
+    [temporary(data_dir, number), data_dir.join(checkpoint_path(number))]
 }
 
 fn temporary(data_dir: &Path, number: u64) -> PathBuf {

@@ -44,6 +44,7 @@ mod map;
 mod record;
 mod shard;
 mod tally;
+mod told;
 
 use std::io;
 use std::path::PathBuf;
@@ -55,8 +56,10 @@ use crate::frame::{Group, Sequence};
 
 pub use checkpoint::CheckpointReport;
 pub use file::LATEST_DIR;
+pub(crate) use file::is_checkpoint;
 pub use map::SeriesMap;
 pub use tally::SeriesStats;
+pub(crate) use told::{Told, verify};
 
 /// The longest organisation and user, which are 64 and 128 bytes, with a zero
 /// between them.

@@ -23,7 +23,7 @@ use std::cmp::Ordering;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{LatestValue, Newest, SeriesName};
+use super::{LatestValue, Newest, SeriesName, user_hash};
 use crate::frame::{Mark, Sequence};
 
 /// Series of a user that are told apart.
@@ -65,6 +65,11 @@ pub(super) struct Key<'a> {
 }
 
 impl<'a> Key<'a> {
+    /// Metric, source and device.
+    pub(super) fn parts(self) -> (&'a [u8], &'a [u8], Option<&'a [u8]>) {
+        (self.metric, self.source, self.device)
+    }
+
     pub(super) fn of(name: &SeriesName<'a>) -> Key<'a> {
         let device = name.device.map(str::as_bytes);
         Key { metric: name.metric.as_bytes(), source: name.source.as_bytes(), device }
@@ -96,6 +101,43 @@ impl<'a> View<'a> {
         }
         let texts = view.u32_at(TEXTS_AT) as usize;
         (view.texts_at().checked_add(texts)? == bytes.len()).then_some(view)
+    }
+
+    /// Whether its places lead to texts, its hash is that of its user, and its spans have
+    /// an order. A record that is not cannot be read.
+    pub(super) fn is_sound(self) -> bool {
+        let Some(places) = self.places() else { return false };
+        let is_text = |place: u32| places.binary_search(&place).is_ok();
+        let is_series = |index: usize| {
+            let at = self.span_at(index);
+            let device = self.u32_at(at + 8);
+            let named = is_text(self.u32_at(at)) && is_text(self.u32_at(at + 4));
+            let (earliest, latest) = self.span(index);
+            let tag = HEAD_BYTES + index * TAG_BYTES;
+            named
+                && (device == ABSENT || is_text(device))
+                && self.0[tag..tag + TAG_BYTES] == self.key_of(index).tag().to_le_bytes()
+                && earliest <= latest
+        };
+        let is_newest = |index: usize| is_text(self.u32_at(self.newest_at() + index * NEWEST_BYTES));
+        places.len() > 1
+            && user_hash(&as_text(self.org()), &as_text(self.user())) == self.hash()
+            && (0..self.series()).all(is_series)
+            && (0..self.metrics()).all(is_newest)
+    }
+
+    /// Where its texts begin, rising; `None` if they do not fill their place.
+    fn places(self) -> Option<Vec<u32>> {
+        let texts = &self.0[self.texts_at()..];
+        let (mut places, mut at) = (Vec::new(), 0);
+        while at < texts.len() {
+            let (length, rest) = texts[at..].split_first_chunk::<2>()?;
+            let length = usize::from(u16::from_le_bytes(*length));
+            std::str::from_utf8(rest.get(..length)?).ok()?;
+            places.push(u32::try_from(at).ok()?);
+            at += 2 + length;
+        }
+        Some(places)
     }
 
     pub(super) fn bytes(self) -> &'a [u8] {
@@ -144,14 +186,14 @@ impl<'a> View<'a> {
         values
     }
 
-    fn newest(self) -> impl Iterator<Item = (&'a [u8], Newest)> {
+    pub(super) fn newest(self) -> impl Iterator<Item = (&'a [u8], Newest)> {
         (0..self.metrics()).map(move |index| {
             let at = self.newest_at() + index * NEWEST_BYTES;
             (self.text(self.u32_at(at)), self.newest_of(at))
         })
     }
 
-    fn spans(self) -> impl Iterator<Item = (Key<'a>, i64, i64)> {
+    pub(super) fn spans(self) -> impl Iterator<Item = (Key<'a>, i64, i64)> {
         (0..self.series()).map(move |index| {
             let (earliest, latest) = self.span(index);
             (self.key_of(index), earliest, latest)
@@ -460,6 +502,10 @@ fn newest_bytes(newest: Newest) -> [u8; NEWEST_BYTES - 4] {
     bytes[8..16].copy_from_slice(&newest.value.to_bits().to_le_bytes());
     bytes[16..].copy_from_slice(&newest.sequence.0.to_le_bytes());
     bytes
+}
+
+fn as_text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
 }
 
 fn text(name: &[u8]) -> Vec<u8> {

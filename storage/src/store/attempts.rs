@@ -190,8 +190,8 @@ impl Store {
         let paths: Vec<&str> = removed.iter().map(|file| file.record().path.as_str()).collect();
         if let Err(error) = self.catalog.replace_attempt_files(numbers, &paths, added.as_slice()) {
             // A commit that failed may have become durable all the same.
-            let open = self.catalog.unfinished()?;
-            if numbers.is_empty() || numbers.iter().any(|number| open.contains(number)) {
+            let listed = self.catalog.attempt_files()?;
+            if listed.iter().any(|attempts| paths.contains(&attempts.file.path.as_str())) {
                 return Err(error.into());
             }
         }

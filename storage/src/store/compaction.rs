@@ -46,7 +46,8 @@ impl Store {
         pace: &mut dyn Pace,
     ) -> Result<Option<CompactionReport>, StoreError> {
         let now = crate::catalog::now_ms();
-        match next_job(&self.snapshot().files, now) {
+        let hidden = self.hidden();
+        match next_job(&self.snapshot().files, now, &|org, metric| hidden.cutoff(org, metric)) {
             Some(job) => self.compact(&job, settled, pace).map(|done| done.map(|(report, _)| report)),
             None => Ok(None),
         }
@@ -201,8 +202,8 @@ impl Store {
         let paths: Vec<&str> = removed.iter().map(|file| file.record.path.as_str()).collect();
         if let Err(error) = self.catalog.replace_files(numbers, &paths, &added) {
             // A commit that failed may have become durable all the same.
-            let open = self.catalog.unfinished()?;
-            if numbers.is_empty() || numbers.iter().any(|number| open.contains(number)) {
+            let listed = self.catalog.files()?;
+            if listed.iter().any(|file| paths.contains(&file.path.as_str())) {
                 return Err(error.into());
             }
         }

@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use super::{Snapshot, Store, StoreError};
+use super::{Orders, Snapshot, Store, StoreError};
 use crate::catalog::{Catalog, CatalogError};
-use crate::frame::{Erased, Frame, SamplesFrame, Tombstone};
+use crate::frame::{Erased, Frame, SamplesFrame, Sequence, Tombstone};
 use crate::hidden::{Hidden, RetentionRule};
 
 /// What the catalog says is hidden.
-pub(super) fn load_hidden(catalog: &Catalog) -> Result<Hidden, CatalogError> {
+pub(crate) fn load_hidden(catalog: &Catalog) -> Result<Hidden, CatalogError> {
     let mut hidden = Hidden::default();
     for tombstone in catalog.waiting_tombstones()? {
         hidden = hidden.with(&Arc::new(tombstone));
@@ -79,6 +79,17 @@ impl Store {
             unrecorded.clear();
         }
         Ok(())
+    }
+
+    /// Takes what came of blocked users behind their orders out of the series map:
+    /// samples that were on their way in that moment. Files and journal lose them with
+    /// the others.
+    pub fn forget_blocked(&self, orders: &Orders) {
+        for order in orders.all() {
+            if let Erased::User { block: true } = order.erased {
+                self.series.forget(&order.org, &order.user, Sequence(u64::MAX));
+            }
+        }
     }
 
     /// Shows again what carried-out tombstones covered: nothing of it is left.

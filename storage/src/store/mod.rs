@@ -12,6 +12,7 @@ mod attempts;
 mod checkpoints;
 mod compaction;
 mod erasure;
+mod orders;
 mod series_of_files;
 mod start;
 
@@ -38,7 +39,8 @@ pub use attempts::ErasedAttempts;
 use attempts::present_attempts;
 use checkpoints::load_newer;
 pub use compaction::{Pace, Unhurried};
-use erasure::load_hidden;
+pub(crate) use erasure::load_hidden;
+pub use orders::Orders;
 pub(crate) use start::lock;
 use start::{Replay, present_files, remove_garbage, remove_unfinished};
 
@@ -281,6 +283,11 @@ impl Store {
         }
         let recovered = recovered?;
         store.record_tombstones()?;
+        // An erasure that was stopped behind its last transaction may have left names there.
+        if let Err(error) = store.catalog.empty_log() {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the catalog's log is emptied later");
+        }
         let known = &store.snapshot();
         if let Some(path) =
             remove_unfinished(disk.as_ref(), data_dir, known, flushed.sequence, recovered.last)?

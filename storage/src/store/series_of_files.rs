@@ -15,8 +15,9 @@ use crate::frame::Sequence;
 use crate::hidden::Hidden;
 use crate::series::{Newest, SeriesMap, SeriesName};
 
-/// Reads a file's series back, of the rows behind a position that are not hidden: the
-/// span and newest row of each run of one user, source and device.
+/// Reads a file's series back, of the rows behind a position that were not erased: the
+/// span and newest row of each run of one user, source and device. Aged rows count, as
+/// they did when they came; readers look at the age of what they show.
 pub(super) fn load_series(
     series: &SeriesMap,
     file: &Arc<DataFile>,
@@ -109,7 +110,7 @@ impl<'a> Rows<'a> {
         let hiding = hidden.of(name.org, name.metric, name.user);
         let shows = |row: &&usize| {
             let (time, sequence) = (self.times.value(**row), Sequence(self.sequences.value(**row)));
-            hiding.as_ref().is_none_or(|hiding| !hiding.hides(time, sequence))
+            hiding.as_ref().is_none_or(|hiding| !hiding.erases(time, sequence))
         };
         let (Some(&first), Some(&last)) = (run.iter().find(&shows), run.iter().rev().find(&shows)) else {
             return;

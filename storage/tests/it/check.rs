@@ -19,11 +19,11 @@ use tempfile::TempDir;
 use super::fixture::{Samples, TestStore, heart_rate, places_in};
 
 /// 2026-06-30T07:45:00Z
-const JUNE_2026: i64 = 1_782_805_500_000;
+pub(super) const JUNE_2026: i64 = 1_782_805_500_000;
 const DAY_MS: i64 = 86_400_000;
 
 /// What a check found, on two threads.
-fn try_check(data_dir: &Path) -> Result<(Checked, Vec<Finding>), CheckError> {
+pub(super) fn try_check(data_dir: &Path) -> Result<(Checked, Vec<Finding>), CheckError> {
     let (progress, findings) = (Progress::default(), Mutex::new(Vec::new()));
     let rule = |_: &str, metric: &str| {
         let rule = MetricRule { unit: "bpm".to_owned(), hard_min: 0.0, hard_max: 300.0 };
@@ -31,6 +31,7 @@ fn try_check(data_dir: &Path) -> Result<(Checked, Vec<Finding>), CheckError> {
     };
     let checked = check(&CheckParts {
         data_dir,
+        default_days: None,
         rules: &|_| Ok(Box::new(rule)),
         found: &|finding| findings.lock().unwrap().push(finding.clone()),
         progress: &progress,
@@ -44,13 +45,13 @@ fn try_check(data_dir: &Path) -> Result<(Checked, Vec<Finding>), CheckError> {
     Ok((checked, findings))
 }
 
-pub fn faults(data_dir: &Path) -> Vec<Fault> {
+pub(super) fn faults(data_dir: &Path) -> Vec<Fault> {
     let (_, findings) = try_check(data_dir).unwrap();
     let fault = |finding| if let Finding::Fault(fault) = finding { Some(fault) } else { None };
     findings.into_iter().filter_map(fault).collect()
 }
 
-fn notes(data_dir: &Path) -> Vec<Note> {
+pub(super) fn notes(data_dir: &Path) -> Vec<Note> {
     let (_, findings) = try_check(data_dir).unwrap();
     let note = |finding| match finding {
         Finding::Note(note) => note,
@@ -60,7 +61,7 @@ fn notes(data_dir: &Path) -> Vec<Note> {
 }
 
 /// Organisations, metrics, years, devices and corrections, in files and in the journal.
-fn fill(store: &mut TestStore, round: i64) {
+pub(super) fn fill(store: &mut TestStore, round: i64) {
     let start = JUNE_2026 + round * 1_000_000;
     for user in ["u_1", "u_2", "u_3"] {
         store.commit(&heart_rate(user, start, 400));
@@ -74,7 +75,7 @@ fn fill(store: &mut TestStore, round: i64) {
     store.commit(&Samples { rows: corrected, ..heart_rate("u_2", start, 0) });
 }
 
-fn settle(store: &TestStore) {
+pub(super) fn settle(store: &TestStore) {
     store.store.compact_whole(Sequence(u64::MAX), &|_| false, &mut Unhurried).unwrap();
     store.store.bury().unwrap();
 }
@@ -99,22 +100,22 @@ fn filled() -> TempDir {
     dir
 }
 
-fn data_files(dir: &TempDir) -> Vec<PathBuf> {
+pub(super) fn data_files(dir: &TempDir) -> Vec<PathBuf> {
     let catalog = systole_storage::Catalog::open_to_read(dir.path()).unwrap();
     catalog.files().unwrap().into_iter().map(|file| dir.path().join(file.path)).collect()
 }
 
-pub fn sql(dir: &TempDir, statement: &str) {
+pub(super) fn sql(dir: &TempDir, statement: &str) {
     Connection::open(dir.path().join(CATALOG_FILE)).unwrap().execute_batch(statement).unwrap();
 }
 
 /// The write-ahead log of the catalog brought into its file.
-pub fn checkpoint(dir: &TempDir) {
+pub(super) fn checkpoint(dir: &TempDir) {
     sql(dir, "PRAGMA journal_mode = DELETE;");
 }
 
 /// Runs `look` with one bit of a file flipped.
-pub fn with_flip<T>(path: &Path, at: usize, look: impl FnOnce() -> T) -> T {
+pub(super) fn with_flip<T>(path: &Path, at: usize, look: impl FnOnce() -> T) -> T {
     let whole = fs::read(path).unwrap();
     let mut flipped = whole.clone();
     flipped[at] ^= 1 << (at % 8);
@@ -312,6 +313,10 @@ fn whatever_the_catalog_says_wrongly_of_a_file_is_found() {
         "INSERT INTO positions VALUES ('classified', 100000, 0)",
         "DELETE FROM organisations WHERE id = 'acme'",
         "INSERT INTO lane_cursors VALUES ('ep_gone', 1, 0)",
+        "INSERT INTO blocked_users VALUES ('gone', '00', 1)",
+        "INSERT INTO retention VALUES ('gone', 'steps', 1)",
+        "INSERT INTO erasures VALUES ('era_1', 'gone', 'u', NULL, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, NULL)",
+        "INSERT INTO erasures VALUES ('era_1', 'default', 'u', NULL, 0, 0, 0, 99999, 0, 0, 0, 0, 0, 1, NULL)",
         "INSERT INTO api_keys VALUES ('key_1', 'gone', NULL, NULL, 'read', 'x', 1)",
     ];
     for statement in of_files.chain(of_sections).chain(others.iter().map(|other| (*other).to_owned())) {

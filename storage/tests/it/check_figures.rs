@@ -33,6 +33,7 @@ fn check_figures() {
         let started = Instant::now();
         let rule = MetricRule { unit: "bpm".to_owned(), hard_min: 1.0, hard_max: 300.0 };
         let checked = check(&CheckParts {
+            default_days: None,
             data_dir: dir.path(),
             rules: &|_| {
                 let rule = rule.clone();

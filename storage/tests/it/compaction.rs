@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use systole_storage::compact::FILE_BYTES_MAX;
+use systole_storage::hidden::{EVERY_METRIC, RetentionRule};
 use systole_storage::{Pace, Sequence, StoreError, Unhurried};
 
 use super::fixture::{Samples, TestStore, heart_rate};
@@ -207,4 +208,44 @@ fn a_file_may_be_rewritten_although_nothing_changed() {
     let report = store.store.compact_whole(Sequence(u64::MAX), &|_| true, &mut Unhurried).unwrap();
     assert_eq!((report.jobs, report.rows_written), (1, 3));
     assert!(FILE_BYTES_MAX > 0 && Arc::strong_count(&store.store) == 1);
+}
+
+#[test]
+fn a_file_is_written_anew_when_many_of_its_rows_are_aged_or_the_first_long_since() {
+    // Days back of the oldest rows and how many they are, days that samples are kept,
+    // days since the file was written; whether the oldest go.
+    let cases = [
+        (40, 30, 20, 2, true),
+        (40, 30, 20, 0, false),
+        (40, 20, 20, 2, false),
+        (40, 20, 9, 2, true),
+        (40, 30, 41, 2, false),
+    ];
+    for (days_back, aged, kept_days, written_days, goes) in cases {
+        let what =
+            format!("{aged} rows of {days_back} days ago, kept for {kept_days}, written {written_days} ago");
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = TestStore::open(dir.path());
+        let now = chrono::Utc::now().timestamp_millis();
+        store.commit(&heart_rate("u_1", now - days_back * DAY, aged));
+        store.commit(&heart_rate("u_2", now - DAY / 2, 100 - aged));
+        store.flush();
+        store.compact();
+        drop(store);
+        let connection = rusqlite::Connection::open(dir.path().join(systole_storage::CATALOG_FILE)).unwrap();
+        connection.execute("UPDATE files SET created_at = ?1", [now - written_days * DAY]).unwrap();
+        drop(connection);
+        let mut store = TestStore::open(dir.path());
+        assert_eq!(rows(&store), 100);
+        if store.paths().len() > 1 && !goes {
+            // The year turned between the two, and all rows of one file are aged.
+            continue;
+        }
+        let rule = |days| RetentionRule { metric: EVERY_METRIC.to_owned(), days: Some(days) };
+        store.store.set_retention("default", vec![rule(kept_days)]).unwrap();
+        while store.compact_some() {}
+        let expected = if goes { 100 - aged as u64 } else { 100 };
+        assert_eq!(rows(&store), expected, "{what}");
+        assert!(!store.compact_some(), "{what}: once a day");
+    }
 }

@@ -1,15 +1,16 @@
 //! Frames and stores for the tests.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-
 use std::sync::Arc;
+
 use systole_storage::catalog::Flushed;
 use systole_storage::disk::Disk;
 #[cfg(feature = "query")]
 use systole_storage::files::{DataFile, erased_in};
 use systole_storage::frame::{
-    AttemptRow, Columns, Erased, Frame, GroupSpec, Header, SamplesFrame, Stamp, Tombstone, Trigger,
-    encode_attempts, encode_samples, encode_tombstone,
+    AttemptRow, Change, Columns, Erased, Frame, GroupChange, GroupSpec, Header, SamplesFrame, Stamp,
+    Tombstone, Trigger, Verdict, encode_attempts, encode_changes, encode_samples, encode_tombstone,
 };
 use systole_storage::journal::{
     AppendError, JournalWriter, Log, LogCursor, LogError, SEGMENT_HEADER_BYTES, SealedSegment, SegmentId,
@@ -17,7 +18,7 @@ use systole_storage::journal::{
 use systole_storage::series::SeriesName;
 use systole_storage::store::JOURNAL_DIR;
 use systole_storage::{
-    Catalog, CompactionReport, Draft, Opened, Sequence, Store, StoreError, StoreSettings, Unhurried,
+    Catalog, CompactionReport, Draft, Opened, Orders, Sequence, Store, StoreError, StoreSettings, Unhurried,
 };
 use tempfile::TempDir;
 
@@ -106,6 +107,7 @@ pub fn attempt(endpoint: &str, sequence: u64, success: bool) -> AttemptRow {
 /// A store with the committer's part played by the test.
 pub struct TestStore {
     pub store: Arc<Store>,
+    log: Arc<Log>,
     writer: JournalWriter,
     last: Sequence,
 }
@@ -126,8 +128,8 @@ impl TestStore {
             flush_bytes,
             series_bytes: 64 << 20,
         };
-        let Opened { store, writer, last, .. } = Store::open(&settings)?;
-        Ok(TestStore { store, writer, last })
+        let Opened { store, writer, last, log, .. } = Store::open(&settings)?;
+        Ok(TestStore { store, log, writer, last })
     }
 
     /// Commits one request's samples.
@@ -167,11 +169,17 @@ impl TestStore {
         frame.iter().map(|row| row.owned()).collect()
     }
 
-    /// Brings everything committed into files.
-    pub fn flush(&mut self) {
+    /// Brings everything committed into files. The journal stays, as for deliveries that
+    /// wait.
+    pub fn flush_only(&mut self) {
         if let Some(frozen) = self.store.freeze() {
             self.store.flush(&frozen, Sequence(u64::MAX)).unwrap();
         }
+    }
+
+    /// Brings everything committed into files.
+    pub fn flush(&mut self) {
+        self.flush_only();
         let flushed = self.store.catalog().flushed().unwrap();
         self.writer.remove_through(flushed.sequence).unwrap();
     }
@@ -222,6 +230,34 @@ impl TestStore {
         let ids: Vec<String> = waiting.iter().map(|job| job.id.clone()).collect();
         self.store.catalog().finish_erasures(&ids).unwrap();
         self.store.unhide(&waiting);
+    }
+
+    /// Commits the verdict that the first group of a frame replaced `rows` others.
+    pub fn decide(&mut self, sequence: Sequence, rows: u32) {
+        let change = GroupChange { sequence, group: 0, rows, verdict: Verdict::All(Change::Updated) };
+        let synced = self.last;
+        self.last = self.last.next();
+        let stamp =
+            Stamp { sequence: self.last, synced, ordering: self.last.0, committed_at: 1_782_805_500_000_000 };
+        let bytes = encode_changes(sequence, &[change]).seal(stamp);
+        self.writer.append(&[&bytes]).unwrap();
+        self.store.publish_frames(&[Frame::parse(bytes.into()).unwrap()]);
+    }
+
+    /// Takes what orders cover out of the files.
+    pub fn rewrite_files(&self, orders: &Orders) {
+        let holds = |file: &Arc<DataFile>| Ok(!erased_in(file, orders.all())?.is_empty());
+        self.store.rewrite(Sequence(u64::MAX), &holds, &mut Unhurried).unwrap();
+        self.store.bury().unwrap();
+    }
+
+    /// Takes what orders cover out of the journal; returns how many segments changed.
+    pub fn rewrite_segments(&mut self, orders: &Orders) -> usize {
+        let current = self.writer.seal().unwrap();
+        let rewriter = self.log.rewriter();
+        let emptied =
+            |id| rewriter.rewrite(id, |header, bytes| orders.emptied(header, bytes, &mut BTreeSet::new()));
+        rewriter.before(current).into_iter().filter(|id| emptied(*id).unwrap()).count()
     }
 
     /// Merges what is ready to be merged; says whether there was something.

@@ -2,7 +2,6 @@
 //! they say, and the next machine has what the power loss left. Beside it the plain
 //! map that tells what must be there.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,29 +11,28 @@ use arrow::datatypes::Float64Type;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use systole_storage::disk::Disk;
 use systole_storage::files::{Block, CheckedFile, DataFile, block_schema};
-use systole_storage::frame::{AttemptRow, Frame, SamplesFrame, Stamp, encode_attempts};
-use systole_storage::journal::{AppendError, JournalWriter};
+use systole_storage::frame::{AttemptRow, Erased, SamplesFrame, Stamp};
+use systole_storage::hidden::Hidden;
+use systole_storage::journal::{AppendError, JournalWriter, Log, RewriteError};
 use systole_storage::series::SeriesName;
 use systole_storage::store::Snapshot;
 use systole_storage::{
-    AttemptQuery, CATALOG_FILE, Catalog, CompactionReport, Opened, Sequence, Store, StoreError,
-    StoreSettings, Unhurried,
+    CATALOG_FILE, Catalog, CompactionReport, Opened, Sequence, Store, StoreError, StoreSettings, Unhurried,
 };
 use tempfile::TempDir;
 
+use super::erasing::Order;
 use super::fixture::Samples;
 use super::simulated_disk::{Fault, SimulatedDisk};
 
-const DATA_DIR: &str = "/data";
+pub(super) const DATA_DIR: &str = "/data";
 /// A few commits; long histories take several segments.
 const SEGMENT_BYTES: u64 = 4096;
 /// Less than the longest tail of the journal, so that a start flushes on its way.
 const FLUSH_BYTES: usize = 4096;
 /// What the series map takes at the least.
 const SERIES_BYTES: usize = 1024 * 1024;
-const EVERYTHING: Sequence = Sequence(u64::MAX);
-/// A time at which the days of the attempts are over, and not long ago.
-const DAY_OVER: i64 = 1_782_805_500_000 + 3 * 86_400_000;
+pub(super) const EVERYTHING: Sequence = Sequence(u64::MAX);
 
 /// Organisation, user, metric, milliseconds, source, device.
 pub type Key = (String, String, String, i64, String, Option<String>);
@@ -60,6 +58,10 @@ pub enum Step {
     Rewrite,
     /// A checkpoint of the series map, if anything was flushed since the last.
     Checkpoint,
+    /// An order to erase.
+    Erase(Order),
+    /// Takes what the orders cover out of everything.
+    CarryOut,
     /// Stops and starts in order.
     Restart,
 }
@@ -71,6 +73,8 @@ pub enum Refused {
     Append(#[from] AppendError),
     #[error("segments were not removed")]
     Trim(#[from] std::io::Error),
+    #[error("a segment was not written anew")]
+    Rewrite(#[from] RewriteError),
     #[error("the store refused")]
     Store(#[from] StoreError),
 }
@@ -81,7 +85,10 @@ impl Refused {
         match self {
             Refused::Append(AppendError::Full(_)) => true,
             Refused::Append(_) => false,
-            Refused::Trim(error) => systole_storage::disk::is_full(error),
+            Refused::Trim(error) | Refused::Rewrite(RewriteError::Io { source: error, .. }) => {
+                systole_storage::disk::is_full(error)
+            }
+            Refused::Rewrite(_) => false,
             Refused::Store(error) => error.is_full(),
         }
     }
@@ -98,11 +105,26 @@ pub struct Promise {
     pub rows: Rows,
     /// A group that was on its way when the machine stopped: any number of its first
     /// frames may have become durable.
-    pub on_its_way: Vec<(u64, Samples)>,
+    pub on_its_way: Vec<(u64, Work)>,
     /// Attempts by organisation, with their places.
-    pub attempts: Vec<(&'static str, AttemptRow)>,
-    /// A frame of them that was on its way, likewise.
-    pub attempts_on_their_way: Vec<(&'static str, AttemptRow)>,
+    pub(super) attempts: Vec<(&'static str, AttemptRow)>,
+    /// The orders that were ever committed, with their sequences.
+    pub(super) orders: Vec<(u64, Order)>,
+    /// Organisation and user of whom something was ever committed.
+    users: BTreeSet<(String, String)>,
+    /// Of these, who was erased and has come with nothing since.
+    erased: BTreeSet<(String, String)>,
+    /// Who was erased for good.
+    blocked: BTreeSet<(String, String)>,
+}
+
+/// What a frame brings.
+#[derive(Clone, Debug)]
+pub enum Work {
+    Samples(Samples),
+    /// With their places.
+    Attempts(&'static str, Vec<AttemptRow>),
+    Order(Order),
 }
 
 /// Disk and catalog of one machine.
@@ -110,18 +132,19 @@ pub struct Machine {
     pub disk: SimulatedDisk,
     /// The catalog's file. On a file system in memory where there is one: SQLite
     /// syncs, and that is not what is tried here.
-    catalog_dir: TempDir,
+    pub(super) catalog_dir: TempDir,
 }
 
 /// A store on a machine, with the committer's part played by the test.
 pub struct Running {
     pub store: Arc<Store>,
     disk: SimulatedDisk,
-    writer: JournalWriter,
+    pub(super) writer: JournalWriter,
+    pub(super) log: Arc<Log>,
     /// The last sequence that was given, also to a group that was refused.
-    given: Sequence,
+    pub(super) given: Sequence,
     /// The last sequence that is durable.
-    synced: Sequence,
+    pub(super) synced: Sequence,
 }
 
 impl Default for Machine {
@@ -146,8 +169,8 @@ impl Machine {
         let catalog = Catalog::open_watched(self.catalog_dir.path(), Arc::new(self.disk.clone()))?;
         let disk = self.disk.clone();
         let opened = Store::open_on(&settings, Arc::new(self.disk.clone()), Arc::new(catalog))?;
-        let Opened { store, writer, last, .. } = opened;
-        Ok(Running { store, disk, writer, given: last, synced: last })
+        let Opened { store, writer, last, log, .. } = opened;
+        Ok(Running { store, disk, writer, log, given: last, synced: last })
     }
 
     /// The machine after a power loss, or with no seed after the process was killed.
@@ -199,7 +222,7 @@ impl Running {
             Step::Attempts(org, rows) => self.commit_attempts(org, rows, promise),
             Step::Flush => self.flush(),
             Step::CompactSome => {
-                self.store.compact_attempts(DAY_OVER, &mut Unhurried)?;
+                self.compact_some_attempts()?;
                 self.store.compact_some(EVERYTHING, &mut Unhurried)?;
                 Ok(self.store.bury().map(drop)?)
             }
@@ -209,11 +232,23 @@ impl Running {
                 let flushed = self.store.catalog().flushed().map_err(StoreError::from)?;
                 Ok(self.store.checkpoint_series(flushed.sequence, false).map(drop)?)
             }
+            Step::Erase(order) => self.order(order, promise),
+            Step::CarryOut => self.carry_out(),
             Step::Restart => unreachable!("whoever has the machine restarts it"),
         }
     }
 
     fn commit(&mut self, group: &[Samples], promise: &mut Promise) -> Result<(), Refused> {
+        let hidden = self.store.hidden();
+        // Of a blocked user nothing is taken but what was on its way in that moment.
+        let taken = |samples: &&Samples| {
+            !hidden.hides_user(samples.org, &samples.user, EVERYTHING)
+                || hidden.waiting_users(samples.org).any(|user| user == samples.user)
+        };
+        let group: Vec<&Samples> = group.iter().filter(taken).collect();
+        if group.is_empty() {
+            return Ok(());
+        }
         let series = self.store.series();
         let sealed: Vec<(u64, Vec<u8>)> = group
             .iter()
@@ -235,106 +270,73 @@ impl Running {
             })
             .collect();
         let slices: Vec<&[u8]> = sealed.iter().map(|(_, bytes)| bytes.as_slice()).collect();
-        let on_its_way = sealed.iter().map(|(sequence, _)| *sequence).zip(group.iter().cloned()).collect();
-        if let Err(error) = self.writer.append(&slices) {
-            if matches!(error, AppendError::Poisoned { .. }) {
-                promise.on_its_way = on_its_way;
-            }
-            return Err(error.into());
-        }
-        self.synced = self.given;
-        promise.on_its_way = on_its_way;
-        promise.keep(group.len());
+        let works = group.into_iter().cloned().map(Work::Samples);
+        let on_its_way = sealed.iter().map(|(sequence, _)| *sequence).zip(works).collect();
+        self.append(&slices, on_its_way, promise)?;
         let frames = sealed.into_iter().map(|(_, bytes)| SamplesFrame::parse(bytes.into()).unwrap());
         self.store.publish(&frames.collect::<Vec<_>>());
         Ok(())
     }
 
-    fn commit_attempts(
+    /// Makes frames durable, and with them their work.
+    pub(super) fn append(
         &mut self,
-        org: &'static str,
-        rows: &[AttemptRow],
+        frames: &[&[u8]],
+        work: Vec<(u64, Work)>,
         promise: &mut Promise,
-    ) -> Result<(), Refused> {
-        self.given = self.given.next();
-        let stamp = Stamp {
-            sequence: self.given,
-            synced: self.synced,
-            ordering: self.given.0,
-            committed_at: 1_782_805_500_000_000,
-        };
-        let bytes = encode_attempts(org, rows).seal(stamp);
-        let frame = Frame::parse(bytes.clone().into()).unwrap();
-        let Frame::Attempts(attempts) = &frame else { panic!("it holds attempts") };
-        let placed: Vec<_> = attempts.iter().map(|row| (org, row.owned())).collect();
-        if let Err(error) = self.writer.append(&[&bytes]) {
+    ) -> Result<(), AppendError> {
+        if let Err(error) = self.writer.append(frames) {
             if matches!(error, AppendError::Poisoned { .. }) {
-                promise.attempts_on_their_way = placed;
+                promise.on_its_way = work;
             }
-            return Err(error.into());
+            return Err(error);
         }
         self.synced = self.given;
-        promise.attempts.extend(placed);
-        self.store.publish_frames(&[frame]);
+        promise.on_its_way = work;
+        promise.keep(frames.len());
         Ok(())
     }
 
     /// Flushes what was frozen, also before an error, and what is committed.
-    fn flush(&mut self) -> Result<(), Refused> {
+    pub(super) fn flush_buffers(&self) -> Result<(), StoreError> {
         self.store.freeze();
         for frozen in self.store.snapshot().frozen.clone() {
             self.store.flush(&frozen, EVERYTHING)?;
         }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Refused> {
+        self.flush_buffers()?;
         let flushed = self.store.catalog().flushed().map_err(StoreError::from)?;
         self.writer.remove_through(flushed.sequence)?;
         Ok(())
     }
 
     fn compact(&self, rewrite: bool) -> Result<CompactionReport, Refused> {
-        while self.store.compact_attempts(DAY_OVER, &mut Unhurried)?.is_some() {}
+        while self.compact_some_attempts()? {}
         let report = self.store.compact_whole(EVERYTHING, &|_| rewrite, &mut Unhurried)?;
         self.store.bury()?;
         Ok(report)
     }
 
-    /// Checks that the store has what was promised, each row once, and nothing else
-    /// but the first frames of a group that was on its way, which count from then on.
+    /// Checks that the store shows what was promised, each row once, and nothing else.
+    /// Of a group that was on its way the frames count that became durable.
     pub fn check(&self, promise: &mut Promise, what: &str) {
-        let found = rows_of(&self.store.snapshot(), what);
-        let more = (0..=promise.on_its_way.len()).find(|&more| {
-            let mut promised = promise.clone();
-            promised.keep(more);
-            promised.rows == found
-        });
-        let Some(more) = more else {
+        let snapshot = self.store.snapshot();
+        let found = all_rows(&snapshot, &snapshot.hidden, what);
+        let way = std::mem::take(&mut promise.on_its_way);
+        promise.on_its_way = way.into_iter().take_while(|(sequence, _)| *sequence <= self.synced.0).collect();
+        promise.keep(promise.on_its_way.len());
+        if promise.rows != found {
             let missing: Vec<_> =
                 promise.rows.iter().filter(|&(key, row)| found.get(key) != Some(row)).collect();
             let strange: Vec<_> =
                 found.iter().filter(|&(key, row)| promise.rows.get(key) != Some(row)).collect();
-            panic!("{what}: missing {missing:?}, not promised {strange:?}, beside {:?}", promise.on_its_way);
-        };
-        promise.keep(more);
+            panic!("{what}: missing {missing:?}, not promised {strange:?}");
+        }
         self.check_newest(promise, what);
         self.check_attempts(promise, what);
-    }
-
-    /// Each attempt once, and of a frame that was on its way all or none.
-    fn check_attempts(&self, promise: &mut Promise, what: &str) {
-        for org in ["acme", "default"] {
-            let query = AttemptQuery { org: org.to_owned(), limit: usize::MAX, ..AttemptQuery::default() };
-            let found = self.store.attempts(&query).unwrap();
-            let of_org = |all: &[(&'static str, AttemptRow)]| -> Vec<AttemptRow> {
-                all.iter().filter(|(of, _)| *of == org).map(|(_, row)| row.clone()).collect()
-            };
-            let (mut promised, more) = (of_org(&promise.attempts), of_org(&promise.attempts_on_their_way));
-            if found.len() > promised.len() {
-                promised.extend(more.clone());
-                promise.attempts.extend(more.into_iter().map(|row| (org, row)));
-            }
-            promised.sort_by_key(|row| Reverse((row.at_ms, row.tie)));
-            assert_eq!(found, promised, "{what}: attempts of {org}");
-        }
-        promise.attempts_on_their_way.clear();
     }
 
     fn check_newest(&self, promise: &Promise, what: &str) {
@@ -346,11 +348,20 @@ impl Running {
                 *best = (*time, sequence, value);
             }
         }
-        for ((org, user), metrics) in newest {
+        let hidden = self.store.hidden();
+        for (org, user) in &promise.users {
+            if hidden.hides_user(org, user, EVERYTHING) {
+                continue;
+            }
+            // While an order waits readers find the newest value among the samples.
+            let deleted: BTreeSet<&str> = hidden.deleted_metrics(org, user).collect();
             let latest = self.store.series().latest(org, user).unwrap();
-            let latest: Vec<_> =
-                latest.iter().map(|it| (it.metric.as_str(), it.recorded_at, it.value)).collect();
-            let expected: Vec<_> = metrics.into_iter().map(|(metric, it)| (metric, it.0, it.2)).collect();
+            let latest = latest.iter().map(|it| (it.metric.as_str(), it.recorded_at, it.value));
+            let metrics = newest.remove(&(org, user)).unwrap_or_default();
+            let expected = metrics.into_iter().map(|(metric, it)| (metric, it.0, it.2));
+            let shown = |it: &(&str, i64, f64)| !deleted.contains(it.0);
+            let latest: Vec<_> = latest.filter(shown).collect();
+            let expected: Vec<_> = expected.filter(shown).collect();
             assert_eq!(latest, expected, "{what}: newest of {org}/{user}");
         }
     }
@@ -364,21 +375,62 @@ impl Running {
 impl Promise {
     /// The first `frames` of the group on its way are durable, the others are not.
     pub fn keep(&mut self, frames: usize) {
-        for (sequence, samples) in self.on_its_way.drain(..).take(frames) {
-            for &(time, value) in &samples.rows {
-                let device = samples.device.map(str::to_owned);
-                let (org, metric) = (samples.org.to_owned(), samples.metric.to_owned());
-                let key = (org, samples.user.clone(), metric, time, samples.source.to_owned(), device);
-                self.rows.insert(key, (sequence, value));
+        let durable: Vec<(u64, Work)> = self.on_its_way.drain(..).take(frames).collect();
+        for (sequence, work) in durable {
+            match work {
+                Work::Samples(samples) => self.add(sequence, samples),
+                Work::Attempts(org, rows) => self.add_attempts(org, rows),
+                Work::Order(order) => self.erase(sequence, order),
             }
         }
     }
+
+    fn add(&mut self, sequence: u64, samples: Samples) {
+        let user = (samples.org.to_owned(), samples.user.clone());
+        if self.blocked.contains(&user) {
+            return;
+        }
+        self.name(samples.org, &samples.user);
+        for (time, value) in samples.rows {
+            let device = samples.device.map(str::to_owned);
+            let (org, metric) = (samples.org.to_owned(), samples.metric.to_owned());
+            let key = (org, samples.user.clone(), metric, time, samples.source.to_owned(), device);
+            self.rows.insert(key, (sequence, value));
+        }
+    }
+
+    /// Something of a user came.
+    pub(super) fn name(&mut self, org: &str, user: &str) {
+        let user = (org.to_owned(), user.to_owned());
+        self.erased.remove(&user);
+        self.users.insert(user);
+    }
+
+    fn erase(&mut self, sequence: u64, order: Order) {
+        self.rows.retain(|(org, user, metric, time, _, _), _| !order.covers(org, user, metric, *time));
+        self.erase_attempts(sequence, &order);
+        let user = (order.org.to_owned(), order.user.clone());
+        if let Erased::User { block } = order.erased {
+            self.erased.insert(user.clone());
+            if block {
+                self.blocked.insert(user.clone());
+            }
+        }
+        self.users.insert(user);
+        self.orders.push((sequence, order));
+    }
+
+    /// Names of users whom no organisation knows any more.
+    pub fn gone(&self) -> impl Iterator<Item = &str> {
+        let known = |name: &str| self.users.iter().any(|user| user.1 == name && !self.erased.contains(user));
+        self.erased.iter().map(|(_, name)| name.as_str()).filter(move |name| !known(name))
+    }
 }
 
-/// The rows of a snapshot, of equal keys the one with the greatest sequence. Read
-/// without any query: files batch by batch, buffers frame by frame.
-fn rows_of(snapshot: &Snapshot, what: &str) -> Rows {
-    let mut found = Found { seen: BTreeSet::new(), newest: Rows::new(), what };
+/// The rows of a snapshot that are not hidden, of equal keys the one with the greatest
+/// sequence. Read without any query: files batch by batch, buffers frame by frame.
+pub(super) fn all_rows(snapshot: &Snapshot, hidden: &Hidden, what: &str) -> Rows {
+    let mut found = Found { seen: BTreeSet::new(), newest: Rows::new(), hidden, what };
     for file in snapshot.files.iter() {
         rows_of_file(snapshot, file, &mut found);
     }
@@ -398,6 +450,7 @@ struct Found<'a> {
     /// Keys with sequences.
     seen: BTreeSet<(Key, u64)>,
     newest: Rows,
+    hidden: &'a Hidden,
     what: &'a str,
 }
 
@@ -410,6 +463,10 @@ impl Found<'_> {
             "{}: {key:?} of {sequence} is there twice",
             self.what
         );
+        let hiding = self.hidden.of(names[0], names[2], names[1]);
+        if hiding.is_some_and(|hiding| hiding.hides(time, Sequence(sequence))) {
+            return;
+        }
         let newest = self.newest.entry(key).or_insert((sequence, value));
         if sequence > newest.0 {
             *newest = (sequence, value);
@@ -496,12 +553,19 @@ impl Survivor {
             let operations = self.machine.disk.operations() as u64;
             return self.lose((!operations.is_multiple_of(3)).then_some(operations));
         }
-        let Err(refused) = done else { return };
+        let Err(refused) = done else { return self.check_done(step) };
         assert!(self.had_fault, "{}: {step:?}: {refused:?}", self.what);
         self.take(&refused);
         let running = self.running.as_mut().unwrap();
         if let Err(again) = running.run(step, &mut self.promise) {
             panic!("{}: {step:?} again: {again:?}", self.what);
+        }
+        self.check_done(step);
+    }
+
+    fn check_done(&self, step: &Step) {
+        if let (Step::CarryOut, Some(running)) = (step, &self.running) {
+            running.check_erased(&self.machine, &self.promise, &self.what);
         }
     }
 
@@ -546,8 +610,7 @@ impl Survivor {
             assert!(refused.is_full() || refused.needs_restart(), "{}: {refused:?}", self.what);
         }
         // Nothing of it is seen, nothing else is lost.
-        let (rows, attempts) = (self.promise.rows.clone(), self.promise.attempts.clone());
-        let mut promised = Promise { rows, attempts, ..Promise::default() };
+        let mut promised = Promise { on_its_way: Vec::new(), ..self.promise.clone() };
         self.running.as_ref().unwrap().check(&mut promised, &self.what);
         if refused.needs_restart() {
             self.restart();

@@ -6,6 +6,7 @@
     reason = "a test that cannot go on fails; its modules are its own"
 )]
 
+mod attempting;
 mod attempts;
 mod attempts_check;
 #[cfg(feature = "query")]
@@ -17,7 +18,9 @@ mod catalog_secrets;
 mod catalog_webhooks;
 mod check;
 mod check_figures;
+mod check_series;
 mod compaction;
+mod erasing;
 mod files;
 mod fixture;
 mod journal_crashes;

@@ -2,7 +2,9 @@
 //! disk is full there, or fails there once.
 
 use systole_storage::AttemptRow;
+use systole_storage::frame::Erased;
 
+use super::erasing::Order;
 use super::fixture::{Samples, attempt};
 use super::machine::{Machine, Promise, Running, Step, Survivor};
 use super::simulated_disk::Fault;
@@ -71,6 +73,73 @@ fn history() -> Vec<Step> {
     steps
 }
 
+/// A user whose name is found wherever it is left.
+fn named(user: u64, metric: &'static str, start: i64, count: i64, value: f64) -> Samples {
+    Samples { user: name(user), ..batch(user, metric, start, count, value) }
+}
+
+fn name(user: u64) -> String {
+    format!("user_number_{user}")
+}
+
+fn erase(user: u64, erased: Erased) -> Step {
+    let org = if user.is_multiple_of(3) { "acme" } else { "default" };
+    Step::Erase(Order { org, user: name(user), erased })
+}
+
+/// Attempts about users of one organisation, of messages that stand in frame `sequence`.
+fn attempts_about(org: &'static str, users: &[u64], sequence: u64) -> Step {
+    let row = |(at, user): (i64, &u64)| AttemptRow {
+        at_ms: JUNE_2026 + at,
+        user: Some(name(*user)),
+        ..attempt("ep_1", sequence, true)
+    };
+    Step::Attempts(org, (0..).zip(users).map(row).collect())
+}
+
+/// Orders of each kind, of what lies in files of periods, in runs, in the journal and
+/// in checkpoints; with what others and the same users have beside, before and behind.
+fn erasures() -> Vec<Step> {
+    let everyone = |start: i64, value: f64| {
+        let metrics =
+            |user| [named(user, "heart_rate", start, 4, value), named(user, "steps", start, 2, value)];
+        Step::Commit((1..=4).flat_map(metrics).collect())
+    };
+    let part = |start, end| Erased::Range { metric: "heart_rate".to_owned(), start, end };
+    vec![
+        everyone(JUNE_2026, 1.0),
+        Step::Flush,
+        Step::Compact,
+        Step::Checkpoint,
+        everyone(JUNE_2026 + 2_000, 2.0),
+        attempts_about("default", &[1, 2, 4], 0),
+        attempts_about("acme", &[3], 0),
+        Step::Flush,
+        everyone(JUNE_2026 + 4_000, 3.0),
+        attempts_about("default", &[1, 1, 2], 0),
+        erase(1, Erased::User { block: false }),
+        // Of a message from before.
+        attempts_about("default", &[1, 2, 4], 2),
+        // Its newest samples, and one of the second batch.
+        erase(2, part(JUNE_2026 + 5_000, i64::MAX)),
+        Step::Commit(vec![named(1, "steps", JUNE_2026 + 1_000, 2, 4.0)]),
+        erase(3, Erased::User { block: true }),
+        // On its way in that moment.
+        Step::Commit(vec![named(3, "steps", JUNE_2026 + 9_000, 1, 4.0)]),
+        attempts_about("acme", &[3], 0),
+        Step::Restart,
+        Step::CarryOut,
+        attempts_about("default", &[1, 2, 4], 0),
+        Step::Commit(vec![named(2, "heart_rate", JUNE_2026 + 5_000, 1, 5.0)]),
+        erase(1, Erased::User { block: false }),
+        erase(2, part(JUNE_2026, JUNE_2026 + 2_500)),
+        Step::CarryOut,
+        Step::Flush,
+        Step::Compact,
+        Step::Restart,
+    ]
+}
+
 /// Runs the steps until the machine stops.
 fn run_until_crash(machine: &Machine, steps: &[Step], promise: &mut Promise) {
     let Ok(mut running) = machine.start() else { return };
@@ -95,12 +164,14 @@ fn start(machine: &Machine, what: &str) -> Running {
     machine.start().unwrap_or_else(|error| panic!("{what}: {error:?}"))
 }
 
-/// Starts a machine that was stopped, twice, and lets it go on.
+/// Starts a machine that was stopped, twice, and lets it go on; at last what was ordered
+/// is carried out.
 fn check_restart(stopped: &Machine, power_loss: Option<u64>, mut promise: Promise, what: &str) {
     let what = format!("{what}, {power_loss:?}");
     let machine = stopped.after(power_loss);
     let mut running = start(&machine, &what);
     running.check(&mut promise, &what);
+    running.check_erased(&machine, &promise, &what);
     machine.check_files(&running, &what);
     // What the start made of it survives the next loss.
     drop(running);
@@ -109,25 +180,27 @@ fn check_restart(stopped: &Machine, power_loss: Option<u64>, mut promise: Promis
     running.check(&mut promise, &format!("{what}, again"));
     machine.check_files(&running, &what);
     let more = Step::Commit(vec![batch(1, "heart_rate", JUNE_2026 + 2000, 3, 5.0)]);
-    for step in [more, Step::Flush, Step::Compact] {
+    for step in [more, Step::Flush, Step::Compact, Step::CarryOut] {
         running.run(&step, &mut promise).unwrap_or_else(|error| panic!("{what}: {error:?}"));
         running.check(&mut promise, &format!("{what}, then {step:?}"));
     }
+    running.check_erased(&machine, &promise, &what);
     machine.check_files(&running, &what);
     drop(running);
     let machine = machine.after(power_loss.map(|seed| seed + 2));
+    // Before anything could remove it once more.
+    machine.check_without(&promise, &format!("{what}, erased and lost"));
     start(&machine, &what).check(&mut promise, &format!("{what}, at last"));
 }
 
-#[test]
-fn a_store_is_whole_after_a_stop_at_every_operation() {
-    let steps = history();
+/// Stops a machine at each operation of a history; returns how many there are.
+fn stop_everywhere(steps: &[Step]) -> usize {
     let mut stops = 0;
     for operation in 0.. {
         let machine = Machine::default();
         machine.disk.fault_at(operation, Fault::Crash);
         let mut promise = Promise::default();
-        run_until_crash(&machine, &steps, &mut promise);
+        run_until_crash(&machine, steps, &mut promise);
         if !machine.disk.has_crashed() {
             break;
         }
@@ -139,7 +212,19 @@ fn a_store_is_whole_after_a_stop_at_every_operation() {
         }
     }
     println!("{stops} operations");
+    stops
+}
+
+#[test]
+fn a_store_is_whole_after_a_stop_at_every_operation() {
+    let stops = stop_everywhere(&history());
     assert!(stops > 200, "only {stops} operations");
+}
+
+#[test]
+fn an_erasure_is_carried_out_to_the_end_after_a_stop_at_every_operation() {
+    let stops = stop_everywhere(&erasures());
+    assert!(stops > 100, "only {stops} operations");
 }
 
 /// The states in which every seventh operation left a machine: torn journals, files
@@ -179,8 +264,7 @@ fn a_store_is_whole_after_a_stop_at_every_operation_of_a_start() {
 
 /// Runs the history with a fault at each operation; returns how many steps reported
 /// it, and how many of these that the disk was full.
-fn steps_are_tried_again(fault: Fault) -> (usize, usize) {
-    let steps = history();
+fn steps_are_tried_again(steps: &[Step], fault: Fault) -> (usize, usize) {
     let (mut reported, mut full) = (0, 0);
     for operation in 0.. {
         let mut survivor = Survivor::new(format!("{fault:?} at operation {operation}"));
@@ -198,14 +282,22 @@ fn steps_are_tried_again(fault: Fault) -> (usize, usize) {
 
 #[test]
 fn a_failure_at_any_operation_is_reported_and_the_step_can_be_done_again() {
-    let (reported, full) = steps_are_tried_again(Fault::Fail);
+    let (reported, full) = steps_are_tried_again(&history(), Fault::Fail);
     assert!(reported > 150 && full == 0, "{reported} reported, {full} as full");
 }
 
 #[test]
 fn a_full_disk_at_any_operation_is_told_and_heals() {
-    let (reported, full) = steps_are_tried_again(Fault::Full);
+    let (reported, full) = steps_are_tried_again(&history(), Fault::Full);
     assert!(reported > 150 && full > 100, "{reported} reported, {full} as full");
+}
+
+#[test]
+fn an_erasure_that_met_a_failure_or_a_full_disk_can_be_carried_out_again() {
+    let (reported, full) = steps_are_tried_again(&erasures(), Fault::Fail);
+    assert!(reported > 60 && full == 0, "{reported} reported, {full} as full");
+    let (reported, full) = steps_are_tried_again(&erasures(), Fault::Full);
+    assert!(reported > 60 && full > 30, "{reported} reported, {full} as full");
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! A store on a machine that stops, fails and fills up, against a plain map: any order
-//! of commits, corrections, attempts, flushes, merges, checkpoints, restarts and faults leaves
-//! what the map has.
+//! of commits, corrections, attempts, flushes, merges, checkpoints, orders to erase, restarts
+//! and faults leaves what the map has.
 
 use proptest::prelude::*;
 
-use systole_storage::AttemptRow;
+use systole_storage::frame::{AttemptRow, Erased};
 
+use super::erasing::Order;
 use super::fixture::{Samples, attempt};
 use super::machine::{Step, Survivor};
 use super::simulated_disk::Fault;
@@ -14,6 +15,9 @@ use super::simulated_disk::Fault;
 fn cases() -> u32 {
     std::env::var("SYSTOLE_MODEL_CASES").map_or(200, |cases| cases.parse().unwrap())
 }
+
+/// Long enough that nothing else is taken for one.
+const USERS: [&str; 3] = ["user_number_1", "user_number_2", "user_number_3"];
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -27,7 +31,7 @@ enum Event {
 fn samples() -> impl Strategy<Value = Samples> {
     (
         prop::sample::select(vec!["default", "acme"]),
-        prop::sample::select(vec!["u_1", "u_2", "u_3"]),
+        prop::sample::select(USERS.to_vec()),
         prop::sample::select(vec!["heart_rate", "steps"]),
         prop::sample::select(vec!["garmin", "apple"]),
         prop::sample::select(vec![None, Some("d_1"), Some("d_2")]),
@@ -48,14 +52,31 @@ fn time() -> impl Strategy<Value = i64> {
     prop_oneof![0..40i64, (0..24i64).prop_map(|month| month * 2_592_000_000), Just(-2_000_000_000_000)]
 }
 
-/// A frame of attempts, of one day or over midnight.
 fn attempts() -> impl Strategy<Value = Step> {
-    let row = (0..2i64, 0..9u64, any::<bool>()).prop_map(|(day, sequence, success)| {
-        let row = attempt("ep_1", sequence, success);
-        AttemptRow { at_ms: row.at_ms + day * 86_400_000, ..row }
+    let row = (prop::sample::select(USERS.to_vec()), 0..3i64).prop_map(|(user, day)| AttemptRow {
+        at_ms: 1_782_805_500_000 + day * 86_400_000,
+        user: Some(user.to_owned()),
+        ..attempt("ep_1", 0, day == 0)
     });
-    let org = prop::sample::select(vec!["default", "acme"]);
-    (org, prop::collection::vec(row, 1..6)).prop_map(|(org, rows)| Step::Attempts(org, rows))
+    (prop::sample::select(vec!["default", "acme"]), prop::collection::vec(row, 1..4))
+        .prop_map(|(org, rows)| Step::Attempts(org, rows))
+}
+
+fn order() -> impl Strategy<Value = Order> {
+    let part = (prop::sample::select(vec!["heart_rate", "steps"]), time(), time()).prop_map(
+        |(metric, one, other)| Erased::Range {
+            metric: metric.to_owned(),
+            start: one.min(other),
+            end: one.max(other) + 1,
+        },
+    );
+    let erased = prop_oneof![
+        3 => Just(Erased::User { block: false }),
+        1 => Just(Erased::User { block: true }),
+        4 => part,
+    ];
+    (prop::sample::select(vec!["default", "acme"]), prop::sample::select(USERS.to_vec()), erased)
+        .prop_map(|(org, user, erased)| Order { org, user: user.to_owned(), erased })
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -67,6 +88,9 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Step::Compact),
         1 => Just(Step::Rewrite),
         1 => Just(Step::Checkpoint),
+        2 => attempts(),
+        2 => order().prop_map(Step::Erase),
+        1 => Just(Step::CarryOut),
         1 => Just(Step::Restart),
     ];
     let fault = prop::sample::select(vec![Fault::Crash, Fault::Crash, Fault::Fail, Fault::Full]);
@@ -95,6 +119,7 @@ proptest! {
         // A fault that came last may have kept the merge from its end.
         survivor.run(&Step::Flush);
         survivor.run(&Step::Compact);
+        survivor.run(&Step::CarryOut);
         prop_assert_eq!(survivor.file_rows(), survivor.promise.rows.len() as u64);
     }
 }
