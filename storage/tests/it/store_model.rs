@@ -82,7 +82,6 @@ fn order() -> impl Strategy<Value = Order> {
 fn event() -> impl Strategy<Value = Event> {
     let step = prop_oneof![
         8 => prop::collection::vec(samples(), 1..4).prop_map(Step::Commit),
-        2 => attempts(),
         6 => Just(Step::Flush),
         2 => Just(Step::CompactSome),
         1 => Just(Step::Compact),
