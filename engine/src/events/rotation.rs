@@ -64,7 +64,7 @@ impl Webhooks {
         *record = changed;
         if let Some(lane) = self.dispatcher.lane(id) {
             lane.reconfigure(config);
-            self.dispatcher.changed();
+            self.dispatcher.changed(&lane);
         }
         Ok(secret.expose().to_owned())
     }

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hashbrown::HashMap;
 use parking_lot::Mutex;
 use systole_dispatch::attempt::DeliveryLog;
 use systole_dispatch::client::Client;

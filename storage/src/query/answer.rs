@@ -179,9 +179,9 @@ pub(super) fn read_slice(
         return Ok(None);
     }
     let rows = match table.read(scan, located, columns, SLICE_ROWS_MAX)? {
-        Rows::TooMany(_) if slices.too_much(slice) => return Ok(None),
+        Rows::TooMany if slices.too_much(slice) => return Ok(None),
         // A millisecond cannot be cut.
-        Rows::TooMany(_) => table.read(scan, located, columns, usize::MAX)?,
+        Rows::TooMany => table.read(scan, located, columns, usize::MAX)?,
         rows => rows,
     };
     match rows {
@@ -189,7 +189,7 @@ pub(super) fn read_slice(
             slices.found(rows.num_rows());
             Ok(Some(rows))
         }
-        Rows::TooMany(_) => unreachable!("nothing is more than all"),
+        Rows::TooMany => unreachable!("nothing is more than all"),
     }
 }
 

@@ -58,8 +58,8 @@ impl SamplesTable {
         Located { groups: groups.collect(), files, reads: Arc::default() }
     }
 
-    /// The scan's rows, sorted by (recorded_at, source, device), each key once; or how
-    /// many there are at least, if they are more than `most`. Reads where it is called.
+    /// The scan's rows, sorted by (recorded_at, source, device), each key once, if they are not
+    /// more than `most`. Reads where it is called.
     pub(super) fn read(&self, scan: &Scan, located: &Located, columns: &[&str], most: usize) -> Result<Rows> {
         let schema = Arc::new(samples_schema().project(&positions(columns)?)?);
         let hiding = self.snapshot.hidden.of(&scan.org, &scan.metric, &scan.user);
@@ -74,7 +74,7 @@ impl SamplesTable {
                 rows <= most
             })?;
             if rows > most {
-                return Ok(Rows::TooMany(rows));
+                return Ok(Rows::TooMany);
             }
         }
         let buffered = sorted_rows(scan, &located.groups, hiding);
@@ -88,8 +88,8 @@ impl SamplesTable {
 pub(super) enum Rows {
     /// All its rows.
     All(RecordBatch),
-    /// There are so many at least.
-    TooMany(usize),
+    /// There are more than asked for at most.
+    TooMany,
 }
 
 fn positions(columns: &[&str]) -> Result<Vec<usize>, ArrowError> {
