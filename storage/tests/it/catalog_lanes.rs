@@ -16,6 +16,7 @@ fn endpoint(id: &str) -> EndpointRecord {
         org: "acme".to_owned(),
         settings: "{}".to_owned(),
         secret: "whsec_x".to_owned(),
+        previous: None,
         start: Sequence(3),
         created_at: 1,
         updated_at: 1,
