@@ -85,7 +85,9 @@ fn secrets_that_are_kept_in_another_form_leave_no_byte_of_the_one_before() {
     let dir = tempfile::tempdir().unwrap();
     let catalog = Catalog::open(dir.path()).unwrap();
     let plain = [endpoint("ep_a"), endpoint("ep_b")];
-    plain.iter().for_each(|endpoint| drop(catalog.insert_endpoint(endpoint).unwrap()));
+    for endpoint in &plain {
+        catalog.insert_endpoint(endpoint).unwrap();
+    }
     assert!(holds(dir.path(), "plain-secret-of-ep_a") && holds(dir.path(), "plain-previous-of-ep_b"));
     let mut sealed = catalog.endpoints().unwrap();
     for endpoint in &mut sealed {
