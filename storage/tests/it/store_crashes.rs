@@ -34,7 +34,7 @@ fn attempts(round: u32, rows: u32) -> Step {
     let org = if round.is_multiple_of(2) { "acme" } else { "default" };
     let row = |at: u32| AttemptRow {
         at_ms: JUNE_2026 + i64::from(round % 2) * DAY + i64::from(at % 2),
-        ..attempt(&format!("ep_{}", at % 2), u64::from(round * 10 + at), at % 3 == 0)
+        ..attempt(&format!("ep_{}", at % 2), u64::from(round * 10 + at), at.is_multiple_of(3))
     };
     Step::Attempts(org, (0..rows).map(row).collect())
 }
@@ -277,6 +277,7 @@ fn steps_are_tried_again(steps: &[Step], fault: Fault) -> (usize, usize) {
         reported += survivor.refusals;
         full += survivor.full;
     }
+    println!("{fault:?}: {reported} reported, {full} as full");
     (reported, full)
 }
 
