@@ -104,7 +104,7 @@ pub struct StorageSettings {
     pub compaction_percent: usize,
     /// Memory of newest values and spans; users beyond it are read from disk.
     pub series_bytes: usize,
-    /// Hours within which the bytes of what was erased are gone.
+    /// Within this the bytes of what was erased are gone.
     pub erasure_deadline: Duration,
     /// Days that samples are kept where an organisation has no rule; 0 for ever.
     pub retention_days: usize,

@@ -255,6 +255,7 @@ impl Engine {
             crate::priority::give_way();
             indexer.run();
         })?;
+        #[cfg_attr(not(feature = "query"), expect(unused_mut, reason = "queries have threads of their own"))]
         let mut threads = vec![compaction, committer, spare, flush, index];
         #[cfg(feature = "query")]
         let event_ids = query.event_ids.clone();

@@ -145,7 +145,10 @@ impl AttemptQueue {
         forgotten.retain(|known| now.duration_since(known.since) < FORGOTTEN_FOR);
         for order in orders.iter().filter(|order| matches!(order.erased, Erased::User { .. })) {
             let (org, user) = (order.org.clone(), order.user.clone());
-            forgotten.push(Forgotten { org, user, through: order.sequence, since: now });
+            // Nothing of a blocked user is kept, also what came behind the order.
+            let blocked = order.erased == Erased::User { block: true };
+            let through = if blocked { Sequence(u64::MAX) } else { order.sequence };
+            forgotten.push(Forgotten { org, user, through, since: now });
         }
         waiting.retain(|(org, row)| {
             let gone = forgotten.iter().any(|known| known.covers(org, row));
@@ -376,20 +379,35 @@ mod tests {
         assert!(state.bytes <= WAITING_BYTES_MAX);
     }
 
+    fn order(block: bool) -> Arc<Tombstone> {
+        Arc::new(Tombstone {
+            id: "era_1".into(),
+            org: "acme".into(),
+            user: "u_1".into(),
+            erased: Erased::User { block },
+            sequence: Sequence(7),
+            created_at: 0,
+        })
+    }
+
+    #[test]
+    fn attempts_about_a_blocked_user_are_dropped_also_of_messages_that_came_behind_the_order() {
+        let (queue, org): (_, Arc<str>) = (AttemptQueue::default(), Arc::from("acme"));
+        queue.record(&org, row("u_1", 9, 0));
+        queue.forget(&[order(true)]);
+        queue.record(&org, row("u_1", 10, 0));
+        queue.record(&org, row("u_2", 10, 0));
+        let state = queue.shared.state.lock();
+        let left: Vec<_> = state.waiting.iter().map(|(_, row)| row.user.clone().unwrap()).collect();
+        assert_eq!(left, ["u_2"]);
+    }
+
     #[test]
     fn attempts_about_an_erased_user_are_dropped_as_far_as_their_messages_came_before() {
         let (queue, org): (_, Arc<str>) = (AttemptQueue::default(), Arc::from("acme"));
         queue.record(&org, row("u_1", 3, 0));
         queue.record(&org, row("u_2", 3, 0));
-        let order = Tombstone {
-            id: "era_1".into(),
-            org: "acme".into(),
-            user: "u_1".into(),
-            erased: Erased::User { block: false },
-            sequence: Sequence(7),
-            created_at: 0,
-        };
-        queue.forget(&[Arc::new(order)]);
+        queue.forget(&[order(false)]);
         queue.record(&org, row("u_1", 7, 0));
         queue.record(&org, row("u_1", 8, 0));
         queue.record(&Arc::from("default"), row("u_1", 3, 0));

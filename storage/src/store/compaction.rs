@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::start::remove_for_good;
+use super::start::{remove_abandoned, remove_for_good};
 use super::{Snapshot, Store, StoreError};
 use crate::catalog::FileRecord;
 use crate::compact::{
@@ -223,12 +223,14 @@ impl Store {
         !self.graveyard.lock().is_empty()
     }
 
-    /// Removes replaced files that nobody reads any more; returns how many. The
-    /// compaction thread's.
+    /// Removes replaced files that nobody reads any more; returns how many. Removes also
+    /// what a merge left that failed: nothing else would know of it when what it holds is
+    /// erased. The compaction thread's.
     ///
     /// # Errors
     /// [`StoreError`]; what is left is removed by the next call or the next start.
     pub fn bury(&self) -> Result<usize, StoreError> {
+        remove_abandoned(self.disk.as_ref(), &self.data_dir, &self.catalog)?;
         let unread = {
             let mut graveyard = self.graveyard.lock();
             let before = graveyard.len();

@@ -125,13 +125,23 @@ pub(super) fn remove_garbage(disk: &dyn Disk, data_dir: &Path, catalog: &Catalog
     let paths: Vec<PathBuf> = garbage.iter().map(|path| data_dir.join(path)).collect();
     remove_for_good(disk, &paths)?;
     catalog.forget_garbage(&garbage)?;
+    remove_abandoned(disk, data_dir, catalog)
+}
+
+/// Removes files of compactions that did not get to their end, whole or not; none may
+/// be running.
+pub(super) fn remove_abandoned(
+    disk: &dyn Disk,
+    data_dir: &Path,
+    catalog: &Catalog,
+) -> Result<(), StoreError> {
     let unfinished = catalog.unfinished()?;
     if unfinished.is_empty() {
         return Ok(());
     }
     let is_left = |path: &PathBuf| {
-        let number = level_and_number(path).filter(|&(level, _)| level > 0).map(|(_, number)| number);
-        number.is_some_and(|number| unfinished.contains(&number))
+        let whole = if is_temporary(path) { path.with_extension("") } else { path.clone() };
+        level_and_number(&whole).is_some_and(|(level, number)| level > 0 && unfinished.contains(&number))
     };
     let left: Vec<PathBuf> = data_files(disk, data_dir)?.into_iter().filter(is_left).collect();
     for path in &left {

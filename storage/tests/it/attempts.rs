@@ -13,6 +13,9 @@ use super::fixture::{TestStore, attempt};
 const JUNE_2026: i64 = 1_782_805_500_000;
 const DAY: i64 = 86_400_000;
 
+/// Whether a query asks for a row.
+type Holds = Box<dyn Fn(&AttemptRow) -> bool>;
+
 fn every(org: &str) -> AttemptQuery {
     AttemptQuery { org: org.to_owned(), limit: usize::MAX, ..AttemptQuery::default() }
 }
@@ -137,7 +140,7 @@ fn attempts_are_found_in_frames_and_files_by_every_condition() {
     let org = || "acme".to_owned();
     let some = |text: &str| Some(text.to_owned());
     let base = every("acme");
-    let queries: Vec<(AttemptQuery, Box<dyn Fn(&AttemptRow) -> bool>)> = vec![
+    let queries: Vec<(AttemptQuery, Holds)> = vec![
         (base.clone(), Box::new(|_| true)),
         (AttemptQuery { endpoint: some("ep_3"), ..base.clone() }, Box::new(|row| row.endpoint == "ep_3")),
         (AttemptQuery { endpoint: some("ep_9"), ..base.clone() }, Box::new(|_| false)),
