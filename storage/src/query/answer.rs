@@ -4,6 +4,7 @@
 //! What it gives goes into a channel of [`ITEMS_AHEAD`]; a full one stops the query
 //! and gives its place to others. A reader that is gone ends it at the next chunk.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -18,6 +19,8 @@ use super::table::{Located, Rows};
 use super::window::{Density, SLICE_ROWS_MAX, Slices, Want};
 use super::{Order, Position, QueryError, SampleChunk, SamplesTable, Scan, SeriesQuery};
 
+/// Rows that are handed out and rendered at once: about a megabyte of JSON.
+const CHUNK_ROWS: usize = 8 * 1024;
 /// Items that wait for a slow reader; then the query waits too.
 const ITEMS_AHEAD: usize = 2;
 
@@ -165,6 +168,15 @@ enum Next {
     Done,
 }
 
+/// Rows in the pieces that are handed out, in the order asked for.
+fn parts(rows: usize, order: Order) -> impl Iterator<Item = Range<usize>> {
+    let count = rows.div_ceil(CHUNK_ROWS);
+    (0..count).map(move |at| match order {
+        Order::Ascending => at * CHUNK_ROWS..((at + 1) * CHUNK_ROWS).min(rows),
+        Order::Descending => rows.saturating_sub((at + 1) * CHUNK_ROWS)..rows - at * CHUNK_ROWS,
+    })
+}
+
 /// All rows of a slice, whose bounds are those of `scan`; `None` if they are too many
 /// and it was handed back.
 pub(super) fn read_slice(
@@ -241,8 +253,11 @@ impl<S: Shape> Answer<S> {
             let Some(rows) = self.read(located, slice, &mut slices)? else {
                 continue;
             };
-            if rows.num_rows() > 0 && self.send(SampleChunk::new(&rows, order)).await? == Next::Done {
-                return Ok(Next::Done);
+            for part in parts(rows.num_rows(), order) {
+                let part = rows.slice(part.start, part.len());
+                if self.send(SampleChunk::new(&part, order)).await? == Next::Done {
+                    return Ok(Next::Done);
+                }
             }
         }
         Ok(Next::More)

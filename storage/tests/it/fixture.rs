@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use systole_storage::catalog::Flushed;
 use systole_storage::disk::Disk;
-#[cfg(feature = "query")]
 use systole_storage::files::{DataFile, erased_in};
 use systole_storage::frame::{
     AttemptRow, Change, Columns, Erased, Frame, GroupChange, GroupSpec, Header, SamplesFrame, Stamp,
