@@ -24,7 +24,7 @@ pub(super) fn example(catalogue: &EventCatalogue, name: &str, now_ms: i64) -> Bo
     {
         return Box::new(samples);
     }
-    let published = catalogue.published_type(name);
+    let published = catalogue.event_type(name);
     let topic = published.map_or(TopicId(0), |(topic, _)| topic);
     let data = published.map_or_else(
         || Value::Object(Map::new()),

@@ -186,9 +186,9 @@ impl EventCatalogue {
         metrics
     }
 
-    /// A type with its fields.
-    pub(crate) fn published_type(&self, name: &str) -> Option<(TopicId, &EventType)> {
-        let topic = self.topics.of_published(name)?;
+    /// A type whose events are not of samples, with its fields.
+    pub(crate) fn event_type(&self, name: &str) -> Option<(TopicId, &EventType)> {
+        let topic = self.topics.of_event(name)?;
         Some((topic, self.topics.types.iter().find(|known| known.name == name)?))
     }
 
