@@ -61,11 +61,12 @@ impl Agenda {
     pub(super) fn note(&self, post: &Post, state: &State, now_ms: i64) {
         let mut slot = post.slot.lock();
         // Whether it is before the router is for the saver to find out.
-        if !slot.is_open && state.rest(ANYWHERE) == Rest::Busy {
-            if let Some(lane) = post.me.upgrade() {
-                slot.is_open = true;
-                self.open.lock().push(lane);
-            }
+        if !slot.is_open
+            && state.rest(ANYWHERE) == Rest::Busy
+            && let Some(lane) = post.me.upgrade()
+        {
+            slot.is_open = true;
+            self.open.lock().push(lane);
         }
         let Some(wake_ms) = state.next_wake(now_ms) else { return };
         if slot.timer.is_some_and(|(at, _)| at <= wake_ms) {
