@@ -26,7 +26,9 @@ use crate::clock::Clock;
 use crate::endpoint::EndpointSettings;
 use crate::event::{Cursor, Event, EventKind, EventLog, Payload, PayloadSource, Place, ReadFault, Step};
 use crate::id::IdCipher;
-use crate::lane::{Agenda, Collected, Lane, LaneStats, MANUAL_AT_ONCE, MANUAL_MAX, Outcome, Rest, Sums};
+use crate::lane::{
+    Agenda, Asked, Collected, Lane, LaneStats, MANUAL_AT_ONCE, MANUAL_MAX, Outcome, Rest, Sums,
+};
 use crate::ledger::{BacklogKind, Changes, Ledger, SAVE_INTERVAL};
 use crate::notice::{DisabledReason, Notice, Notices};
 use crate::router::Router;
@@ -607,10 +609,13 @@ impl Dispatcher {
         let lane = self.lane_that_is_on(endpoint)?;
         // What comes behind the router comes by itself.
         let through = through.min(*self.shared.routed.lock());
-        let is_added = lane.send_again(kind, from, through);
+        let asked = lane.send_again(kind, from, through);
+        if asked == Asked::Full {
+            return Err(ManualFault::Busy);
+        }
         self.shared.save();
         lane.tend(&self.shared);
-        Ok(is_added)
+        Ok(asked == Asked::Added)
     }
 
     fn lane_that_is_on(&self, endpoint: &str) -> Result<Arc<Lane>, ManualFault> {

@@ -29,6 +29,17 @@ pub(super) struct Span {
     pub(super) through: Cursor,
 }
 
+/// What comes of a range that somebody asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// It is sent behind those before it.
+    Added,
+    /// It is on its way already, or there is nothing in it.
+    Known,
+    /// There are too many ranges.
+    Full,
+}
+
 /// The ranges of a lane.
 #[derive(Debug, Default)]
 pub(super) struct Backlogs {
@@ -109,19 +120,21 @@ impl Backlogs {
         }
     }
 
-    /// Adds what somebody asked for; false if that is on its way already, or if there
-    /// are too many ranges.
-    pub(super) fn add_asked(&mut self, kind: BacklogKind, from: Cursor, through: Cursor) -> bool {
+    /// Adds what somebody asked for.
+    pub(super) fn add_asked(&mut self, kind: BacklogKind, from: Cursor, through: Cursor) -> Asked {
         let same = self.ranges.iter_mut().find(|range| range.kind == kind && range.asked_from == from);
         if let Some(same) = same {
             same.through = same.through.max(through);
-            return false;
+            return Asked::Known;
         }
-        let room = self.ranges.len() < RANGES_MAX && from < through;
-        if room {
-            self.push(kind, from, through, BTreeSet::new());
+        if from >= through {
+            return Asked::Known;
         }
-        room
+        if self.ranges.len() >= RANGES_MAX {
+            return Asked::Full;
+        }
+        self.push(kind, from, through, BTreeSet::new());
+        Asked::Added
     }
 
     fn push(&mut self, kind: BacklogKind, from: Cursor, through: Cursor, ahead: BTreeSet<Place>) {

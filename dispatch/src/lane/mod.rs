@@ -64,6 +64,7 @@ use gather::Shape;
 use state::{Mode, State};
 
 pub(crate) use agenda::Agenda;
+pub(crate) use backlog::Asked;
 pub(crate) use delivery::Outcome;
 pub(crate) use manual::{MANUAL_AT_ONCE, MANUAL_MAX};
 pub(crate) use save::{Collected, Rest};
@@ -206,9 +207,8 @@ impl Lane {
         self.with(|state, _| state.reset(Mode::Behind(from)));
     }
 
-    /// Adds a range of which some is sent again; false if that is on its way already,
-    /// or there are too many.
-    pub(crate) fn send_again(&self, kind: BacklogKind, from: Cursor, through: Cursor) -> bool {
+    /// Adds a range of which some is sent again.
+    pub(crate) fn send_again(&self, kind: BacklogKind, from: Cursor, through: Cursor) -> Asked {
         self.with(|state, _| state.backlogs.add_asked(kind, from, through))
     }
 

@@ -345,7 +345,11 @@ impl Listing<'_> {
             return Ok(false);
         }
         let mut cursor = self.webhooks.log.reversed(Sequence(last.sequence), self.filter());
-        let frames = cursor.next(1)?;
+        let frames = match cursor.next(1) {
+            // What came before was dropped meanwhile.
+            Err(LogError::Gone { .. }) => return Ok(true),
+            read => read?,
+        };
         Ok(frames.first().map_or(cursor.is_done(), |frame| frame.sequence().0 <= self.since))
     }
 

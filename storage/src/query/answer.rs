@@ -232,10 +232,10 @@ impl<S: Shape> Answer<S> {
         let (start, end) = self.shape.bounds(self.query.start, self.query.end);
         let mut located = self.table.locate(&self.query.user, &self.query.metric, start, end);
         located.reads = self.reads.clone();
-        if let Some((start, end)) = located.clip(start, end) {
-            if self.slices(&located, start, end).await? == Next::Done {
-                return Ok(());
-            }
+        if let Some((start, end)) = located.clip(start, end)
+            && self.slices(&located, start, end).await? == Next::Done
+        {
+            return Ok(());
         }
         if let Some(rest) = self.shape.finish() {
             self.hand_over(rest).await;

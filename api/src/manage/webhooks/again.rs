@@ -9,6 +9,7 @@ use systole_engine::timestamp::parse_rfc3339;
 
 use super::blocking;
 use super::endpoints::{found, visible};
+use super::wish::refuse_unknown;
 use crate::error::{Entry, Refusal, chain};
 use crate::manage::fields::{fields, now_ms, read_body, text, timestamp};
 use crate::reply::{self, Reply};
@@ -53,6 +54,7 @@ pub(crate) async fn replay_missing(call: Call<'_>) -> Result<Reply, Refusal> {
 async fn send_again(mut call: Call<'_>, which: Again) -> Result<Reply, Refusal> {
     let body = read_body(&mut call).await?;
     let fields = fields(&body)?;
+    refuse_unknown(&fields, &["since", "until"], "recovery")?;
     let since = time(&fields, "since")?
         .ok_or_else(|| Refusal::invalid(Entry::body("since", "missing", "is missing")))?;
     let until = time(&fields, "until")?;
