@@ -44,7 +44,7 @@ const SAY: Duration = Duration::from_secs(60);
 const FORGOTTEN_FOR: Duration = Duration::from_secs(3600);
 
 /// Takes attempts; clones are the same one.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct AttemptQueue {
     shared: Arc<Shared>,
 }
@@ -99,12 +99,6 @@ struct Forgotten {
 impl Forgotten {
     fn covers(&self, org: &str, row: &AttemptRow) -> bool {
         self.org == *org && row.user.as_deref() == Some(&self.user) && row.sequence <= self.through.0
-    }
-}
-
-impl Default for AttemptQueue {
-    fn default() -> AttemptQueue {
-        AttemptQueue { shared: Arc::default() }
     }
 }
 

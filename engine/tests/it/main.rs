@@ -2,6 +2,7 @@
 
 mod allocations;
 #[cfg(feature = "query")]
+#[expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 mod attempts;
 mod batch;
 mod registry;

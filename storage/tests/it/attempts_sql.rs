@@ -133,7 +133,7 @@ fn attempts_about_an_erased_user_are_in_no_answer() {
     let order = store.erase("acme", "u_3", Erased::User { block: false });
     assert_eq!(asker.rows("acme", count), [json!([0])]);
     store.flush();
-    store.store.erase_attempts(&[order.clone()], &mut Unhurried, &mut |_| {}).unwrap();
+    store.store.erase_attempts(std::slice::from_ref(&order), &mut Unhurried, &mut |_| {}).unwrap();
     store.store.unhide(&[order]);
     assert_eq!(asker.rows("acme", count), [json!([0])]);
     assert_eq!(asker.rows("acme", others), kept);
