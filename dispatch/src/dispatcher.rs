@@ -216,6 +216,11 @@ struct Memory {
     units: u32,
 }
 
+/// Units of memory for so many bytes.
+pub(crate) fn memory_units(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(MEMORY_UNIT)).unwrap_or(u32::MAX)
+}
+
 impl Memory {
     fn new(bytes: usize) -> Memory {
         let units = (bytes / MEMORY_UNIT).clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
@@ -228,7 +233,7 @@ impl Shared {
     /// it. `None` when the server stops.
     pub(crate) async fn memory(&self, bytes: usize, failing: bool) -> Option<SemaphorePermit<'_>> {
         let memory = if failing { &self.failing_memory } else { &self.memory };
-        let share = u32::try_from(bytes.div_ceil(MEMORY_UNIT)).unwrap_or(u32::MAX).min(memory.units);
+        let share = memory_units(bytes).min(memory.units);
         memory.permits.acquire_many(share).await.ok()
     }
 
@@ -284,10 +289,7 @@ impl Shared {
         let (shared, lane) = (self.clone(), lane.clone());
         let stored = tokio::task::spawn_blocking(move || {
             shared.reroute(&lane);
-            if !lane.is_off() {
-                return true;
-            }
-            let stored = shared.ledger.switch_off(&lane.id, reason);
+            let stored = shared.ledger.switch_off(&lane.id, reason, &|| lane.is_off());
             if let Err(fault) = &stored {
                 tracing::error!(
                     endpoint = &*lane.id,
@@ -577,6 +579,12 @@ impl Dispatcher {
     pub fn resend(&self, endpoint: &str, place: Place, decided_at: u64) -> Result<(), ManualFault> {
         let lane = self.lane_that_is_on(endpoint)?;
         self.send_by_hand(|shared| lane.resend(shared, place, decided_at))
+    }
+
+    /// Whether an endpoint is to get an event, as it stands now.
+    #[must_use]
+    pub fn wants(&self, endpoint: &str, event: &Event) -> bool {
+        self.lane(endpoint).is_some_and(|lane| self.shared.wants(&lane.id, &lane.config().settings, event))
     }
 
     /// Sends the events of a range once more that were attempted to an endpoint, or

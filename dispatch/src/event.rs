@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::topic::TopicId;
 
 /// The place of an event in the journal: all that is needed to find it again and
@@ -42,6 +44,31 @@ impl Place {
             group: self.group | cut.min(CUTS_MAX) << GROUP_BITS_USED,
             chunk: self.chunk | u16::from(self.kind == EventKind::Updated) << CHUNK_BITS_USED,
             kind,
+        }
+    }
+
+    /// The place of a batch of events, in their order: that of the first, with a part of
+    /// a hash over all of them, so that an id stands for what is in it, also if a crash
+    /// had others gathered behind the same first one. `cut` is how often it was cut anew.
+    #[must_use]
+    pub fn of_batch(members: impl IntoIterator<Item = Place>, cut: u32) -> Place {
+        let mut hash = Sha256::new();
+        let mut first = None;
+        for member in members {
+            first.get_or_insert(member);
+            hash.update(member.sequence.to_le_bytes());
+            hash.update(member.group.to_le_bytes());
+            hash.update(member.chunk.to_le_bytes());
+            hash.update([member.kind as u8]);
+        }
+        let hash = hash.finalize();
+        let group = u32::from_le_bytes([hash[0], hash[1], hash[2], 0]) & ((1 << GROUP_BITS_USED) - 1);
+        let chunk = u16::from_le_bytes([hash[4], hash[5]]) & ((1 << CHUNK_BITS_USED) - 1);
+        Place {
+            sequence: first.map_or(0, |first| first.sequence),
+            group: group | cut.min(CUTS_MAX) << GROUP_BITS_USED,
+            chunk,
+            kind: EventKind::Batch,
         }
     }
 

@@ -163,6 +163,8 @@ impl Changes {
 /// What is kept of one lane.
 #[derive(Clone, Debug, Default)]
 pub struct LaneRecord {
+    /// What was committed before this is not the endpoint's.
+    pub start: Cursor,
     /// Where it reads on by itself; without it the lane follows the router.
     pub row: Option<Cursor>,
     /// How it fares.
@@ -181,11 +183,17 @@ pub trait Ledger: fmt::Debug + Send + Sync {
     /// [`LedgerFault`]; the changes come again with the next save.
     fn save(&self, changes: &Changes) -> Result<(), LedgerFault>;
 
-    /// Switches an endpoint off for good.
+    /// Switches an endpoint off for good, unless `is_off` says that it was switched on
+    /// meanwhile: asked while nobody can switch it on.
     ///
     /// # Errors
     /// [`LedgerFault`]; it is called again.
-    fn switch_off(&self, endpoint: &str, reason: DisabledReason) -> Result<(), LedgerFault>;
+    fn switch_off(
+        &self,
+        endpoint: &str,
+        reason: DisabledReason,
+        is_off: &dyn Fn() -> bool,
+    ) -> Result<(), LedgerFault>;
 
     /// What was given up of an endpoint's events in these frames.
     ///

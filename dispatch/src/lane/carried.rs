@@ -32,7 +32,7 @@ impl Job {
         jobs.sort_by_key(Job::begins_at);
         let first = jobs[0].clone();
         let members: Vec<Member> = jobs.iter().flat_map(Job::members).collect();
-        let place = members[0].place.beginning(EventKind::Batch, 0);
+        let place = Place::of_batch(members.iter().map(|member| member.place), 0);
         let origins = jobs.iter().flat_map(Job::origins).collect();
         let quiet = jobs.iter().all(|job| job.quiet);
         let carried = Carried { origins, ..Carried::of(members.into()) };
@@ -116,8 +116,12 @@ impl Job {
         }
         let Member { place, ordinal, decided_at, key, cut, .. } = left[0];
         let was = carried.was.unwrap_or(self.place);
-        let cuts = if self.place.kind == EventKind::Batch { self.place.cuts() + 1 } else { u32::from(cut) };
-        self.place = place.beginning(self.place.kind, cuts);
+        self.place = match self.place.kind {
+            EventKind::Batch => {
+                Place::of_batch(left.iter().map(|member| member.place), self.place.cuts() + 1)
+            }
+            kind => place.beginning(kind, cut.into()),
+        };
         (self.ordinal, self.decided_at, self.key) = (ordinal, decided_at, key);
         // The keys stay in flight together, so they stay as they are.
         carried.members = left.into();

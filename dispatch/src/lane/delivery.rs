@@ -10,10 +10,10 @@ use hyper::HeaderMap;
 use super::carried::event_place;
 use super::job::Job;
 use super::render::{Opened, body_bytes, render, render_batch};
-use super::{Lane, LaneConfig};
+use super::{Lane, LaneConfig, SHARE_UNITS};
 use crate::attempt::{Attempt, SUCCESS_BODY_BYTES_MAX, Trigger};
 use crate::client::{Answer, PostFault};
-use crate::dispatcher::Shared;
+use crate::dispatcher::{Shared, memory_units};
 use crate::event::{EventKind, Payload, PayloadFault, PayloadSource, Place};
 
 /// Longest pause that a receiver may ask for: the last of the standard schedule.
@@ -82,19 +82,22 @@ impl Delivered {
 
 pub(super) async fn deliver(shared: &Shared, lane: &Lane, job: &mut Job, trigger: Trigger) -> Delivered {
     let config = lane.config.load_full();
-    let (events, _memory) = loop {
+    let (events, _own, _memory) = loop {
         let events = match open_wanted(shared, &config, job).await {
             Ok(events) => events,
             Err(Outcome::Gone) => return Delivered::gone(),
             Err(outcome) => return Delivered::of(outcome),
         };
-        // Taken before the body is made: bodies in flight are what deliveries hold.
+        // Taken before the body is made: bodies in flight are what deliveries hold. Its own
+        // share first: a receiver that hangs holds no more than that of everybody's.
+        let own = memory_units(body_bytes(&events)).min(SHARE_UNITS);
+        let Ok(own) = lane.share.acquire_many(own).await else { return Delivered::parked() };
         let Some(memory) = shared.memory(body_bytes(&events), lane.is_failing()).await else {
             return Delivered::parked();
         };
         // While it waited for memory.
         if !events.iter().any(|event| event.payload.is_erased()) {
-            break (events, memory);
+            break (events, own, memory);
         }
     };
     let id = shared.ids.seal(job.place, if job.is_own() { config.number } else { 0 });

@@ -61,12 +61,13 @@ impl Lane {
 
     fn fill(&self, shared: &Shared) {
         let (mut own, mut behind) = (Kept::default(), Kept::default());
+        let mut routed = Cursor::default();
         let mut slices = 0;
         for _ in 0..CHORES_AT_ONCE {
             let chore = self.with(|state, now_ms| state.chore(now_ms));
             let Some(chore) = chore.filter(|_| !shared.is_stopping()) else { break };
             let goes_on = match chore {
-                Chore::Follow(cursor) => self.follow(shared, &mut own, cursor),
+                Chore::Follow(cursor) => self.follow(shared, &mut own, &mut routed, cursor),
                 Chore::Probe(cursor) => self.find_probe(shared, &mut own, cursor),
                 Chore::Resume(from) => self.resume(shared, from),
                 Chore::Backlog(_) if slices == SLICES_AT_ONCE => false,
@@ -87,9 +88,13 @@ impl Lane {
     }
 
     /// Reads one event of its own; false once there is none, or it has joined the
-    /// router.
-    fn follow(&self, shared: &Shared, kept: &mut Kept, cursor: Cursor) -> bool {
-        let through = *shared.routed.lock();
+    /// router, which was at `known` when that was asked last.
+    fn follow(&self, shared: &Shared, kept: &mut Kept, known: &mut Cursor, cursor: Cursor) -> bool {
+        if cursor >= *known {
+            // Not for each event: the router holds it while it routes.
+            *known = *shared.routed.lock();
+        }
+        let through = *known;
         let reader = kept.at(shared, &self.org, cursor);
         let wanted = |org: &str| (*org == *self.org).then_some(0);
         let step = reader.next(&wanted, through);
@@ -114,6 +119,7 @@ impl Lane {
             Ok(Step::Pause) => {
                 // Nobody routes meanwhile, so nothing can come between.
                 let routed = shared.routed.lock();
+                *known = *routed;
                 self.with(|state, _| {
                     if state.mode != Mode::Behind(cursor) {
                         return true;

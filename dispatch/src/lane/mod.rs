@@ -53,6 +53,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use arc_swap::ArcSwap;
 use hyper::HeaderMap;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use crate::dispatcher::Shared;
 use crate::endpoint::EndpointSettings;
@@ -70,6 +71,9 @@ pub(crate) use manual::{MANUAL_AT_ONCE, MANUAL_MAX};
 pub(crate) use save::{Collected, Rest};
 pub use stats::LaneStats;
 pub(crate) use stats::Sums;
+
+/// What one lane's bodies in flight hold at most, in KiB: 16 MiB.
+const SHARE_UNITS: u32 = 16 * 1024;
 
 /// What a lane needs to know to deliver; replaced as a whole.
 #[derive(Clone, Debug)]
@@ -96,6 +100,8 @@ pub struct Lane {
     pub org: Arc<str>,
     config: ArcSwap<LaneConfig>,
     state: Mutex<State>,
+    /// What its bodies in flight may hold of the memory for all; full waits.
+    share: Semaphore,
     /// Its last attempt failed: it shares memory with others like it.
     failing: AtomicBool,
     /// The router has noted that there is work; its own.
@@ -134,6 +140,7 @@ impl Lane {
             org,
             config: ArcSwap::from_pointee(config),
             state: Mutex::new(state),
+            share: Semaphore::new(SHARE_UNITS as usize),
             failing: AtomicBool::new(false),
             touched: AtomicBool::new(false),
             post: OnceLock::new(),

@@ -73,6 +73,7 @@ impl Stored {
 
     fn record(&self) -> LaneRecord {
         LaneRecord {
+            start: Cursor::default(),
             row: self.row,
             health: self.health,
             exceptions: self.exceptions.values().cloned().collect(),

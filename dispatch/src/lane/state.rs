@@ -149,7 +149,7 @@ impl State {
         if !is_active {
             return State { mode: Mode::Off, window: WINDOW_FIRST, ..State::default() };
         }
-        let LaneRecord { row, health, exceptions, backlogs } = record;
+        let LaneRecord { start, row, health, exceptions, backlogs } = record;
         let members = exceptions.iter().flat_map(|exception| exception.members.iter());
         let carried: BTreeSet<Place> = members.map(|member| member.place).collect();
         let ahead: BTreeSet<Place> =
@@ -163,7 +163,7 @@ impl State {
         State {
             mode,
             window: WINDOW_FIRST,
-            from: row.unwrap_or_default(),
+            from: row.unwrap_or(start),
             due: exceptions.iter().map(|exception| (exception.due_at_ms, exception.place)).collect(),
             exceptions: exceptions.into_iter().map(|exception| (exception.place, exception)).collect(),
             backlogs: Backlogs::restored(backlogs, &ahead),

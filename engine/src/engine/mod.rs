@@ -166,6 +166,8 @@ struct Inner {
     #[cfg(feature = "query")]
     attempts: crate::events::attempts::AttemptQueue,
     #[cfg(feature = "query")]
+    notices: crate::events::NoticeQueue,
+    #[cfg(feature = "query")]
     eraser: crate::erasure::EraserHandle,
 }
 
@@ -260,7 +262,7 @@ impl Engine {
         #[cfg(feature = "query")]
         let event_ids = query.event_ids.clone();
         #[cfg(feature = "query")]
-        let (queries, webhooks, attempts) = query.run(&intake, &mut threads)?;
+        let (queries, webhooks, attempts, notices) = query.run(&intake, &mut threads)?;
         #[cfg(feature = "query")]
         let eraser = query::start_eraser(
             crate::erasure::Eraser {
@@ -295,6 +297,8 @@ impl Engine {
             event_ids,
             #[cfg(feature = "query")]
             attempts,
+            #[cfg(feature = "query")]
+            notices,
             #[cfg(feature = "query")]
             eraser,
         };
@@ -450,7 +454,10 @@ impl Engine {
             inner.eraser.stop();
             #[cfg(feature = "query")]
             inner.webhooks.stop();
-            // Nothing is delivered any more: the last attempts go with the last group.
+            // Nothing is delivered any more: what was announced, and the last attempts, go
+            // with the last groups.
+            #[cfg(feature = "query")]
+            inner.notices.stop();
             #[cfg(feature = "query")]
             inner.attempts.stop();
             for (name, handle) in threads {

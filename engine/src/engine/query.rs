@@ -26,7 +26,8 @@ use crate::events::attempts::{AttemptQueue, AttemptWriter};
 use crate::events::topics::EventTopics;
 use crate::events::webhooks::{WebhookParts, WebhookStartError, Webhooks};
 use crate::events::{
-    Classifier, ErasedNow, JournalDeliveries, JournalEvents, NoticePublisher, Subscribed, notice_queue,
+    Classifier, ErasedNow, JournalDeliveries, JournalEvents, NoticePublisher, NoticeQueue, Subscribed,
+    notice_queue,
 };
 use crate::flusher::FlushError;
 use crate::registry::Registries;
@@ -40,6 +41,7 @@ pub(super) struct Parts {
     pub(super) event_ids: Arc<EventIds>,
     attempts: AttemptQueue,
     publisher: NoticePublisher,
+    notices: NoticeQueue,
 }
 
 impl Parts {
@@ -76,7 +78,7 @@ impl Parts {
             },
             subscribed: subscribed.clone(),
             deliveries: Arc::new(JournalDeliveries::new(store.clone(), attempts.clone())),
-            notices: Arc::new(notices),
+            notices: Arc::new(notices.clone()),
         })?;
         let classified = webhooks.classified().map_err(WebhookStartError::from)?;
         let classifier =
@@ -84,7 +86,7 @@ impl Parts {
         let event_ids = EventIds::new();
         event_ids.load(log, now_ms())?;
         let webhooks = Arc::new(webhooks);
-        Ok(Parts { queries, subscribed, webhooks, classifier, event_ids, attempts, publisher })
+        Ok(Parts { queries, subscribed, webhooks, classifier, event_ids, attempts, publisher, notices })
     }
 
     /// Up to where nobody reads the journal, and up to where superseded rows may go.
@@ -104,8 +106,8 @@ impl Parts {
         self,
         intake: &Arc<Intake>,
         threads: &mut Vec<(&'static str, JoinHandle<()>)>,
-    ) -> Result<(Arc<QueryPool>, Arc<Webhooks>, AttemptQueue), OpenError> {
-        let Parts { queries, webhooks, classifier, attempts, publisher, .. } = self;
+    ) -> Result<(Arc<QueryPool>, Arc<Webhooks>, AttemptQueue, NoticeQueue), OpenError> {
+        let Parts { queries, webhooks, classifier, attempts, publisher, notices, .. } = self;
         let guard = PoisonOnPanic { intake: intake.clone(), thread: "classifier" };
         threads.insert(
             0,
@@ -133,7 +135,7 @@ impl Parts {
                 writer.run();
             })?,
         );
-        Ok((queries, webhooks, attempts))
+        Ok((queries, webhooks, attempts, notices))
     }
 }
 

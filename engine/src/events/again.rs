@@ -20,6 +20,11 @@ pub enum AgainError {
     /// The message is not there.
     #[error(transparent)]
     Message(#[from] MessageError),
+    /// The endpoint is not to get the message.
+    #[error(
+        "the endpoint does not take this message: its filter or its user is another, or it was made later"
+    )]
+    Unwanted,
     /// The endpoint is switched off.
     #[error("the endpoint is switched off; switch it on first")]
     Off,
@@ -63,8 +68,12 @@ impl Webhooks {
         message: &str,
         endpoint: &str,
     ) -> Result<(), AgainError> {
-        self.get(org, endpoint)?;
+        let start = self.start_of(org, endpoint)?;
         let found = self.message(org, user, message)?;
+        let is_its_own = found.event.place.sequence > start.0;
+        if !is_its_own || !self.dispatcher.wants(endpoint, &found.event) {
+            return Err(AgainError::Unwanted);
+        }
         Ok(self.dispatcher.resend(endpoint, found.event.place, found.event.decided_at)?)
     }
 

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use hashbrown::HashMap;
 use parking_lot::{Condvar, Mutex};
 use systole_storage::frame::{Erased, Tombstone, encode_attempts};
 use systole_storage::{AttemptRow, Sequence};
@@ -70,7 +71,7 @@ struct State {
     /// Nobody takes any more.
     ended: bool,
     /// Users whose attempts are dropped, as far as their messages came before.
-    forgotten: Vec<Forgotten>,
+    forgotten: ForgottenUsers,
 }
 
 impl State {
@@ -88,17 +89,35 @@ impl State {
     }
 }
 
-#[derive(Debug)]
+/// An erased user: up to where messages are theirs, and since when that is known.
+#[derive(Clone, Copy, Debug)]
 struct Forgotten {
-    org: String,
-    user: String,
     through: Sequence,
     since: Instant,
 }
 
-impl Forgotten {
+/// Erased users by organisation and name.
+#[derive(Debug, Default)]
+struct ForgottenUsers(HashMap<String, HashMap<String, Forgotten>>);
+
+impl ForgottenUsers {
     fn covers(&self, org: &str, row: &AttemptRow) -> bool {
-        self.org == *org && row.user.as_deref() == Some(&self.user) && row.sequence <= self.through.0
+        let user = row.user.as_deref();
+        let known = self.0.get(org).zip(user).and_then(|(users, user)| users.get(user));
+        known.is_some_and(|known| row.sequence <= known.through.0)
+    }
+
+    fn forget(&mut self, order: &Tombstone, through: Sequence, now: Instant) {
+        let users = self.0.entry(order.org.clone()).or_default();
+        let known = users.entry(order.user.clone()).or_insert(Forgotten { through, since: now });
+        *known = Forgotten { through: known.through.max(through), since: now };
+    }
+
+    fn forget_old(&mut self, now: Instant) {
+        self.0.retain(|_, users| {
+            users.retain(|_, known| now.duration_since(known.since) < FORGOTTEN_FOR);
+            !users.is_empty()
+        });
     }
 }
 
@@ -108,7 +127,7 @@ impl AttemptQueue {
     pub fn record(&self, org: &Arc<str>, row: AttemptRow) {
         let bytes = byte_len(&row);
         let mut state = self.shared.state.lock();
-        if state.forgotten.iter().any(|forgotten| forgotten.covers(org, &row)) {
+        if state.forgotten.covers(org, &row) {
             return;
         }
         if state.ended || state.bytes + bytes > WAITING_BYTES_MAX {
@@ -136,16 +155,15 @@ impl AttemptQueue {
         let now = Instant::now();
         let mut state = self.shared.state.lock();
         let State { waiting, forgotten, bytes, waiting_bytes, .. } = &mut *state;
-        forgotten.retain(|known| now.duration_since(known.since) < FORGOTTEN_FOR);
+        forgotten.forget_old(now);
         for order in orders.iter().filter(|order| matches!(order.erased, Erased::User { .. })) {
-            let (org, user) = (order.org.clone(), order.user.clone());
             // Nothing of a blocked user is kept, also what came behind the order.
             let blocked = order.erased == Erased::User { block: true };
             let through = if blocked { Sequence(u64::MAX) } else { order.sequence };
-            forgotten.push(Forgotten { org, user, through, since: now });
+            forgotten.forget(order, through, now);
         }
         waiting.retain(|(org, row)| {
-            let gone = forgotten.iter().any(|known| known.covers(org, row));
+            let gone = forgotten.covers(org, row);
             if gone {
                 *bytes -= byte_len(row);
                 *waiting_bytes -= byte_len(row);

@@ -63,8 +63,17 @@ impl Ledger for CatalogLedger {
         Ok(())
     }
 
-    fn switch_off(&self, endpoint: &str, _: DisabledReason) -> Result<(), LedgerFault> {
+    fn switch_off(
+        &self,
+        endpoint: &str,
+        _: DisabledReason,
+        is_off: &dyn Fn() -> bool,
+    ) -> Result<(), LedgerFault> {
+        // Who switches an endpoint on holds this until its lane is on.
         let mut endpoints = self.endpoints.lock();
+        if !is_off() {
+            return Ok(());
+        }
         let Some(record) = endpoints.get_mut(endpoint) else { return Ok(()) };
         let settings: Result<EndpointSettings, _> = serde_json::from_str(&record.settings);
         let mut settings = settings.map_err(|error| LedgerFault(Box::new(error)))?;

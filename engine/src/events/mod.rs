@@ -43,6 +43,6 @@ pub mod webhooks;
 pub(crate) use classifier::Classifier;
 pub use delivery_log::JournalDeliveries;
 pub(crate) use erased::ErasedNow;
-pub(crate) use notices::{NoticePublisher, notice_queue};
+pub(crate) use notices::{NoticePublisher, NoticeQueue, notice_queue};
 pub(crate) use reader::JournalEvents;
 pub(crate) use subscribed::Subscribed;

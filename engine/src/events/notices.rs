@@ -1,10 +1,12 @@
 //! What lanes announce, published as events: `message.failed`, `endpoint.disabled`.
 //!
 //! Constraints: a lane never waits for the journal; at most [`WAITING_MAX`] notices
-//! wait, and beyond it they are dropped, counted and said. What is announced is in the
+//! wait, and beyond it they are dropped and said. What was announced before a stop is
+//! published by it; a crash may lose what was not yet. What is announced is in the
 //! delivery log and in the catalog as well.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
@@ -12,30 +14,43 @@ use serde_json::{Value, json};
 use systole_dispatch::notice::{ENDPOINT_DISABLED, MESSAGE_FAILED, MessageFailed, Notice, Notices};
 use systole_storage::frame::{Published, encode_published};
 
-use crate::commit::{Intake, block_on_ack};
+use crate::commit::{CommitError, Intake, block_on_ack};
 
 /// Notices that wait for the journal: some seconds of an endpoint whose deliveries are
 /// all given up.
 const WAITING_MAX: usize = 4096;
-/// How often the thread looks whether the server stops.
+/// Pause after the disk was full.
+const RETRY: Duration = Duration::from_millis(500);
+/// How often the thread looks whether the queue is stopped.
 const LOOK_EACH: Duration = Duration::from_millis(200);
 
 /// Takes notices.
 #[derive(Clone, Debug)]
 pub(crate) struct NoticeQueue {
     sender: SyncSender<Notice>,
+    /// Nothing more comes.
+    ended: Arc<AtomicBool>,
 }
 
 /// Publishes what was taken, on a thread of its own.
 #[derive(Debug)]
 pub(crate) struct NoticePublisher {
     receiver: Receiver<Notice>,
+    ended: Arc<AtomicBool>,
 }
 
 /// A queue, and what empties it.
 pub(crate) fn notice_queue() -> (NoticeQueue, NoticePublisher) {
     let (sender, receiver) = sync_channel(WAITING_MAX);
-    (NoticeQueue { sender }, NoticePublisher { receiver })
+    let ended = Arc::new(AtomicBool::new(false));
+    (NoticeQueue { sender, ended: ended.clone() }, NoticePublisher { receiver, ended })
+}
+
+impl NoticeQueue {
+    /// Lets the publisher end once what waits is published.
+    pub(crate) fn stop(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
 }
 
 impl Notices for NoticeQueue {
@@ -53,20 +68,37 @@ impl Notices for NoticeQueue {
 }
 
 impl NoticePublisher {
-    /// Publishes until the server stops. Blocks.
+    /// Publishes until the queue is stopped and empty. Blocks.
     pub(crate) fn run(self, intake: &Arc<Intake>) {
-        while !intake.stopping() {
-            let notice = match self.receiver.recv_timeout(LOOK_EACH) {
-                Ok(notice) => notice,
-                Err(RecvTimeoutError::Timeout) => continue,
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
-            let (org, user, name, data) = event_of(&notice);
-            let data = data.to_string();
-            let event = Published { org, user, name, id: None, data: &data };
-            if let Err(error) = block_on_ack(intake.submit_internal(encode_published(&event))) {
-                let error = crate::flusher::chain(&error);
-                tracing::warn!(endpoint = endpoint_of(&notice), error, "a notice was not published");
+        // The committer takes frames until the last notice is one.
+        let _open = intake.keep_open();
+        loop {
+            // Asked first: what was announced before the stop is in the queue then.
+            let ended = self.ended.load(Ordering::Acquire);
+            match self.receiver.recv_timeout(LOOK_EACH) {
+                Ok(notice) => self.publish(intake, &notice),
+                Err(RecvTimeoutError::Timeout) if !ended => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Publishes a notice; tries again while the disk is full.
+    fn publish(&self, intake: &Arc<Intake>, notice: &Notice) {
+        let (org, user, name, data) = event_of(notice);
+        let data = data.to_string();
+        let event = Published { org, user, name, id: None, data: &data };
+        loop {
+            match block_on_ack(intake.submit_internal(encode_published(&event))) {
+                Ok(_) => return,
+                Err(CommitError::DiskFull) if !self.ended.load(Ordering::Acquire) => {
+                    std::thread::sleep(RETRY);
+                }
+                Err(error) => {
+                    let error = crate::flusher::chain(&error);
+                    tracing::warn!(endpoint = endpoint_of(notice), error, "a notice was not published");
+                    return;
+                }
             }
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use systole_dispatch::endpoint::EndpointSettings;
+use systole_dispatch::event::Cursor;
 use systole_dispatch::lane::{Lane, LaneConfig};
 use systole_dispatch::ledger::LaneRecord;
 use systole_dispatch::signer::{Secret, Signer};
@@ -60,6 +61,7 @@ pub(super) fn restore(
     let mut lanes = Vec::with_capacity(records.len());
     for record in records {
         let lane = kept.remove(&record.id).unwrap_or_default();
+        let lane = LaneRecord { start: Cursor::behind(record.start.0), ..lane };
         let config = record
             .settings()
             .map_err(WebhookError::from)

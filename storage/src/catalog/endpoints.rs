@@ -145,6 +145,7 @@ impl Catalog {
         )?;
         if let Some(start) = change.restart {
             transaction.execute("DELETE FROM exceptions WHERE endpoint = ?1", [id])?;
+            lanes::restart(&transaction, id)?;
             put_cursor(&transaction, id, begin(start))?;
         }
         transaction.commit()?;

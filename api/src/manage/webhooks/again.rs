@@ -106,6 +106,9 @@ impl From<AgainError> for Refusal {
         match fault {
             AgainError::Endpoint(fault) => fault.into(),
             AgainError::Message(fault) => fault.into(),
+            AgainError::Unwanted => {
+                Refusal::invalid(Entry::path("endpoint_id", "unwanted", fault.to_string()))
+            }
             AgainError::Off => Refusal::EndpointOff,
             AgainError::Busy => Refusal::QueueFull,
             other => Refusal::Internal { inside: chain(&other) },

@@ -50,7 +50,7 @@ pub(crate) async fn of_endpoint(call: Call<'_>) -> Result<Reply, Refusal> {
 pub(crate) async fn of_message(call: Call<'_>) -> Result<Reply, Refusal> {
     let message = Some(call.parameter.clone());
     let sequence = call.app.engine.webhooks().sequence_of(&call.parameter);
-    list(&call, AttemptQuery { message, sequence, ..AttemptQuery::default() }).await
+    list(&call, AttemptQuery { message, sequence: sequence.or(Some(0)), ..AttemptQuery::default() }).await
 }
 
 async fn list(call: &Call<'_>, wanted: AttemptQuery) -> Result<Reply, Refusal> {

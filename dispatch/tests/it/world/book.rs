@@ -186,7 +186,15 @@ impl Ledger for Book {
         Ok(())
     }
 
-    fn switch_off(&self, endpoint: &str, reason: DisabledReason) -> Result<(), LedgerFault> {
+    fn switch_off(
+        &self,
+        endpoint: &str,
+        reason: DisabledReason,
+        is_off: &dyn Fn() -> bool,
+    ) -> Result<(), LedgerFault> {
+        if !is_off() {
+            return Ok(());
+        }
         let mut state = self.state.lock().unwrap();
         if state.switch_off_failures > 0 {
             state.switch_off_failures -= 1;

@@ -193,6 +193,7 @@ impl World {
         let exceptions = own.map(|(_, saved)| Exception { due_at_ms: saved.due_at_ms.min(latest), ..saved });
         let backlogs = stored.backlogs.iter().filter(|((endpoint, _), _)| endpoint == id);
         let record = LaneRecord {
+            start: Cursor::default(),
             row: stored.rows.get(id).copied(),
             health: stored.health.get(id).copied().unwrap_or_default(),
             exceptions: exceptions.collect(),
