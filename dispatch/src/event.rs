@@ -29,8 +29,7 @@ const CHUNK_BITS_USED: u32 = 11;
 const CUTS_MAX: u32 = 7;
 
 impl Place {
-    /// The place of a batch, or of events drawn together, that begins with the event
-    /// here. `cut` is how often it was cut anew. New and corrected samples of one
+    /// The place of events drawn together that begin with the event here. `cut` is how often it was cut anew. New and corrected samples of one
     /// group begin different ones.
     ///
     /// # Panics
@@ -344,13 +343,30 @@ mod tests {
         let mut places = std::collections::BTreeSet::new();
         for (kind, chunk) in [(EventKind::Created, 0), (EventKind::Created, 2047), (EventKind::Updated, 0)] {
             let first = Place { sequence: 9, group: (1 << 21) - 1, chunk, kind };
-            for kind in [EventKind::Batch, EventKind::Coalesced] {
-                for cut in 0..=7 {
-                    let place = first.beginning(kind, cut);
+            for cut in 0..=7 {
+                let batch = Place::of_batch([first, Place { sequence: 12, ..first }], cut);
+                for (place, kind) in [
+                    (batch, EventKind::Batch),
+                    (first.beginning(EventKind::Coalesced, cut), EventKind::Coalesced),
+                ] {
                     assert_eq!((place.kind, place.cuts(), place.sequence), (kind, cut, 9));
                     assert!(places.insert(place) && place.group < 1 << 24 && place.chunk < 1 << 12);
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_batchs_place_stands_for_what_is_in_it() {
+        let at = |sequence| Place { sequence, group: 1, chunk: 0, kind: EventKind::Created };
+        let batch = Place::of_batch([at(1), at(2), at(3)], 0);
+        assert_eq!(batch, Place::of_batch([at(1), at(2), at(3)], 0));
+        let others = [
+            Place::of_batch([at(1), at(2), at(3), at(4)], 0),
+            Place::of_batch([at(1), at(3), at(2)], 0),
+            Place::of_batch([at(1), at(2)], 0),
+            Place::of_batch([at(1), at(2), Place { group: 2, ..at(3) }], 0),
+        ];
+        assert!(others.iter().all(|other| *other != batch && other.sequence == 1), "{others:?}");
     }
 }

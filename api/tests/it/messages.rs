@@ -373,8 +373,17 @@ async fn what_failed_is_listed_sent_again_by_hand_and_seen_in_the_figures() {
     let next = server.get(&next, OPERATOR).await.expect(200).json();
     assert_eq!((&page["done"], &next["done"], &next["data"][0]), (&json!(false), &json!(true), &failed));
 
+    let other = json!({"url": url, "filter_types": ["patient.created"]});
+    let other = server.post(ENDPOINTS, OPERATOR, &other).await.expect(201).json();
+    let to_other = format!("{message}/endpoints/{}/resend", other["id"].as_str().unwrap());
+    let refused = server.post(&to_other, OPERATOR, &json!({})).await.expect(422).json();
+    assert_eq!(refused["detail"][0]["type"], "unwanted", "it wants other events, and was made later");
+
     for what in ["recover", "replay-missing"] {
         let path = format!("{endpoint}/{what}");
+        let misspelt = json!({"since": "2026-01-01T00:00:00Z", "untill": "2026-01-02T00:00:00Z"});
+        let refused = server.post(&path, OPERATOR, &misspelt).await.expect(422).json();
+        assert_eq!(refused["detail"][0]["type"], "unknown_field");
         server.post(&path, OPERATOR, &json!({"since": "2026-01-01T00:00:00Z"})).await.expect(202);
         let answer = server.post(&path, OPERATOR, &json!({})).await.expect(422).json();
         assert_eq!(answer["detail"][0]["loc"], json!(["body", "since"]));
