@@ -1,9 +1,9 @@
 //! Delivery attempts on their way into the journal.
 //!
 //! Constraints: whoever made an attempt never waits for a disk; what waits is bounded by
-//! [`WAITING_BYTES_MAX`], and beyond it attempts are dropped and counted, not deliveries
-//! held up. Attempts of an organisation become one frame about every [`GATHER`], or
-//! [`FRAME_BYTES`], and ride on the next group's sync, so under load they cost none of
+//! 64 MiB, and beyond it attempts are dropped and counted, not deliveries
+//! held up. Attempts of an organisation become one frame about every 100 ms, or
+//! 1 MiB, and ride on the next group's sync, so under load they cost none of
 //! their own. A crash loses what was not yet in a frame: a tenth of a second of the log,
 //! and no delivery.
 //!

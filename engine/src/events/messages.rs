@@ -1,7 +1,7 @@
 //! Messages: an organisation's events, listed newest first and shown one by one.
 //!
 //! Constraints: nothing is kept for them, they are read out of the journal through its
-//! indexes. An answer reads at most [`READ_MAX`] bytes, so it may have fewer rows than
+//! indexes. An answer reads at most 16 MiB, so it may have fewer rows than
 //! were asked for and not be the end. What was committed before the organisation's first
 //! endpoint is no message, what was erased is none any more, and what is not classified
 //! yet becomes one within milliseconds.

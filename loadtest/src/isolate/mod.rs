@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Each event reaches one endpoint. Times are from acknowledgement to receipt, as in
-//! [`crate::deliver`]. Living receivers are one sink, dead ones one [`dead`] receiver
+//! [`crate::deliver`]. Living receivers are one sink, dead ones one `dead` receiver
 //! a kind: what a server keeps apart must be endpoints, not hosts.
 
 mod dead;

@@ -2,7 +2,7 @@
 //!
 //! Constraints: a file holds one organisation's attempts of one UTC day, sorted by
 //! (time, tie), so that the newest come from the end of the last file; row groups are at
-//! most [`ROW_GROUP_ROWS`] rows or [`ROW_GROUP_BYTES`]; files are checked as those of
+//! most `ROW_GROUP_ROWS` rows or `ROW_GROUP_BYTES`; files are checked as those of
 //! samples are, block by block. Files of a day that is [`DAYS_KEPT`] days over are
 //! removed.
 //!
@@ -57,7 +57,7 @@ pub(crate) fn is_hidden(hidden: &Hidden, org: &str, user: Option<&str>, sequence
     user.is_some_and(|user| hidden.hides_user(org, user, place))
 }
 
-/// As [`is_hidden`], of a whole row.
+/// As `is_hidden`, of a whole row.
 #[must_use]
 pub fn row_is_hidden(hidden: &Hidden, org: &str, row: &AttemptRow<&str>) -> bool {
     is_hidden(hidden, org, row.user, row.sequence, row.tie)
