@@ -23,16 +23,18 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::attempt::DeliveryLog;
 use crate::client::Client;
 use crate::clock::Clock;
+use crate::counters::Counters;
 use crate::endpoint::EndpointSettings;
 use crate::event::{Cursor, Event, EventKind, EventLog, Payload, PayloadSource, Place, ReadFault, Step};
 use crate::id::IdCipher;
-use crate::lane::{
-    Agenda, Asked, Collected, Lane, LaneStats, MANUAL_AT_ONCE, MANUAL_MAX, Outcome, Rest, Sums,
-};
+use crate::lane::{Agenda, Asked, Collected, Lane, LaneStats, MANUAL_AT_ONCE, MANUAL_MAX, Rest, Sums};
 use crate::ledger::{BacklogKind, Changes, Ledger, SAVE_INTERVAL};
+use crate::memory::Memory;
 use crate::notice::{DisabledReason, Notice, Notices};
 use crate::router::Router;
 use crate::topic::Topics;
+
+pub use crate::counters::DispatchStats;
 
 /// How often lanes are looked at for what is due.
 const KEEPER_INTERVAL: Duration = Duration::from_millis(100);
@@ -44,8 +46,6 @@ const READERS_MAX: usize = 4;
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How soon it is tried again to store that an endpoint is off.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
-/// Bodies are counted by this unit, as a semaphore counts to 2^29 or so.
-const MEMORY_UNIT: usize = 1024;
 
 /// Sizes a dispatcher runs with.
 #[derive(Clone, Copy, Debug)]
@@ -133,108 +133,12 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// What is counted.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    delivered: AtomicU64,
-    failed: AtomicU64,
-    given_up: AtomicU64,
-    payload_gone: AtomicU64,
-    routed_events: AtomicU64,
-    attempts: AtomicU64,
-    attempt_nanos: AtomicU64,
-    statements: AtomicU64,
-}
-
-/// Counters at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DispatchStats {
-    /// Deliveries that were answered 2xx.
-    pub delivered: u64,
-    /// Attempts that were not.
-    pub failed: u64,
-    /// Deliveries whose schedule ended.
-    pub given_up: u64,
-    /// Deliveries whose payload was gone.
-    pub payload_gone: u64,
-    /// Events that were offered to lanes, each once a lane.
-    pub routed_events: u64,
-    /// Time that attempts took, together.
-    pub attempt_nanos: u64,
-    /// Attempts made.
-    pub attempts: u64,
-    /// Statements that saving took.
-    pub statements: u64,
-    /// Endpoints.
-    pub endpoints: u64,
-    /// Deliveries that wait for another attempt.
-    pub retries_waiting: u64,
-    /// Requests in flight.
-    pub in_flight: u64,
-    /// Those of them that are due, or under way.
-    pub retries_due: u64,
-    /// Lanes that read the journal themselves.
-    pub lanes_behind: u64,
-    /// Lanes that only try an event now and then.
-    pub lanes_paused: u64,
-    /// Ranges that are sent behind live events.
-    pub backlogs: u64,
-    /// The frame of the oldest event that some lane has not decided, exceptions apart;
-    /// the first that is not routed if there is none.
-    pub oldest_undecided: u64,
-    /// Everything up to this sequence was routed.
-    pub routed_sequence: u64,
-}
-
-impl Counters {
-    pub(crate) fn delivered(&self) {
-        self.delivered.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn failed(&self) {
-        self.failed.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn given_up(&self) {
-        self.given_up.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn payload_gone(&self) {
-        self.payload_gone.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn observe(&self, took: Duration, _: &Outcome) {
-        self.attempts.fetch_add(1, Ordering::Relaxed);
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.attempt_nanos.fetch_add(nanos, Ordering::Relaxed);
-    }
-}
-
-/// A share of the bytes that bodies may hold.
-struct Memory {
-    permits: Semaphore,
-    units: u32,
-}
-
-/// Units of memory for so many bytes.
-pub(crate) fn memory_units(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(MEMORY_UNIT)).unwrap_or(u32::MAX)
-}
-
-impl Memory {
-    fn new(bytes: usize) -> Memory {
-        let units = (bytes / MEMORY_UNIT).clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
-        Memory { permits: Semaphore::new(units), units: u32::try_from(units).unwrap_or(u32::MAX) }
-    }
-}
-
 impl Shared {
     /// Room for a body of `bytes`; one that is longer than all there is takes all of
     /// it. `None` when the server stops.
     pub(crate) async fn memory(&self, bytes: usize, failing: bool) -> Option<SemaphorePermit<'_>> {
         let memory = if failing { &self.failing_memory } else { &self.memory };
-        let share = memory_units(bytes).min(memory.units);
-        memory.permits.acquire_many(share).await.ok()
+        memory.take(bytes).await
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

@@ -29,6 +29,7 @@
 pub mod attempt;
 pub mod client;
 pub mod clock;
+mod counters;
 pub mod dialect;
 mod dialer;
 pub mod dispatcher;
@@ -37,6 +38,7 @@ pub mod event;
 pub mod id;
 pub mod lane;
 pub mod ledger;
+mod memory;
 pub mod notice;
 pub mod router;
 mod secret;

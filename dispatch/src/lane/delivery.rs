@@ -13,8 +13,9 @@ use super::render::{Opened, body_bytes, render, render_batch};
 use super::{Lane, LaneConfig, SHARE_UNITS};
 use crate::attempt::{Attempt, SUCCESS_BODY_BYTES_MAX, Trigger};
 use crate::client::{Answer, PostFault};
-use crate::dispatcher::{Shared, memory_units};
+use crate::dispatcher::Shared;
 use crate::event::{EventKind, Payload, PayloadFault, PayloadSource, Place};
+use crate::memory::memory_units;
 
 /// Longest pause that a receiver may ask for: the last of the standard schedule.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10 * 3600);
@@ -110,7 +111,7 @@ pub(super) async fn deliver(shared: &Shared, lane: &Lane, job: &mut Job, trigger
     };
     let exchange = post(shared, &config, &id, body).await;
     let outcome = judge(&exchange.answer);
-    shared.counters.observe(exchange.duration, &outcome);
+    shared.counters.observe(exchange.duration);
     let about = about(shared, &config, job, &id, &events);
     let failure =
         record(shared, lane, &config, Told { id, about, number: job.attempts + 1, trigger }, exchange);

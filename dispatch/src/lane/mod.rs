@@ -66,7 +66,6 @@ use state::{Mode, State};
 
 pub(crate) use agenda::Agenda;
 pub(crate) use backlog::Asked;
-pub(crate) use delivery::Outcome;
 pub(crate) use manual::{MANUAL_AT_ONCE, MANUAL_MAX};
 pub(crate) use save::{Collected, Rest};
 pub use stats::LaneStats;
