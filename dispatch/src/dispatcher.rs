@@ -223,6 +223,9 @@ impl Shared {
     /// Gathers what must survive a crash and saves it, if there is anything new.
     fn save(&self) {
         let mut saver = self.saver.lock();
+        if saver.has_ended {
+            return;
+        }
         let now_ms = self.clock.now_ms();
         // Before the lanes: what was offered before it is in those that are open.
         let routed = *self.routed.lock();
@@ -249,6 +252,14 @@ impl Shared {
         self.agenda.keep_open(busy.collect::<Vec<_>>());
     }
 
+    /// Ends saving. Whoever saves later would find no lanes, and take all that was routed
+    /// for decided.
+    fn end_saving(&self) {
+        let mut saver = self.saver.lock();
+        saver.has_ended = true;
+        self.agenda.clear();
+    }
+
     /// False if the ledger cannot write.
     fn write(&self, saver: &mut Saver, changes: &Changes) -> bool {
         let rows = changes.row_count();
@@ -273,6 +284,8 @@ struct Saver {
     last: Option<(u64, u64)>,
     /// The first frame that each lane needs that has nothing to save, if it needs one.
     resting: HashMap<Arc<str>, u64>,
+    /// The agenda is empty for good.
+    has_ended: bool,
 }
 
 impl Saver {
@@ -616,7 +629,7 @@ impl Dispatcher {
         // Twice: failures of the last moment count as decided once they are saved.
         self.shared.save();
         self.shared.save();
-        self.shared.agenda.clear();
+        self.shared.end_saving();
         runtime.shutdown_timeout(Duration::from_secs(1));
         tracing::info!("deliveries parked");
     }

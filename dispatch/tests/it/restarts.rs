@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use systole_dispatch::event::Cursor;
+
 use crate::world::{Hook, Random, Reply, Run, World, comes_within, ids_of};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -51,6 +53,23 @@ fn retries_survive_a_restart_and_are_made_when_they_are_due() {
     world.hurry(0);
     let run = world.start();
     assert!(comes_within(SOON, || hook.count() == 30 && world.book.stored().exceptions.is_empty()));
+    run.stop();
+    assert_eq!(hook.taken(), ids_of(&events));
+}
+
+#[test]
+fn who_saves_behind_a_stop_passes_nothing_that_is_undecided() {
+    let (world, hook) = (World::new(), Hook::start(|_| Reply::after(Duration::from_millis(400))));
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    let events = world.log.append_many(40, 40);
+    assert!(comes_within(SOON, || hook.begun() == 8 && run.stats().routed_sequence == 40));
+    run.dispatcher.stop();
+    assert!(hook.count() < 40);
+    // A request that was on its way when the server stopped.
+    let _ = run.dispatcher.recover("ep_1", Cursor::behind(0), Cursor::behind(40));
+    run.stop();
+    let run = world.start();
+    assert!(comes_within(SOON, || hook.taken().len() == 40), "{} came", hook.taken().len());
     run.stop();
     assert_eq!(hook.taken(), ids_of(&events));
 }
