@@ -27,17 +27,17 @@ use crate::counters::Counters;
 use crate::endpoint::EndpointSettings;
 use crate::event::{Cursor, Event, EventKind, EventLog, Payload, PayloadSource, Place, ReadFault, Step};
 use crate::id::IdCipher;
-use crate::lane::{Agenda, Asked, Collected, Lane, LaneStats, MANUAL_AT_ONCE, MANUAL_MAX, Rest, Sums};
-use crate::ledger::{BacklogKind, Changes, Ledger, SAVE_INTERVAL};
+use crate::keeper::keep;
+use crate::lane::{Agenda, Asked, Lane, LaneStats, MANUAL_AT_ONCE, MANUAL_MAX, Sums};
+use crate::ledger::{BacklogKind, Ledger};
 use crate::memory::Memory;
 use crate::notice::{DisabledReason, Notice, Notices};
 use crate::router::Router;
+use crate::saver::{Saver, save_often};
 use crate::topic::Topics;
 
 pub use crate::counters::DispatchStats;
 
-/// How often lanes are looked at for what is due.
-const KEEPER_INTERVAL: Duration = Duration::from_millis(100);
 /// Events routed between two looks at the lanes' joins.
 const ROUTED_AT_ONCE: usize = 256;
 /// Lanes that read the journal at once.
@@ -116,13 +116,13 @@ pub(crate) struct Shared {
     /// Every event with an ordering up to this was routed.
     settled: AtomicU64,
     pub(crate) ledger: Arc<dyn Ledger>,
-    agenda: Arc<Agenda>,
-    saver: Mutex<Saver>,
+    pub(crate) agenda: Arc<Agenda>,
+    pub(crate) saver: Mutex<Saver>,
     /// Turns to send what somebody asked for; full waits.
     manual: Semaphore,
     /// Such requests in flight or waiting.
     manual_count: AtomicUsize,
-    lanes: Mutex<HashMap<String, Arc<Lane>>>,
+    pub(crate) lanes: Mutex<HashMap<String, Arc<Lane>>>,
     router: Router,
     stopping: AtomicBool,
 }
@@ -151,7 +151,7 @@ impl Shared {
     }
 
     /// Finds out how far the events are that were routed.
-    fn settle(&self) {
+    pub(crate) fn settle(&self) {
         let settled = self.log.settle();
         if *self.routed.lock() >= Cursor::behind(settled.head) {
             self.settled.fetch_max(settled.ordering, Ordering::AcqRel);
@@ -218,86 +218,6 @@ impl Shared {
 
     fn lanes(&self) -> Vec<Arc<Lane>> {
         self.lanes.lock().values().cloned().collect()
-    }
-
-    /// Gathers what must survive a crash and saves it, if there is anything new.
-    fn save(&self) {
-        let mut saver = self.saver.lock();
-        if saver.has_ended {
-            return;
-        }
-        let now_ms = self.clock.now_ms();
-        // Before the lanes: what was offered before it is in those that are open.
-        let routed = *self.routed.lock();
-        let lanes = self.agenda.take_open();
-        let mut changes = Changes::default();
-        let collect = |lane: &Arc<Lane>| lane.collect(routed, &mut changes, now_ms);
-        let collected: Vec<Collected> = lanes.iter().map(collect).collect();
-        saver.place(&lanes, &collected, routed, &mut changes);
-        if !self.write(&mut saver, &changes) {
-            self.agenda.keep_open(lanes);
-            return;
-        }
-        for (lane, collected) in lanes.iter().zip(&collected) {
-            lane.saved(collected, &changes, now_ms);
-        }
-        let busy = lanes.into_iter().filter(|lane| match lane.rest(routed) {
-            Rest::Busy => true,
-            Rest::Needs(sequence) => {
-                saver.resting.insert(lane.id.clone(), sequence);
-                false
-            }
-            Rest::Idle => false,
-        });
-        self.agenda.keep_open(busy.collect::<Vec<_>>());
-    }
-
-    /// Ends saving. Whoever saves later would find no lanes, and take all that was routed
-    /// for decided.
-    fn end_saving(&self) {
-        let mut saver = self.saver.lock();
-        saver.has_ended = true;
-        self.agenda.clear();
-    }
-
-    /// False if the ledger cannot write.
-    fn write(&self, saver: &mut Saver, changes: &Changes) -> bool {
-        let rows = changes.row_count();
-        if rows == 0 && saver.last == Some((changes.routed, changes.floor)) {
-            return true;
-        }
-        if let Err(fault) = self.ledger.save(changes) {
-            tracing::error!(error = %fault, "delivery positions could not be saved, trying again");
-            return false;
-        }
-        saver.last = Some((changes.routed, changes.floor));
-        let positions = u64::from(!self.lanes.lock().is_empty());
-        self.counters.statements.fetch_add(rows as u64 + positions, Ordering::Relaxed);
-        true
-    }
-}
-
-/// What saving remembers.
-#[derive(Debug, Default)]
-struct Saver {
-    /// The positions that were saved last.
-    last: Option<(u64, u64)>,
-    /// The first frame that each lane needs that has nothing to save, if it needs one.
-    resting: HashMap<Arc<str>, u64>,
-    /// The agenda is empty for good.
-    has_ended: bool,
-}
-
-impl Saver {
-    /// Finds the positions that hold for all lanes.
-    fn place(&mut self, lanes: &[Arc<Lane>], collected: &[Collected], routed: Cursor, changes: &mut Changes) {
-        for lane in lanes {
-            self.resting.remove(&lane.id);
-        }
-        let holds = collected.iter().filter_map(|lane| lane.holds).min().unwrap_or(routed).min(routed);
-        changes.routed = holds.sequence.saturating_sub(1);
-        let needs = collected.iter().map(|lane| lane.needs).chain(self.resting.values().copied());
-        changes.floor = needs.min().unwrap_or(u64::MAX).min(holds.sequence).saturating_sub(1);
     }
 }
 
@@ -632,28 +552,5 @@ impl Dispatcher {
         self.shared.end_saving();
         runtime.shutdown_timeout(Duration::from_secs(1));
         tracing::info!("deliveries parked");
-    }
-}
-
-async fn keep(shared: Arc<Shared>) {
-    let mut ticks = tokio::time::interval(KEEPER_INTERVAL);
-    while !shared.is_stopping() {
-        ticks.tick().await;
-        shared.settle();
-        for lane in shared.agenda.due() {
-            lane.tend(&shared);
-        }
-    }
-}
-
-async fn save_often(shared: Arc<Shared>) {
-    let mut ticks = tokio::time::interval(SAVE_INTERVAL);
-    while !shared.is_stopping() {
-        ticks.tick().await;
-        let saver = shared.clone();
-        if tokio::task::spawn_blocking(move || saver.save()).await.is_err() {
-            tracing::error!("saving delivery positions panicked");
-            break;
-        }
     }
 }

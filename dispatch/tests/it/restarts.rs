@@ -74,6 +74,28 @@ fn who_saves_behind_a_stop_passes_nothing_that_is_undecided() {
     assert_eq!(hook.taken(), ids_of(&events));
 }
 
+#[test]
+fn a_save_or_a_look_that_panics_is_made_again_and_passes_nothing() {
+    let (world, heals) = (World::new(), Arc::new(AtomicBool::new(false)));
+    let healed = heals.clone();
+    let hook = Hook::start(move |_| Reply::status(if healed.load(Ordering::Relaxed) { 200 } else { 500 }));
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    world.book.watch("ep_1", &hook);
+    world.book.panic(4);
+    world.log.panic(4);
+    let events = world.log.append_many(10, 10);
+    assert!(comes_within(SOON, || world.book.panics() == 0));
+    assert!(comes_within(SOON, || world.book.stored().exceptions.len() == 10));
+    // The keeper wakes retries, the saver notes that they came to an end.
+    heals.store(true, Ordering::Relaxed);
+    world.pass(Duration::from_secs(10));
+    assert!(comes_within(SOON, || hook.taken().len() == 10), "{}", hook.taken().len());
+    assert!(comes_within(SOON, || world.book.stored().exceptions.is_empty()));
+    run.stop();
+    world.book.check_positions(&events);
+    assert_eq!(world.book.stored().routed, 10);
+}
+
 /// Three endpoints over twenty lives: one keeps up, one fails a fifth, one lags and
 /// fails a fifth. Every other life ends as by a crash: its last saves are lost.
 fn live_and_die(seed: u64) {

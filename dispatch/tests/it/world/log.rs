@@ -60,6 +60,8 @@ struct State {
     ordering: u64,
     dropped: u64,
     failures: usize,
+    /// How often the next calls to settle panic.
+    panics: usize,
 }
 
 impl Log {
@@ -123,6 +125,11 @@ impl Log {
     pub(crate) fn fail(&self, reads: usize) {
         self.state.lock().unwrap().failures = reads;
     }
+
+    /// This many of the next calls to settle panic.
+    pub(crate) fn panic(&self, calls: usize) {
+        self.state.lock().unwrap().panics = calls;
+    }
 }
 
 impl EventLog for Log {
@@ -138,6 +145,11 @@ impl EventLog for Log {
 
     fn settle(&self) -> Settled {
         let mut state = self.state.lock().unwrap();
+        if state.panics > 0 {
+            state.panics -= 1;
+            drop(state);
+            panic!("told to panic");
+        }
         state.ordering = state.ordering.max(now_micros());
         Settled { head: state.head, ordering: state.ordering }
     }
