@@ -233,6 +233,13 @@ pub enum ManualFault {
     /// Too much was asked for already.
     #[error("too many messages are being sent by hand")]
     Busy,
+    /// The ledger cannot write. What was asked for may come all the same, and is not
+    /// promised until asking again succeeds.
+    #[error("what is to be sent again could not be stored")]
+    Unsaved,
+    /// The server stops.
+    #[error("the server is stopping")]
+    Stopping,
 }
 
 /// Lanes and what runs for them.
@@ -397,7 +404,7 @@ impl Dispatcher {
     /// Sends an example to one endpoint, once.
     ///
     /// # Errors
-    /// [`ManualFault::Busy`].
+    /// [`ManualFault::Busy`], [`ManualFault::Stopping`].
     pub fn send_example(
         &self,
         lane: Arc<Lane>,
@@ -458,7 +465,9 @@ impl Dispatcher {
         if asked == Asked::Full {
             return Err(ManualFault::Busy);
         }
-        self.shared.save();
+        if !self.shared.save() {
+            return Err(if self.shared.is_stopping() { ManualFault::Stopping } else { ManualFault::Unsaved });
+        }
         lane.tend(&self.shared);
         Ok(asked == Asked::Added)
     }
@@ -473,6 +482,9 @@ impl Dispatcher {
         F: Future<Output = ()> + Send + 'static,
     {
         let shared = self.shared.clone();
+        if shared.is_stopping() {
+            return Err(ManualFault::Stopping);
+        }
         if shared.manual_count.fetch_add(1, Ordering::Relaxed) >= MANUAL_MAX {
             shared.manual_count.fetch_sub(1, Ordering::Relaxed);
             return Err(ManualFault::Busy);

@@ -8,8 +8,8 @@ use std::time::Duration;
 use systole_dispatch::attempt::Trigger;
 use systole_dispatch::dispatcher::ManualFault;
 use systole_dispatch::endpoint::EndpointSettings;
-use systole_dispatch::event::{Cursor, EventKind, PayloadSource as _};
-use systole_dispatch::ledger::Exception;
+use systole_dispatch::event::{Cursor, Event, EventKind, PayloadSource as _};
+use systole_dispatch::ledger::{Exception, GivenUp};
 use systole_dispatch::notice::{MessageFailed, Notice};
 
 use crate::world::{
@@ -119,6 +119,31 @@ fn what_was_never_sent_comes_by_a_replay_and_nothing_else_does() {
     assert_eq!(hook.taken(), ids_of(sent.iter().chain(&gap[10..]).chain(&live)));
     let manual = world.diary.attempts().into_iter().filter(|one| one.trigger == Trigger::Manual).count();
     assert_eq!(manual, 290);
+}
+
+#[test]
+fn a_recovery_is_promised_only_once_it_is_durable() {
+    let (world, (told, hook)) = (World::new(), obedient(500));
+    let events = world.log.append_many(3, 3);
+    world.book.store(|stored| {
+        let noted = |event: &Event| GivenUp { from: event.cursor(), through: Cursor::behind(3), at_ms: 0 };
+        stored.given_up = vec![("ep_1".to_owned(), noted(&events[0]))];
+        stored.routed = 3;
+    });
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    told.store(200, Ordering::Relaxed);
+    let ask = || run.dispatcher.recover("ep_1", Cursor::behind(0), Cursor::behind(3));
+    world.book.fail(true);
+    assert_eq!((ask(), ask()), (Err(ManualFault::Unsaved), Err(ManualFault::Unsaved)));
+    world.book.panic(usize::MAX);
+    assert_eq!(ask(), Err(ManualFault::Unsaved));
+    world.book.panic(0);
+    world.book.fail(false);
+    assert!(ask().is_ok());
+    assert!(comes_within(SOON, || hook.taken() == ids_of(&events)));
+    assert!(comes_within(SOON, || world.book.stored().backlogs.is_empty()));
+    run.stop();
+    assert_eq!(hook.count(), 3, "asking again sends nothing twice");
 }
 
 #[test]

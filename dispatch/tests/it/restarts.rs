@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use systole_dispatch::dispatcher::ManualFault;
 use systole_dispatch::event::Cursor;
 
 use crate::world::{Hook, Random, Reply, Run, World, comes_within, ids_of};
@@ -66,7 +67,9 @@ fn who_saves_behind_a_stop_passes_nothing_that_is_undecided() {
     run.dispatcher.stop();
     assert!(hook.count() < 40);
     // A request that was on its way when the server stopped.
-    let _ = run.dispatcher.recover("ep_1", Cursor::behind(0), Cursor::behind(40));
+    let late = run.dispatcher.recover("ep_1", Cursor::behind(0), Cursor::behind(40));
+    assert_eq!(late, Err(ManualFault::Stopping));
+    assert_eq!(run.dispatcher.resend("ep_1", events[0].place, 1), Err(ManualFault::Stopping));
     run.stop();
     let run = world.start();
     assert!(comes_within(SOON, || hook.taken().len() == 40), "{} came", hook.taken().len());
