@@ -12,7 +12,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -28,7 +28,7 @@ use crate::endpoint::EndpointSettings;
 use crate::event::{Cursor, Event, EventKind, EventLog, Payload, PayloadSource, Place, ReadFault, Step};
 use crate::id::IdCipher;
 use crate::keeper::keep;
-use crate::lane::{Agenda, Asked, Lane, LaneStats, MANUAL_AT_ONCE, MANUAL_MAX, Sums};
+use crate::lane::{Agenda, Asked, Lane, LaneStats, ManualRoom, Sums};
 use crate::ledger::{BacklogKind, Ledger};
 use crate::memory::Memory;
 use crate::notice::{DisabledReason, Notice, Notices};
@@ -118,10 +118,8 @@ pub(crate) struct Shared {
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) agenda: Arc<Agenda>,
     pub(crate) saver: Mutex<Saver>,
-    /// Turns to send what somebody asked for; full waits.
-    manual: Semaphore,
-    /// Such requests in flight or waiting.
-    manual_count: AtomicUsize,
+    /// What requests that are sent by hand may hold, over all lanes.
+    pub(crate) manual: ManualRoom,
     pub(crate) lanes: Mutex<HashMap<String, Arc<Lane>>>,
     router: Router,
     stopping: AtomicBool,
@@ -283,8 +281,7 @@ impl Dispatcher {
             agenda: Arc::new(Agenda::new(parts.clock.clone())),
             clock: parts.clock,
             saver: Mutex::default(),
-            manual: Semaphore::new(MANUAL_AT_ONCE),
-            manual_count: AtomicUsize::new(0),
+            manual: ManualRoom::of_all(),
             router,
             stopping: AtomicBool::new(false),
         });
@@ -412,7 +409,7 @@ impl Dispatcher {
         name: Option<String>,
         payload: Box<dyn Payload>,
     ) -> Result<(), ManualFault> {
-        self.send_by_hand(|shared| lane.send_example(shared, id, name, payload))
+        self.send_by_hand(lane, |lane, shared| lane.send_example(shared, id, name, payload))
     }
 
     /// Sends an event to one endpoint once more, also while that is paused. A failure
@@ -422,7 +419,7 @@ impl Dispatcher {
     /// [`ManualFault`].
     pub fn resend(&self, endpoint: &str, place: Place, decided_at: u64) -> Result<(), ManualFault> {
         let lane = self.lane_that_is_on(endpoint)?;
-        self.send_by_hand(|shared| lane.resend(shared, place, decided_at))
+        self.send_by_hand(lane, |lane, shared| lane.resend(shared, place, decided_at))
     }
 
     /// Whether an endpoint is to get an event, as it stands now.
@@ -477,7 +474,11 @@ impl Dispatcher {
         if lane.is_off() { Err(ManualFault::Off) } else { Ok(lane) }
     }
 
-    fn send_by_hand<F>(&self, send: impl FnOnce(Arc<Shared>) -> F) -> Result<(), ManualFault>
+    fn send_by_hand<F>(
+        &self,
+        lane: Arc<Lane>,
+        send: impl FnOnce(Arc<Lane>, Arc<Shared>) -> F,
+    ) -> Result<(), ManualFault>
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -485,16 +486,11 @@ impl Dispatcher {
         if shared.is_stopping() {
             return Err(ManualFault::Stopping);
         }
-        if shared.manual_count.fetch_add(1, Ordering::Relaxed) >= MANUAL_MAX {
-            shared.manual_count.fetch_sub(1, Ordering::Relaxed);
-            return Err(ManualFault::Busy);
-        }
-        let sending = send(shared.clone());
+        let place = lane.manual_place(&shared).ok_or(ManualFault::Busy)?;
+        let sending = send(lane, shared);
         self.shared.handle.spawn(async move {
-            if let Ok(_turn) = shared.manual.acquire().await {
-                sending.await;
-            }
-            shared.manual_count.fetch_sub(1, Ordering::Relaxed);
+            let _place = place;
+            sending.await;
         });
         Ok(())
     }

@@ -66,7 +66,7 @@ use state::{Mode, State};
 
 pub(crate) use agenda::Agenda;
 pub(crate) use backlog::Asked;
-pub(crate) use manual::{MANUAL_AT_ONCE, MANUAL_MAX};
+pub(crate) use manual::ManualRoom;
 pub(crate) use save::{Collected, Rest};
 pub use stats::LaneStats;
 pub(crate) use stats::Sums;
@@ -101,6 +101,8 @@ pub struct Lane {
     state: Mutex<State>,
     /// What its bodies in flight may hold of the memory for all; full waits.
     share: Semaphore,
+    /// What its requests that are sent by hand may hold.
+    manual: ManualRoom,
     /// Its last attempt failed: it shares memory with others like it.
     failing: AtomicBool,
     /// The router has noted that there is work; its own.
@@ -140,6 +142,7 @@ impl Lane {
             config: ArcSwap::from_pointee(config),
             state: Mutex::new(state),
             share: Semaphore::new(SHARE_UNITS as usize),
+            manual: ManualRoom::of_lane(),
             failing: AtomicBool::new(false),
             touched: AtomicBool::new(false),
             post: OnceLock::new(),

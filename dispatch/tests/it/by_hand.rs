@@ -95,6 +95,28 @@ fn a_resend_waits_for_no_pause_and_its_failure_leaves_the_schedule_alone() {
 }
 
 #[test]
+fn a_receiver_that_hangs_holds_up_no_resend_to_another() {
+    let world = World::new();
+    let (slow, quick) = (Hook::start(|_| Reply::after(Duration::from_secs(4))), Hook::willing());
+    world.book.store(|stored| stored.routed = 1);
+    let first = world.log.append_many(1, 1)[0].place;
+    let run = world.endpoint("ep_slow", &slow.url()).endpoint("ep_quick", &quick.url()).start();
+    let sent = (0..100).map(|_| run.dispatcher.resend("ep_slow", first, 1));
+    let refused = sent.filter(|sent| *sent == Err(ManualFault::Busy)).count();
+    assert_eq!(refused, 100 - 64);
+    assert!(comes_within(SOON, || slow.begun() == 4));
+    for number in 1..=20 {
+        run.dispatcher.resend("ep_quick", first, 1).unwrap();
+        assert!(comes_within(Duration::from_secs(2), || quick.count() == number), "{number}");
+    }
+    assert_eq!((slow.most().0, slow.count()), (4, 0), "the others wait for their endpoint");
+    // What comes to an end makes room.
+    assert!(comes_within(SOON, || slow.count() == 4));
+    assert!(comes_within(SOON, || run.dispatcher.resend("ep_slow", first, 1).is_ok()));
+    run.stop();
+}
+
+#[test]
 fn what_was_never_sent_comes_by_a_replay_and_nothing_else_does() {
     let (world, hook) = (World::new(), Hook::willing());
     let run = world.endpoint("ep_1", &hook.url()).start();
