@@ -18,7 +18,7 @@ use crate::notice::DisabledReason;
 
 /// Events taken and not decided: enough to keep a fast receiver busy between two
 /// fills, small enough for ten thousand lanes.
-const TAKEN_MAX: usize = 512;
+pub(super) const TAKEN_MAX: usize = 512;
 /// Requests in flight to a receiver that answers well.
 pub(super) const WINDOW_MAX: usize = 64;
 /// Requests in flight to begin with; one more with each success, half as many with
@@ -27,7 +27,7 @@ pub(super) const WINDOW_FIRST: usize = 8;
 /// Deliveries that wait for another attempt; then the lane pauses.
 pub(super) const EXCEPTIONS_MAX: usize = 1000;
 /// Live events taken although so many wait: else a lane that resumes would take none.
-const TAKEN_MIN: usize = WINDOW_FIRST;
+pub(super) const TAKEN_MIN: usize = WINDOW_FIRST;
 /// An endpoint that only fails for so long is switched off.
 const FAILING_MAX_MS: i64 = 5 * 24 * 3600 * 1000;
 /// How soon a lane that could not read on tries again.
@@ -225,14 +225,6 @@ impl State {
             Mode::Live | Mode::Off => false,
         };
         rests || self.is_excepted(event.place) || self.taken.contains(at) || self.backlogs.will_send(at)
-    }
-
-    /// Room for another event of the lane's own.
-    pub(super) fn has_room(&self) -> bool {
-        // All that is taken may fail.
-        let held = self.held();
-        let may_wait = self.exceptions.len() + held + self.backlogs.taken_len();
-        held < TAKEN_MAX && (may_wait < EXCEPTIONS_MAX || held < TAKEN_MIN)
     }
 
     pub(super) fn wants_worker(&self) -> bool {
