@@ -19,9 +19,9 @@
 //! left, the receiver may have them, and it is a failed attempt. A connection of HTTP/2
 //! that went silent under its exchanges is found by pings.
 //!
-//! Not bounded here: the number of connections a receiver has at a time (a lane's
-//! window bounds it), and lookups, of which each takes a blocking thread of the
-//! runtime until the system's resolver gives up.
+//! Look-ups are bounded (see `look_up`), and who waits for one does so within its
+//! deadline. Not bounded here: the number of connections a receiver has at a time (a
+//! lane's window bounds it).
 
 use std::error::Error;
 use std::fmt;

@@ -30,6 +30,7 @@ use crate::id::IdCipher;
 use crate::keeper::keep;
 use crate::lane::{Agenda, Asked, Lane, LaneStats, ManualRoom, Sums};
 use crate::ledger::{BacklogKind, Ledger};
+use crate::look_up::LOOK_UPS_MAX;
 use crate::memory::Memory;
 use crate::notice::{DisabledReason, Notice, Notices};
 use crate::router::Router;
@@ -42,6 +43,9 @@ pub use crate::counters::DispatchStats;
 const ROUTED_AT_ONCE: usize = 256;
 /// Lanes that read the journal at once.
 const READERS_MAX: usize = 4;
+/// Threads that may block: look-ups hold some for half a minute, and saving, reading and
+/// opening payloads find 256 beside them.
+const BLOCKING_THREADS_MAX: usize = LOOK_UPS_MAX + 256;
 /// How long requests in flight may take to end at a stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How soon it is tried again to store that an endpoint is off.
@@ -256,6 +260,7 @@ impl Dispatcher {
         let runtime = Builder::new_multi_thread()
             .worker_threads(parts.settings.threads.max(1))
             .thread_name("dispatch")
+            .max_blocking_threads(BLOCKING_THREADS_MAX)
             .enable_all()
             .build()?;
         let router = Router::new(&parts.lanes, &parts.topics);

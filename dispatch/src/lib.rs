@@ -39,6 +39,7 @@ pub mod id;
 mod keeper;
 pub mod lane;
 pub mod ledger;
+mod look_up;
 mod memory;
 pub mod notice;
 pub mod router;
