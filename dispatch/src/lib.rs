@@ -50,5 +50,6 @@ pub mod target;
 pub mod topic;
 pub mod trie;
 pub mod vault;
+mod wanted;
 
 pub use event::{Event, EventKind, Payload, PayloadFault, PayloadSource, Place};
