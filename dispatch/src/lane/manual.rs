@@ -98,10 +98,11 @@ impl Lane {
         };
         let Some(_turn) = self.manual_turn(&shared).await else { return };
         let delivered = delivery::deliver(&shared, &self, &mut job, Trigger::Manual).await;
-        if delivered.outcome == Outcome::Delivered {
-            // It need not be tried again.
+        if let Some(succeeded) = delivered.outcome.succeeded() {
             self.with(|state, _| {
-                if state.generation == generation {
+                state.attempted(&job, succeeded);
+                // It need not be tried again.
+                if succeeded && state.generation == generation {
                     state.end_exception(place);
                 }
             });

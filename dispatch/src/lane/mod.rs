@@ -25,7 +25,8 @@
 //! what is due, the saver collects what must survive a crash. Every call holds the
 //! lane's lock for a moment and none waits inside it. What changes the state is in
 //! `state`, pure and told the time; `gather` and `windows` decide what goes into one
-//! request, `fill` reads, `work` sends, `save` keeps.
+//! request, `known` what of an asked range is sent, `fill` reads, `work` sends, `save`
+//! keeps.
 
 mod agenda;
 mod backlog;
@@ -34,6 +35,7 @@ mod delivery;
 mod fill;
 mod gather;
 mod job;
+mod known;
 mod manual;
 #[cfg(test)]
 mod model;

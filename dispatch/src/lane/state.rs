@@ -8,6 +8,7 @@ use super::carried::cursor_of;
 use super::delivery::Outcome;
 use super::gather::Shape;
 use super::job::{Job, Origin, Queues};
+use super::known::Known;
 use super::pause::{FAILURES_MAX, PROBE_FIRST, Pause, ms};
 use super::rate::Bucket;
 use super::taken::{Taken, Ticket};
@@ -67,6 +68,8 @@ pub(super) struct State {
     /// were an exception when they were passed.
     pub(super) ahead: BTreeSet<Place>,
     pub(super) backlogs: Backlogs,
+    /// Of the frames that are read next of a range that somebody asked for.
+    pub(super) known: Option<Known>,
     pub(super) health: Health,
     pub(super) failures_in_a_row: u32,
     /// What the next save has to tell.
@@ -283,10 +286,14 @@ impl State {
         if !self.backlogs.is_at(span) || !matches!(self.mode, Mode::Live | Mode::Behind(_)) {
             return;
         }
+        let is_asked = span.kind != BacklogKind::Passed;
+        if is_asked && !self.known.as_ref().is_some_and(|known| known.is_whole(span)) {
+            return;
+        }
         for event in events {
-            let is_asked = span.kind != BacklogKind::Passed;
             let waits = if is_asked { self.will_send(event) } else { self.is_excepted(event.place) };
-            if self.backlogs.passes_over(event) || waits {
+            let is_unwanted = is_asked && self.known.as_ref().is_some_and(|known| !known.wants(event));
+            if self.backlogs.passes_over(event) || waits || is_unwanted {
                 continue;
             }
             if let Some((number, ticket, is_manual)) = self.backlogs.take(event, now_ms) {
@@ -295,6 +302,9 @@ impl State {
             }
         }
         self.backlogs.reached(reached);
+        if reached >= span.through {
+            self.known = None;
+        }
     }
 
     /// The next job whose key is free.
@@ -311,10 +321,20 @@ impl State {
         if outcome == Outcome::Parked {
             return After::Nothing;
         }
+        if let Some(succeeded) = outcome.succeeded() {
+            self.attempted(job, succeeded);
+        }
         let is_own = job.generation == self.generation;
         let after = if is_own { self.judge(job, outcome, retries, now_ms) } else { After::Nothing };
         self.queues.release(job.keys());
         after
+    }
+
+    /// An attempt was recorded.
+    pub(super) fn attempted(&mut self, job: &Job, succeeded: bool) {
+        if let Some(known) = &mut self.known {
+            job.members().iter().for_each(|member| known.attempted(member.place, succeeded));
+        }
     }
 
     fn judge(&mut self, job: &Job, outcome: Outcome, retries: &[Duration], now_ms: i64) -> After {
@@ -468,7 +488,14 @@ impl State {
         for member in job.members() {
             let from = cursor_of(&member);
             let through = Cursor { ordinal: from.ordinal + 1, ..from };
-            self.unsaved.given_up.push(GivenUp { from, through, at_ms: now_ms });
+            self.give_up_range(GivenUp { from, through, at_ms: now_ms });
+        }
+    }
+
+    fn give_up_range(&mut self, range: GivenUp) {
+        self.unsaved.given_up.push(range);
+        if let Some(known) = &mut self.known {
+            known.gave_up(range);
         }
     }
 
@@ -628,7 +655,7 @@ impl State {
             return None;
         }
         let given_up = GivenUp { from, through: begin, at_ms: now_ms };
-        self.unsaved.given_up.push(given_up);
+        self.give_up_range(given_up);
         Some(given_up)
     }
 

@@ -169,6 +169,49 @@ fn a_recovery_is_promised_only_once_it_is_durable() {
 }
 
 #[test]
+fn the_delivery_log_is_asked_about_many_frames_at_once() {
+    let (world, hook) = (World::new(), Hook::willing());
+    let events = world.log.append_many(3000, 300);
+    world.book.store(|stored| stored.routed = 3000);
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    let (from, through) = (Cursor::default(), Cursor::behind(3000));
+    assert_eq!(run.dispatcher.replay_missing("ep_1", from, through), Ok(true));
+    assert!(comes_within(SOON, || hook.taken().len() == 3000), "{}", hook.taken().len());
+    let asked = world.diary.asked();
+    assert_eq!(asked, [0..=255, 256..=1279, 1280..=3001]);
+    // Again: nothing is missing, and nothing failed.
+    assert!(comes_within(SOON, || world.book.stored().backlogs.is_empty()));
+    assert_eq!(run.dispatcher.replay_missing("ep_1", from, through), Ok(true));
+    assert_eq!(run.dispatcher.recover("ep_1", from, through), Ok(true));
+    assert!(comes_within(SOON, || world.diary.asked().len() >= 6));
+    assert!(comes_within(SOON, || world.book.stored().backlogs.is_empty()));
+    run.stop();
+    assert_eq!((hook.count(), hook.taken()), (3000, ids_of(&events)));
+}
+
+#[test]
+fn what_succeeds_while_a_recovery_reads_is_not_sent_again() {
+    let (world, (told, hook)) = (World::new(), obedient(500));
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    // They fail and wait for a retry, each behind many that are read for long.
+    let events = world.log.append_many(10, 10);
+    assert!(comes_within(SOON, || world.book.stored().exceptions.len() == 10));
+    told.store(200, Ordering::Relaxed);
+    world.log.slow_down(Duration::from_millis(50));
+    let through = Cursor::behind(10);
+    assert_eq!(run.dispatcher.recover("ep_1", Cursor::default(), through), Ok(true));
+    assert!(comes_within(SOON, || !world.diary.asked().is_empty()));
+    for event in &events {
+        run.dispatcher.resend("ep_1", event.place, event.decided_at).unwrap();
+    }
+    assert!(comes_within(SOON, || run.lane("ep_1").backlog_count() == 0));
+    assert!(comes_within(SOON, || hook.taken().len() == 10));
+    std::thread::sleep(Duration::from_millis(300));
+    run.stop();
+    assert_eq!(hook.deliveries().iter().filter(|one| one.is_success()).count(), 10);
+}
+
+#[test]
 fn a_replay_goes_on_after_a_restart_and_the_same_twice_is_one() {
     let (world, hook) = (World::new(), Hook::start(|_| Reply::after(Duration::from_millis(10))));
     world.log.append_many(1500, 300);

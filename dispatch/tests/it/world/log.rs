@@ -60,6 +60,8 @@ struct State {
     ordering: u64,
     dropped: u64,
     failures: usize,
+    /// How long each read takes.
+    pause: Duration,
     /// How often the next calls to settle panic.
     panics: usize,
 }
@@ -126,6 +128,11 @@ impl Log {
         self.state.lock().unwrap().failures = reads;
     }
 
+    /// Each read takes so long from now on.
+    pub(crate) fn slow_down(&self, pause: Duration) {
+        self.state.lock().unwrap().pause = pause;
+    }
+
     /// This many of the next calls to settle panic.
     pub(crate) fn panic(&self, calls: usize) {
         self.state.lock().unwrap().panics = calls;
@@ -169,6 +176,10 @@ struct Reader {
 
 impl EventReader for Reader {
     fn next(&mut self, wanted: Wanted<'_>, through: Cursor) -> Result<Step, ReadFault> {
+        let pause = self.state.lock().unwrap().pause;
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
         let mut state = self.state.lock().unwrap();
         self.seen = state.head;
         if state.failures > 0 {
