@@ -19,9 +19,9 @@
 //! left, the receiver may have them, and it is a failed attempt. A connection of HTTP/2
 //! that went silent under its exchanges is found by pings.
 //!
-//! Not bounded here: the number of connections a receiver has at a time (a lane's
-//! window bounds it), and lookups, of which each takes a blocking thread of the
-//! runtime until the system's resolver gives up.
+//! Look-ups are bounded (see `look_up`), and who waits for one does so within its
+//! deadline. Connections of one receiver are bounded by the most exchanges that it had
+//! at a time (see `wanted`), and of those that are idle at most 64 are kept.
 
 use std::error::Error;
 use std::fmt;
@@ -37,12 +37,14 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::client::Resumption;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 
 use crate::dialer::{BoxError, Dialer};
 use crate::target::{Target, TargetFault, Targets};
+use crate::wanted::{Hosts, Wanted};
 
 pub use crate::dialer::CONNECT_TIMEOUT;
 
@@ -100,9 +102,10 @@ pub(crate) const OURS: [HeaderName; 11] = [
 /// and its connections closed, with the last of them.
 #[derive(Clone)]
 pub struct Client {
-    pool: legacy::Client<HttpsConnector<Dialer>, Full<Bytes>>,
+    pool: legacy::Client<Wanted<HttpsConnector<Dialer>>, Full<Bytes>>,
     /// Shared with the dialer, which counts.
     open: Arc<AtomicU64>,
+    hosts: Hosts,
 }
 
 impl Client {
@@ -139,8 +142,8 @@ impl Client {
             .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .http2_keep_alive_interval(PING_INTERVAL)
             .http2_keep_alive_timeout(PING_TIMEOUT)
-            .build(connector);
-        Client { pool, open }
+            .build(Wanted(connector));
+        Client { pool, open, hosts: Hosts::default() }
     }
 
     /// Connections to receivers that are open now, idle ones too.
@@ -170,12 +173,17 @@ impl Client {
         tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(PostFault::Timeout { timeout }))
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, PostFault> {
-        let response = self.pool.request(request).await.map_err(PostFault::of_request)?;
-        let (head, body) = Response::into_parts(response);
-        let retry_after = retry_after(&head.headers, SystemTime::now());
-        let body = read_body(body).await.map_err(PostFault::of_body)?;
-        Ok(Answer { status: head.status, retry_after, headers: head.headers, body })
+    async fn exchange(&self, mut request: Request<Full<Bytes>>) -> Result<Answer, PostFault> {
+        let captured = capture_connection(&mut request);
+        let uri = request.uri().clone();
+        let exchange = async {
+            let response = self.pool.request(request).await.map_err(PostFault::of_request)?;
+            let (head, body) = Response::into_parts(response);
+            let retry_after = retry_after(&head.headers, SystemTime::now());
+            let body = read_body(body).await.map_err(PostFault::of_body)?;
+            Ok(Answer { status: head.status, retry_after, headers: head.headers, body })
+        };
+        self.hosts.run(&uri, captured, exchange).await
     }
 }
 
