@@ -80,7 +80,7 @@ const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("systole/", env
 /// Headers that belong to the connection or to the framing, which are ours: brought
 /// by an endpoint, they would let its requests be read as others than they are. An
 /// endpoint that asks for one is refused; here they are left out all the same.
-pub(crate) const OURS: [HeaderName; 11] = [
+pub(crate) static OURS: [HeaderName; 11] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
     header::EXPECT,
