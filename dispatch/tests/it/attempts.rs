@@ -14,7 +14,7 @@ use crate::world::{
     Draft, Hook, ORG, Reply, World, comes_within, id_of, ids_of, now_ms, place_of, settings, signer,
 };
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 
 /// Answers every `n`th request 500.
 fn failing_each(n: usize) -> Hook {

@@ -15,7 +15,7 @@ use crate::world::{
     settings,
 };
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 
 fn places(events: &[Event]) -> BTreeSet<Place> {
     events.iter().map(|event| event.place).collect()

@@ -16,7 +16,7 @@ use crate::world::{
     CHECK_IN, Draft, FAILED, Hook, ORG, Reply, World, comes_within, filter, id_of, ids_of, settings,
 };
 
-const SOON: Duration = Duration::from_secs(15);
+const SOON: Duration = Duration::from_secs(30);
 
 fn obedient(status: u16) -> (Arc<AtomicU16>, Hook) {
     let told = Arc::new(AtomicU16::new(status));

@@ -11,7 +11,7 @@ use systole_dispatch::ledger::Exception;
 
 use crate::world::{Hook, ORG, Reply, World, comes_within, filter, ids_of, now_ms, settings};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_secs(20);
 /// Most deliveries that wait for another attempt, and most in flight; the lane's.
 const EXCEPTIONS_MAX: usize = 1000;

@@ -9,7 +9,7 @@ use systole_dispatch::notice::{DisabledReason, MessageFailed, Notice};
 
 use crate::world::{Draft, Hook, Reply, Run, World, comes_within, id_of, ids_of, place_of};
 
-const SOON: Duration = Duration::from_secs(15);
+const SOON: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// Answers what it is told last.

@@ -10,7 +10,7 @@ use systole_dispatch::event::Cursor;
 
 use crate::world::{Hook, Random, Reply, Run, World, comes_within, ids_of};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 
 #[test]
 fn a_stop_lets_what_is_in_flight_end_and_leaves_the_rest_to_the_next_start() {

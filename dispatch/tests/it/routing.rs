@@ -12,7 +12,7 @@ use crate::world::{
     filter, id_of, ids_of, place_of, settings,
 };
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 
 /// An endpoint, and which events it is to get.
 struct Case {

@@ -11,7 +11,7 @@ use systole_dispatch::notice::DisabledReason;
 
 use crate::world::{Draft, Hook, ORG, Reply, World, comes_within, config, ids_of, place_of, settings};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 
 /// Answers what it is told last.
 fn obedient(status: u16) -> (Arc<AtomicU16>, Hook) {
