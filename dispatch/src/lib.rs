@@ -29,6 +29,7 @@
 pub mod attempt;
 pub mod client;
 pub mod clock;
+mod connection;
 mod counters;
 pub mod dialect;
 mod dialer;
@@ -42,6 +43,7 @@ pub mod ledger;
 mod look_up;
 mod memory;
 pub mod notice;
+mod pool;
 pub mod router;
 mod saver;
 mod secret;
@@ -50,6 +52,5 @@ pub mod target;
 pub mod topic;
 pub mod trie;
 pub mod vault;
-mod wanted;
 
 pub use event::{Event, EventKind, Payload, PayloadFault, PayloadSource, Place};
