@@ -29,7 +29,7 @@ use crate::event::{Cursor, Event, EventKind, EventLog, Payload, PayloadSource, P
 use crate::id::IdCipher;
 use crate::keeper::keep;
 use crate::lane::{Agenda, Asked, Lane, LaneStats, ManualRoom, Sums};
-use crate::ledger::{BacklogKind, Ledger};
+use crate::ledger::{BacklogKind, GivenUp, Ledger};
 use crate::look_up::LOOK_UPS_MAX;
 use crate::memory::Memory;
 use crate::notice::{DisabledReason, Notice, Notices};
@@ -389,6 +389,15 @@ impl Dispatcher {
     #[must_use]
     pub fn lane(&self, id: &str) -> Option<Arc<Lane>> {
         self.shared.lanes.lock().get(id).cloned()
+    }
+
+    /// Announces what the last run gave up and did not announce, or was about to say that
+    /// it did. May read disk; an endpoint that is gone announces nothing.
+    pub fn announce_again(&self, endpoint: &str, given_up: GivenUp) {
+        if let Some(lane) = self.lane(endpoint) {
+            let failed = lane.failed_before(&self.shared, given_up);
+            self.shared.notices.publish(Notice::MessageFailed(failed));
+        }
     }
 
     /// Ends deliveries of an organisation that wait for another attempt and for which

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event::{Cursor, Member, Place};
-use crate::notice::DisabledReason;
+use crate::notice::{DisabledReason, MessageFailed};
 
 /// How often what changed is saved: what a crash makes the router read again.
 pub const SAVE_INTERVAL: Duration = Duration::from_millis(200);
@@ -106,6 +106,8 @@ pub struct GivenUp {
     pub through: Cursor,
     /// Milliseconds since 1970.
     pub at_ms: i64,
+    /// It is not to be announced, or was.
+    pub quiet: bool,
 }
 
 impl GivenUp {
@@ -142,6 +144,8 @@ pub struct Changes {
     pub finished: Vec<(String, u64)>,
     /// What was given up.
     pub given_up: Vec<(String, GivenUp)>,
+    /// What is announced once all this is durable; not the ledger's.
+    pub notices: Vec<MessageFailed>,
 }
 
 impl Changes {

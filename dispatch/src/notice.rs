@@ -61,8 +61,11 @@ pub struct MessageFailed {
     pub status_code: Option<u16>,
     /// Why there was none.
     pub error: Option<String>,
-    /// Attempts made of a single one; 0 for a range.
+    /// Attempts made of a single one; 0 for a range, and where that was forgotten.
     pub attempts: u32,
+    /// What the ledger has of it, each from its first event to behind its last: whoever
+    /// has published the notice says so there, or the next run publishes it again.
+    pub noted: Vec<(Cursor, Cursor)>,
 }
 
 /// An event that was given up.

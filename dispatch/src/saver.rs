@@ -14,6 +14,7 @@ use crate::dispatcher::Shared;
 use crate::event::Cursor;
 use crate::lane::{Collected, Lane, Rest};
 use crate::ledger::{Changes, SAVE_INTERVAL};
+use crate::notice::Notice;
 
 /// What saving remembers.
 #[derive(Debug, Default)]
@@ -65,9 +66,11 @@ impl Shared {
         if !self.write(&mut saver, &changes) {
             return false;
         }
+        let notices = std::mem::take(&mut changes.notices);
         for (lane, collected) in open.lanes.iter().zip(&collected) {
             lane.saved(collected, &changes, now_ms);
         }
+        notices.into_iter().for_each(|failed| self.notices.publish(Notice::MessageFailed(failed)));
         open.lanes.retain(|lane| match lane.rest(routed) {
             Rest::Busy => true,
             Rest::Needs(sequence) => {

@@ -7,13 +7,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::announce::SCHEDULE_OVER;
 use super::backlog::{SLICE_EVENTS, Span};
 use super::state::{Chore, Mode, State};
 use super::{Lane, pause};
 use crate::dispatcher::Shared;
 use crate::event::{Cursor, Event, EventReader, ReadFault, Step};
 use crate::ledger::{BacklogKind, GivenUp};
-use crate::notice::{MessageFailed, Notice};
+use crate::notice::MessageFailed;
 
 /// How long a lane reads before others have their turn.
 const TURN: Duration = Duration::from_millis(200);
@@ -228,12 +229,16 @@ impl Lane {
         let given_up = {
             // Nobody routes meanwhile, so nothing can come between.
             let routed = shared.routed.lock();
-            self.with(|state, now_ms| state.resume(*routed, alive, now_ms))
+            self.with(|state, now_ms| {
+                let GivenUp { from, through, .. } = state.resume(*routed, alive, now_ms)?;
+                state.unsaved.notices.push(self.failed_range(from, through, SCHEDULE_OVER));
+                Some((from, through))
+            })
         };
         tracing::info!(endpoint = &*self.id, "endpoint answers again: its lane resumes");
-        if let Some(given_up) = given_up {
+        if let Some((from, through)) = given_up {
             shared.counters.given_up();
-            self.announce_range(shared, given_up, "the schedule of their attempts was over");
+            self.warn_of_range(from, through, SCHEDULE_OVER);
         }
         true
     }
@@ -344,32 +349,15 @@ impl Lane {
         shared.counters.payload_gone();
         tracing::warn!(endpoint = &*self.id, through, "events were dropped before they were delivered");
         let to = Cursor::behind(through).max(from);
-        self.with(|state, _| go_on(state, to));
-        let at_ms = shared.clock.now_ms();
-        self.announce_range(shared, GivenUp { from, through: to, at_ms }, "payload_gone");
+        self.warn_of_range(from, to, "payload_gone");
+        self.with(|state, _| {
+            go_on(state, to);
+            let noted = Vec::new();
+            state
+                .unsaved
+                .notices
+                .push(MessageFailed { noted, ..self.failed_range(from, to, "payload_gone") });
+        });
         true
-    }
-
-    fn announce_range(&self, shared: &Shared, range: GivenUp, error: &str) {
-        let GivenUp { from, through, .. } = range;
-        tracing::warn!(
-            endpoint = &*self.id,
-            from = from.sequence,
-            through = through.sequence,
-            error,
-            "events were given up"
-        );
-        shared.notices.publish(Notice::MessageFailed(MessageFailed {
-            endpoint: self.id.clone(),
-            org: self.org.clone(),
-            from,
-            through,
-            message: None,
-            count: None,
-            user: None,
-            status_code: None,
-            error: Some(error.to_owned()),
-            attempts: 0,
-        }));
     }
 }

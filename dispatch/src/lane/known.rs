@@ -171,10 +171,16 @@ mod tests {
             // of 11 than that it failed.
             known.attempted(place(10), true);
             assert!(!known.is_whole(span(kind, 10)));
-            let given_up = GivenUp { from: Cursor::behind(13), through: Cursor::behind(14), at_ms: 0 };
+            let given_up =
+                GivenUp { from: Cursor::behind(13), through: Cursor::behind(14), at_ms: 0, quiet: false };
             known.learn(outcomes(10..13, false), vec![given_up]);
             known.attempted(place(12), true);
-            known.gave_up(GivenUp { from: Cursor::behind(14), through: Cursor::behind(15), at_ms: 0 });
+            known.gave_up(GivenUp {
+                from: Cursor::behind(14),
+                through: Cursor::behind(15),
+                at_ms: 0,
+                quiet: false,
+            });
             assert!(known.is_whole(span(kind, 11)));
             (10..17).filter(|sequence| known.wants(&event(*sequence))).collect::<Vec<u64>>()
         };

@@ -29,6 +29,7 @@
 //! keeps.
 
 mod agenda;
+mod announce;
 mod backlog;
 mod carried;
 mod delivery;

@@ -249,7 +249,7 @@ impl State {
         if from >= begin {
             return None;
         }
-        let given_up = GivenUp { from, through: begin, at_ms: now_ms };
+        let given_up = GivenUp { from, through: begin, at_ms: now_ms, quiet: false };
         self.give_up_range(given_up);
         Some(given_up)
     }

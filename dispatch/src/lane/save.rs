@@ -29,6 +29,7 @@ pub(crate) struct Collected {
     backlogs: Range<usize>,
     finished: usize,
     given_up: usize,
+    notices: usize,
 }
 
 /// What a lane does between two saves.
@@ -87,6 +88,7 @@ impl State {
         changes.backlogs.extend(dirty.into_iter().map(|backlog| (id.to_string(), backlog)));
         changes.finished.extend(finished.iter().map(|number| (id.to_string(), *number)));
         changes.given_up.extend(self.unsaved.given_up.iter().map(|range| (id.to_string(), *range)));
+        changes.notices.extend(self.unsaved.notices.iter().cloned());
         let lowest = self.lowest(routed);
         Collected {
             holds: lowest.filter(|_| row.is_none()),
@@ -100,6 +102,7 @@ impl State {
             backlogs: backlogs..changes.backlogs.len(),
             finished: finished.len(),
             given_up: self.unsaved.given_up.len(),
+            notices: self.unsaved.notices.len(),
         }
     }
 
@@ -141,16 +144,16 @@ impl State {
     }
 
     pub(super) fn saved(&mut self, collected: &Collected, changes: &Changes, now_ms: i64) {
+        // Also if it began anew: what was given up before is noted all the same.
+        self.unsaved.given_up.drain(..collected.given_up.min(self.unsaved.given_up.len()));
+        self.unsaved.notices.drain(..collected.notices.min(self.unsaved.notices.len()));
         if self.generation != collected.generation {
-            // It began anew; what was given up before is noted all the same.
-            self.unsaved.given_up.drain(..collected.given_up.min(self.unsaved.given_up.len()));
             return;
         }
         self.unsaved.wiped = false;
         self.unsaved.needs = false;
         let told = collected.tickets.min(self.unsaved.tickets.len());
         let tickets: Vec<(Origin, u32)> = self.unsaved.tickets.drain(..told).collect();
-        self.unsaved.given_up.drain(..collected.given_up);
         self.row = collected.row;
         self.health_saved = collected.health;
         for (_, saved) in &changes.failed[collected.failed.clone()] {
@@ -174,6 +177,7 @@ impl State {
             && unsaved.settled.is_empty()
             && unsaved.tickets.is_empty()
             && unsaved.given_up.is_empty()
+            && unsaved.notices.is_empty()
             && !unsaved.wiped
             && !unsaved.needs
             && self.health == self.health_saved

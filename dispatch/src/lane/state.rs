@@ -15,7 +15,7 @@ use super::taken::Taken;
 use super::windows::Windows;
 use crate::event::{Cursor, Event, Place};
 use crate::ledger::{BacklogKind, Exception, GivenUp, Health, LaneRecord};
-use crate::notice::DisabledReason;
+use crate::notice::{DisabledReason, MessageFailed};
 
 /// Events taken and not decided: enough to keep a fast receiver busy between two
 /// fills, small enough for ten thousand lanes.
@@ -111,6 +111,8 @@ pub(super) struct Unsaved {
     /// events of each.
     pub(super) tickets: Vec<(Origin, u32)>,
     pub(super) given_up: Vec<GivenUp>,
+    /// What is announced once it is saved.
+    pub(super) notices: Vec<MessageFailed>,
     /// Whatever the catalog has of this lane is of a time before it began anew.
     pub(super) wiped: bool,
     /// It needs other frames than it did.
@@ -488,7 +490,7 @@ impl State {
         for member in job.members() {
             let from = cursor_of(&member);
             let through = Cursor { ordinal: from.ordinal + 1, ..from };
-            self.give_up_range(GivenUp { from, through, at_ms: now_ms });
+            self.give_up_range(GivenUp { from, through, at_ms: now_ms, quiet: job.quiet });
         }
     }
 
@@ -575,6 +577,7 @@ impl State {
         self.queues.clear();
         let from = if let Mode::Behind(from) = mode { from } else { Cursor::default() };
         let given_up = std::mem::take(&mut self.unsaved.given_up);
+        let notices = std::mem::take(&mut self.unsaved.notices);
         *self = State {
             mode,
             from,
@@ -584,7 +587,7 @@ impl State {
             workers: self.workers,
             window: WINDOW_FIRST,
             filling: self.filling,
-            unsaved: Unsaved { wiped: true, given_up, ..Unsaved::default() },
+            unsaved: Unsaved { wiped: true, given_up, notices, ..Unsaved::default() },
             counts: Counts { passed: 0, ..self.counts },
             shape: self.shape,
             bucket: self.bucket,

@@ -4,14 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Lane;
-use super::carried::cursor_of;
-use super::delivery::{self, Delivered, Failure, Outcome};
+use super::delivery::{self, Delivered, Outcome};
 use super::job::{Job, Origin};
 use super::state::After;
 use crate::attempt::Trigger;
 use crate::dispatcher::Shared;
-use crate::event::Cursor;
-use crate::notice::{FailedMessage, MessageFailed, Notice};
 
 impl Lane {
     /// Runs workers for what is ready.
@@ -60,13 +57,22 @@ impl Lane {
         let retries = self.config.load().settings.dialect.retries();
         let (after, failing_since_ms) = self.with(|state, now_ms| {
             let since_ms = state.health.failing_since_ms;
-            (state.finish(job, outcome, retries, now_ms), since_ms)
+            let after = state.finish(job, outcome, retries, now_ms);
+            if after == After::GaveUp && !job.quiet {
+                // With it, so that both are durable or neither.
+                state.unsaved.notices.push(self.failed_delivery(shared, job, outcome, failure));
+            }
+            (after, since_ms)
         });
         match after {
             After::Nothing => {}
             // Before the worker goes on: nothing more is sent.
             After::SwitchOff(reason) => shared.switch_off(self, reason, failing_since_ms),
-            After::GaveUp => self.announce(shared, job, outcome, failure),
+            After::GaveUp if outcome == Outcome::Gone => {}
+            After::GaveUp => {
+                shared.counters.given_up();
+                tracing::warn!(endpoint = &*self.id, attempts = job.attempts + 1, "delivery given up");
+            }
         }
         self.with(|state, now_ms| {
             let next = if state.workers > state.window { None } else { state.next_job(now_ms) };
@@ -95,37 +101,5 @@ impl Lane {
             }
             Outcome::Unwanted | Outcome::Parked => {}
         }
-    }
-
-    fn announce(&self, shared: &Shared, job: &Job, outcome: Outcome, failure: Option<Box<Failure>>) {
-        let attempts = job.attempts + u32::from(outcome != Outcome::Gone);
-        if outcome != Outcome::Gone {
-            shared.counters.given_up();
-            tracing::warn!(endpoint = &*self.id, attempts, "delivery given up");
-        }
-        if job.quiet {
-            return;
-        }
-        let failure = failure.map(|failure| *failure).unwrap_or_default();
-        shared.notices.publish(Notice::MessageFailed(MessageFailed {
-            endpoint: self.id.clone(),
-            org: self.org.clone(),
-            from: job.cursor(),
-            through: job
-                .members()
-                .iter()
-                .map(cursor_of)
-                .max()
-                .map_or(job.next_cursor(), |last| Cursor { ordinal: last.ordinal + 1, ..last }),
-            message: Some(FailedMessage {
-                id: shared.ids.seal(job.place, if job.is_own() { self.config.load().number } else { 0 }),
-                event_type: failure.event_type,
-            }),
-            count: Some(job.members().len() as u64),
-            user: failure.user,
-            status_code: failure.status_code,
-            error: failure.error,
-            attempts,
-        }));
     }
 }

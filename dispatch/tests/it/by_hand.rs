@@ -148,7 +148,12 @@ fn a_recovery_is_promised_only_once_it_is_durable() {
     let (world, (told, hook)) = (World::new(), obedient(500));
     let events = world.log.append_many(3, 3);
     world.book.store(|stored| {
-        let noted = |event: &Event| GivenUp { from: event.cursor(), through: Cursor::behind(3), at_ms: 0 };
+        let noted = |event: &Event| GivenUp {
+            from: event.cursor(),
+            through: Cursor::behind(3),
+            at_ms: 0,
+            quiet: false,
+        };
         stored.given_up = vec![("ep_1".to_owned(), noted(&events[0]))];
         stored.routed = 3;
     });

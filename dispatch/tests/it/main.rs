@@ -2,6 +2,7 @@
 //! dispatcher among fakes.
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+mod announcing;
 mod attempts;
 mod batches;
 mod by_hand;

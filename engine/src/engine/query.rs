@@ -65,7 +65,7 @@ impl Parts {
         let subscribed = Arc::new(Subscribed::new(log.clone()));
         let topics = Arc::new(EventTopics::new());
         registries.for_each_own(|metric| topics.add_own(metric));
-        let (notices, publisher) = notice_queue();
+        let (notices, publisher) = notice_queue(store.catalog().clone());
         let attempts = AttemptQueue::default();
         let webhooks = Webhooks::start(WebhookParts {
             settings: settings.webhooks.clone(),

@@ -92,12 +92,7 @@ impl Ledger for CatalogLedger {
         let (first, last) = (Sequence(*sequences.start()), Sequence(*sequences.end()));
         let records = self.catalog.given_up(endpoint, first, last);
         let records = records.map_err(|error| LedgerFault(Box::new(error)))?;
-        let range = |record: &GivenUpRecord| GivenUp {
-            from: cursor_of(record.from),
-            through: cursor_of(record.through),
-            at_ms: record.at,
-        };
-        Ok(records.iter().map(range).collect())
+        Ok(records.iter().map(given_up_of).collect())
     }
 }
 
@@ -108,6 +103,7 @@ impl CatalogLedger {
             from: cursor_record(range.from),
             through: cursor_record(range.through),
             at: range.at_ms,
+            announced: range.quiet,
         };
         LaneRanges {
             health: changes.health.iter().map(|(id, health)| health_record(id, *health)).collect(),
@@ -152,11 +148,21 @@ pub(super) fn backlog_of(record: &BacklogRecord) -> Option<Backlog> {
     })
 }
 
+/// What was given up, as the lane keeps it.
+pub(super) fn given_up_of(record: &GivenUpRecord) -> GivenUp {
+    GivenUp {
+        from: cursor_of(record.from),
+        through: cursor_of(record.through),
+        at_ms: record.at,
+        quiet: record.announced,
+    }
+}
+
 pub(super) fn cursor_of(record: CursorRecord) -> Cursor {
     Cursor { sequence: record.sequence, ordinal: record.ordinal }
 }
 
-fn cursor_record(cursor: Cursor) -> CursorRecord {
+pub(super) fn cursor_record(cursor: Cursor) -> CursorRecord {
     CursorRecord { sequence: cursor.sequence, ordinal: cursor.ordinal }
 }
 

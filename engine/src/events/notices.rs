@@ -2,8 +2,10 @@
 //!
 //! Constraints: a lane never waits for the journal; at most [`WAITING_MAX`] notices
 //! wait, and beyond it they are dropped and said. What was announced before a stop is
-//! published by it; a crash may lose what was not yet. What is announced is in the
-//! delivery log and in the catalog as well.
+//! published by it. The catalog knows of each delivery that was given up whether that
+//! was announced, so what a crash or a full queue lost the next start announces; what
+//! was published and not noted by a crash it announces twice. `endpoint.disabled` is
+//! announced once at most.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,14 +13,19 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use systole_dispatch::event::Cursor;
 use systole_dispatch::notice::{ENDPOINT_DISABLED, MESSAGE_FAILED, MessageFailed, Notice, Notices};
 use systole_storage::frame::{Published, encode_published};
+use systole_storage::{Catalog, CursorRecord};
 
+use super::ledger::cursor_record;
 use crate::commit::{CommitError, Intake, block_on_ack};
 
 /// Notices that wait for the journal: some seconds of an endpoint whose deliveries are
 /// all given up.
 const WAITING_MAX: usize = 4096;
+/// Notices published until the catalog is told.
+const BATCH: usize = 64;
 /// Pause after the disk was full.
 const RETRY: Duration = Duration::from_millis(500);
 /// How often the thread looks whether the queue is stopped.
@@ -37,13 +44,15 @@ pub(crate) struct NoticeQueue {
 pub(crate) struct NoticePublisher {
     receiver: Receiver<Notice>,
     ended: Arc<AtomicBool>,
+    /// Knows what was announced.
+    catalog: Arc<Catalog>,
 }
 
 /// A queue, and what empties it.
-pub(crate) fn notice_queue() -> (NoticeQueue, NoticePublisher) {
+pub(crate) fn notice_queue(catalog: Arc<Catalog>) -> (NoticeQueue, NoticePublisher) {
     let (sender, receiver) = sync_channel(WAITING_MAX);
     let ended = Arc::new(AtomicBool::new(false));
-    (NoticeQueue { sender, ended: ended.clone() }, NoticePublisher { receiver, ended })
+    (NoticeQueue { sender, ended: ended.clone() }, NoticePublisher { receiver, ended, catalog })
 }
 
 impl NoticeQueue {
@@ -76,32 +85,58 @@ impl NoticePublisher {
             // Asked first: what was announced before the stop is in the queue then.
             let ended = self.ended.load(Ordering::Acquire);
             match self.receiver.recv_timeout(LOOK_EACH) {
-                Ok(notice) => self.publish(intake, &notice),
+                Ok(first) => {
+                    let batch = std::iter::once(first).chain(self.receiver.try_iter()).take(BATCH);
+                    let published: Vec<Notice> =
+                        batch.filter(|notice| self.publish(intake, notice)).collect();
+                    self.note(&published);
+                }
                 Err(RecvTimeoutError::Timeout) if !ended => {}
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
-    /// Publishes a notice; tries again while the disk is full.
-    fn publish(&self, intake: &Arc<Intake>, notice: &Notice) {
+    /// Notes in the catalog that these are durable.
+    fn note(&self, published: &[Notice]) {
+        let ranges: Vec<_> = published.iter().flat_map(noted).collect();
+        if ranges.is_empty() {
+            return;
+        }
+        if let Err(error) = self.catalog.mark_announced(&ranges) {
+            let error = crate::flusher::chain(&error);
+            tracing::warn!(error, "what was announced could not be noted, and will be announced again");
+        }
+    }
+
+    /// Publishes a notice, and tries again while the disk is full; whether it did.
+    fn publish(&self, intake: &Arc<Intake>, notice: &Notice) -> bool {
         let (org, user, name, data) = event_of(notice);
         let data = data.to_string();
         let event = Published { org, user, name, id: None, data: &data };
         loop {
             match block_on_ack(intake.submit_internal(encode_published(&event))) {
-                Ok(_) => return,
+                Ok(_) => return true,
                 Err(CommitError::DiskFull) if !self.ended.load(Ordering::Acquire) => {
                     std::thread::sleep(RETRY);
                 }
                 Err(error) => {
                     let error = crate::flusher::chain(&error);
                     tracing::warn!(endpoint = endpoint_of(notice), error, "a notice was not published");
-                    return;
+                    return false;
                 }
             }
         }
     }
+}
+
+/// What the catalog has of it.
+fn noted(notice: &Notice) -> Vec<(&str, CursorRecord, CursorRecord)> {
+    let Notice::MessageFailed(failed) = notice else { return Vec::new() };
+    let range = |(from, through): &(Cursor, Cursor)| {
+        (&*failed.endpoint, cursor_record(*from), cursor_record(*through))
+    };
+    failed.noted.iter().map(range).collect()
 }
 
 fn endpoint_of(notice: &Notice) -> &str {
@@ -149,7 +184,6 @@ fn rfc3339(ms: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use systole_dispatch::event::Cursor;
     use systole_dispatch::notice::{DisabledReason, FailedMessage};
 
     use super::*;
@@ -170,6 +204,7 @@ mod tests {
             status_code: Some(500),
             error: None,
             attempts: 8,
+            noted: vec![(Cursor { sequence: 7, ordinal: 0 }, Cursor { sequence: 7, ordinal: 1 })],
         });
         let (org, user, name, data) = event_of(&failed);
         assert_eq!((org, user, name), ("acme", Some("u_1"), "message.failed"));
@@ -178,6 +213,8 @@ mod tests {
             json!({"endpoint_id": "ep_1", "message_id": "evt_1", "event_type": "steps.created",
                 "message_count": 1, "status_code": 500, "error": null, "attempt_count": 8})
         );
+        let of = |sequence, ordinal| CursorRecord { sequence, ordinal };
+        assert_eq!(noted(&failed), [("ep_1", of(7, 0), of(7, 1))]);
         let disabled = Notice::EndpointDisabled {
             endpoint: "ep_1".into(),
             org: "acme".into(),
@@ -194,7 +231,8 @@ mod tests {
 
     #[test]
     fn a_full_queue_drops_and_never_waits() {
-        let (queue, publisher) = notice_queue();
+        let dir = tempfile::tempdir().unwrap();
+        let (queue, publisher) = notice_queue(Arc::new(Catalog::open(dir.path()).unwrap()));
         let notice = Notice::EndpointDisabled {
             endpoint: "ep_1".into(),
             org: "acme".into(),

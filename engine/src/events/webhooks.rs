@@ -20,11 +20,11 @@ use systole_dispatch::lane::{Lane, LaneConfig};
 use systole_dispatch::notice::Notices;
 use systole_storage::frame::Frame;
 use systole_storage::journal::Log;
-use systole_storage::{Catalog, CatalogError, EndpointChange, EndpointRecord, Sequence};
+use systole_storage::{Catalog, CatalogError, EndpointChange, EndpointRecord, GivenUpRecord, Sequence};
 
 use super::example::example;
 use super::keyring::{Keyring, PrepareFault};
-use super::ledger::CatalogLedger;
+use super::ledger::{CatalogLedger, given_up_of};
 use super::settings::{StoredSettings as _, config, config_of, restore};
 use super::topics::{EventCatalogue, EventTopics};
 use super::{JournalEvents, Subscribed};
@@ -42,6 +42,10 @@ pub use systole_dispatch::vault::{MasterKey, MasterKeyFault};
 
 pub use super::keyring::KeyringFault;
 pub use super::rotation::{GRACE_SECONDS_DEFAULT, GRACE_SECONDS_MAX};
+
+/// Notices that a start publishes of what the last run gave up: as many as may wait for
+/// the journal. The others come with the next start.
+const ANNOUNCED_AT_START: u32 = 4096;
 
 /// Why an endpoint was not made, changed or found.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +125,8 @@ pub struct Webhooks {
     pub(super) keyring: Keyring,
     pub(super) dispatcher: Dispatcher,
     pub(super) endpoints: Endpoints,
+    /// What the last run gave up and did not announce; the router's thread does.
+    unannounced: Mutex<Vec<GivenUpRecord>>,
 }
 
 /// What webhooks are made of.
@@ -178,6 +184,8 @@ impl Webhooks {
         subscribed.set_floor(0);
         records.iter().for_each(|record| subscribed.add(&record.org, record.start.0));
         let lanes = restore(&catalog, &targets, &keyring, &records)?;
+        // Before lanes give up anything else.
+        let unannounced = catalog.unannounced(ANNOUNCED_AT_START)?;
         // Without a saved position no lane ever went without a row.
         let routed = catalog.routed()?.unwrap_or_else(|| events.log.head()).max(events.log.removed());
         let endpoints: Endpoints =
@@ -218,6 +226,7 @@ impl Webhooks {
             keyring,
             dispatcher,
             endpoints,
+            unannounced: Mutex::new(unannounced),
         })
     }
 
@@ -231,8 +240,12 @@ impl Webhooks {
         Ok(self.catalog.classified()?.unwrap_or(earliest).max(self.log.removed()))
     }
 
-    /// Routes events to lanes until the log stops. Blocks.
+    /// Announces what the last run could not, and routes events to lanes until the log
+    /// stops. Blocks.
     pub(crate) fn route(&self) {
+        for record in std::mem::take(&mut *self.unannounced.lock()) {
+            self.dispatcher.announce_again(&record.endpoint, given_up_of(&record));
+        }
         self.dispatcher.route(|org| self.subscribed.since(org));
     }
 

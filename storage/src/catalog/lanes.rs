@@ -45,6 +45,8 @@ pub struct GivenUpRecord {
     pub through: CursorRecord,
     /// Milliseconds since 1970.
     pub at: i64,
+    /// That it was given up was announced, or need not be.
+    pub announced: bool,
 }
 
 /// What changed of these since the last save.
@@ -123,20 +125,66 @@ impl Catalog {
     ) -> Result<Vec<GivenUpRecord>, CatalogError> {
         let connection = self.connection.lock();
         let mut statement = connection.prepare_cached(
-            "SELECT endpoint, from_sequence, from_ordinal, through_sequence, through_ordinal, given_up_at
+            "SELECT endpoint, from_sequence, from_ordinal, through_sequence, through_ordinal, given_up_at,
+                 announced
              FROM given_up WHERE endpoint = ?1 AND from_sequence <= ?3 AND through_sequence >= ?2
              ORDER BY from_sequence, from_ordinal",
         )?;
-        let rows = statement.query_map((endpoint, first.0.cast_signed(), last.0.cast_signed()), |row| {
-            Ok(GivenUpRecord {
-                endpoint: row.get(0)?,
-                from: cursor(row, 1)?,
-                through: cursor(row, 3)?,
-                at: row.get(5)?,
-            })
-        })?;
+        let parameters = (endpoint, first.0.cast_signed(), last.0.cast_signed());
+        let rows = statement.query_map(parameters, given_up)?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
+
+    /// What was given up and not announced, oldest first, at most so many.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn unannounced(&self, most: u32) -> Result<Vec<GivenUpRecord>, CatalogError> {
+        let connection = self.connection.lock();
+        let mut statement = connection.prepare_cached(
+            "SELECT endpoint, from_sequence, from_ordinal, through_sequence, through_ordinal, given_up_at,
+                 announced
+             FROM given_up WHERE announced = 0
+             ORDER BY given_up_at, endpoint, from_sequence, from_ordinal LIMIT ?1",
+        )?;
+        let rows = statement.query_map([most], given_up)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Notes that it was announced: of each endpoint the ranges with exactly these ends.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`]; then nothing was noted.
+    pub fn mark_announced(&self, ranges: &[(&str, CursorRecord, CursorRecord)]) -> Result<(), CatalogError> {
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction()?;
+        for (endpoint, from, through) in ranges {
+            let mut statement = transaction.prepare_cached(
+                "UPDATE given_up SET announced = 1
+                 WHERE endpoint = ?1 AND from_sequence = ?2 AND from_ordinal = ?3
+                     AND through_sequence = ?4 AND through_ordinal = ?5",
+            )?;
+            statement.execute((
+                endpoint,
+                from.sequence.cast_signed(),
+                from.ordinal,
+                through.sequence.cast_signed(),
+                through.ordinal,
+            ))?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+fn given_up(row: &Row<'_>) -> rusqlite::Result<GivenUpRecord> {
+    Ok(GivenUpRecord {
+        endpoint: row.get(0)?,
+        from: cursor(row, 1)?,
+        through: cursor(row, 3)?,
+        at: row.get(5)?,
+        announced: row.get(6)?,
+    })
 }
 
 fn cursor(row: &Row<'_>, at: usize) -> rusqlite::Result<CursorRecord> {
@@ -226,10 +274,10 @@ fn put_backlog(transaction: &Transaction<'_>, backlog: &BacklogRecord) -> Result
 fn put_given_up(transaction: &Transaction<'_>, given_up: &GivenUpRecord) -> Result<(), CatalogError> {
     let mut statement = transaction.prepare_cached(
         "INSERT INTO given_up (endpoint, from_sequence, from_ordinal, through_sequence, through_ordinal,
-             given_up_at)
-         SELECT id, ?2, ?3, ?4, ?5, ?6 FROM endpoints WHERE id = ?1
+             given_up_at, announced)
+         SELECT id, ?2, ?3, ?4, ?5, ?6, ?7 FROM endpoints WHERE id = ?1
          ON CONFLICT (endpoint, from_sequence, from_ordinal, through_sequence, through_ordinal) DO UPDATE
-             SET given_up_at = excluded.given_up_at",
+             SET given_up_at = excluded.given_up_at, announced = excluded.announced",
     )?;
     statement.execute((
         &given_up.endpoint,
@@ -238,6 +286,7 @@ fn put_given_up(transaction: &Transaction<'_>, given_up: &GivenUpRecord) -> Resu
         given_up.through.sequence.cast_signed(),
         given_up.through.ordinal,
         given_up.at,
+        given_up.announced,
     ))?;
     Ok(())
 }

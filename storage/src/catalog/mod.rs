@@ -19,7 +19,7 @@
 //! lane_cursors    endpoint, sequence, ordinal      only of lanes that lag or are paused
 //! lane_health     endpoint, failing_since, paused_at  only of lanes that fail
 //! backlogs        endpoint, number, kind, from, through  sent behind live events
-//! given_up        endpoint, from, through, given_up_at
+//! given_up        endpoint, from, through, given_up_at, announced
 //! exceptions      endpoint, place of the event, attempts, due_at
 //! erasures        id, org, user_id until it is done, part, sequence, what was removed
 //! blocked_users   org, hash of the user

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::{CatalogError, now_ms};
 
 /// Raised with every change of the tables; each step is a transaction below.
-pub(super) const VERSION: i64 = 9;
+pub(super) const VERSION: i64 = 10;
 
 const TABLES: &str = "
 CREATE TABLE organisations (
@@ -245,6 +245,13 @@ CREATE TABLE attempt_files (
 );
 ";
 
+/// Version 10: whether it was announced that events were given up. What was before
+/// counts as announced.
+const ANNOUNCED: &str = "
+ALTER TABLE given_up ADD COLUMN announced BIGINT NOT NULL DEFAULT 1;
+CREATE INDEX given_up_unannounced ON given_up (endpoint) WHERE announced = 0;
+";
+
 pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(), CatalogError> {
     connection.busy_timeout(busy)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -287,6 +294,9 @@ pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(),
     }
     if found < 9 {
         transaction.execute_batch(ATTEMPT_FILES)?;
+    }
+    if found < 10 {
+        transaction.execute_batch(ANNOUNCED)?;
     }
     if found < VERSION {
         transaction.pragma_update(None, "user_version", VERSION)?;

@@ -45,6 +45,7 @@ fn given_up(endpoint: &str, from: u64, through: u64) -> GivenUpRecord {
         from: cursor(from, 1),
         through: cursor(through, 2),
         at: 1_782_805_500_000,
+        announced: false,
     }
 }
 
@@ -111,6 +112,29 @@ fn what_was_given_up_is_found_by_its_frames_until_they_are_gone() {
     assert_eq!(ends(30, 99), [30, 40]);
     save(&catalog, LaneRanges { removed: Some(Sequence(30)), ..LaneRanges::default() });
     assert_eq!(ends(0, 99), [40]);
+}
+
+#[test]
+fn what_was_given_up_is_unannounced_until_that_is_noted() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = Catalog::open(dir.path()).unwrap();
+    with_ranges(&catalog);
+    let late = GivenUpRecord { at: 1_782_805_500_001, ..given_up("ep_a", 5, 9) };
+    let quiet = GivenUpRecord { announced: true, ..given_up("ep_a", 6, 9) };
+    save(&catalog, LaneRanges { given_up: vec![late.clone(), quiet], ..LaneRanges::default() });
+    let (a, b) = (given_up("ep_a", 5, 8), given_up("ep_b", 5, 8));
+    assert_eq!(catalog.unannounced(9).unwrap(), [a.clone(), b.clone(), late.clone()]);
+    assert_eq!(catalog.unannounced(1).unwrap(), [a.clone()]);
+    // One that is not there, and the same range of one endpoint alone.
+    catalog.mark_announced(&[("ep_a", a.from, cursor(8, 3)), ("ep_a", a.from, a.through)]).unwrap();
+    drop(catalog);
+    let catalog = Catalog::open(dir.path()).unwrap();
+    assert_eq!(catalog.unannounced(9).unwrap(), [b, late]);
+    // Given up once more, it is to be announced once more.
+    save(&catalog, LaneRanges { given_up: vec![a], ..LaneRanges::default() });
+    assert_eq!(catalog.unannounced(9).unwrap().len(), 3);
+    catalog.delete_endpoint("ep_a").unwrap();
+    assert_eq!(catalog.unannounced(9).unwrap().len(), 1);
 }
 
 #[test]

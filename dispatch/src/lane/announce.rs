@@ -1,0 +1,108 @@
+//! What a lane announces of deliveries that it gave up: once that is durable, so that no
+//! crash makes it try again what was announced, or forgets to announce it.
+//!
+//! ```text
+//! given up --noted with its notice--> saved --> published --> announced, says the ledger
+//!                                       '-- a crash: the next run announces it
+//! ```
+
+use super::Lane;
+use super::carried::cursor_of;
+use super::delivery::{Failure, Outcome};
+use super::job::Job;
+use crate::dispatcher::Shared;
+use crate::event::{Cursor, Event, Step};
+use crate::ledger::GivenUp;
+use crate::notice::{FailedMessage, MessageFailed};
+
+/// Why a range was given up, and what was given up before a crash.
+pub(super) const SCHEDULE_OVER: &str = "the schedule of their attempts was over";
+
+impl Lane {
+    /// A delivery's last attempt failed.
+    pub(super) fn failed_delivery(
+        &self,
+        shared: &Shared,
+        job: &Job,
+        outcome: Outcome,
+        failure: Option<Box<Failure>>,
+    ) -> MessageFailed {
+        let failure = failure.map(|failure| *failure).unwrap_or_default();
+        let members = job.members();
+        let last = members.iter().map(cursor_of).max();
+        MessageFailed {
+            endpoint: self.id.clone(),
+            org: self.org.clone(),
+            from: job.cursor(),
+            through: last.map_or(job.next_cursor(), next),
+            message: Some(FailedMessage {
+                id: shared.ids.seal(job.place, if job.is_own() { self.config.load().number } else { 0 }),
+                event_type: failure.event_type,
+            }),
+            count: Some(members.len() as u64),
+            user: failure.user,
+            status_code: failure.status_code,
+            error: failure.error,
+            attempts: job.attempts + u32::from(outcome != Outcome::Gone),
+            noted: members.iter().map(cursor_of).map(|from| (from, next(from))).collect(),
+        }
+    }
+
+    /// Events of a range will not be sent.
+    pub(super) fn failed_range(&self, from: Cursor, through: Cursor, error: &str) -> MessageFailed {
+        MessageFailed {
+            endpoint: self.id.clone(),
+            org: self.org.clone(),
+            from,
+            through,
+            message: None,
+            count: None,
+            user: None,
+            status_code: None,
+            error: Some(error.to_owned()),
+            attempts: 0,
+            noted: vec![(from, through)],
+        }
+    }
+
+    /// What a run before this one gave up and may not have announced: what can be said
+    /// of it now. May read disk.
+    pub(crate) fn failed_before(&self, shared: &Shared, given_up: GivenUp) -> MessageFailed {
+        let GivenUp { from, through, .. } = given_up;
+        let range = self.failed_range(from, through, SCHEDULE_OVER);
+        if through != next(from) {
+            return range;
+        }
+        let Some(event) = self.event_at(shared, from) else {
+            return MessageFailed { count: Some(1), ..range };
+        };
+        let settings = &self.config.load().settings;
+        let name = shared.topics.get(event.topic).name_for(settings, event.place.kind).map(str::to_owned);
+        let message = FailedMessage { id: shared.ids.seal(event.place, 0), event_type: name };
+        MessageFailed { message: Some(message), count: Some(1), user: event.user, ..range }
+    }
+
+    /// The event at a cursor, while it can be read.
+    fn event_at(&self, shared: &Shared, at: Cursor) -> Option<Event> {
+        let mut reader = shared.log.reader_of(at, &self.org, None);
+        match reader.next(&|org| (*org == *self.org).then_some(0), next(at)) {
+            Ok(Step::Event(event)) if event.cursor() == at => Some(event),
+            _ => None,
+        }
+    }
+
+    pub(super) fn warn_of_range(&self, from: Cursor, through: Cursor, error: &str) {
+        tracing::warn!(
+            endpoint = &*self.id,
+            from = from.sequence,
+            through = through.sequence,
+            error,
+            "events were given up"
+        );
+    }
+}
+
+/// Behind the event at a cursor.
+fn next(at: Cursor) -> Cursor {
+    Cursor { ordinal: at.ordinal + 1, ..at }
+}

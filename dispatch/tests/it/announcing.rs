@@ -1,0 +1,113 @@
+//! What is announced of deliveries that were given up, over saves that fail and crashes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use systole_dispatch::event::{Cursor, Event};
+use systole_dispatch::ledger::{Exception, GivenUp};
+use systole_dispatch::notice::{MessageFailed, Notice};
+
+use crate::world::{Hook, Reply, World, comes_within, id_of};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// A world in which the last attempt of an event is due and fails.
+fn last_attempt() -> (World, Hook, Event) {
+    let (world, hook) = (World::new(), Hook::start(|_| Reply::status(500)));
+    world.endpoint("ep_1", &hook.url());
+    let event = world.log.append_many(1, 1).remove(0);
+    let exception = Exception {
+        place: event.place,
+        ordinal: event.ordinal,
+        decided_at: event.decided_at,
+        key: event.key,
+        attempts: 7,
+        due_at_ms: 0,
+        quiet: false,
+        members: Arc::default(),
+    };
+    world.book.store(|stored| {
+        stored.exceptions.insert(("ep_1".to_owned(), event.place), exception);
+        stored.routed = 1;
+    });
+    (world, hook, event)
+}
+
+fn failed(world: &World) -> Vec<MessageFailed> {
+    let of = |notice| match notice {
+        Notice::MessageFailed(failed) => failed,
+        other => panic!("{other:?}"),
+    };
+    world.board.notices().into_iter().map(of).collect()
+}
+
+#[test]
+fn what_was_given_up_is_announced_once_that_is_durable() {
+    let (world, hook, event) = last_attempt();
+    world.book.fail(true);
+    let run = world.start();
+    assert!(comes_within(SOON, || hook.count() == 1));
+    let refused = world.book.refused();
+    assert!(comes_within(SOON, || world.book.refused() > refused + 1));
+    assert_eq!(failed(&world), []);
+    world.book.fail(false);
+    assert!(comes_within(SOON, || failed(&world).len() == 1));
+    assert!(world.book.stored().exceptions.is_empty());
+    run.stop();
+    let [failed] = &failed(&world)[..] else { panic!("announced twice") };
+    assert_eq!(failed.message.as_ref().unwrap().id, id_of(event.place));
+    let through = Cursor { ordinal: 1, ..event.cursor() };
+    assert_eq!(failed.noted, [(event.cursor(), through)]);
+    // The ledger finds by it what it has noted.
+    let [(_, noted)] = &world.book.stored().given_up[..] else { panic!("not noted") };
+    assert_eq!((noted.from, noted.through, noted.quiet), (event.cursor(), through, false));
+}
+
+#[test]
+fn what_a_crash_makes_try_again_is_announced_once() {
+    let (world, hook, _) = last_attempt();
+    world.book.fail(true);
+    let run = world.start();
+    assert!(comes_within(SOON, || hook.count() == 1));
+    run.stop();
+    world.book.fail(false);
+    assert_eq!(failed(&world), []);
+    let run = world.start();
+    assert!(comes_within(SOON, || failed(&world).len() == 1));
+    run.stop();
+    assert_eq!((failed(&world).len(), hook.count()), (1, 2));
+}
+
+#[test]
+fn what_a_run_did_not_announce_the_next_one_does_as_far_as_it_knows() {
+    let (world, hook) = (World::new(), Hook::willing());
+    world.endpoint("ep_1", &hook.url());
+    let events = world.log.append_many(5, 5);
+    world.log.drop_through(2);
+    let run = world.start_without_router();
+    let given_up = |from: u64, through: Cursor| GivenUp {
+        from: Cursor { sequence: from, ordinal: 0 },
+        through,
+        at_ms: 0,
+        quiet: false,
+    };
+    let single = |sequence| given_up(sequence, Cursor { sequence, ordinal: 1 });
+    for given_up in [single(4), single(2), given_up(3, Cursor::behind(5))] {
+        run.dispatcher.announce_again("ep_1", given_up);
+        run.dispatcher.announce_again("ep_gone", given_up);
+    }
+    run.stop();
+    let [known, dropped, range] = &failed(&world)[..] else { panic!("{:?}", failed(&world)) };
+    let message = known.message.as_ref().unwrap();
+    assert_eq!(
+        (&message.id, message.event_type.as_deref()),
+        (&id_of(events[3].place), Some("heart_rate.created"))
+    );
+    assert_eq!((known.count, known.user.as_deref(), known.attempts), (Some(1), Some("u_1"), 0));
+    assert_eq!((&dropped.message, dropped.count), (&None, Some(1)));
+    assert_eq!((&range.message, range.count), (&None, None));
+    let begin = |sequence| Cursor { sequence, ordinal: 0 };
+    assert_eq!(known.noted, [(begin(4), Cursor { sequence: 4, ordinal: 1 })]);
+    assert_eq!(range.noted, [(begin(3), Cursor::behind(5))]);
+    assert!(failed(&world).iter().all(|failed| failed.error.is_some()));
+}
