@@ -8,7 +8,7 @@ use systole_engine::{PublishError, Published};
 
 use super::messages::nearest;
 use crate::error::{Entry, Quoted, Refusal};
-use crate::manage::fields::{fields, text, user};
+use crate::manage::fields::{fields, refuse_compressed, text, user};
 use crate::manage::raw::member;
 use crate::reply::{self, Reply};
 use crate::route::Call;
@@ -47,6 +47,7 @@ pub(crate) fn types(call: &Call<'_>) -> Reply {
 }
 
 pub(crate) async fn publish(call: Call<'_>) -> Result<Reply, Refusal> {
+    refuse_compressed(&call.head.headers)?;
     let limits = BodyLimits { bytes_max: EVENT_BYTES_MAX, timeout: call.app.settings.http.body_timeout };
     call.body.check_declared(&limits)?;
     let declared = call.body.declared_bytes().and_then(|bytes| usize::try_from(bytes).ok());
