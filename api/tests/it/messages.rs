@@ -399,3 +399,24 @@ async fn what_failed_is_listed_sent_again_by_hand_and_seen_in_the_figures() {
     server.request("PATCH", &endpoint).key(OPERATOR).body(off).send().await.expect(200);
     assert_eq!(server.post(&resend, OPERATOR, &json!({})).await.expect(409).code(), "endpoint_off");
 }
+
+#[tokio::test]
+async fn a_receiver_that_does_not_answer_is_a_connection_in_the_figures() {
+    let open = Targets::parse(&["127.0.0.0/8".to_owned()]).unwrap();
+    let server = server().with(|settings| settings.dispatch.allow_targets = open).start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    server.post(ENDPOINTS, OPERATOR, &json!({"url": url})).await.expect(201);
+    server.publish(OPERATOR, &check_in(1)).await;
+    let _held = listener.accept().await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let text = server.request("GET", "/metrics").send().await.expect(200).text();
+        let shows = |line: &str| text.lines().any(|found| found == line);
+        if shows("systole_webhook_connections_open 1") && shows("systole_webhook_in_flight 1") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{text}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
