@@ -1,9 +1,13 @@
 //! `POST /api/v1/events`: an upstream hands an event in. `GET
 //! /api/v1/webhooks/event-types`: what there is.
 
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
 use hyper::StatusCode;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use systole_engine::events::topics::EventCatalogue;
 use systole_engine::{PublishError, Published};
 
 use super::messages::nearest;
@@ -29,8 +33,34 @@ struct ShownType<'a> {
     example: Value,
 }
 
-pub(crate) fn types(call: &Call<'_>) -> Reply {
-    let catalogue = call.app.engine.webhooks().catalogue(&call.org);
+#[derive(Serialize)]
+struct Listing<'a> {
+    data: Vec<ShownType<'a>>,
+}
+
+/// The list of event types of organisations without metrics of their own, which is the
+/// same for all of them: made when it is first asked for.
+#[derive(Default)]
+pub(crate) struct EventTypes(OnceLock<Bytes>);
+
+impl EventTypes {
+    /// The list of an organisation. Making one takes long for a thread of the network.
+    fn of(&self, catalogue: &EventCatalogue) -> Bytes {
+        if catalogue.has_own_metrics() {
+            return listing(catalogue);
+        }
+        self.0.get_or_init(|| listing(catalogue)).clone()
+    }
+}
+
+pub(crate) async fn types(call: Call<'_>) -> Result<Reply, Refusal> {
+    let (app, org) = (Arc::clone(call.app), Arc::clone(&call.org));
+    let making =
+        tokio::task::spawn_blocking(move || app.event_types.of(&app.engine.webhooks().catalogue(&org)));
+    Ok(reply::json(StatusCode::OK, making.await.map_err(Refusal::internal)?))
+}
+
+fn listing(catalogue: &EventCatalogue) -> Bytes {
     let types = catalogue.types();
     let data: Vec<ShownType<'_>> = types
         .iter()
@@ -43,7 +73,8 @@ pub(crate) fn types(call: &Call<'_>) -> Reply {
             example: catalogue.example(known),
         })
         .collect();
-    reply::json_of(StatusCode::OK, &json!({ "data": data }))
+    let listing = serde_json::to_vec(&Listing { data });
+    listing.expect("names, schemas and examples always serialize").into()
 }
 
 pub(crate) async fn publish(call: Call<'_>) -> Result<Reply, Refusal> {
