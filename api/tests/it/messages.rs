@@ -214,6 +214,18 @@ async fn an_event_id_is_stored_once_also_by_many_at_a_time_and_after_a_flush() {
     let acme = server.make_key("acme", &json!({"scopes": ["ingest"]})).await.key;
     assert_ne!(server.publish(&acme, &event).await, *first);
     assert_eq!(server.settled(2).await.len(), 2);
+    let mut of_users = Vec::new();
+    for user in ["u_1", "u_2"] {
+        let wish = json!({"scopes": ["ingest"], "user_id": user});
+        let bound = server.make_key("default", &wish).await.key;
+        let id = server.publish(&bound, &event).await;
+        let again = server.make_key("default", &wish).await.key;
+        assert_eq!(server.publish(&again, &event).await, id, "another key of {user}");
+        assert_ne!(id, *first, "{user} does not meet the organisation's ids");
+        of_users.push(id);
+    }
+    assert_ne!(of_users[0], of_users[1], "users do not meet each other's ids");
+    assert_eq!(server.publish(OPERATOR, &event).await, *first);
     for name in ["message.failed", "endpoint.disabled"] {
         let answer =
             server.post(EVENTS, OPERATOR, &json!({"type": name, "data": {}})).await.expect(422).json();

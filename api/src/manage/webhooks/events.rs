@@ -105,7 +105,14 @@ pub(crate) async fn publish(call: Call<'_>) -> Result<Reply, Refusal> {
         }
         Some(_) => return Err(Refusal::invalid(Entry::body("data", "wrong_type", "must be an object"))),
     };
-    let event = Published { org: &call.org, user: user.as_deref(), name: &name, id: id.as_deref(), data };
+    let event = Published {
+        org: &call.org,
+        user: user.as_deref(),
+        name: &name,
+        id: id.as_deref(),
+        bound: call.caller.user.is_some(),
+        data,
+    };
     let made = call.app.engine.publish(&event, permit).await.map_err(|fault| match fault {
         PublishError::Submit(fault) => Refusal::from(fault),
         PublishError::Commit(fault) => Refusal::from(fault),
