@@ -127,7 +127,8 @@ pub(crate) fn newest(snapshot: &Snapshot, query: &AttemptQuery) -> Result<Vec<At
         let record = file.record();
         record.time_min <= last
             && first <= record.time_max
-            && query.sequence.is_none_or(|sequence| file.may_hold(sequence, sequence))
+            // Files do not say whether they hold rows without a place.
+            && query.sequence.is_none_or(|sequence| sequence == 0 || file.may_hold(sequence, sequence))
             && query.user.as_deref().is_none_or(|it| *record.user_min <= *it && *it <= *record.user_max)
     };
     let mut files: Vec<&AttemptFile> = snapshot.attempts.of(&query.org).iter().filter(may_hold).collect();

@@ -189,6 +189,19 @@ fn attempts_are_found_in_frames_and_files_by_every_condition() {
 }
 
 #[test]
+fn attempts_of_a_test_message_are_found_in_files_of_other_messages_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    let committed = store.commit_attempts(
+        "acme",
+        &[attempt("ep_1", 7, true), attempt("ep_1", 0, true), attempt("ep_1", 9, true)],
+    );
+    store.flush();
+    let query = AttemptQuery { message: Some("evt_0".to_owned()), sequence: Some(0), ..every("acme") };
+    assert_eq!(store.store.attempts(&query).unwrap(), committed[1..2]);
+}
+
+#[test]
 fn a_message_succeeded_if_any_attempt_of_it_did() {
     let dir = tempfile::tempdir().unwrap();
     let (store, all) = filled(dir.path());
