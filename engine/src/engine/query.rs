@@ -14,7 +14,7 @@ use systole_storage::query::{
     SqlError, SqlQuestion,
 };
 use systole_storage::{
-    AttemptQuery, AttemptRow, Draft, ErasureRecord, LatestValue, Sequence, Store, StoreError,
+    AttemptPage, AttemptQuery, Draft, ErasureRecord, LatestValue, Sequence, Store, StoreError,
 };
 
 use super::{Engine, EngineSettings, OpenError, PoisonOnPanic, Position, spawn};
@@ -192,12 +192,12 @@ impl Engine {
         &self.inner.attempts
     }
 
-    /// The newest delivery attempts that a query asks for, newest first. Reads files:
+    /// The page of delivery attempts that a query asks for, newest first. Reads files:
     /// for a thread that may wait.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn attempts(&self, query: &AttemptQuery) -> Result<Vec<AttemptRow>, StoreError> {
+    pub fn attempts(&self, query: &AttemptQuery) -> Result<AttemptPage, StoreError> {
         self.inner.store.attempts(query)
     }
 

@@ -3,7 +3,7 @@
 
 use systole_dispatch::id::EVENT_ID_PREFIX;
 use systole_dispatch::{EventKind, Place};
-use systole_storage::Sequence;
+use systole_storage::{AttemptKey, Sequence};
 
 use super::webhooks::Webhooks;
 
@@ -34,7 +34,7 @@ impl Webhooks {
 
     /// Leads to the attempts before one.
     #[must_use]
-    pub fn attempt_iterator(&self, at_ms: i64, tie: u64) -> String {
+    pub fn attempt_iterator(&self, (at_ms, tie): AttemptKey) -> String {
         let time = at_ms.unsigned_abs();
         let group = u32::try_from(time & ((1 << GROUP_BITS) - 1)).unwrap_or_default();
         let chunk = u16::try_from(time >> GROUP_BITS & ((1 << CHUNK_BITS) - 1)).unwrap_or_default();
@@ -45,7 +45,7 @@ impl Webhooks {
 
     /// The time and tie of the attempt that an iterator begins behind.
     #[must_use]
-    pub fn open_attempt_iterator(&self, text: &str) -> Option<(i64, u64)> {
+    pub fn open_attempt_iterator(&self, text: &str) -> Option<AttemptKey> {
         let id = text.strip_prefix(ITERATOR_PREFIX)?;
         let (place, rest) = self.ids.open(&format!("{EVENT_ID_PREFIX}{id}"))?;
         if place.kind != EventKind::Updated || rest & 3 != ATTEMPT {

@@ -4,7 +4,7 @@
 use hyper::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
-use systole_engine::{AttemptQuery, AttemptRow};
+use systole_engine::{AttemptPage, AttemptQuery, AttemptRow};
 
 use super::endpoints::found;
 use super::messages::event_type;
@@ -14,6 +14,10 @@ use crate::manage::page::{LIMIT_DEFAULT, LIMIT_MAX};
 use crate::read::instant;
 use crate::reply::{self, Reply};
 use crate::route::Call;
+
+/// Attempts that one answer looks at, about, for those it is asked for: a fraction of a
+/// second. Who wants them all for a few goes on page by page, or asks in SQL.
+const LOOK_MAX: usize = 512 * 1024;
 
 /// An attempt as it is shown.
 #[derive(Serialize)]
@@ -71,19 +75,17 @@ async fn list(call: &Call<'_>, wanted: AttemptQuery) -> Result<Reply, Refusal> {
         until_ms: instant(&call.query, "until")?,
         event_type: event_type(call)?,
         before,
-        // One more tells whether there are more.
-        limit: limit + 1,
+        limit,
+        look_max: Some(LOOK_MAX),
         ..wanted
     };
     let engine = call.app.engine.clone();
     let read = tokio::task::spawn_blocking(move || engine.attempts(&query)).await;
-    let mut rows = read
+    let AttemptPage { rows, before, done, .. } = read
         .map_err(Refusal::internal)?
         .map_err(|fault| Refusal::Internal { inside: crate::error::chain(&fault) })?;
-    let done = rows.len() <= limit;
-    rows.truncate(limit);
     let data = rows.iter().map(|row| show(row, webhooks.attempt_id(row.tie))).collect();
-    let iterator = rows.last().map(|row| webhooks.attempt_iterator(row.at_ms, row.tie));
+    let iterator = before.map(|before| webhooks.attempt_iterator(before));
     Ok(reply::json_of(StatusCode::OK, &Listing { data, iterator, prev_iterator: None, done }))
 }
 
