@@ -384,6 +384,12 @@ async fn what_failed_is_listed_sent_again_by_hand_and_seen_in_the_figures() {
     let next = format!("{message}/attempts?limit=1&iterator={}", page["iterator"].as_str().unwrap());
     let next = server.get(&next, OPERATOR).await.expect(200).json();
     assert_eq!((&page["done"], &next["done"], &next["data"][0]), (&json!(false), &json!(true), &failed));
+    assert_eq!(page["prev_iterator"], Value::Null);
+    let back = format!("{message}/attempts?limit=1&iterator={}", next["prev_iterator"].as_str().unwrap());
+    let back = server.get(&back, OPERATOR).await.expect(200).json();
+    assert_eq!((&back["data"], &back["prev_iterator"]), (&page["data"], &Value::Null));
+    let of_messages = format!("{MESSAGES}?iterator={}", next["prev_iterator"].as_str().unwrap());
+    server.get(&of_messages, OPERATOR).await.expect(422);
 
     let other = json!({"url": url, "filter_types": ["patient.created"]});
     let other = server.post(ENDPOINTS, OPERATOR, &other).await.expect(201).json();

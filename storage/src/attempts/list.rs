@@ -112,7 +112,7 @@ impl<'a> Reading<'a> {
         let files: Vec<&AttemptFile> = files.collect();
         let mut parts = BinaryHeap::with_capacity(files.len());
         for (at, file) in files.iter().enumerate() {
-            parts.push(Reverse((query.rank_of(file.record().time_max), Part::File(at))));
+            parts.push(Reverse((query.first_rank(times_of(file)), Part::File(at))));
         }
         Reading { snapshot, query, frames, files, footers: HashMap::new(), parts, best, looked_at: 0 }
     }
@@ -120,7 +120,7 @@ impl<'a> Reading<'a> {
     /// Reads until nothing that is left can have a row of the page, or enough was looked
     /// at; then the rank of the first time that is left.
     fn read(&mut self) -> Result<Option<i64>, FileReadError> {
-        let begin = self.query.rank_of(self.query.times().1);
+        let begin = self.query.first_rank(self.query.times());
         while let Some(Reverse((rank, part))) = self.parts.pop() {
             if !self.best.takes(rank) {
                 break;
@@ -140,12 +140,11 @@ impl<'a> Reading<'a> {
     fn open(&mut self, at: usize) -> Result<(), FileReadError> {
         let (file, query) = (self.files[at], self.query);
         let footer = footer(file)?;
-        let of_file = (file.record().time_min, file.record().time_max);
         for (group, metadata) in footer.metadata().row_groups().iter().enumerate() {
             let extent = Extent(metadata);
-            let (earliest, latest) = extent.numbers("created_at").unwrap_or(of_file);
-            if query.may_be_in_group(&extent, earliest, latest) {
-                self.parts.push(Reverse((query.rank_of(latest), Part::Group(at, group))));
+            let times = extent.numbers("created_at").unwrap_or_else(|| times_of(file));
+            if query.may_be_in_group(&extent, times) {
+                self.parts.push(Reverse((query.first_rank(times), Part::Group(at, group))));
             }
         }
         self.footers.insert(at, footer);
@@ -171,14 +170,8 @@ impl<'a> Reading<'a> {
         found.retain(|((rank, _), _)| left.is_none_or(|left| *rank < left));
         let more = found.len() > query.limit;
         found.truncate(query.limit);
-        let last = found.last().map(|(rank, _)| query.rank(*rank));
-        let before = match left.filter(|_| !more) {
-            Some(left) => Some(query.going_on_with(left)),
-            None => last,
-        };
-        let looked_at = self.looked_at;
         let rows = self.whole_rows(found)?;
-        Ok(AttemptPage { rows, before, done: !more && left.is_none(), looked_at })
+        Ok(AttemptPage { looked_at: self.looked_at, ..query.page(rows, more, left) })
     }
 
     /// The rows that were found, newest first.
@@ -206,6 +199,11 @@ impl<'a> Reading<'a> {
         }
         Ok(rows.into_values().collect())
     }
+}
+
+/// Earliest and latest time of a file.
+fn times_of(file: &AttemptFile) -> (i64, i64) {
+    (file.record().time_min, file.record().time_max)
 }
 
 /// Whether a row is asked for and may be shown.

@@ -35,7 +35,7 @@ use crate::hidden::Hidden;
 
 pub(crate) use list::page;
 pub(crate) use merge::{MergeHalt, due_merge, erased_rows, merge_files};
-pub use query::{AttemptKey, AttemptPage, AttemptQuery};
+pub use query::{AttemptKey, AttemptPage, AttemptQuery, AttemptStep};
 pub use read::AttemptPlace;
 pub(crate) use read::outcomes;
 pub(crate) use schema::{Columns, blocks_of, file_columns};

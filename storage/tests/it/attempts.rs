@@ -6,7 +6,9 @@ use std::path::Path;
 use hashbrown::HashMap;
 use systole_storage::attempts::{ATTEMPTS_DIR, DAYS_KEPT};
 use systole_storage::frame::{AttemptsFrame, Erased, Stamp, encode_attempts, verify};
-use systole_storage::{AttemptPage, AttemptPlace, AttemptQuery, AttemptRow, Sequence, Unhurried};
+use systole_storage::{
+    AttemptKey, AttemptPage, AttemptPlace, AttemptQuery, AttemptRow, AttemptStep, Sequence, Unhurried,
+};
 
 use super::fixture::{TestStore, attempt};
 
@@ -25,6 +27,11 @@ impl TestStore {
     fn rows(&self, query: &AttemptQuery) -> Vec<AttemptRow> {
         self.store.attempts(query).unwrap().rows
     }
+}
+
+fn older_than(step: AttemptStep) -> AttemptKey {
+    let AttemptStep::Older(place) = step else { panic!("{step:?} leads back") };
+    place
 }
 
 /// Everything, in the order of answers.
@@ -179,9 +186,9 @@ fn attempts_are_found_in_frames_and_files_by_every_condition() {
             let mut page = AttemptQuery { limit, ..query.clone() };
             let mut pages = 0;
             loop {
-                let AttemptPage { rows, before, done, .. } = store.store.attempts(&page).unwrap();
+                let AttemptPage { rows, older, done, .. } = store.store.attempts(&page).unwrap();
                 assert!(if done { rows.len() <= limit } else { rows.len() == limit });
-                page.before = before;
+                page.step = older;
                 paged.extend(rows);
                 pages += 1;
                 if done {
@@ -216,13 +223,58 @@ fn a_page_that_looked_at_enough_ends_early_and_the_next_goes_on_there() {
                 break;
             }
             short += usize::from(page.rows.len() < limit);
-            let before = page.before.unwrap();
-            assert!(query.before.is_none_or(|last| before < last), "{before:?} goes no further");
-            query.before = Some(before);
+            let before = older_than(page.older.unwrap());
+            assert!(query.step.is_none_or(|last| before < older_than(last)), "{before:?} is no further");
+            query.step = page.older;
         }
         assert_eq!(paged, expected, "{query:?}");
         assert!(short > 3, "{short} pages of {limit} rows were short");
     }
+}
+
+#[test]
+fn pages_lead_back_to_those_before_up_to_the_newest() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, all) = filled(dir.path());
+    for (endpoint, limit, look_max) in
+        [(None, 7, None), (None, 50, Some(1)), (Some("ep_3"), 3, Some(1)), (Some("ep_9"), 5, Some(1))]
+    {
+        let of_endpoint = |row: &&AttemptRow| endpoint.is_none_or(|endpoint| row.endpoint == endpoint);
+        let expected: Vec<AttemptRow> = all.iter().filter(of_endpoint).cloned().collect();
+        let endpoint = endpoint.map(str::to_owned);
+        let mut query = AttemptQuery { endpoint, limit, look_max, ..every("acme") };
+        let first = store.store.attempts(&query).unwrap();
+        assert_eq!(first.newer, None, "nothing leads beyond the first page");
+        let mut page = first.clone();
+        while !page.done {
+            query.step = page.older;
+            page = store.store.attempts(&query).unwrap();
+        }
+        // The last page, then those before it.
+        let mut paged = page.rows.clone();
+        while let Some(step) = page.newer {
+            query.step = Some(step);
+            page = store.store.attempts(&query).unwrap();
+            assert!(page.rows.len() <= limit && !page.done);
+            paged.splice(0..0, page.rows.iter().cloned());
+        }
+        assert_eq!(paged, expected, "{query:?}");
+    }
+    let mut query = AttemptQuery { limit: 5, ..every("acme") };
+    let first = store.store.attempts(&query).unwrap();
+    query.step = first.older;
+    let second = store.store.attempts(&query).unwrap();
+    // What came meanwhile lies before the first page.
+    let late = AttemptRow { at_ms: first.rows[0].at_ms + 1, ..attempt("ep_1", 7, true) };
+    let late = store.commit_attempts("acme", &[late]);
+    query.step = second.newer;
+    let back = store.store.attempts(&query).unwrap();
+    assert_eq!(back.rows, first.rows);
+    query.step = back.older;
+    assert_eq!(store.rows(&query), second.rows);
+    query.step = back.newer;
+    let front = store.store.attempts(&query).unwrap();
+    assert_eq!((front.rows, front.newer), (late, None));
 }
 
 #[test]
@@ -251,9 +303,12 @@ fn a_page_may_end_between_the_row_groups_of_a_file() {
     assert_eq!((page.rows.len(), page.done), (0, false));
     assert_eq!(page.looked_at, to_open + ROWS - OF_GROUP);
     let rest = JUNE_2026 + i64::try_from(OF_GROUP).unwrap();
-    assert_eq!(page.before, Some((rest, 0)), "all before the second group is left");
-    let page = store.store.attempts(&AttemptQuery { before: page.before, ..query }).unwrap();
-    assert_eq!((page.before, page.done, page.looked_at), (None, true, to_open + OF_GROUP));
+    assert_eq!(page.older, Some(AttemptStep::Older((rest, 0))), "all before the second group is left");
+    let page = store.store.attempts(&AttemptQuery { step: page.older, ..query.clone() }).unwrap();
+    assert_eq!((page.older, page.done, page.looked_at), (None, true, to_open + OF_GROUP));
+    // And back, which reads the second group only.
+    let page = store.store.attempts(&AttemptQuery { step: page.newer, ..query }).unwrap();
+    assert_eq!((page.rows.len(), page.newer, page.looked_at), (0, None, to_open + ROWS - OF_GROUP));
 }
 
 #[test]

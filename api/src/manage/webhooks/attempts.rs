@@ -60,7 +60,7 @@ pub(crate) async fn of_message(call: Call<'_>) -> Result<Reply, Refusal> {
 async fn list(call: &Call<'_>, wanted: AttemptQuery) -> Result<Reply, Refusal> {
     let limit = call.query.limit(LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);
     let webhooks = call.app.engine.webhooks();
-    let before = match call.query.get("iterator") {
+    let step = match call.query.get("iterator") {
         None => None,
         Some(text) => Some(webhooks.open_attempt_iterator(text).ok_or_else(|| {
             let message = "this is no iterator of this list; take it as it came";
@@ -74,19 +74,20 @@ async fn list(call: &Call<'_>, wanted: AttemptQuery) -> Result<Reply, Refusal> {
         since_ms: instant(&call.query, "since")?,
         until_ms: instant(&call.query, "until")?,
         event_type: event_type(call)?,
-        before,
+        step,
         limit,
         look_max: Some(LOOK_MAX),
         ..wanted
     };
     let engine = call.app.engine.clone();
     let read = tokio::task::spawn_blocking(move || engine.attempts(&query)).await;
-    let AttemptPage { rows, before, done, .. } = read
+    let AttemptPage { rows, older, newer, done, .. } = read
         .map_err(Refusal::internal)?
         .map_err(|fault| Refusal::Internal { inside: crate::error::chain(&fault) })?;
     let data = rows.iter().map(|row| show(row, webhooks.attempt_id(row.tie))).collect();
-    let iterator = before.map(|before| webhooks.attempt_iterator(before));
-    Ok(reply::json_of(StatusCode::OK, &Listing { data, iterator, prev_iterator: None, done }))
+    let iterator = older.map(|step| webhooks.attempt_iterator(step));
+    let prev_iterator = newer.map(|step| webhooks.attempt_iterator(step));
+    Ok(reply::json_of(StatusCode::OK, &Listing { data, iterator, prev_iterator, done }))
 }
 
 fn success(call: &Call<'_>) -> Result<Option<bool>, Refusal> {
