@@ -88,7 +88,9 @@ pub trait DeliveryLog: fmt::Debug + Send + Sync {
     fn record(&self, attempt: Attempt);
 
     /// Of each event of these frames that was attempted to an endpoint, whether any
-    /// attempt succeeded. May read disk.
+    /// attempt succeeded; those that were recorded before the call are among them. May
+    /// read disk, and wait for it: for a thread that may block, about many frames at
+    /// once.
     ///
     /// # Errors
     /// [`DeliveryLogFault`].

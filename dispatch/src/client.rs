@@ -19,9 +19,9 @@
 //! left, the receiver may have them, and it is a failed attempt. A connection of HTTP/2
 //! that went silent under its exchanges is found by pings.
 //!
-//! Not bounded here: the number of connections a receiver has at a time (a lane's
-//! window bounds it), and lookups, of which each takes a blocking thread of the
-//! runtime until the system's resolver gives up.
+//! Look-ups are bounded (see `look_up`), and who waits for one does so within its
+//! deadline. Connections of one receiver are bounded by the most exchanges that it had
+//! at a time (see `pool`), and of those that are idle at most 64 are kept.
 
 use std::error::Error;
 use std::fmt;
@@ -30,18 +30,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
+use bytes::Bytes;
+use http_body_util::Full;
 use hyper::header::{self, HeaderName, HeaderValue};
-use hyper::{HeaderMap, Method, Request, Response, StatusCode};
-use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper::{HeaderMap, Method, Request, StatusCode};
+use hyper_rustls::{ConfigBuilderExt as _, HttpsConnectorBuilder};
 use rustls::client::Resumption;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 
 use crate::dialer::{BoxError, Dialer};
+use crate::pool::{Pool, PoolFault};
 use crate::target::{Target, TargetFault, Targets};
 
 pub use crate::dialer::CONNECT_TIMEOUT;
@@ -56,15 +54,15 @@ pub const READ_BUFFER_BYTES_MAX: usize = 64 * 1024;
 pub const HEAD_BYTES_MAX: u32 = 64 * 1024;
 /// What one exchange of HTTP/2 is sent before it was read: an answer that is longer than
 /// what is kept waits there and is cut.
-const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 /// What one connection of HTTP/2 is sent before it was read, over all its exchanges.
-const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// How long a connection of HTTP/2 may be silent under its exchanges until it is asked
 /// whether it is still there: below the shortest deadline, 10 s, so that the exchanges
 /// after those that failed get another connection.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
+pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the answer to that may take.
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// TLS sessions that are remembered, about 2 KB each; beyond it the oldest is forgotten
 /// and its receiver costs a full handshake again.
 const SESSIONS_MAX: usize = 4_096;
@@ -82,7 +80,7 @@ const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("systole/", env
 /// Headers that belong to the connection or to the framing, which are ours: brought
 /// by an endpoint, they would let its requests be read as others than they are. An
 /// endpoint that asks for one is refused; here they are left out all the same.
-pub(crate) const OURS: [HeaderName; 11] = [
+pub(crate) static OURS: [HeaderName; 11] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
     header::EXPECT,
@@ -100,7 +98,7 @@ pub(crate) const OURS: [HeaderName; 11] = [
 /// and its connections closed, with the last of them.
 #[derive(Clone)]
 pub struct Client {
-    pool: legacy::Client<HttpsConnector<Dialer>, Full<Bytes>>,
+    pool: Pool,
     /// Shared with the dialer, which counts.
     open: Arc<AtomicU64>,
 }
@@ -127,20 +125,7 @@ impl Client {
             .enable_http1()
             .enable_http2()
             .wrap_connector(Dialer::new(targets, open.clone()));
-        let pool = legacy::Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
-            .retry_canceled_requests(true)
-            .http1_max_buf_size(READ_BUFFER_BYTES_MAX)
-            .timer(TokioTimer::new())
-            .http2_max_header_list_size(HEAD_BYTES_MAX)
-            .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .http2_keep_alive_interval(PING_INTERVAL)
-            .http2_keep_alive_timeout(PING_TIMEOUT)
-            .build(connector);
-        Client { pool, open }
+        Client { pool: Pool::new(connector), open }
     }
 
     /// Connections to receivers that are open now, idle ones too.
@@ -166,16 +151,18 @@ impl Client {
         body: Bytes,
         timeout: Duration,
     ) -> Result<Answer, PostFault> {
-        let exchange = self.exchange(request(target, headers, body));
-        tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(PostFault::Timeout { timeout }))
-    }
-
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, PostFault> {
-        let response = self.pool.request(request).await.map_err(PostFault::of_request)?;
-        let (head, body) = Response::into_parts(response);
-        let retry_after = retry_after(&head.headers, SystemTime::now());
-        let body = read_body(body).await.map_err(PostFault::of_body)?;
-        Ok(Answer { status: head.status, retry_after, headers: head.headers, body })
+        let exchange = self.pool.send(target, request(headers, body));
+        match tokio::time::timeout(timeout, exchange).await {
+            Err(_) => Err(PostFault::Timeout { timeout }),
+            Ok(Err(PoolFault::Connect(fault))) => Err(PostFault::of_connect(fault)),
+            Ok(Err(PoolFault::Exchange(fault))) => Err(PostFault::of_exchange(fault)),
+            Ok(Ok((head, body))) => Ok(Answer {
+                status: head.status,
+                retry_after: retry_after(&head.headers, SystemTime::now()),
+                headers: head.headers,
+                body,
+            }),
+        }
     }
 }
 
@@ -225,22 +212,22 @@ pub enum PostFault {
 }
 
 impl PostFault {
-    fn of_request(fault: legacy::Error) -> PostFault {
-        if let Some(refused) = find::<TargetFault>(&fault) {
+    fn of_connect(fault: BoxError) -> PostFault {
+        if let Some(refused) = find::<TargetFault>(fault.as_ref()) {
             return PostFault::Refused(refused.clone());
         }
-        let is_tls = find::<rustls::Error>(&fault).is_some();
-        let is_connect = fault.is_connect();
-        let cause = Cause(Box::new(fault));
-        match (is_tls, is_connect) {
-            (true, _) => PostFault::Tls(cause),
-            (false, true) => PostFault::Connect(cause),
-            (false, false) => PostFault::Exchange(cause),
+        match find::<rustls::Error>(fault.as_ref()) {
+            Some(_) => PostFault::Tls(Cause(fault)),
+            None => PostFault::Connect(Cause(fault)),
         }
     }
 
-    fn of_body(fault: hyper::Error) -> PostFault {
-        PostFault::Exchange(Cause(Box::new(fault)))
+    /// A receiver that wants another certificate says so behind the handshake.
+    fn of_exchange(fault: hyper::Error) -> PostFault {
+        match find::<rustls::Error>(&fault) {
+            Some(_) => PostFault::Tls(Cause(Box::new(fault))),
+            None => PostFault::Exchange(Cause(Box::new(fault))),
+        }
     }
 }
 
@@ -250,9 +237,7 @@ pub struct Cause(BoxError);
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The pool's own level only says that there was an error.
-        let inner = causes(self.0.as_ref()).filter(|fault| !fault.is::<legacy::Error>());
-        let mut texts: Vec<String> = inner.map(ToString::to_string).collect();
+        let mut texts: Vec<String> = causes(self.0.as_ref()).map(ToString::to_string).collect();
         // An I/O error prints what it wraps as if it were itself.
         texts.dedup();
         f.write_str(&texts.join(": "))
@@ -266,7 +251,8 @@ fn tls() -> ConfigBuilder<ClientConfig, WantsVerifier> {
     builder.with_safe_default_protocol_versions().expect("ring has what TLS 1.2 and 1.3 need")
 }
 
-fn request(target: &Target, mut headers: HeaderMap, body: Bytes) -> Request<Full<Bytes>> {
+/// Without what depends on the connection.
+fn request(mut headers: HeaderMap, body: Bytes) -> Request<Full<Bytes>> {
     for name in &OURS {
         headers.remove(name);
     }
@@ -274,24 +260,8 @@ fn request(target: &Target, mut headers: HeaderMap, body: Bytes) -> Request<Full
     headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = target.uri().clone();
     *request.headers_mut() = headers;
     request
-}
-
-/// Reads to the end, so that the connection can be kept, or to the limit; then the
-/// rest is dropped with the connection.
-async fn read_body(mut body: Incoming) -> Result<Bytes, hyper::Error> {
-    let mut read = BytesMut::new();
-    while read.len() < ANSWER_BYTES_MAX
-        && let Some(frame) = body.frame().await
-    {
-        if let Ok(data) = frame?.into_data() {
-            let room = ANSWER_BYTES_MAX - read.len();
-            read.extend_from_slice(&data[..data.len().min(room)]);
-        }
-    }
-    Ok(read.freeze())
 }
 
 /// `Retry-After` in seconds or as a date; what is neither is no wish.

@@ -24,6 +24,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
+use crate::look_up::LookUps;
 use crate::target::{TargetFault, Targets, is_localhost};
 
 /// How long a dial may take, over all addresses of a name: three lost packets. So a
@@ -48,9 +49,10 @@ pub(crate) struct Dialer {
 impl Dialer {
     /// `open` counts the connections that are there.
     pub(crate) fn new(targets: Arc<Targets>, open: Arc<AtomicU64>) -> Dialer {
+        let look_ups = LookUps::of_system();
         let connector = |https| {
-            let mut connector =
-                HttpConnector::new_with_resolver(Resolver { targets: targets.clone(), https });
+            let resolver = Resolver { targets: targets.clone(), look_ups: look_ups.clone(), https };
+            let mut connector = HttpConnector::new_with_resolver(resolver);
             // The layer above it speaks TLS, so it sees `https` as well.
             connector.enforce_http(false);
             // A request is written in one go; there is nothing to wait for.
@@ -159,6 +161,7 @@ impl Write for Dialled {
 #[derive(Clone)]
 struct Resolver {
     targets: Arc<Targets>,
+    look_ups: LookUps,
     https: bool,
 }
 
@@ -174,7 +177,7 @@ impl Service<Name> for Resolver {
     fn call(&mut self, name: Name) -> LookingUp {
         let resolver = self.clone();
         Box::pin(async move {
-            let addresses = look_up(name.as_str()).await?;
+            let addresses = resolver.look_up(name.as_str()).await?;
             resolver.check(name.as_str(), &addresses)?;
             Ok(addresses.into_iter())
         })
@@ -186,16 +189,15 @@ impl Resolver {
     fn check(&self, name: &str, addresses: &[SocketAddr]) -> Result<(), TargetFault> {
         addresses.iter().try_for_each(|address| self.targets.check_address(name, address.ip(), self.https))
     }
-}
 
-/// The addresses of a name; the port is for the connector to set. Names of this
-/// machine stand for the one address they were judged by at registration.
-async fn look_up(name: &str) -> io::Result<Vec<SocketAddr>> {
-    if is_localhost(name) {
-        return Ok(vec![(IpAddr::from(Ipv4Addr::LOCALHOST), 0).into()]);
+    /// The addresses of a name; the port is for the connector to set. Names of this
+    /// machine stand for the one address they were judged by at registration.
+    async fn look_up(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
+        if is_localhost(name) {
+            return Ok(vec![(IpAddr::from(Ipv4Addr::LOCALHOST), 0).into()]);
+        }
+        self.look_ups.look_up(name).await
     }
-    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((name, 0)).await?.collect();
-    if addresses.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(addresses) }
 }
 
 #[cfg(test)]
@@ -204,7 +206,8 @@ mod tests {
     use crate::client::find;
 
     fn resolver(allow: &[&str], https: bool) -> Resolver {
-        Resolver { targets: Arc::new(Targets::parse(allow).unwrap()), https }
+        let targets = Arc::new(Targets::parse(allow).unwrap());
+        Resolver { targets, look_ups: LookUps::of_system(), https }
     }
 
     fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
@@ -262,7 +265,7 @@ mod tests {
     #[tokio::test]
     async fn names_of_this_machine_are_what_they_were_judged_by() {
         for name in ["localhost", "a.localhost", "LocalHost."] {
-            assert_eq!(look_up(name).await.unwrap(), addresses(&["127.0.0.1"]));
+            assert_eq!(resolver(&[], true).look_up(name).await.unwrap(), addresses(&["127.0.0.1"]));
         }
     }
 }

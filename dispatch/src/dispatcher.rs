@@ -12,7 +12,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -27,21 +27,25 @@ use crate::counters::Counters;
 use crate::endpoint::EndpointSettings;
 use crate::event::{Cursor, Event, EventKind, EventLog, Payload, PayloadSource, Place, ReadFault, Step};
 use crate::id::IdCipher;
-use crate::lane::{Agenda, Asked, Collected, Lane, LaneStats, MANUAL_AT_ONCE, MANUAL_MAX, Rest, Sums};
-use crate::ledger::{BacklogKind, Changes, Ledger, SAVE_INTERVAL};
+use crate::keeper::keep;
+use crate::lane::{Agenda, Asked, Lane, LaneStats, ManualRoom, Sums};
+use crate::ledger::{BacklogKind, Ledger};
+use crate::look_up::LOOK_UPS_MAX;
 use crate::memory::Memory;
 use crate::notice::{DisabledReason, Notice, Notices};
 use crate::router::Router;
+use crate::saver::{Saver, save_often};
 use crate::topic::Topics;
 
 pub use crate::counters::DispatchStats;
 
-/// How often lanes are looked at for what is due.
-const KEEPER_INTERVAL: Duration = Duration::from_millis(100);
 /// Events routed between two looks at the lanes' joins.
 const ROUTED_AT_ONCE: usize = 256;
 /// Lanes that read the journal at once.
 const READERS_MAX: usize = 4;
+/// Threads that may block: look-ups hold some for half a minute, and saving, reading and
+/// opening payloads find 256 beside them.
+const BLOCKING_THREADS_MAX: usize = LOOK_UPS_MAX + 256;
 /// How long requests in flight may take to end at a stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How soon it is tried again to store that an endpoint is off.
@@ -116,13 +120,11 @@ pub(crate) struct Shared {
     /// Every event with an ordering up to this was routed.
     settled: AtomicU64,
     pub(crate) ledger: Arc<dyn Ledger>,
-    agenda: Arc<Agenda>,
-    saver: Mutex<Saver>,
-    /// Turns to send what somebody asked for; full waits.
-    manual: Semaphore,
-    /// Such requests in flight or waiting.
-    manual_count: AtomicUsize,
-    lanes: Mutex<HashMap<String, Arc<Lane>>>,
+    pub(crate) agenda: Arc<Agenda>,
+    pub(crate) saver: Mutex<Saver>,
+    /// What requests that are sent by hand may hold, over all lanes.
+    pub(crate) manual: ManualRoom,
+    pub(crate) lanes: Mutex<HashMap<String, Arc<Lane>>>,
     router: Router,
     stopping: AtomicBool,
 }
@@ -151,7 +153,7 @@ impl Shared {
     }
 
     /// Finds out how far the events are that were routed.
-    fn settle(&self) {
+    pub(crate) fn settle(&self) {
         let settled = self.log.settle();
         if *self.routed.lock() >= Cursor::behind(settled.head) {
             self.settled.fetch_max(settled.ordering, Ordering::AcqRel);
@@ -219,73 +221,6 @@ impl Shared {
     fn lanes(&self) -> Vec<Arc<Lane>> {
         self.lanes.lock().values().cloned().collect()
     }
-
-    /// Gathers what must survive a crash and saves it, if there is anything new.
-    fn save(&self) {
-        let mut saver = self.saver.lock();
-        let now_ms = self.clock.now_ms();
-        // Before the lanes: what was offered before it is in those that are open.
-        let routed = *self.routed.lock();
-        let lanes = self.agenda.take_open();
-        let mut changes = Changes::default();
-        let collect = |lane: &Arc<Lane>| lane.collect(routed, &mut changes, now_ms);
-        let collected: Vec<Collected> = lanes.iter().map(collect).collect();
-        saver.place(&lanes, &collected, routed, &mut changes);
-        if !self.write(&mut saver, &changes) {
-            self.agenda.keep_open(lanes);
-            return;
-        }
-        for (lane, collected) in lanes.iter().zip(&collected) {
-            lane.saved(collected, &changes, now_ms);
-        }
-        let busy = lanes.into_iter().filter(|lane| match lane.rest(routed) {
-            Rest::Busy => true,
-            Rest::Needs(sequence) => {
-                saver.resting.insert(lane.id.clone(), sequence);
-                false
-            }
-            Rest::Idle => false,
-        });
-        self.agenda.keep_open(busy.collect::<Vec<_>>());
-    }
-
-    /// False if the ledger cannot write.
-    fn write(&self, saver: &mut Saver, changes: &Changes) -> bool {
-        let rows = changes.row_count();
-        if rows == 0 && saver.last == Some((changes.routed, changes.floor)) {
-            return true;
-        }
-        if let Err(fault) = self.ledger.save(changes) {
-            tracing::error!(error = %fault, "delivery positions could not be saved, trying again");
-            return false;
-        }
-        saver.last = Some((changes.routed, changes.floor));
-        let positions = u64::from(!self.lanes.lock().is_empty());
-        self.counters.statements.fetch_add(rows as u64 + positions, Ordering::Relaxed);
-        true
-    }
-}
-
-/// What saving remembers.
-#[derive(Debug, Default)]
-struct Saver {
-    /// The positions that were saved last.
-    last: Option<(u64, u64)>,
-    /// The first frame that each lane needs that has nothing to save, if it needs one.
-    resting: HashMap<Arc<str>, u64>,
-}
-
-impl Saver {
-    /// Finds the positions that hold for all lanes.
-    fn place(&mut self, lanes: &[Arc<Lane>], collected: &[Collected], routed: Cursor, changes: &mut Changes) {
-        for lane in lanes {
-            self.resting.remove(&lane.id);
-        }
-        let holds = collected.iter().filter_map(|lane| lane.holds).min().unwrap_or(routed).min(routed);
-        changes.routed = holds.sequence.saturating_sub(1);
-        let needs = collected.iter().map(|lane| lane.needs).chain(self.resting.values().copied());
-        changes.floor = needs.min().unwrap_or(u64::MAX).min(holds.sequence).saturating_sub(1);
-    }
 }
 
 /// Why nothing is sent by hand.
@@ -300,6 +235,13 @@ pub enum ManualFault {
     /// Too much was asked for already.
     #[error("too many messages are being sent by hand")]
     Busy,
+    /// The ledger cannot write. What was asked for may come all the same, and is not
+    /// promised until asking again succeeds.
+    #[error("what is to be sent again could not be stored")]
+    Unsaved,
+    /// The server stops.
+    #[error("the server is stopping")]
+    Stopping,
 }
 
 /// Lanes and what runs for them.
@@ -318,6 +260,7 @@ impl Dispatcher {
         let runtime = Builder::new_multi_thread()
             .worker_threads(parts.settings.threads.max(1))
             .thread_name("dispatch")
+            .max_blocking_threads(BLOCKING_THREADS_MAX)
             .enable_all()
             .build()?;
         let router = Router::new(&parts.lanes, &parts.topics);
@@ -343,8 +286,7 @@ impl Dispatcher {
             agenda: Arc::new(Agenda::new(parts.clock.clone())),
             clock: parts.clock,
             saver: Mutex::default(),
-            manual: Semaphore::new(MANUAL_AT_ONCE),
-            manual_count: AtomicUsize::new(0),
+            manual: ManualRoom::of_all(),
             router,
             stopping: AtomicBool::new(false),
         });
@@ -464,7 +406,7 @@ impl Dispatcher {
     /// Sends an example to one endpoint, once.
     ///
     /// # Errors
-    /// [`ManualFault::Busy`].
+    /// [`ManualFault::Busy`], [`ManualFault::Stopping`].
     pub fn send_example(
         &self,
         lane: Arc<Lane>,
@@ -472,7 +414,7 @@ impl Dispatcher {
         name: Option<String>,
         payload: Box<dyn Payload>,
     ) -> Result<(), ManualFault> {
-        self.send_by_hand(|shared| lane.send_example(shared, id, name, payload))
+        self.send_by_hand(lane, |lane, shared| lane.send_example(shared, id, name, payload))
     }
 
     /// Sends an event to one endpoint once more, also while that is paused. A failure
@@ -482,7 +424,7 @@ impl Dispatcher {
     /// [`ManualFault`].
     pub fn resend(&self, endpoint: &str, place: Place, decided_at: u64) -> Result<(), ManualFault> {
         let lane = self.lane_that_is_on(endpoint)?;
-        self.send_by_hand(|shared| lane.resend(shared, place, decided_at))
+        self.send_by_hand(lane, |lane, shared| lane.resend(shared, place, decided_at))
     }
 
     /// Whether an endpoint is to get an event, as it stands now.
@@ -525,7 +467,9 @@ impl Dispatcher {
         if asked == Asked::Full {
             return Err(ManualFault::Busy);
         }
-        self.shared.save();
+        if !self.shared.save() {
+            return Err(if self.shared.is_stopping() { ManualFault::Stopping } else { ManualFault::Unsaved });
+        }
         lane.tend(&self.shared);
         Ok(asked == Asked::Added)
     }
@@ -535,21 +479,23 @@ impl Dispatcher {
         if lane.is_off() { Err(ManualFault::Off) } else { Ok(lane) }
     }
 
-    fn send_by_hand<F>(&self, send: impl FnOnce(Arc<Shared>) -> F) -> Result<(), ManualFault>
+    fn send_by_hand<F>(
+        &self,
+        lane: Arc<Lane>,
+        send: impl FnOnce(Arc<Lane>, Arc<Shared>) -> F,
+    ) -> Result<(), ManualFault>
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let shared = self.shared.clone();
-        if shared.manual_count.fetch_add(1, Ordering::Relaxed) >= MANUAL_MAX {
-            shared.manual_count.fetch_sub(1, Ordering::Relaxed);
-            return Err(ManualFault::Busy);
+        if shared.is_stopping() {
+            return Err(ManualFault::Stopping);
         }
-        let sending = send(shared.clone());
+        let place = lane.manual_place(&shared).ok_or(ManualFault::Busy)?;
+        let sending = send(lane, shared);
         self.shared.handle.spawn(async move {
-            if let Ok(_turn) = shared.manual.acquire().await {
-                sending.await;
-            }
-            shared.manual_count.fetch_sub(1, Ordering::Relaxed);
+            let _place = place;
+            sending.await;
         });
         Ok(())
     }
@@ -617,31 +563,8 @@ impl Dispatcher {
         // Twice: failures of the last moment count as decided once they are saved.
         self.shared.save();
         self.shared.save();
-        self.shared.agenda.clear();
+        self.shared.end_saving();
         runtime.shutdown_timeout(Duration::from_secs(1));
         tracing::info!("deliveries parked");
-    }
-}
-
-async fn keep(shared: Arc<Shared>) {
-    let mut ticks = tokio::time::interval(KEEPER_INTERVAL);
-    while !shared.is_stopping() {
-        ticks.tick().await;
-        shared.settle();
-        for lane in shared.agenda.due() {
-            lane.tend(&shared);
-        }
-    }
-}
-
-async fn save_often(shared: Arc<Shared>) {
-    let mut ticks = tokio::time::interval(SAVE_INTERVAL);
-    while !shared.is_stopping() {
-        ticks.tick().await;
-        let saver = shared.clone();
-        if tokio::task::spawn_blocking(move || saver.save()).await.is_err() {
-            tracing::error!("saving delivery positions panicked");
-            break;
-        }
     }
 }

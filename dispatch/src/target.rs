@@ -25,7 +25,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hyper::Uri;
-use hyper::http::uri::Scheme;
+use hyper::header::HeaderValue;
+use hyper::http::uri::{Authority, Scheme};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use url::{Host, Url};
 
@@ -69,7 +70,7 @@ impl Targets {
         refuse_extras(&url)?;
         self.check_host(&url, https)?;
         let uri = Uri::try_from(url.as_str()).map_err(|_| TargetFault::Uri)?;
-        Ok(Target { uri })
+        Target::new(uri).ok_or(TargetFault::Uri)
     }
 
     /// Whether an address may be called.
@@ -121,9 +122,32 @@ impl Targets {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Target {
     uri: Uri,
+    authority: Authority,
+    /// As HTTP/1.1 asks for it: without scheme and host.
+    path: Uri,
+    host_header: HeaderValue,
 }
 
 impl Target {
+    fn new(uri: Uri) -> Option<Target> {
+        let authority = uri.authority()?.clone();
+        let path = Uri::from(uri.path_and_query()?.clone());
+        let host_header = HeaderValue::from_str(authority.as_str()).ok()?;
+        Some(Target { uri, authority, path, host_header })
+    }
+
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    pub(crate) fn path(&self) -> &Uri {
+        &self.path
+    }
+
+    pub(crate) fn host_header(&self) -> &HeaderValue {
+        &self.host_header
+    }
+
     /// Where requests go.
     #[must_use]
     pub fn uri(&self) -> &Uri {

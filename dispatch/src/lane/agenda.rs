@@ -22,6 +22,8 @@ use super::{Lane, Post};
 use crate::clock::Clock;
 use crate::event::Cursor;
 
+/// How soon a lane that could not be looked at is looked at again.
+const LOOK_AGAIN_MS: i64 = 1000;
 /// A router that is past everything.
 const ANYWHERE: Cursor = Cursor { sequence: u64::MAX, ordinal: 0 };
 
@@ -38,6 +40,20 @@ impl fmt::Debug for Agenda {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Lanes know of it as it does of them.
         f.debug_struct("Agenda").finish_non_exhaustive()
+    }
+}
+
+/// Lanes that a save looks at. Those that it leaves here, be it that it panics, the
+/// next one looks at too.
+#[derive(Debug)]
+pub(crate) struct Open<'a> {
+    pub(crate) lanes: Vec<Arc<Lane>>,
+    agenda: &'a Agenda,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.agenda.open.lock().append(&mut self.lanes);
     }
 }
 
@@ -68,7 +84,13 @@ impl Agenda {
             slot.is_open = true;
             self.open.lock().push(lane);
         }
-        let Some(wake_ms) = state.next_wake(now_ms) else { return };
+        if let Some(wake_ms) = state.next_wake(now_ms) {
+            self.wake(post, &mut slot, wake_ms);
+        }
+    }
+
+    /// Has the keeper look at a lane, unless it does so before.
+    fn wake(&self, post: &Post, slot: &mut Slot, wake_ms: i64) {
         if slot.timer.is_some_and(|(at, _)| at <= wake_ms) {
             return;
         }
@@ -100,14 +122,10 @@ impl Agenda {
     }
 
     /// Lanes that the next save must look at. Each stays noted until it
-    /// [rests](Lane::rest), or is [put back](Agenda::keep_open).
-    pub(crate) fn take_open(&self) -> Vec<Arc<Lane>> {
-        std::mem::take(&mut self.open.lock())
-    }
-
-    /// Lanes that the save after the next must look at too.
-    pub(crate) fn keep_open(&self, lanes: impl IntoIterator<Item = Arc<Lane>>) {
-        self.open.lock().extend(lanes);
+    /// [rests](Lane::rest), or is left in there.
+    pub(crate) fn take_open(&self) -> Open<'_> {
+        let lanes = std::mem::take(&mut *self.open.lock());
+        Open { lanes, agenda: self }
     }
 }
 
@@ -121,6 +139,13 @@ impl Lane {
             slot.timer = None;
         }
         is_its
+    }
+
+    /// It could not be looked at: it is a while later, whatever its state is.
+    pub(crate) fn put_off(&self) {
+        let Some(post) = self.post.get() else { return };
+        let wake_ms = post.agenda.now_ms().saturating_add(LOOK_AGAIN_MS);
+        post.agenda.wake(post, &mut post.slot.lock(), wake_ms);
     }
 }
 
@@ -175,17 +200,17 @@ mod tests {
     }
 
     fn save(agenda: &Agenda, routed: Cursor) -> (usize, Vec<Rest>) {
-        let lanes = agenda.take_open();
+        let mut open = agenda.take_open();
         let mut changes = Changes::default();
         let collected: Vec<_> =
-            lanes.iter().map(|lane| lane.collect(routed, &mut changes, agenda.now_ms())).collect();
-        for (lane, collected) in lanes.iter().zip(&collected) {
+            open.lanes.iter().map(|lane| lane.collect(routed, &mut changes, agenda.now_ms())).collect();
+        for (lane, collected) in open.lanes.iter().zip(&collected) {
             lane.saved(collected, &changes, agenda.now_ms());
         }
-        let rests: Vec<Rest> = lanes.iter().map(|lane| lane.rest(routed)).collect();
-        let busy = lanes.iter().zip(&rests).filter(|(_, rest)| **rest == Rest::Busy);
-        agenda.keep_open(busy.map(|(lane, _)| lane.clone()).collect::<Vec<_>>());
-        (lanes.len(), rests)
+        let rests: Vec<Rest> = open.lanes.iter().map(|lane| lane.rest(routed)).collect();
+        let mut busy = rests.iter().map(|rest| *rest == Rest::Busy);
+        open.lanes.retain(|_| busy.next() == Some(true));
+        (rests.len(), rests)
     }
 
     #[test]
@@ -211,5 +236,33 @@ mod tests {
         assert_eq!(save(&agenda, routed), (1, vec![Rest::Busy]));
         agenda.clear();
         assert_eq!(Arc::strong_count(&lanes[4]), 1);
+    }
+
+    #[test]
+    fn lanes_that_a_save_leaves_are_looked_at_by_the_next_one() {
+        let agenda = Arc::new(Agenda::new(Clock::default()));
+        let lanes: Vec<Arc<Lane>> = (0..3).map(lane).collect();
+        lanes.iter().for_each(|lane| lane.enlist(&agenda));
+        drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let open = agenda.take_open();
+            assert!(open.lanes.is_empty(), "told to panic");
+        })));
+        assert_eq!(save(&agenda, Cursor::behind(10)).0, 3);
+        assert_eq!(save(&agenda, Cursor::behind(10)).0, 0);
+    }
+
+    #[test]
+    fn a_lane_that_is_put_off_is_looked_at_a_while_later() {
+        let now_ms = Arc::new(AtomicI64::new(1000));
+        let told = now_ms.clone();
+        let agenda = Arc::new(Agenda::new(Clock::new(move || told.load(Ordering::Relaxed))));
+        let lane = lane(2);
+        lane.enlist(&agenda);
+        assert_eq!(agenda.due().len(), 1);
+        lane.put_off();
+        for (ms, due) in [(1999, 0), (2000, 1), (9000, 0)] {
+            now_ms.store(ms, Ordering::Relaxed);
+            assert_eq!(agenda.due().len(), due, "{ms}");
+        }
     }
 }

@@ -43,6 +43,15 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
+    /// Whether the attempt that was recorded succeeded, if one was.
+    pub(super) fn succeeded(self) -> Option<bool> {
+        match self {
+            Outcome::Delivered => Some(true),
+            Outcome::Failed { .. } | Outcome::SwitchedOff => Some(false),
+            Outcome::Unwanted | Outcome::Gone | Outcome::Unreadable | Outcome::Parked => None,
+        }
+    }
+
     fn of_fault(fault: PayloadFault) -> Outcome {
         match fault {
             PayloadFault::Gone => Outcome::Gone,

@@ -1,9 +1,11 @@
 //! What a lane reads for itself: its events while it lags, an event to probe with
 //! while it is paused, the router's place when it resumes, and its backlogs.
 //!
-//! Reading may block, so it is done on threads that may, and a few lanes at a time.
+//! Reading may block, so it is done on threads that may, and a few lanes at a time. One
+//! that has read for 200 ms goes behind those that wait.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::backlog::{SLICE_EVENTS, Span};
 use super::state::{Chore, Mode, State};
@@ -13,17 +15,27 @@ use crate::event::{Cursor, Event, EventReader, ReadFault, Step};
 use crate::ledger::{BacklogKind, GivenUp};
 use crate::notice::{MessageFailed, Notice};
 
-/// Chores done before other lanes have their turn.
+/// How long a lane reads before others have their turn.
+const TURN: Duration = Duration::from_millis(200);
+/// Chores done before what was read is sent, and others have their turn.
 const CHORES_AT_ONCE: usize = 4096;
-/// Slices of a backlog read before other lanes have their turn: they may find nothing
-/// to send for long.
-const SLICES_AT_ONCE: usize = 64;
 /// Events looked at for one slice, of which few may be wanted.
 const SLICE_READS_MAX: usize = 4096;
 
 /// A reader that is kept from chore to chore.
 #[derive(Default)]
 struct Kept(Option<Box<dyn EventReader>>);
+
+/// What a fill keeps from turn to turn.
+#[derive(Default)]
+struct Readers {
+    /// Of the lane's own events, or for a probe.
+    own: Kept,
+    /// Of what is sent behind them.
+    behind: Kept,
+    /// Where the router was when it was asked last.
+    routed: Cursor,
+}
 
 impl Kept {
     /// The reader of an organisation, at a cursor.
@@ -45,35 +57,47 @@ impl Lane {
         let (lane, shared) = (self.clone(), shared.clone());
         let handle = shared.handle.clone();
         handle.spawn(async move {
+            let mut readers = Readers::default();
             // Few at once: a thousand lanes that lag must not read all together.
-            let Ok(_turn) = shared.readers.acquire().await else { return };
-            let (reader, id_owner) = (shared.clone(), lane.clone());
-            let reading = tokio::task::spawn_blocking(move || {
-                lane.fill(&reader);
-                lane.pump(&reader);
-            });
-            if reading.await.is_err() {
-                tracing::error!(endpoint = &*id_owner.id, "reading for a lane panicked");
-                id_owner.with(|state, _| state.filling = false);
+            while let Ok(_turn) = shared.readers.acquire().await {
+                let (reader, filled) = (lane.clone(), shared.clone());
+                let reading = tokio::task::spawn_blocking(move || {
+                    let goes_on = reader.fill(&filled, &mut readers);
+                    reader.pump(&filled);
+                    goes_on.then_some(readers)
+                });
+                match reading.await {
+                    Ok(Some(kept)) => readers = kept,
+                    Ok(None) => break,
+                    Err(_) => {
+                        tracing::error!(endpoint = &*lane.id, "reading for a lane panicked");
+                        lane.with(|state, _| state.filling = false);
+                        break;
+                    }
+                }
             }
         });
     }
 
-    fn fill(&self, shared: &Shared) {
-        let (mut own, mut behind) = (Kept::default(), Kept::default());
-        let mut routed = Cursor::default();
-        let mut slices = 0;
-        for _ in 0..CHORES_AT_ONCE {
+    /// Reads until there is nothing to read or no room, or its turn is over: then it is
+    /// true, and the lane is still being filled.
+    fn fill(self: &Arc<Lane>, shared: &Arc<Shared>, readers: &mut Readers) -> bool {
+        let begun = Instant::now();
+        let Readers { own, behind, routed } = readers;
+        for chores in 0.. {
             let chore = self.with(|state, now_ms| state.chore(now_ms));
             let Some(chore) = chore.filter(|_| !shared.is_stopping()) else { break };
+            if chores == CHORES_AT_ONCE || begun.elapsed() >= TURN {
+                return true;
+            }
             let goes_on = match chore {
-                Chore::Follow(cursor) => self.follow(shared, &mut own, &mut routed, cursor),
-                Chore::Probe(cursor) => self.find_probe(shared, &mut own, cursor),
+                Chore::Follow(cursor) => self.follow(shared, own, routed, cursor),
+                Chore::Probe(cursor) => self.find_probe(shared, own, cursor),
                 Chore::Resume(from) => self.resume(shared, from),
-                Chore::Backlog(_) if slices == SLICES_AT_ONCE => false,
                 Chore::Backlog(span) => {
-                    slices += 1;
-                    self.read_backlog(shared, &mut behind, span)
+                    let goes_on = self.read_backlog(shared, behind, span);
+                    self.pump(shared);
+                    goes_on
                 }
             };
             if !goes_on {
@@ -81,6 +105,7 @@ impl Lane {
             }
         }
         self.with(|state, _| state.filling = false);
+        false
     }
 
     fn fits(&self, shared: &Shared, event: &Event) -> bool {
@@ -233,8 +258,15 @@ impl Lane {
         Ok(Cursor { sequence: alive, ordinal: 0 })
     }
 
-    /// Reads a slice of a range.
+    /// Reads a slice of a range; false if there is nothing to read for now.
     fn read_backlog(&self, shared: &Shared, kept: &mut Kept, span: Span) -> bool {
+        let through = match self.know(shared, span) {
+            Ok(through) => through,
+            Err(error) => {
+                tracing::error!(endpoint = &*self.id, error = %*error, "cannot tell what is to be sent again");
+                return false;
+            }
+        };
         let reader = kept.at(shared, &self.org, span.at);
         let wanted = |org: &str| (*org == *self.org).then_some(0);
         let mut events = Vec::with_capacity(SLICE_EVENTS);
@@ -242,8 +274,8 @@ impl Lane {
         let mut reads = 0;
         while events.len() < SLICE_EVENTS && reads < SLICE_READS_MAX {
             reads += 1;
-            match reader.next(&wanted, span.through) {
-                Ok(Step::Event(event)) if self.fits(shared, &event) => events.push(event),
+            match reader.next(&wanted, through) {
+                Ok(Step::Event(event)) if self.is_asked(shared, span, &event) => events.push(event),
                 Ok(Step::Event(_)) => {}
                 Ok(Step::Pause) => {
                     paused = true;
@@ -268,38 +300,33 @@ impl Lane {
             }
         }
         let reached = reader.cursor();
-        if let Err(error) = self.keep_asked(shared, span, &mut events) {
-            tracing::error!(endpoint = &*self.id, error = %*error, "cannot tell what is to be sent again");
-            return false;
-        }
         self.with(|state, now_ms| state.take_slice(span, &events, reached, now_ms));
         // What is not there yet may come.
-        !paused || reached >= span.through
+        !paused || reached >= through
     }
 
-    /// Leaves those events that were asked for.
-    fn keep_asked(
-        &self,
-        shared: &Shared,
-        span: Span,
-        events: &mut Vec<Event>,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let (Some(first), Some(last)) = (events.first(), events.last()) else { return Ok(()) };
+    /// Whether an event of a range is to be taken, as far as can be told by now.
+    fn is_asked(&self, shared: &Shared, span: Span, event: &Event) -> bool {
+        self.fits(shared, event)
+            && (span.kind == BacklogKind::Passed
+                || self.state.lock().known.as_ref().is_none_or(|known| known.wants(event)))
+    }
+
+    /// Asks what became of the events with which a range that somebody asked for goes on,
+    /// unless that is known; as far as it is, the range may be read.
+    fn know(&self, shared: &Shared, span: Span) -> Result<Cursor, Box<dyn std::error::Error + Send + Sync>> {
         if span.kind == BacklogKind::Passed {
-            return Ok(());
+            return Ok(span.through);
         }
-        let sequences = first.place.sequence..=last.place.sequence;
-        let outcomes = shared.deliveries.outcomes(&self.org, &self.id, sequences.clone())?;
-        if span.kind == BacklogKind::Missing {
-            events.retain(|event| !outcomes.contains_key(&event.place));
-            return Ok(());
+        let (sequences, is_whole) = self.with(|state, _| state.begin_to_know(span));
+        let through = Cursor::behind(*sequences.end()).min(span.through);
+        if !is_whole {
+            // What is attempted from now on is noted.
+            let outcomes = shared.deliveries.outcomes(&self.org, &self.id, sequences.clone())?;
+            let given_up = shared.ledger.given_up(&self.id, sequences)?;
+            self.with(|state, _| state.learn(span, outcomes, given_up));
         }
-        let given_up = shared.ledger.given_up(&self.id, sequences)?;
-        events.retain(|event| match outcomes.get(&event.place) {
-            Some(succeeded) => !succeeded,
-            None => given_up.iter().any(|range| range.covers(event.cursor())),
-        });
-        Ok(())
+        Ok(through)
     }
 
     /// Goes on behind what was dropped; false if the journal cannot be read now.

@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use super::Lane;
 use super::job::{Job, Origin};
-use super::state::{Mode, State};
+use super::state::{EXCEPTIONS_MAX, Mode, State, TAKEN_MAX, TAKEN_MIN};
 use super::taken::Ticket;
-use super::windows::{Drawn, Windows};
+use super::windows::{Drawn, JOINED_MAX, Windows};
 use crate::dialect::Dialect;
 use crate::endpoint::EndpointSettings;
 use crate::event::{Event, Place};
@@ -23,6 +23,10 @@ use crate::ledger::Exception;
 
 /// How soon it is looked again whether a window has ended that should have.
 const CLOSE_AGAIN_MS: i64 = 20;
+
+/// Events drawn together and not decided, or behind one that is not: what is left of
+/// closed windows while others are open.
+const JOINED_TAKEN_MAX: usize = 4 * JOINED_MAX;
 
 /// How an endpoint wants its requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,6 +79,15 @@ impl State {
         }
     }
 
+    /// Room for another event of the lane's own.
+    pub(super) fn has_room(&self) -> bool {
+        // All that is taken may fail.
+        let held = self.held();
+        let may_wait = self.exceptions.len() + held + self.backlogs.taken_len();
+        let fits = held < TAKEN_MAX && self.taken.joined() < JOINED_TAKEN_MAX;
+        fits && (may_wait < EXCEPTIONS_MAX || held < TAKEN_MIN)
+    }
+
     pub(super) fn take(&mut self, event: &Event, now_ms: i64) {
         match self.shape.coalesce_ms {
             Some(coalesce_ms) => self.draw(event, coalesce_ms, now_ms),
@@ -88,7 +101,7 @@ impl State {
     /// Adds an event to the window of its series.
     fn draw(&mut self, event: &Event, coalesce_ms: u32, now_ms: i64) {
         let number = Windows::number_of(event, coalesce_ms);
-        let ticket = self.windows.ticket_of(number).unwrap_or_else(|| {
+        let ticket = self.windows.join(number).unwrap_or_else(|| {
             self.close_windows();
             // What this one holds is decided when the windows are closed.
             let ticket = self.taken.push(event.cursor(), event.place, now_ms);
@@ -225,4 +238,96 @@ impl State {
 
 fn since_1970(now_ms: i64) -> Duration {
     Duration::from_millis(u64::try_from(now_ms).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Cursor, EventKind};
+    use crate::lane::delivery::Outcome;
+    use crate::lane::state::WINDOW_FIRST;
+    use crate::topic::TopicId;
+
+    const KEYS: u64 = 300;
+
+    fn event(sequence: u64) -> Event {
+        Event {
+            org: "o".into(),
+            user: None,
+            topic: TopicId(0),
+            place: Place { sequence, group: 0, chunk: 0, kind: EventKind::Created },
+            ordinal: 0,
+            decided_at: sequence,
+            key: sequence % KEYS,
+            ordering: sequence,
+            samples: 1,
+            bytes: 100,
+            backfill: false,
+            about: None,
+        }
+    }
+
+    /// Draws together what comes within a minute.
+    fn drawing() -> State {
+        let mut state = State { window: WINDOW_FIRST, ..State::default() };
+        state.reshape(Shape { coalesce_ms: Some(60_000), ..Shape::default() });
+        state
+    }
+
+    /// Sequences of what is drawn together of events of one minute.
+    fn drawn(events: std::ops::RangeInclusive<u64>) -> BTreeSet<Vec<u64>> {
+        let (mut state, mut drawn) = (drawing(), BTreeSet::new());
+        let sequences = |job: &Job| job.members().iter().map(|member| member.place.sequence).collect();
+        let mut send = |state: &mut State| {
+            while let Some(job) = state.next_job(0) {
+                drawn.insert(sequences(&job));
+                state.finish(&job, Outcome::Delivered, &[], 0);
+            }
+        };
+        for sequence in events {
+            state.offer(&event(sequence), 0);
+            send(&mut state);
+        }
+        state.reshape(Shape::default());
+        send(&mut state);
+        assert!(state.mode == Mode::Live && state.taken.is_empty());
+        drawn
+    }
+
+    #[test]
+    fn full_windows_are_closed_and_who_begins_behind_them_draws_the_same() {
+        let (first, last) = (1, JOINED_MAX as u64 + 1000);
+        let begin = JOINED_MAX as u64 + 1;
+        let all = drawn(first..=last);
+        let (before, behind): (Vec<_>, Vec<_>) = all.into_iter().partition(|drawn| drawn[0] < begin);
+        assert_eq!(behind.into_iter().collect::<BTreeSet<_>>(), drawn(begin..=last));
+        let reach = before.iter().flatten().max();
+        assert_eq!((reach, before.iter().flatten().count()), (Some(&(begin - 1)), JOINED_MAX));
+    }
+
+    #[test]
+    fn what_joins_behind_a_delivery_that_takes_its_time_is_bounded() {
+        let (mut state, mut sequence, mut slow) = (drawing(), 0, None);
+        while state.mode == Mode::Live {
+            sequence += 1;
+            state.offer(&event(sequence), 0);
+            slow = slow.or_else(|| state.next_job(0));
+            while let Some(job) = state.next_job(0) {
+                state.finish(&job, Outcome::Delivered, &[], 0);
+            }
+            assert!(sequence < 10 * JOINED_TAKEN_MAX as u64, "it takes without end");
+        }
+        assert!((JOINED_TAKEN_MAX..=JOINED_TAKEN_MAX + 8).contains(&state.taken.joined()));
+        assert_eq!(
+            (state.mode.clone(), state.has_room()),
+            (Mode::Behind(Cursor { sequence, ordinal: 0 }), false)
+        );
+        // What waits for its key comes with it.
+        let mut next = slow;
+        while let Some(job) = next {
+            state.finish(&job, Outcome::Delivered, &[], 0);
+            next = state.next_job(0);
+        }
+        assert!(state.has_room() && state.taken.joined() < JOINED_MAX, "{}", state.taken.joined());
+    }
 }

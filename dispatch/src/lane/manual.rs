@@ -1,7 +1,14 @@
 //! What somebody asked for: an event once more, or an example. It waits for no pause,
 //! goes beside the window, and its failure leaves the schedule of the event alone.
+//!
+//! Constraints: at most 16 such requests are in flight and 1,024 in flight or waiting,
+//! of one endpoint 4 and 64. It takes four receivers that hang to hold up the others',
+//! and then for no longer than a deadline: who waits for its own endpoint, or for that
+//! one's rate, holds no turn of all.
 
 use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use super::Lane;
 use super::delivery::{self, Outcome};
@@ -11,12 +18,64 @@ use crate::dispatcher::Shared;
 use crate::event::{Payload, Place};
 use crate::notice::DisabledReason;
 
-/// Requests of this kind in flight, over all endpoints; others wait.
-pub(crate) const MANUAL_AT_ONCE: usize = 16;
-/// Requests of this kind in flight or waiting; more are refused.
-pub(crate) const MANUAL_MAX: usize = 1024;
+/// Requests of this kind in flight, over all endpoints.
+const TURNS: usize = 16;
+/// Those of one endpoint: a part of all, and enough for somebody who waits for it.
+const LANE_TURNS: usize = 4;
+/// Requests of this kind in flight or waiting, over all endpoints.
+const PLACES: usize = 1024;
+/// Those of one endpoint.
+const LANE_PLACES: usize = 64;
+
+/// Room for what is sent by hand, of all endpoints or of one.
+#[derive(Debug)]
+pub(crate) struct ManualRoom {
+    /// For what is in flight or waits; full refuses.
+    places: Arc<Semaphore>,
+    /// For what is in flight; full waits.
+    turns: Semaphore,
+}
+
+impl ManualRoom {
+    /// Of all endpoints.
+    pub(crate) fn of_all() -> ManualRoom {
+        ManualRoom { places: Arc::new(Semaphore::new(PLACES)), turns: Semaphore::new(TURNS) }
+    }
+
+    /// Of one endpoint.
+    pub(super) fn of_lane() -> ManualRoom {
+        ManualRoom { places: Arc::new(Semaphore::new(LANE_PLACES)), turns: Semaphore::new(LANE_TURNS) }
+    }
+
+    fn place(&self) -> Option<OwnedSemaphorePermit> {
+        self.places.clone().try_acquire_owned().ok()
+    }
+}
+
+/// A place of one endpoint's and one of all; free again when it is dropped.
+pub(crate) struct ManualPlace {
+    _own: OwnedSemaphorePermit,
+    _shared: OwnedSemaphorePermit,
+}
 
 impl Lane {
+    /// A place for something to be sent by hand, if there is one.
+    pub(crate) fn manual_place(&self, shared: &Shared) -> Option<ManualPlace> {
+        let _own = self.manual.place()?;
+        Some(ManualPlace { _own, _shared: shared.manual.place()? })
+    }
+
+    /// Its own turn first: whoever waits for that holds none of all. `None` when the
+    /// server stops.
+    async fn manual_turn<'a>(
+        &'a self,
+        shared: &'a Shared,
+    ) -> Option<(SemaphorePermit<'a>, SemaphorePermit<'a>)> {
+        let own = self.manual.turns.acquire().await.ok()?;
+        self.turn().await;
+        Some((own, shared.manual.turns.acquire().await.ok()?))
+    }
+
     /// Sends an event once more.
     pub(crate) async fn resend(self: Arc<Lane>, shared: Arc<Shared>, place: Place, decided_at: u64) {
         let (attempts, generation) = {
@@ -37,12 +96,13 @@ impl Lane {
             keys_held: 0,
             carried: None,
         };
-        self.turn().await;
+        let Some(_turn) = self.manual_turn(&shared).await else { return };
         let delivered = delivery::deliver(&shared, &self, &mut job, Trigger::Manual).await;
-        if delivered.outcome == Outcome::Delivered {
-            // It need not be tried again.
+        if let Some(succeeded) = delivered.outcome.succeeded() {
             self.with(|state, _| {
-                if state.generation == generation {
+                state.attempted(&job, succeeded);
+                // It need not be tried again.
+                if succeeded && state.generation == generation {
                     state.end_exception(place);
                 }
             });
@@ -59,7 +119,7 @@ impl Lane {
         payload: Box<dyn Payload>,
     ) {
         let generation = self.state.lock().generation;
-        self.turn().await;
+        let Some(_turn) = self.manual_turn(&shared).await else { return };
         let outcome = delivery::deliver_example(&shared, &self, id, name, payload).await;
         self.end_manual(&shared, generation, outcome);
     }

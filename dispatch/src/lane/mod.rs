@@ -25,7 +25,8 @@
 //! what is due, the saver collects what must survive a crash. Every call holds the
 //! lane's lock for a moment and none waits inside it. What changes the state is in
 //! `state`, pure and told the time; `gather` and `windows` decide what goes into one
-//! request, `fill` reads, `work` sends, `save` keeps.
+//! request, `known` what of an asked range is sent, `fill` reads, `work` sends, `save`
+//! keeps.
 
 mod agenda;
 mod backlog;
@@ -34,6 +35,7 @@ mod delivery;
 mod fill;
 mod gather;
 mod job;
+mod known;
 mod manual;
 #[cfg(test)]
 mod model;
@@ -66,7 +68,7 @@ use state::{Mode, State};
 
 pub(crate) use agenda::Agenda;
 pub(crate) use backlog::Asked;
-pub(crate) use manual::{MANUAL_AT_ONCE, MANUAL_MAX};
+pub(crate) use manual::ManualRoom;
 pub(crate) use save::{Collected, Rest};
 pub use stats::LaneStats;
 pub(crate) use stats::Sums;
@@ -101,6 +103,8 @@ pub struct Lane {
     state: Mutex<State>,
     /// What its bodies in flight may hold of the memory for all; full waits.
     share: Semaphore,
+    /// What its requests that are sent by hand may hold.
+    manual: ManualRoom,
     /// Its last attempt failed: it shares memory with others like it.
     failing: AtomicBool,
     /// The router has noted that there is work; its own.
@@ -140,6 +144,7 @@ impl Lane {
             config: ArcSwap::from_pointee(config),
             state: Mutex::new(state),
             share: Semaphore::new(SHARE_UNITS as usize),
+            manual: ManualRoom::of_lane(),
             failing: AtomicBool::new(false),
             touched: AtomicBool::new(false),
             post: OnceLock::new(),

@@ -1,9 +1,13 @@
 //! A lane that is paused: one event is tried now and then, everything else rests.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::job::Job;
-use crate::event::Cursor;
+use super::job::{Job, Origin};
+use super::state::{EXCEPTIONS_MAX, Mode, State, WINDOW_FIRST};
+use super::taken::Ticket;
+use crate::event::{Cursor, Event};
+use crate::ledger::GivenUp;
 
 /// Attempts that failed in a row until a lane pauses.
 pub(super) const FAILURES_MAX: u32 = 20;
@@ -115,6 +119,156 @@ impl Pause {
 
 pub(super) fn ms(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl State {
+    /// Pauses it if it only fails, or has no room for what failed.
+    pub(super) fn pause_if_failing(&mut self, unkept: BTreeSet<Ticket>, now_ms: i64) {
+        let is_failing = self.failures_in_a_row >= FAILURES_MAX
+            || self.exceptions.len() >= EXCEPTIONS_MAX
+            || !unkept.is_empty();
+        if !is_failing {
+            return;
+        }
+        match &self.mode {
+            Mode::Live | Mode::Behind(_) => self.pause(unkept, now_ms),
+            // What was in flight when it paused, and has no room as an exception.
+            Mode::Paused(_) => self.rest_too(&unkept),
+            Mode::Off => {}
+        }
+    }
+
+    /// Everything that waits rests from now on.
+    fn pause(&mut self, unkept: BTreeSet<Ticket>, now_ms: i64) {
+        let waiting = self.queues.clear();
+        let mut tickets = unkept;
+        // What was to be drawn together is read again.
+        tickets.extend(self.windows.close(&mut Vec::new()));
+        let mut of_backlogs: BTreeSet<(u64, Ticket)> = BTreeSet::new();
+        for job in waiting {
+            match job.origin {
+                Origin::Live(_) => tickets.extend(live_tickets(&job)),
+                Origin::Backlog { number, ticket, .. } => drop(of_backlogs.insert((number, ticket))),
+                Origin::Retry => {
+                    if let Some(exception) = self.exceptions.get(&job.place) {
+                        self.due.insert((exception.due_at_ms, job.place));
+                    }
+                }
+                Origin::Probe | Origin::Manual => {}
+            }
+        }
+        self.backlogs.shed(|number, ticket| of_backlogs.contains(&(number, ticket)));
+        let shed = self.taken.shed(|ticket| tickets.contains(&ticket));
+        self.counts.passed += tickets.len() as u64;
+        self.ahead.extend(shed.ahead);
+        let own = if let Mode::Behind(from) = self.mode { Some(from) } else { None };
+        let first_ms = now_ms.saturating_add(ms(PROBE_FIRST));
+        self.mode = Mode::Paused(Pause::new(shed.from.or(own), first_ms));
+        self.health.paused_at_ms = Some(now_ms);
+    }
+
+    fn rest_too(&mut self, unkept: &BTreeSet<Ticket>) {
+        let shed = self.taken.shed(|ticket| unkept.contains(&ticket));
+        if let (Mode::Paused(pause), Some(from)) = (&mut self.mode, shed.from) {
+            self.ahead.extend(shed.ahead);
+            if pause.from.is_none_or(|known| from < known) {
+                pause.from = Some(from);
+                pause.at = from;
+            }
+        }
+    }
+
+    /// An event to probe with, found by a reader that stood at `at`.
+    pub(super) fn probe_with(&mut self, at: Cursor, event: &Event, now_ms: i64) {
+        let generation = self.generation;
+        let Mode::Paused(pause) = &mut self.mode else { return };
+        if pause.is_due(now_ms) && pause.at.max(pause.alive) == at && pause.probe.is_none() {
+            pause.at = event.cursor();
+            pause.probe = Some(Job::of(event, Origin::Probe, generation));
+        }
+        self.send_probe(now_ms);
+    }
+
+    /// There is no event to probe with before `reached`: an exception that is due
+    /// serves as well.
+    pub(super) fn probe_without(&mut self, reached: Cursor, now_ms: i64) {
+        let Mode::Paused(pause) = &mut self.mode else { return };
+        if pause.probe.is_none() {
+            pause.at = pause.at.max(reached);
+            self.send_exception_as_probe(now_ms);
+        }
+    }
+
+    pub(super) fn send_probe(&mut self, now_ms: i64) -> bool {
+        let generation = self.generation;
+        let Mode::Paused(pause) = &mut self.mode else { return false };
+        if !pause.is_due(now_ms) {
+            return false;
+        }
+        let Some(probe) = pause.probe.clone() else { return false };
+        pause.is_out = true;
+        self.queues.push(Job { generation, ..probe });
+        true
+    }
+
+    /// Sends the exception that is due first, if nothing else is out.
+    pub(super) fn send_exception_as_probe(&mut self, now_ms: i64) -> bool {
+        let generation = self.generation;
+        let Mode::Paused(pause) = &mut self.mode else { return false };
+        let due = self.due.first().filter(|(due, _)| *due <= now_ms).copied();
+        let found = due.and_then(|(_, place)| self.exceptions.get(&place));
+        let (Some(due), Some(exception)) = (due, found) else {
+            pause.is_idle = true;
+            return false;
+        };
+        self.due.remove(&due);
+        pause.began(now_ms);
+        self.queues.push(Job::retry(exception, generation));
+        true
+    }
+
+    /// Joins the router where it is. What rests becomes a range that is sent behind
+    /// live events, but for what comes before `alive`: that has outlived its schedule
+    /// and is given up, which is returned.
+    pub(super) fn resume(&mut self, routed: Cursor, alive: Cursor, now_ms: i64) -> Option<GivenUp> {
+        let Mode::Paused(pause) = &self.mode else { return None };
+        if !pause.resumes || pause.is_out {
+            return None;
+        }
+        let from = pause.from.unwrap_or(routed).min(routed);
+        let begin = from.max(alive.min(routed));
+        if begin < routed {
+            self.backlogs.add_passed(begin, routed, std::mem::take(&mut self.ahead));
+        }
+        self.mode = Mode::Live;
+        self.from = routed;
+        self.window = WINDOW_FIRST;
+        self.counts.passed = 0;
+        self.health.paused_at_ms = None;
+        self.wake_due(now_ms);
+        if from >= begin {
+            return None;
+        }
+        let given_up = GivenUp { from, through: begin, at_ms: now_ms };
+        self.give_up_range(given_up);
+        Some(given_up)
+    }
+
+    /// Sends a probe as soon as may be: somebody saw the receiver answer.
+    pub(super) fn hurry(&mut self, now_ms: i64) {
+        if let Mode::Paused(pause) = &mut self.mode {
+            pause.next_ms = pause.next_ms.min(now_ms);
+        }
+    }
+}
+
+/// Tickets of the lane's own events that a job carries.
+pub(super) fn live_tickets(job: &Job) -> BTreeSet<Ticket> {
+    let ticket = |(origin, _)| match origin {
+        Origin::Live(ticket) => Some(ticket),
+        _ => None,
+    };
+    job.origins().into_iter().filter_map(ticket).collect()
 }
 
 #[cfg(test)]

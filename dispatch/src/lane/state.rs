@@ -8,9 +8,10 @@ use super::carried::cursor_of;
 use super::delivery::Outcome;
 use super::gather::Shape;
 use super::job::{Job, Origin, Queues};
-use super::pause::{FAILURES_MAX, PROBE_FIRST, Pause, ms};
+use super::known::Known;
+use super::pause::{Pause, live_tickets, ms};
 use super::rate::Bucket;
-use super::taken::{Taken, Ticket};
+use super::taken::Taken;
 use super::windows::Windows;
 use crate::event::{Cursor, Event, Place};
 use crate::ledger::{BacklogKind, Exception, GivenUp, Health, LaneRecord};
@@ -18,7 +19,7 @@ use crate::notice::DisabledReason;
 
 /// Events taken and not decided: enough to keep a fast receiver busy between two
 /// fills, small enough for ten thousand lanes.
-const TAKEN_MAX: usize = 512;
+pub(super) const TAKEN_MAX: usize = 512;
 /// Requests in flight to a receiver that answers well.
 pub(super) const WINDOW_MAX: usize = 64;
 /// Requests in flight to begin with; one more with each success, half as many with
@@ -27,7 +28,7 @@ pub(super) const WINDOW_FIRST: usize = 8;
 /// Deliveries that wait for another attempt; then the lane pauses.
 pub(super) const EXCEPTIONS_MAX: usize = 1000;
 /// Live events taken although so many wait: else a lane that resumes would take none.
-const TAKEN_MIN: usize = WINDOW_FIRST;
+pub(super) const TAKEN_MIN: usize = WINDOW_FIRST;
 /// An endpoint that only fails for so long is switched off.
 const FAILING_MAX_MS: i64 = 5 * 24 * 3600 * 1000;
 /// How soon a lane that could not read on tries again.
@@ -67,6 +68,8 @@ pub(super) struct State {
     /// were an exception when they were passed.
     pub(super) ahead: BTreeSet<Place>,
     pub(super) backlogs: Backlogs,
+    /// Of the frames that are read next of a range that somebody asked for.
+    pub(super) known: Option<Known>,
     pub(super) health: Health,
     pub(super) failures_in_a_row: u32,
     /// What the next save has to tell.
@@ -227,14 +230,6 @@ impl State {
         rests || self.is_excepted(event.place) || self.taken.contains(at) || self.backlogs.will_send(at)
     }
 
-    /// Room for another event of the lane's own.
-    pub(super) fn has_room(&self) -> bool {
-        // All that is taken may fail.
-        let held = self.held();
-        let may_wait = self.exceptions.len() + held + self.backlogs.taken_len();
-        held < TAKEN_MAX && (may_wait < EXCEPTIONS_MAX || held < TAKEN_MIN)
-    }
-
     pub(super) fn wants_worker(&self) -> bool {
         !self.queues.is_empty() && self.workers < self.window
     }
@@ -291,10 +286,14 @@ impl State {
         if !self.backlogs.is_at(span) || !matches!(self.mode, Mode::Live | Mode::Behind(_)) {
             return;
         }
+        let is_asked = span.kind != BacklogKind::Passed;
+        if is_asked && !self.known.as_ref().is_some_and(|known| known.is_whole(span)) {
+            return;
+        }
         for event in events {
-            let is_asked = span.kind != BacklogKind::Passed;
             let waits = if is_asked { self.will_send(event) } else { self.is_excepted(event.place) };
-            if self.backlogs.passes_over(event) || waits {
+            let is_unwanted = is_asked && self.known.as_ref().is_some_and(|known| !known.wants(event));
+            if self.backlogs.passes_over(event) || waits || is_unwanted {
                 continue;
             }
             if let Some((number, ticket, is_manual)) = self.backlogs.take(event, now_ms) {
@@ -303,6 +302,9 @@ impl State {
             }
         }
         self.backlogs.reached(reached);
+        if reached >= span.through {
+            self.known = None;
+        }
     }
 
     /// The next job whose key is free.
@@ -319,10 +321,20 @@ impl State {
         if outcome == Outcome::Parked {
             return After::Nothing;
         }
+        if let Some(succeeded) = outcome.succeeded() {
+            self.attempted(job, succeeded);
+        }
         let is_own = job.generation == self.generation;
         let after = if is_own { self.judge(job, outcome, retries, now_ms) } else { After::Nothing };
         self.queues.release(job.keys());
         after
+    }
+
+    /// An attempt was recorded.
+    pub(super) fn attempted(&mut self, job: &Job, succeeded: bool) {
+        if let Some(known) = &mut self.known {
+            job.members().iter().for_each(|member| known.attempted(member.place, succeeded));
+        }
     }
 
     fn judge(&mut self, job: &Job, outcome: Outcome, retries: &[Duration], now_ms: i64) -> After {
@@ -476,83 +488,14 @@ impl State {
         for member in job.members() {
             let from = cursor_of(&member);
             let through = Cursor { ordinal: from.ordinal + 1, ..from };
-            self.unsaved.given_up.push(GivenUp { from, through, at_ms: now_ms });
+            self.give_up_range(GivenUp { from, through, at_ms: now_ms });
         }
     }
 
-    fn pause_if_failing(&mut self, unkept: BTreeSet<Ticket>, now_ms: i64) {
-        let is_failing = self.failures_in_a_row >= FAILURES_MAX
-            || self.exceptions.len() >= EXCEPTIONS_MAX
-            || !unkept.is_empty();
-        if !is_failing {
-            return;
-        }
-        match &self.mode {
-            Mode::Live | Mode::Behind(_) => self.pause(unkept, now_ms),
-            // What was in flight when it paused, and has no room as an exception.
-            Mode::Paused(_) => self.rest_too(&unkept),
-            Mode::Off => {}
-        }
-    }
-
-    /// Everything that waits rests from now on.
-    fn pause(&mut self, unkept: BTreeSet<Ticket>, now_ms: i64) {
-        let waiting = self.queues.clear();
-        let mut tickets = unkept;
-        // What was to be drawn together is read again.
-        tickets.extend(self.windows.close(&mut Vec::new()));
-        let mut of_backlogs: BTreeSet<(u64, Ticket)> = BTreeSet::new();
-        for job in waiting {
-            match job.origin {
-                Origin::Live(_) => tickets.extend(live_tickets(&job)),
-                Origin::Backlog { number, ticket, .. } => drop(of_backlogs.insert((number, ticket))),
-                Origin::Retry => {
-                    if let Some(exception) = self.exceptions.get(&job.place) {
-                        self.due.insert((exception.due_at_ms, job.place));
-                    }
-                }
-                Origin::Probe | Origin::Manual => {}
-            }
-        }
-        self.backlogs.shed(|number, ticket| of_backlogs.contains(&(number, ticket)));
-        let shed = self.taken.shed(|ticket| tickets.contains(&ticket));
-        self.counts.passed += tickets.len() as u64;
-        self.ahead.extend(shed.ahead);
-        let own = if let Mode::Behind(from) = self.mode { Some(from) } else { None };
-        let first_ms = now_ms.saturating_add(ms(PROBE_FIRST));
-        self.mode = Mode::Paused(Pause::new(shed.from.or(own), first_ms));
-        self.health.paused_at_ms = Some(now_ms);
-    }
-
-    fn rest_too(&mut self, unkept: &BTreeSet<Ticket>) {
-        let shed = self.taken.shed(|ticket| unkept.contains(&ticket));
-        if let (Mode::Paused(pause), Some(from)) = (&mut self.mode, shed.from) {
-            self.ahead.extend(shed.ahead);
-            if pause.from.is_none_or(|known| from < known) {
-                pause.from = Some(from);
-                pause.at = from;
-            }
-        }
-    }
-
-    /// An event to probe with, found by a reader that stood at `at`.
-    pub(super) fn probe_with(&mut self, at: Cursor, event: &Event, now_ms: i64) {
-        let generation = self.generation;
-        let Mode::Paused(pause) = &mut self.mode else { return };
-        if pause.is_due(now_ms) && pause.at.max(pause.alive) == at && pause.probe.is_none() {
-            pause.at = event.cursor();
-            pause.probe = Some(Job::of(event, Origin::Probe, generation));
-        }
-        self.send_probe(now_ms);
-    }
-
-    /// There is no event to probe with before `reached`: an exception that is due
-    /// serves as well.
-    pub(super) fn probe_without(&mut self, reached: Cursor, now_ms: i64) {
-        let Mode::Paused(pause) = &mut self.mode else { return };
-        if pause.probe.is_none() {
-            pause.at = pause.at.max(reached);
-            self.send_exception_as_probe(now_ms);
+    pub(super) fn give_up_range(&mut self, range: GivenUp) {
+        self.unsaved.given_up.push(range);
+        if let Some(known) = &mut self.known {
+            known.gave_up(range);
         }
     }
 
@@ -573,35 +516,7 @@ impl State {
         }
     }
 
-    fn send_probe(&mut self, now_ms: i64) -> bool {
-        let generation = self.generation;
-        let Mode::Paused(pause) = &mut self.mode else { return false };
-        if !pause.is_due(now_ms) {
-            return false;
-        }
-        let Some(probe) = pause.probe.clone() else { return false };
-        pause.is_out = true;
-        self.queues.push(Job { generation, ..probe });
-        true
-    }
-
-    /// Sends the exception that is due first, if nothing else is out.
-    fn send_exception_as_probe(&mut self, now_ms: i64) -> bool {
-        let generation = self.generation;
-        let Mode::Paused(pause) = &mut self.mode else { return false };
-        let due = self.due.first().filter(|(due, _)| *due <= now_ms).copied();
-        let found = due.and_then(|(_, place)| self.exceptions.get(&place));
-        let (Some(due), Some(exception)) = (due, found) else {
-            pause.is_idle = true;
-            return false;
-        };
-        self.due.remove(&due);
-        pause.began(now_ms);
-        self.queues.push(Job::retry(exception, generation));
-        true
-    }
-
-    fn wake_due(&mut self, now_ms: i64) -> bool {
+    pub(super) fn wake_due(&mut self, now_ms: i64) -> bool {
         let mut woken = false;
         while let Some(&(due, place)) = self.due.first().filter(|(due, _)| *due <= now_ms) {
             self.due.remove(&(due, place));
@@ -613,44 +528,10 @@ impl State {
         woken
     }
 
-    /// Joins the router where it is. What rests becomes a range that is sent behind
-    /// live events, but for what comes before `alive`: that has outlived its schedule
-    /// and is given up, which is returned.
-    pub(super) fn resume(&mut self, routed: Cursor, alive: Cursor, now_ms: i64) -> Option<GivenUp> {
-        let Mode::Paused(pause) = &self.mode else { return None };
-        if !pause.resumes || pause.is_out {
-            return None;
-        }
-        let from = pause.from.unwrap_or(routed).min(routed);
-        let begin = from.max(alive.min(routed));
-        if begin < routed {
-            self.backlogs.add_passed(begin, routed, std::mem::take(&mut self.ahead));
-        }
-        self.mode = Mode::Live;
-        self.from = routed;
-        self.window = WINDOW_FIRST;
-        self.counts.passed = 0;
-        self.health.paused_at_ms = None;
-        self.wake_due(now_ms);
-        if from >= begin {
-            return None;
-        }
-        let given_up = GivenUp { from, through: begin, at_ms: now_ms };
-        self.unsaved.given_up.push(given_up);
-        Some(given_up)
-    }
-
     /// A delivery that waits was made by hand.
     pub(super) fn end_exception(&mut self, place: Place) {
         if self.settle_exception(place) {
             self.queues.take_out(|job| job.origin == Origin::Retry && job.place == place);
-        }
-    }
-
-    /// Sends a probe as soon as may be: somebody saw the receiver answer.
-    pub(super) fn hurry(&mut self, now_ms: i64) {
-        if let Mode::Paused(pause) = &mut self.mode {
-            pause.next_ms = pause.next_ms.min(now_ms);
         }
     }
 
@@ -710,13 +591,4 @@ impl State {
             ..State::default()
         };
     }
-}
-
-/// Tickets of the lane's own events that a job carries.
-fn live_tickets(job: &Job) -> BTreeSet<Ticket> {
-    let ticket = |(origin, _)| match origin {
-        Origin::Live(ticket) => Some(ticket),
-        _ => None,
-    };
-    job.origins().into_iter().filter_map(ticket).collect()
 }

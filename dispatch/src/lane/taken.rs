@@ -16,6 +16,8 @@ pub(super) struct Taken {
     entries: VecDeque<Entry>,
     /// Ticket of the first entry.
     first: Ticket,
+    /// Events that joined entries.
+    joined: usize,
 }
 
 #[derive(Debug)]
@@ -63,11 +65,11 @@ impl Taken {
 
     /// Adds an event to an entry that is not decided.
     pub(super) fn join(&mut self, ticket: Ticket, at: Cursor, place: Place) {
-        if let Some(entry) = self.entry(ticket) {
-            entry.left += 1;
-            if entry.at != at {
-                entry.joined.push((at, place));
-            }
+        let Some(entry) = self.entry(ticket) else { return };
+        entry.left += 1;
+        if entry.at != at {
+            entry.joined.push((at, place));
+            self.joined += 1;
         }
     }
 
@@ -95,7 +97,8 @@ impl Taken {
 
     fn forget_decided(&mut self) {
         while self.entries.front().is_some_and(|entry| entry.fate != Fate::Undecided) {
-            self.entries.pop_front();
+            let gone = self.entries.pop_front();
+            self.joined -= gone.map_or(0, |entry| entry.joined.len());
             self.first += 1;
         }
     }
@@ -103,6 +106,11 @@ impl Taken {
     /// Entries between the first undecided one and the newest.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Events that joined them.
+    pub(super) fn joined(&self) -> usize {
+        self.joined
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -148,6 +156,7 @@ impl Taken {
     pub(super) fn clear(&mut self) {
         self.first += self.entries.len() as u64;
         self.entries.clear();
+        self.joined = 0;
     }
 }
 
@@ -214,8 +223,9 @@ mod tests {
         taken.decide(alone);
         assert_eq!((taken.lowest(), taken.len()), (Some(at(1)), 2));
         assert_eq!([1, 3, 4, 5].map(|sequence| taken.contains(at(sequence))), [true, true, true, false]);
+        assert_eq!(taken.joined(), 2);
         taken.decide(shared);
-        assert_eq!((taken.lowest(), taken.len()), (None, 0));
+        assert_eq!((taken.lowest(), taken.len(), taken.joined()), (None, 0, 0));
     }
 
     #[test]

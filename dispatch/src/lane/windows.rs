@@ -5,9 +5,11 @@
 //! window draws the same events together. A window of a series is cut earlier at 256
 //! members or 2,500 samples, and the next one begins.
 //!
-//! Constraints: at most 4,096 series and 65,536 events wait in open windows of a lane;
-//! then the oldest is closed. Parts of an event that is too long for one body are
-//! never drawn together with others: who counts them must find them all.
+//! Constraints: at most 4,096 series of a lane have open windows; then the oldest is
+//! closed. At most 65,536 events join between the windows' beginning and their end;
+//! then all of them are closed and others begin, from which a reader may begin too.
+//! Parts of an event that is too long for one body are never drawn together with others:
+//! who counts them must find them all.
 
 use std::collections::VecDeque;
 
@@ -22,21 +24,22 @@ const MEMBERS_MAX: usize = 256;
 const SAMPLES_MAX: u32 = 2500;
 /// Series whose windows are open.
 const OPEN_MAX: usize = 4096;
-/// Events in open windows.
-const WAITING_MAX: usize = 65_536;
+/// Events that join, with 32 bytes each until all of them are decided: 2 MiB.
+pub(super) const JOINED_MAX: usize = 65_536;
 
-/// A lane's open windows. All of them have the same number: with the first event of
-/// a later one they are closed.
+/// A lane's open windows. All of them have the same number and beginning: with the
+/// first event of a later one they are closed.
 #[derive(Debug, Default)]
 pub(super) struct Windows {
     /// Which multiple they are.
     number: u64,
     /// What holds the lane's position at their beginning.
     ticket: Option<Ticket>,
+    /// Events that joined since.
+    joined: usize,
     open: HashMap<Series, Drawn>,
     /// Keys of `open`, oldest first; one that was cut meanwhile may stand here again.
     order: VecDeque<(u64, Series)>,
-    waiting: usize,
     cuts: u64,
 }
 
@@ -70,15 +73,18 @@ impl Windows {
         event.ordering / (u64::from(coalesce_ms.max(1)) * 1000)
     }
 
-    /// The ticket that holds their beginning, if windows of this number are open.
-    pub(super) fn ticket_of(&self, number: u64) -> Option<Ticket> {
-        self.ticket.filter(|_| self.number == number)
+    /// The ticket that holds their beginning, if an event may join windows of this
+    /// number, which it does from then on.
+    pub(super) fn join(&mut self, number: u64) -> Option<Ticket> {
+        let ticket = self.ticket.filter(|_| self.number == number && self.joined < JOINED_MAX)?;
+        self.joined += 1;
+        Some(ticket)
     }
 
-    /// Begins windows of another number; the old ones are closed already.
+    /// Begins windows with an event; the old ones are closed already.
     pub(super) fn begin(&mut self, number: u64, ticket: Ticket) {
         debug_assert!(self.ticket.is_none(), "closed before others begin");
-        (self.number, self.ticket) = (number, Some(ticket));
+        (self.number, self.ticket, self.joined) = (number, Some(ticket), 1);
     }
 
     /// Adds an event to the window of its series, and appends what has to be cut.
@@ -107,11 +113,10 @@ impl Windows {
         });
         drawn.samples += event.samples;
         drawn.bytes = drawn.bytes.saturating_add(event.bytes);
-        self.waiting += 1;
         if drawn.members.len() == MEMBERS_MAX {
             self.cut(series, cut);
         }
-        while self.open.len() > OPEN_MAX || self.waiting > WAITING_MAX {
+        while self.open.len() > OPEN_MAX {
             self.cut_oldest(cut);
         }
     }
@@ -145,10 +150,7 @@ impl Windows {
     }
 
     fn cut(&mut self, series: Series, cut: &mut Vec<Drawn>) {
-        if let Some(drawn) = self.open.remove(&series) {
-            self.waiting -= drawn.members.len();
-            cut.push(drawn);
-        }
+        cut.extend(self.open.remove(&series));
     }
 
     fn cut_oldest(&mut self, cut: &mut Vec<Drawn>) {
@@ -209,12 +211,12 @@ mod tests {
         corrected.place.kind = EventKind::Updated;
         windows.add(&corrected, &mut cut);
         assert!(cut.is_empty());
-        assert_eq!((windows.ticket_of(0), windows.ticket_of(1)), (Some(9), None));
+        assert_eq!((windows.join(0), windows.join(1)), (Some(9), None));
         assert_eq!(windows.close(&mut cut), Some(9));
         assert_eq!(sequences(&cut), [vec![1, 3, 5], vec![2, 4, 6], vec![7]]);
         let joined: Vec<bool> = cut[0].members.iter().map(|member| member.joined).collect();
         assert_eq!(joined, [false, true, true]);
-        assert_eq!((windows.waiting, windows.close(&mut cut)), (0, None));
+        assert_eq!((windows.join(0), windows.close(&mut cut)), (None, None));
     }
 
     #[test]

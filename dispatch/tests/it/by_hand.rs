@@ -8,8 +8,8 @@ use std::time::Duration;
 use systole_dispatch::attempt::Trigger;
 use systole_dispatch::dispatcher::ManualFault;
 use systole_dispatch::endpoint::EndpointSettings;
-use systole_dispatch::event::{Cursor, EventKind, PayloadSource as _};
-use systole_dispatch::ledger::Exception;
+use systole_dispatch::event::{Cursor, Event, EventKind, PayloadSource as _};
+use systole_dispatch::ledger::{Exception, GivenUp};
 use systole_dispatch::notice::{MessageFailed, Notice};
 
 use crate::world::{
@@ -95,6 +95,28 @@ fn a_resend_waits_for_no_pause_and_its_failure_leaves_the_schedule_alone() {
 }
 
 #[test]
+fn a_receiver_that_hangs_holds_up_no_resend_to_another() {
+    let world = World::new();
+    let (slow, quick) = (Hook::start(|_| Reply::after(Duration::from_secs(4))), Hook::willing());
+    world.book.store(|stored| stored.routed = 1);
+    let first = world.log.append_many(1, 1)[0].place;
+    let run = world.endpoint("ep_slow", &slow.url()).endpoint("ep_quick", &quick.url()).start();
+    let sent = (0..100).map(|_| run.dispatcher.resend("ep_slow", first, 1));
+    let refused = sent.filter(|sent| *sent == Err(ManualFault::Busy)).count();
+    assert_eq!(refused, 100 - 64);
+    assert!(comes_within(SOON, || slow.begun() == 4));
+    for number in 1..=20 {
+        run.dispatcher.resend("ep_quick", first, 1).unwrap();
+        assert!(comes_within(Duration::from_secs(2), || quick.count() == number), "{number}");
+    }
+    assert_eq!((slow.most().0, slow.count()), (4, 0), "the others wait for their endpoint");
+    // What comes to an end makes room.
+    assert!(comes_within(SOON, || slow.count() == 4));
+    assert!(comes_within(SOON, || run.dispatcher.resend("ep_slow", first, 1).is_ok()));
+    run.stop();
+}
+
+#[test]
 fn what_was_never_sent_comes_by_a_replay_and_nothing_else_does() {
     let (world, hook) = (World::new(), Hook::willing());
     let run = world.endpoint("ep_1", &hook.url()).start();
@@ -119,6 +141,74 @@ fn what_was_never_sent_comes_by_a_replay_and_nothing_else_does() {
     assert_eq!(hook.taken(), ids_of(sent.iter().chain(&gap[10..]).chain(&live)));
     let manual = world.diary.attempts().into_iter().filter(|one| one.trigger == Trigger::Manual).count();
     assert_eq!(manual, 290);
+}
+
+#[test]
+fn a_recovery_is_promised_only_once_it_is_durable() {
+    let (world, (told, hook)) = (World::new(), obedient(500));
+    let events = world.log.append_many(3, 3);
+    world.book.store(|stored| {
+        let noted = |event: &Event| GivenUp { from: event.cursor(), through: Cursor::behind(3), at_ms: 0 };
+        stored.given_up = vec![("ep_1".to_owned(), noted(&events[0]))];
+        stored.routed = 3;
+    });
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    told.store(200, Ordering::Relaxed);
+    let ask = || run.dispatcher.recover("ep_1", Cursor::behind(0), Cursor::behind(3));
+    world.book.fail(true);
+    assert_eq!((ask(), ask()), (Err(ManualFault::Unsaved), Err(ManualFault::Unsaved)));
+    world.book.panic(usize::MAX);
+    assert_eq!(ask(), Err(ManualFault::Unsaved));
+    world.book.panic(0);
+    world.book.fail(false);
+    assert!(ask().is_ok());
+    assert!(comes_within(SOON, || hook.taken() == ids_of(&events)));
+    assert!(comes_within(SOON, || world.book.stored().backlogs.is_empty()));
+    run.stop();
+    assert_eq!(hook.count(), 3, "asking again sends nothing twice");
+}
+
+#[test]
+fn the_delivery_log_is_asked_about_many_frames_at_once() {
+    let (world, hook) = (World::new(), Hook::willing());
+    let events = world.log.append_many(3000, 300);
+    world.book.store(|stored| stored.routed = 3000);
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    let (from, through) = (Cursor::default(), Cursor::behind(3000));
+    assert_eq!(run.dispatcher.replay_missing("ep_1", from, through), Ok(true));
+    assert!(comes_within(SOON, || hook.taken().len() == 3000), "{}", hook.taken().len());
+    let asked = world.diary.asked();
+    assert_eq!(asked, [0..=255, 256..=1279, 1280..=3001]);
+    // Again: nothing is missing, and nothing failed.
+    assert!(comes_within(SOON, || world.book.stored().backlogs.is_empty()));
+    assert_eq!(run.dispatcher.replay_missing("ep_1", from, through), Ok(true));
+    assert_eq!(run.dispatcher.recover("ep_1", from, through), Ok(true));
+    assert!(comes_within(SOON, || world.diary.asked().len() >= 6));
+    assert!(comes_within(SOON, || world.book.stored().backlogs.is_empty()));
+    run.stop();
+    assert_eq!((hook.count(), hook.taken()), (3000, ids_of(&events)));
+}
+
+#[test]
+fn what_succeeds_while_a_recovery_reads_is_not_sent_again() {
+    let (world, (told, hook)) = (World::new(), obedient(500));
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    // They fail and wait for a retry, each behind many that are read for long.
+    let events = world.log.append_many(10, 10);
+    assert!(comes_within(SOON, || world.book.stored().exceptions.len() == 10));
+    told.store(200, Ordering::Relaxed);
+    world.log.slow_down(Duration::from_millis(50));
+    let through = Cursor::behind(10);
+    assert_eq!(run.dispatcher.recover("ep_1", Cursor::default(), through), Ok(true));
+    assert!(comes_within(SOON, || !world.diary.asked().is_empty()));
+    for event in &events {
+        run.dispatcher.resend("ep_1", event.place, event.decided_at).unwrap();
+    }
+    assert!(comes_within(SOON, || run.lane("ep_1").backlog_count() == 0));
+    assert!(comes_within(SOON, || hook.taken().len() == 10));
+    std::thread::sleep(Duration::from_millis(300));
+    run.stop();
+    assert_eq!(hook.deliveries().iter().filter(|one| one.is_success()).count(), 10);
 }
 
 #[test]

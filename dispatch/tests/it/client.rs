@@ -11,8 +11,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use systole_dispatch::client::{ANSWER_BYTES_MAX, Answer, Client, PostFault};
 use systole_dispatch::target::Targets;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
 use crate::receiver::{Manner, Receiver};
@@ -313,6 +314,75 @@ async fn connections_are_counted_while_they_are_open() {
     assert_eq!(open, 2);
     settle().await;
     assert_eq!(client.open_connections(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_has_no_more_connections_than_exchanges_at_a_time() {
+    const AT_ONCE: usize = 16;
+    let receiver = Receiver::start(answer("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")).await;
+    let (client, url) = (client(), receiver.url());
+    let workers: Vec<_> = (0..AT_ONCE)
+        .map(|_| {
+            let (client, url) = (client.clone(), url.clone());
+            tokio::spawn(async move {
+                for _ in 0..200 {
+                    post(&client, &url, LONG).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for worker in workers {
+        worker.await.unwrap();
+    }
+    assert_eq!(receiver.requests().len(), AT_ONCE * 200);
+    // Where the machine stalls a connection may come back late.
+    assert!(receiver.accepted() <= AT_ONCE + 4, "{} connections", receiver.accepted());
+}
+
+#[tokio::test]
+async fn a_dial_ends_once_its_exchange_has_another_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+    let dialled = Arc::new(Notify::new());
+    let told = dialled.clone();
+    let serving = tokio::spawn(async move {
+        // The first one is served once another one was dialled, which never shakes hands.
+        let (first, _) = listener.accept().await.unwrap();
+        let mut first = acceptor().accept(first).await.unwrap();
+        let mut request = [0; 4096];
+        while first.read(&mut request).await.is_ok_and(|read| read > 0) {
+            told.notified().await;
+            first.write_all(NO_CONTENT.as_bytes()).await.unwrap();
+        }
+    });
+    let client = trusting();
+    let both = async {
+        let second = async {
+            while client.open_connections() < 1 {
+                settle().await;
+            }
+            let posting = post(&client, &url, LONG);
+            let counting = async {
+                while client.open_connections() < 2 {
+                    settle().await;
+                }
+                dialled.notify_one();
+                settle().await;
+                dialled.notify_one();
+            };
+            tokio::join!(posting, counting).0
+        };
+        tokio::join!(post(&client, &url, LONG), second)
+    };
+    let (first, second) = both.await;
+    assert_eq!(
+        (first.unwrap().status, second.unwrap().status),
+        (StatusCode::NO_CONTENT, StatusCode::NO_CONTENT)
+    );
+    settle().await;
+    assert_eq!(client.open_connections(), 1, "nobody waits for a handshake any more");
+    drop(client);
+    serving.await.unwrap();
 }
 
 #[tokio::test]

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use systole_dispatch::endpoint::EndpointSettings;
-use systole_dispatch::event::Event;
+use systole_dispatch::event::{Cursor, Event};
 use systole_dispatch::ledger::Exception;
 
-use crate::world::{Hook, ORG, Reply, World, comes_within, ids_of, now_ms, settings};
+use crate::world::{Hook, ORG, Reply, World, comes_within, filter, ids_of, now_ms, settings};
 
 const SOON: Duration = Duration::from_secs(10);
 const LONG: Duration = Duration::from_secs(20);
@@ -88,6 +88,33 @@ fn a_dead_endpoint_has_no_more_retries_waiting_than_it_may() {
     });
     run.stop();
     assert!(most <= EXCEPTIONS_MAX + WINDOW_FIRST, "{most} deliveries wait for another attempt");
+}
+
+#[test]
+fn lanes_that_read_for_long_let_another_one_have_its_turn() {
+    let (world, hook) = (World::new(), Hook::willing());
+    let events = world.log.append_many(5000, 400);
+    let unwanted = EndpointSettings { filter_types: filter(&["check_in.created"]), ..settings(&hook.url()) };
+    let behind = |sequence| Cursor { sequence, ordinal: 0 };
+    for number in 0..4 {
+        let id = format!("ep_{number}");
+        world.endpoint_with(&id, ORG, unwanted.clone());
+        world.book.store(|stored| stored.rows.extend([(id, behind(1))]));
+    }
+    world.endpoint("ep_last", &hook.url());
+    world.book.store(|stored| {
+        stored.rows.insert("ep_last".to_owned(), behind(4991));
+        stored.routed = 5000;
+    });
+    world.log.slow_down(Duration::from_millis(1));
+    // All their events take four of them five seconds.
+    let run = world.start_without_router();
+    assert!(comes_within(Duration::from_secs(3), || hook.count() == 10), "{}", hook.count());
+    assert_eq!(run.stats().lanes_behind, 4);
+    world.log.slow_down(Duration::ZERO);
+    assert!(comes_within(SOON, || run.stats().lanes_behind == 0));
+    run.stop();
+    assert_eq!(hook.taken(), ids_of(&events[4990..]));
 }
 
 #[test]

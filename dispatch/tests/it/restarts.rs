@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use systole_dispatch::dispatcher::ManualFault;
+use systole_dispatch::event::Cursor;
+
 use crate::world::{Hook, Random, Reply, Run, World, comes_within, ids_of};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -53,6 +56,47 @@ fn retries_survive_a_restart_and_are_made_when_they_are_due() {
     assert!(comes_within(SOON, || hook.count() == 30 && world.book.stored().exceptions.is_empty()));
     run.stop();
     assert_eq!(hook.taken(), ids_of(&events));
+}
+
+#[test]
+fn who_saves_behind_a_stop_passes_nothing_that_is_undecided() {
+    let (world, hook) = (World::new(), Hook::start(|_| Reply::after(Duration::from_millis(400))));
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    let events = world.log.append_many(40, 40);
+    assert!(comes_within(SOON, || hook.begun() == 8 && run.stats().routed_sequence == 40));
+    run.dispatcher.stop();
+    assert!(hook.count() < 40);
+    // A request that was on its way when the server stopped.
+    let late = run.dispatcher.recover("ep_1", Cursor::behind(0), Cursor::behind(40));
+    assert_eq!(late, Err(ManualFault::Stopping));
+    assert_eq!(run.dispatcher.resend("ep_1", events[0].place, 1), Err(ManualFault::Stopping));
+    run.stop();
+    let run = world.start();
+    assert!(comes_within(SOON, || hook.taken().len() == 40), "{} came", hook.taken().len());
+    run.stop();
+    assert_eq!(hook.taken(), ids_of(&events));
+}
+
+#[test]
+fn a_save_or_a_look_that_panics_is_made_again_and_passes_nothing() {
+    let (world, heals) = (World::new(), Arc::new(AtomicBool::new(false)));
+    let healed = heals.clone();
+    let hook = Hook::start(move |_| Reply::status(if healed.load(Ordering::Relaxed) { 200 } else { 500 }));
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    world.book.watch("ep_1", &hook);
+    world.book.panic(4);
+    world.log.panic(4);
+    let events = world.log.append_many(10, 10);
+    assert!(comes_within(SOON, || world.book.panics() == 0));
+    assert!(comes_within(SOON, || world.book.stored().exceptions.len() == 10));
+    // The keeper wakes retries, the saver notes that they came to an end.
+    heals.store(true, Ordering::Relaxed);
+    world.pass(Duration::from_secs(10));
+    assert!(comes_within(SOON, || hook.taken().len() == 10), "{}", hook.taken().len());
+    assert!(comes_within(SOON, || world.book.stored().exceptions.is_empty()));
+    run.stop();
+    world.book.check_positions(&events);
+    assert_eq!(world.book.stored().routed, 10);
 }
 
 /// Three endpoints over twenty lives: one keeps up, one fails a fifth, one lags and

@@ -31,6 +31,12 @@ pub enum AgainError {
     /// Too much was asked for already.
     #[error("too many messages are being sent by hand; ask again in a while")]
     Busy,
+    /// The catalog cannot be written: nothing is promised, and asking again is safe.
+    #[error("what is to be sent again could not be stored; ask again in a while")]
+    Unsaved,
+    /// The server stops.
+    #[error("the server is stopping")]
+    Stopping,
     /// The journal cannot be read.
     #[error("the journal cannot be read")]
     Journal(#[source] ReadFault),
@@ -42,6 +48,8 @@ impl From<ManualFault> for AgainError {
             ManualFault::Unknown => AgainError::Endpoint(WebhookError::Unknown),
             ManualFault::Off => AgainError::Off,
             ManualFault::Busy => AgainError::Busy,
+            ManualFault::Unsaved => AgainError::Unsaved,
+            ManualFault::Stopping => AgainError::Stopping,
         }
     }
 }

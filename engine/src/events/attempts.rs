@@ -174,11 +174,25 @@ impl AttemptQueue {
 
     /// Waits until what was recorded before the call is durable, or cannot become so.
     pub(crate) fn settle(&self) {
+        self.settle_while(|| true);
+    }
+
+    /// The same for so long at most; false if it is neither by then.
+    pub(crate) fn settle_within(&self, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
+        self.settle_while(|| Instant::now() < deadline)
+    }
+
+    fn settle_while(&self, goes_on: impl Fn() -> bool) -> bool {
         let mut state = self.shared.state.lock();
         let last = state.taken + u64::from(!state.waiting.is_empty());
         while state.done < last && !state.ended && !state.is_settled() {
+            if !goes_on() {
+                return false;
+            }
             self.shared.changed.wait_for(&mut state, GATHER);
         }
+        true
     }
 
     /// Makes what waits durable and ends the thread.
@@ -429,6 +443,18 @@ mod tests {
         assert_eq!(left, [("u_2".into(), 3), ("u_1".into(), 8), ("u_1".into(), 3)]);
         let bytes: usize = state.waiting.iter().map(|(_, row)| byte_len(row)).sum();
         assert_eq!((state.bytes, state.waiting_bytes), (bytes, bytes));
+    }
+
+    #[test]
+    fn what_does_not_become_durable_is_waited_for_no_longer_than_told() {
+        let (queue, org): (_, Arc<str>) = (AttemptQueue::default(), Arc::from("acme"));
+        assert!(queue.settle_within(Duration::ZERO), "nothing waits");
+        queue.record(&org, row("u_1", 1, 0));
+        let begun = Instant::now();
+        assert!(!queue.settle_within(Duration::from_millis(50)));
+        assert!(begun.elapsed() >= Duration::from_millis(50));
+        queue.shared.state.lock().end(&queue.shared.dropped);
+        assert!(queue.settle_within(Duration::ZERO), "it cannot become durable");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hashbrown::HashMap;
 use systole_dispatch::attempt::{
@@ -14,6 +15,15 @@ use systole_dispatch::event::{EventKind, Place};
 use systole_storage::{AttemptRow, Store, Trigger};
 
 use super::attempts::AttemptQueue;
+
+/// How long outcomes wait for what was recorded before them: that takes a tenth of a
+/// second in peace, and without end on a disk that is full.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
+
+/// Attempts wait for the journal for too long.
+#[derive(Debug, thiserror::Error)]
+#[error("attempts have not reached the journal within {SETTLE_MAX:?}")]
+struct Unsettled;
 
 /// Keeps attempts in the journal. Outcomes wait, a tenth of a second at most in peace, for
 /// what was recorded before they were asked for.
@@ -49,7 +59,9 @@ impl DeliveryLog for JournalDeliveries {
         endpoint: &str,
         sequences: RangeInclusive<u64>,
     ) -> Result<HashMap<Place, bool>, DeliveryLogFault> {
-        self.queue.settle();
+        if !self.queue.settle_within(SETTLE_MAX) {
+            return Err(DeliveryLogFault(Box::new(Unsettled)));
+        }
         let found = self.store.attempt_outcomes(org, endpoint, sequences);
         let found = found.map_err(|error| DeliveryLogFault(Box::new(error)))?;
         let known = found.into_iter().filter_map(|((sequence, group, chunk, kind), success)| {
@@ -118,8 +130,6 @@ fn body_text(body: &[u8], bytes_max: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use bytes::Bytes;
 
     use super::*;

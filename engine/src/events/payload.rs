@@ -147,11 +147,11 @@ impl Payload for Published {
     }
 
     fn data_bytes(&self) -> usize {
-        self.frame.data().len()
+        self.frame.data_bytes().len()
     }
 
     fn write_data(&self, _: Vocabulary, _: bool, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.frame.data().as_bytes());
+        out.extend_from_slice(self.frame.data_bytes());
     }
 }
 

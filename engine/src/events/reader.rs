@@ -317,7 +317,7 @@ impl JournalEvents {
             key: xxhash_rust::xxh3::xxh3_64(&sequence.to_le_bytes()),
             ordering: frame.header().stamp.ordering,
             samples: 0,
-            bytes: u32::try_from(frame.data().len()).unwrap_or(u32::MAX),
+            bytes: u32::try_from(frame.data_bytes().len()).unwrap_or(u32::MAX),
             backfill: false,
             about,
         })

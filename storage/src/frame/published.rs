@@ -154,14 +154,25 @@ impl EventFrame {
         self.part(4).unwrap_or_default()
     }
 
+    /// The same as bytes: it was text when the frame was read, and is not looked through
+    /// again.
+    #[must_use]
+    pub fn data_bytes(&self) -> &[u8] {
+        self.bytes_of(4).unwrap_or_default()
+    }
+
     pub(super) fn byte_len(&self) -> usize {
         self.bytes.len()
     }
 
     fn part(&self, index: usize) -> Option<&str> {
+        std::str::from_utf8(self.bytes_of(index)?).ok()
+    }
+
+    fn bytes_of(&self, index: usize) -> Option<&[u8]> {
         let (from, to) = self.parts[index]?;
         let range: Range<usize> = from..to;
-        std::str::from_utf8(self.bytes.get(range)?).ok()
+        self.bytes.get(range)
     }
 }
 

@@ -327,29 +327,29 @@ impl SegmentIndexer {
     /// Runs until the log is stopped.
     pub fn run(self) {
         let (log, journal) = (&self.log, &self.log.indexes().journal);
-        let (mut wait, mut forgotten) = (IDLE, None);
+        let mut forgotten = None;
         while !log.is_stopped() {
             if forgotten.is_none_or(|when: Instant| when.elapsed() >= FORGET) {
                 forgotten = Some(Instant::now());
                 self.forget_keys();
             }
             let Some((id, generation)) = journal.unindexed() else {
-                journal.wait_sealed(wait.min(IDLE));
+                journal.wait_sealed(IDLE);
                 continue;
             };
-            match log.segment_index(id, generation) {
-                // In memory only, for want of space.
-                Ok(Some(_)) if !journal.is_indexed(id) => wait = RETRY,
-                Ok(_) | Err(LogError::Gone { .. }) => wait = Duration::ZERO,
+            let is_made = match log.segment_index(id, generation) {
+                // Else in memory only, for want of space.
+                Ok(Some(_)) => journal.is_indexed(id),
+                Ok(None) | Err(LogError::Gone { .. }) => true,
                 Err(error) => {
                     tracing::error!(%error, segment = id.0, "a journal segment cannot be indexed");
                     if matches!(error, LogError::Damaged { .. }) {
                         journal.set_unreadable(id);
                     }
-                    wait = RETRY;
+                    false
                 }
-            }
-            if wait == RETRY {
+            };
+            if !is_made {
                 log.wait_stopped(RETRY);
                 log.indexes().cache.lock().forget((id, generation));
             }

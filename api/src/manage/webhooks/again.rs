@@ -111,7 +111,28 @@ impl From<AgainError> for Refusal {
             }
             AgainError::Off => Refusal::EndpointOff,
             AgainError::Busy => Refusal::QueueFull,
+            AgainError::Unsaved => Refusal::catalog(fault),
+            AgainError::Stopping => Refusal::Stopping,
             other => Refusal::Internal { inside: chain(&other) },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_stored_is_no_202_and_may_be_asked_for_again() {
+        let cases = [
+            (AgainError::Unsaved, 503, "catalog_failed"),
+            (AgainError::Stopping, 503, "stopping"),
+            (AgainError::Busy, 429, "queue_full"),
+            (AgainError::Off, 409, "endpoint_off"),
+        ];
+        for (fault, status, code) in cases {
+            let found = Refusal::from(fault).status();
+            assert_eq!((found.0.as_u16(), found.1), (status, code));
         }
     }
 }

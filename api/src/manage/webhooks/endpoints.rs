@@ -191,6 +191,8 @@ impl From<WebhookError> for Refusal {
             WebhookError::Manual(ManualFault::Unknown) => Refusal::UnknownEndpoint { id: String::new() },
             WebhookError::Manual(ManualFault::Off) => Refusal::EndpointOff,
             WebhookError::Manual(ManualFault::Busy) => Refusal::QueueFull,
+            WebhookError::Manual(ManualFault::Unsaved) => Refusal::catalog(ManualFault::Unsaved),
+            WebhookError::Manual(ManualFault::Stopping) => Refusal::Stopping,
             WebhookError::Catalog(fault) => Refusal::catalog(fault),
             other => Refusal::Internal { inside: crate::error::chain(&other) },
         }

@@ -23,6 +23,8 @@ struct State {
     saved: Vec<Saved>,
     refused: usize,
     fails: bool,
+    /// How many of the next saves panic.
+    panics: usize,
     /// Saves wait, and how many do.
     held: Option<usize>,
     switch_offs: Vec<(String, DisabledReason)>,
@@ -108,6 +110,16 @@ impl Book {
         self.state.lock().unwrap().fails = fails;
     }
 
+    /// This many of the next saves panic.
+    pub(crate) fn panic(&self, saves: usize) {
+        self.state.lock().unwrap().panics = saves;
+    }
+
+    /// Saves that are still to panic.
+    pub(crate) fn panics(&self) -> usize {
+        self.state.lock().unwrap().panics
+    }
+
     /// Endpoints that were switched off, in order.
     pub(crate) fn switch_offs(&self) -> Vec<(String, DisabledReason)> {
         self.state.lock().unwrap().switch_offs.clone()
@@ -175,6 +187,11 @@ impl Ledger for Book {
         if let Some(held) = &mut state.held {
             *held += 1;
             state = self.opened.wait_while(state, |state| state.held.is_some()).unwrap();
+        }
+        if state.panics > 0 {
+            state.panics -= 1;
+            drop(state);
+            panic!("told to panic");
         }
         if state.fails {
             state.refused += 1;

@@ -12,9 +12,16 @@ use systole_dispatch::notice::{Notice, Notices};
 #[derive(Debug, Default)]
 pub(crate) struct Diary {
     attempts: Mutex<Vec<Attempt>>,
+    /// Frames that it was asked about, each time.
+    asked: Mutex<Vec<RangeInclusive<u64>>>,
 }
 
 impl Diary {
+    /// Frames that it was asked about, each time.
+    pub(crate) fn asked(&self) -> Vec<RangeInclusive<u64>> {
+        self.asked.lock().unwrap().clone()
+    }
+
     pub(crate) fn attempts(&self) -> Vec<Attempt> {
         self.attempts.lock().unwrap().clone()
     }
@@ -31,6 +38,7 @@ impl DeliveryLog for Diary {
         endpoint: &str,
         sequences: RangeInclusive<u64>,
     ) -> Result<HashMap<Place, bool>, DeliveryLogFault> {
+        self.asked.lock().unwrap().push(sequences.clone());
         let mut outcomes = HashMap::new();
         for attempt in self.attempts.lock().unwrap().iter() {
             let place = attempt.place.filter(|place| sequences.contains(&place.sequence));

@@ -60,6 +60,10 @@ struct State {
     ordering: u64,
     dropped: u64,
     failures: usize,
+    /// How long each read takes.
+    pause: Duration,
+    /// How often the next calls to settle panic.
+    panics: usize,
 }
 
 impl Log {
@@ -123,6 +127,16 @@ impl Log {
     pub(crate) fn fail(&self, reads: usize) {
         self.state.lock().unwrap().failures = reads;
     }
+
+    /// Each read takes so long from now on.
+    pub(crate) fn slow_down(&self, pause: Duration) {
+        self.state.lock().unwrap().pause = pause;
+    }
+
+    /// This many of the next calls to settle panic.
+    pub(crate) fn panic(&self, calls: usize) {
+        self.state.lock().unwrap().panics = calls;
+    }
 }
 
 impl EventLog for Log {
@@ -138,6 +152,11 @@ impl EventLog for Log {
 
     fn settle(&self) -> Settled {
         let mut state = self.state.lock().unwrap();
+        if state.panics > 0 {
+            state.panics -= 1;
+            drop(state);
+            panic!("told to panic");
+        }
         state.ordering = state.ordering.max(now_micros());
         Settled { head: state.head, ordering: state.ordering }
     }
@@ -157,6 +176,10 @@ struct Reader {
 
 impl EventReader for Reader {
     fn next(&mut self, wanted: Wanted<'_>, through: Cursor) -> Result<Step, ReadFault> {
+        let pause = self.state.lock().unwrap().pause;
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
         let mut state = self.state.lock().unwrap();
         self.seen = state.head;
         if state.failures > 0 {

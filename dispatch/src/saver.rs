@@ -1,0 +1,116 @@
+//! The saver: what of the lanes must survive a crash, gathered every 200 ms and saved
+//! in one transaction.
+//!
+//! A save that fails, or panics, loses nothing: the lanes that it looked at are looked
+//! at by the next one too. Only a stop ends it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hashbrown::HashMap;
+
+use crate::dispatcher::Shared;
+use crate::event::Cursor;
+use crate::lane::{Collected, Lane, Rest};
+use crate::ledger::{Changes, SAVE_INTERVAL};
+
+/// What saving remembers.
+#[derive(Debug, Default)]
+pub(crate) struct Saver {
+    /// The positions that were saved last.
+    last: Option<(u64, u64)>,
+    /// The first frame that each lane needs that has nothing to save, if it needs one.
+    resting: HashMap<Arc<str>, u64>,
+    /// The agenda is empty for good.
+    has_ended: bool,
+}
+
+impl Saver {
+    /// Finds the positions that hold for all lanes.
+    fn place(&mut self, lanes: &[Arc<Lane>], collected: &[Collected], routed: Cursor, changes: &mut Changes) {
+        for lane in lanes {
+            self.resting.remove(&lane.id);
+        }
+        let holds = collected.iter().filter_map(|lane| lane.holds).min().unwrap_or(routed).min(routed);
+        changes.routed = holds.sequence.saturating_sub(1);
+        let needs = collected.iter().map(|lane| lane.needs).chain(self.resting.values().copied());
+        changes.floor = needs.min().unwrap_or(u64::MAX).min(holds.sequence).saturating_sub(1);
+    }
+}
+
+impl Shared {
+    /// Gathers what must survive a crash and saves it, if there is anything new. False if
+    /// that failed or panicked, which is said, or the server has stopped.
+    pub(crate) fn save(&self) -> bool {
+        catch_unwind(AssertUnwindSafe(|| self.gather_and_save())).unwrap_or_else(|_| {
+            tracing::error!("saving delivery positions panicked, trying again");
+            false
+        })
+    }
+
+    fn gather_and_save(&self) -> bool {
+        let mut saver = self.saver.lock();
+        if saver.has_ended {
+            return false;
+        }
+        let now_ms = self.clock.now_ms();
+        // Before the lanes: what was offered before it is in those that are open.
+        let routed = *self.routed.lock();
+        let mut open = self.agenda.take_open();
+        let mut changes = Changes::default();
+        let collect = |lane: &Arc<Lane>| lane.collect(routed, &mut changes, now_ms);
+        let collected: Vec<Collected> = open.lanes.iter().map(collect).collect();
+        saver.place(&open.lanes, &collected, routed, &mut changes);
+        if !self.write(&mut saver, &changes) {
+            return false;
+        }
+        for (lane, collected) in open.lanes.iter().zip(&collected) {
+            lane.saved(collected, &changes, now_ms);
+        }
+        open.lanes.retain(|lane| match lane.rest(routed) {
+            Rest::Busy => true,
+            Rest::Needs(sequence) => {
+                saver.resting.insert(lane.id.clone(), sequence);
+                false
+            }
+            Rest::Idle => false,
+        });
+        true
+    }
+
+    /// Ends saving. Whoever saves later would find no lanes, and take all that was routed
+    /// for decided.
+    pub(crate) fn end_saving(&self) {
+        let mut saver = self.saver.lock();
+        saver.has_ended = true;
+        self.agenda.clear();
+    }
+
+    /// False if the ledger cannot write.
+    fn write(&self, saver: &mut Saver, changes: &Changes) -> bool {
+        let rows = changes.row_count();
+        if rows == 0 && saver.last == Some((changes.routed, changes.floor)) {
+            return true;
+        }
+        if let Err(fault) = self.ledger.save(changes) {
+            tracing::error!(error = %fault, "delivery positions could not be saved, trying again");
+            return false;
+        }
+        saver.last = Some((changes.routed, changes.floor));
+        let positions = u64::from(!self.lanes.lock().is_empty());
+        self.counters.statements.fetch_add(rows as u64 + positions, Ordering::Relaxed);
+        true
+    }
+}
+
+/// Saves until the server stops.
+pub(crate) async fn save_often(shared: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(SAVE_INTERVAL);
+    while !shared.is_stopping() {
+        ticks.tick().await;
+        let saver = shared.clone();
+        // It says itself how that went, and one that failed is made again.
+        drop(tokio::task::spawn_blocking(move || saver.save()).await);
+    }
+}
