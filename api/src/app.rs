@@ -9,6 +9,7 @@ use systole_engine::{Catalog, Engine};
 use crate::auth::Auth;
 use crate::error::Refusal;
 use crate::ingest::{Decoders, Pool};
+use crate::manage::webhooks::EventTypes;
 use crate::observe::{Observe, RequestIds};
 use crate::settings::Settings;
 
@@ -22,6 +23,7 @@ pub(crate) struct App {
     pub(crate) pool: Arc<Pool>,
     /// Where bodies are decoded.
     pub(crate) decoders: Decoders,
+    pub(crate) event_types: EventTypes,
     pub(crate) observe: Observe,
     pub(crate) request_ids: RequestIds,
 }

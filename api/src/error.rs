@@ -101,8 +101,8 @@ pub(crate) enum Refusal {
 
     #[error("Content-Type {} is not taken here; send {wanted}", Quoted(.found))]
     ContentType { found: String, wanted: &'static str },
-    #[error("Content-Encoding {} is not taken; send gzip, zstd or none", Quoted(.found))]
-    ContentEncoding { found: String },
+    #[error("Content-Encoding {} is not taken here; send {wanted}", Quoted(.found))]
+    ContentEncoding { found: String, wanted: &'static str },
     #[error("Accept {} cannot be answered; offered: {offered}", Quoted(.found))]
     Accept { found: String, offered: String },
 

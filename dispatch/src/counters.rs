@@ -41,6 +41,8 @@ pub struct DispatchStats {
     pub retries_waiting: u64,
     /// Requests in flight.
     pub in_flight: u64,
+    /// Connections to receivers that are open, idle ones too.
+    pub open_connections: u64,
     /// Those of them that are due, or under way.
     pub retries_due: u64,
     /// Lanes that read the journal themselves.

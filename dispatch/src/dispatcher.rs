@@ -549,6 +549,7 @@ impl Dispatcher {
             retries_waiting: sums.retries_waiting,
             retries_due: sums.retries_due,
             in_flight: sums.in_flight,
+            open_connections: self.shared.client.open_connections(),
             lanes_behind: sums.behind,
             lanes_paused: sums.paused,
             backlogs: sums.backlogs,

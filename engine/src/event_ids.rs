@@ -1,5 +1,8 @@
 //! Ids that publishers give their events: the same is stored once.
 //!
+//! Ids are scoped: a publisher that is bound to a user has that user's, all others have the
+//! organisation's, so nobody bound to a user can take another's id.
+//!
 //! Constraints: an id is remembered for at least [`HOURS`] hours and up to one more, 16
 //! bytes each, at most [`IDS_MAX`] an organisation; beyond that the oldest are forgotten.
 //! A look-up is a hash and some binary searches. Nothing is written here: ids are in the
@@ -139,7 +142,7 @@ impl EventIds {
         Ok(())
     }
 
-    /// Asks for an id. `known` is one of the same hash that turned out to be another.
+    /// Asks for an id as it is scoped. `other` is one of the same hash that turned out to be another.
     pub(crate) fn claim(
         self: &Arc<EventIds>,
         org: &str,

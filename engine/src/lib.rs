@@ -57,6 +57,6 @@ pub use systole_storage::query::{
     SqlAnswer, SqlError, SqlFormat, SqlLimits, SqlQuestion, Zone, put_csv_text,
 };
 pub use systole_storage::{
-    AttemptQuery, AttemptRow, CATALOG_FILE, Catalog, CatalogError, CompactionReport, Draft, ErasureRecord,
-    FlushReport, KeyRecord, LatestValue, Sequence, Trigger,
+    AttemptPage, AttemptQuery, AttemptRow, AttemptStep, CATALOG_FILE, Catalog, CatalogError,
+    CompactionReport, Draft, ErasureRecord, FlushReport, KeyRecord, LatestValue, Sequence, Trigger,
 };

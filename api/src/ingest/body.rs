@@ -27,7 +27,7 @@ pub(super) fn check_headers(headers: &HeaderMap) -> Result<Option<Encoding>, Ref
         "" | "identity" => Ok(None),
         "gzip" | "x-gzip" => Ok(Some(Encoding::Gzip)),
         "zstd" => Ok(Some(Encoding::Zstd)),
-        _ => Err(Refusal::ContentEncoding { found: text.to_owned() }),
+        _ => Err(Refusal::ContentEncoding { found: text.to_owned(), wanted: "gzip, zstd or none" }),
     }
 }
 

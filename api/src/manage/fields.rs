@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use hyper::HeaderMap;
+use hyper::header::CONTENT_ENCODING;
 use serde_json::{Map, Value};
 use systole_engine::timestamp::write_rfc3339;
 use systole_engine::{Catalog, CatalogError};
@@ -17,8 +19,19 @@ use crate::server::BodyLimits;
 /// Longest body of a management call.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
+/// Refuses a body that is compressed: only those of samples are worth it.
+pub(crate) fn refuse_compressed(headers: &HeaderMap) -> Result<(), Refusal> {
+    let Some(found) = headers.get(CONTENT_ENCODING) else { return Ok(()) };
+    let text = found.to_str().unwrap_or("?").trim();
+    if text.is_empty() || text.eq_ignore_ascii_case("identity") {
+        return Ok(());
+    }
+    Err(Refusal::ContentEncoding { found: text.to_owned(), wanted: "the body as it is" })
+}
+
 /// The body of a management call.
 pub(super) async fn read_body(call: &mut Call<'_>) -> Result<Vec<u8>, Refusal> {
+    refuse_compressed(&call.head.headers)?;
     let mut body = Vec::new();
     let limits = BodyLimits { bytes_max: BODY_BYTES_MAX, timeout: call.app.settings.http.body_timeout };
     call.body.read(&mut body, &limits, |_| Ok(())).await?;

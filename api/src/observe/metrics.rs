@@ -136,6 +136,8 @@ pub(crate) fn scrape(app: &App) -> Result<Reply, Refusal> {
         stats: app.engine.stats(),
         webhooks: app.engine.webhooks().stats(),
         router_lag_seconds: app.engine.webhooks().router_lag_ms() as f64 / 1e3,
+        attempts_dropped: app.engine.attempt_queue().dropped(),
+        sql_running: app.engine.sql_running() as u64,
         ready: health.ready,
         http: HttpSnapshot::of(&app.observe),
     }));
@@ -205,6 +207,8 @@ struct Scrape {
     stats: Stats,
     webhooks: DispatchStats,
     router_lag_seconds: f64,
+    attempts_dropped: u64,
+    sql_running: u64,
     ready: bool,
     http: HttpSnapshot,
 }
@@ -255,6 +259,7 @@ impl Scrape {
         lines.gauge("systole_files", "Parquet files", stats.files)?;
         lines.gauge("systole_file_bytes", "Bytes of Parquet files", stats.file_bytes)?;
         self.series(lines)?;
+        lines.gauge("systole_sql_running", "SQL statements that run now", self.sql_running)?;
         lines.gauge("systole_sequence", "Last sequence committed", stats.sequence)?;
         lines.gauge("systole_flushed_sequence", "Last sequence in Parquet", stats.flushed_sequence)
     }
@@ -326,6 +331,11 @@ impl Scrape {
             stats.routed_events,
         )?;
         lines.counter("systole_webhook_attempts", "Delivery attempts", stats.attempts)?;
+        lines.counter(
+            "systole_webhook_attempts_dropped",
+            "Attempts that were made and are not in the delivery log",
+            self.attempts_dropped,
+        )?;
         lines.counter("systole_webhook_delivered", "Deliveries answered 2xx", stats.delivered)?;
         lines.counter("systole_webhook_failed", "Attempts that failed", stats.failed)?;
         lines.counter("systole_webhook_given_up", "Deliveries whose retries ended", stats.given_up)?;
@@ -340,6 +350,11 @@ impl Scrape {
             stats.retries_waiting,
         )?;
         lines.gauge("systole_webhook_in_flight", "Requests in flight to receivers", stats.in_flight)?;
+        lines.gauge(
+            "systole_webhook_connections_open",
+            "Connections to receivers that are open, idle ones too",
+            stats.open_connections,
+        )?;
         lines.gauge(
             "systole_webhook_lanes_behind",
             "Endpoints that lag behind the router",
@@ -455,6 +470,32 @@ mod tests {
         let open = "# HELP a_b Help text here.\n# TYPE a_b counter\na_b_total 1\n# HELP c C.\n# TYPE c gauge\nc 2\n# EOF\n";
         let text = "# HELP a_b_total Help text here.\n# TYPE a_b_total counter\na_b_total 1\n# HELP c C.\n# TYPE c gauge\nc 2\n";
         assert_eq!(classic(open), text);
+    }
+
+    #[test]
+    fn each_figure_stands_under_its_own_name() {
+        let scrape = Scrape {
+            stats: Stats::default(),
+            webhooks: DispatchStats { open_connections: 5, in_flight: 6, ..DispatchStats::default() },
+            router_lag_seconds: 0.0,
+            attempts_dropped: 7,
+            sql_running: 8,
+            ready: true,
+            http: HttpSnapshot::of(&Observe::default()),
+        };
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(scrape));
+        let mut text = String::new();
+        text::encode(&mut text, &registry).unwrap();
+        let text = classic(&text);
+        for line in [
+            "systole_webhook_connections_open 5",
+            "systole_webhook_in_flight 6",
+            "systole_webhook_attempts_dropped_total 7",
+            "systole_sql_running 8",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
     }
 
     #[test]

@@ -185,7 +185,7 @@ async fn serve(call: Call<'_>, endpoint: Endpoint) -> Result<Reply, Refusal> {
         Endpoint::RotateSecret => manage::webhooks::rotate(call).await,
         Endpoint::ConfigureExternal => manage::webhooks::configure(call).await,
         Endpoint::TestWebhook => manage::webhooks::test(call).await,
-        Endpoint::EventTypes => Ok(manage::webhooks::types(&call)),
+        Endpoint::EventTypes => manage::webhooks::types(call).await,
         Endpoint::Messages => manage::webhooks::messages(call).await,
         Endpoint::Message => manage::webhooks::message(call).await,
         Endpoint::AttemptsTo => manage::webhooks::of_endpoint(call).await,

@@ -29,6 +29,7 @@ use tokio::task::JoinHandle;
 use crate::app::{App, Organisations};
 use crate::auth::{Auth, KeySpec, RandomFault, Scope, Scopes, Secret, make_key};
 use crate::ingest::{Decoders, Pool};
+use crate::manage::webhooks::EventTypes;
 use crate::observe::{Observe, RequestIds};
 use crate::settings::{DEFAULT_ORG, Settings};
 
@@ -191,6 +192,7 @@ fn app(engine: Engine, settings: Settings) -> Result<App, StartFault> {
         auth,
         pool: Arc::new(Pool::default()),
         decoders: Decoders::start().map_err(StartFault::Threads)?,
+        event_types: EventTypes::default(),
         observe: Observe::default(),
         request_ids: RequestIds::new(),
     })

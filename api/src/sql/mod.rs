@@ -17,7 +17,7 @@ use systole_engine::{Permit, SqlAnswer, SqlError, SqlFormat, SqlQuestion};
 
 use crate::app::App;
 use crate::error::{Entry, Refusal, chain};
-use crate::manage::fields::{fields, text};
+use crate::manage::fields::{fields, refuse_compressed, text};
 use crate::reply::{self, CutOff, Reply};
 use crate::route::Call;
 use crate::server::{BodyLimits, RequestBody};
@@ -32,6 +32,7 @@ pub(crate) async fn query(call: Call<'_>) -> Result<Reply, Refusal> {
         return Err(Refusal::KeyBound);
     }
     let format = accept::format(&call.head.headers)?;
+    refuse_compressed(&call.head.headers)?;
     let mut body = Vec::new();
     let _permit = read(call.app, call.body, &mut body).await?;
     let statement = statement(&body)?;

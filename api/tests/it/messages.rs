@@ -214,6 +214,18 @@ async fn an_event_id_is_stored_once_also_by_many_at_a_time_and_after_a_flush() {
     let acme = server.make_key("acme", &json!({"scopes": ["ingest"]})).await.key;
     assert_ne!(server.publish(&acme, &event).await, *first);
     assert_eq!(server.settled(2).await.len(), 2);
+    let mut of_users = Vec::new();
+    for user in ["u_1", "u_2"] {
+        let wish = json!({"scopes": ["ingest"], "user_id": user});
+        let bound = server.make_key("default", &wish).await.key;
+        let id = server.publish(&bound, &event).await;
+        let again = server.make_key("default", &wish).await.key;
+        assert_eq!(server.publish(&again, &event).await, id, "another key of {user}");
+        assert_ne!(id, *first, "{user} does not meet the organisation's ids");
+        of_users.push(id);
+    }
+    assert_ne!(of_users[0], of_users[1], "users do not meet each other's ids");
+    assert_eq!(server.publish(OPERATOR, &event).await, *first);
     for name in ["message.failed", "endpoint.disabled"] {
         let answer =
             server.post(EVENTS, OPERATOR, &json!({"type": name, "data": {}})).await.expect(422).json();
@@ -372,6 +384,12 @@ async fn what_failed_is_listed_sent_again_by_hand_and_seen_in_the_figures() {
     let next = format!("{message}/attempts?limit=1&iterator={}", page["iterator"].as_str().unwrap());
     let next = server.get(&next, OPERATOR).await.expect(200).json();
     assert_eq!((&page["done"], &next["done"], &next["data"][0]), (&json!(false), &json!(true), &failed));
+    assert_eq!(page["prev_iterator"], Value::Null);
+    let back = format!("{message}/attempts?limit=1&iterator={}", next["prev_iterator"].as_str().unwrap());
+    let back = server.get(&back, OPERATOR).await.expect(200).json();
+    assert_eq!((&back["data"], &back["prev_iterator"]), (&page["data"], &Value::Null));
+    let of_messages = format!("{MESSAGES}?iterator={}", next["prev_iterator"].as_str().unwrap());
+    server.get(&of_messages, OPERATOR).await.expect(422);
 
     let other = json!({"url": url, "filter_types": ["patient.created"]});
     let other = server.post(ENDPOINTS, OPERATOR, &other).await.expect(201).json();
@@ -398,4 +416,25 @@ async fn what_failed_is_listed_sent_again_by_hand_and_seen_in_the_figures() {
     let off = json!({"active": false}).to_string();
     server.request("PATCH", &endpoint).key(OPERATOR).body(off).send().await.expect(200);
     assert_eq!(server.post(&resend, OPERATOR, &json!({})).await.expect(409).code(), "endpoint_off");
+}
+
+#[tokio::test]
+async fn a_receiver_that_does_not_answer_is_a_connection_in_the_figures() {
+    let open = Targets::parse(&["127.0.0.0/8".to_owned()]).unwrap();
+    let server = server().with(|settings| settings.dispatch.allow_targets = open).start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    server.post(ENDPOINTS, OPERATOR, &json!({"url": url})).await.expect(201);
+    server.publish(OPERATOR, &check_in(1)).await;
+    let _held = listener.accept().await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let text = server.request("GET", "/metrics").send().await.expect(200).text();
+        let shows = |line: &str| text.lines().any(|found| found == line);
+        if shows("systole_webhook_connections_open 1") && shows("systole_webhook_in_flight 1") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{text}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

@@ -192,8 +192,12 @@ async fn organisations_neither_see_nor_use_the_metrics_of_others() {
 #[tokio::test]
 async fn its_events_are_listed_can_be_filtered_for_and_tested_but_not_published() {
     let server = server().start().await;
+    let types = async |key: &str| server.get("/api/v1/webhooks/event-types", key).await.expect(200).json();
+    let before = types(OPERATOR).await;
     server.post(METRICS, OPERATOR, &cortisol()).await.expect(201);
-    let types = server.get("/api/v1/webhooks/event-types", OPERATOR).await.expect(200).json();
+    let other = server.make_key("acme", &json!({"scopes": ["webhooks"]})).await.key;
+    assert_eq!(types(&other).await, before, "another organisation's list stays");
+    let types = types(OPERATOR).await;
     let names: Vec<&str> =
         types["data"].as_array().unwrap().iter().map(|known| known["name"].as_str().unwrap()).collect();
     for name in ["series.salivary_cortisol.created", "series.salivary_cortisol.updated"] {

@@ -168,6 +168,25 @@ async fn types_that_are_not_spoken_are_415() {
     ] {
         check(&server, post().header(name, value), 415, code).await;
     }
+    for (method, path) in [
+        ("POST", "/api/v1/query"),
+        ("POST", "/api/v1/events"),
+        ("POST", "/api/v1/metrics"),
+        ("POST", "/api/v1/api-keys"),
+        ("POST", "/api/v1/webhooks/endpoints"),
+        ("PUT", "/api/v1/retention"),
+        ("POST", "/external-events/"),
+    ] {
+        let request = server.request(method, path).key(OPERATOR).body("{}");
+        for encoding in ["gzip", "zstd", "br"] {
+            let request = request.clone().header("Content-Encoding", encoding);
+            let answer = check(&server, request, 415, "unsupported_content_encoding").await;
+            let detail = answer["detail"].as_str().unwrap();
+            assert!(detail.contains(encoding) && detail.ends_with("send the body as it is"), "{detail}");
+        }
+        let plain = request.header("Content-Encoding", "identity").send().await;
+        assert_ne!(plain.status, 415, "{path}: {}", plain.text());
+    }
     for accept in ["text/html", "application/json;q=0"] {
         let request = server.request("GET", LATEST).key(OPERATOR).header("Accept", accept);
         check(&server, request, 415, "unsupported_accept").await;

@@ -154,6 +154,8 @@ async fn a_client_that_leaves_or_does_not_read_holds_no_place() {
         let mut head = vec![0; read];
         stream.read_exact(&mut head).await.unwrap();
         tokio::time::sleep(Duration::from_millis(300)).await;
+        let metrics = server.request("GET", "/metrics").send().await.expect(200).text();
+        assert!(metrics.contains("\nsystole_sql_running 1\n"), "{metrics}");
         // It answers in time only if the place is free again.
         drop(stream);
         let count = ask(&server, OPERATOR, "SELECT count(*) FROM samples").await.expect(200);

@@ -389,8 +389,14 @@ mod tests {
         /// Commits events of 2 KB, which count as flushed.
         fn commit(&mut self, events: usize) {
             let data = format!("{{\"note\":\"{}\"}}", "x".repeat(2_000));
-            let event =
-                Published { org: "acme", user: None, name: "check_in.created", id: None, data: &data };
+            let event = Published {
+                org: "acme",
+                user: None,
+                name: "check_in.created",
+                id: None,
+                bound: false,
+                data: &data,
+            };
             for _ in 0..events {
                 drop(self.committer.parts.intake.submit_internal(encode_published(&event)));
                 self.committer.gather();

@@ -14,7 +14,7 @@ use systole_storage::query::{
     SqlError, SqlQuestion,
 };
 use systole_storage::{
-    AttemptQuery, AttemptRow, Draft, ErasureRecord, LatestValue, Sequence, Store, StoreError,
+    AttemptPage, AttemptQuery, Draft, ErasureRecord, LatestValue, Sequence, Store, StoreError,
 };
 
 use super::{Engine, EngineSettings, OpenError, PoisonOnPanic, Position, spawn};
@@ -192,12 +192,12 @@ impl Engine {
         &self.inner.attempts
     }
 
-    /// The newest delivery attempts that a query asks for, newest first. Reads files:
+    /// The page of delivery attempts that a query asks for, newest first. Reads files:
     /// for a thread that may wait.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn attempts(&self, query: &AttemptQuery) -> Result<Vec<AttemptRow>, StoreError> {
+    pub fn attempts(&self, query: &AttemptQuery) -> Result<AttemptPage, StoreError> {
         self.inner.store.attempts(query)
     }
 
@@ -346,7 +346,8 @@ impl Engine {
     }
 
     /// Hands in an event of a published type; returns its id once it is durable. One whose
-    /// own id came within the last day already is that event.
+    /// own id came within the last day already is that event: from a publisher bound to
+    /// the same user, or else from any that is bound to none.
     ///
     /// # Errors
     /// [`PublishError`].
@@ -356,8 +357,8 @@ impl Engine {
         permit: Permit,
     ) -> Result<String, PublishError> {
         let draft = systole_storage::frame::encode_published(event);
-        let sequence = match event.id {
-            Some(id) => self.publish_once(event.org, id, draft, permit).await?,
+        let sequence = match event.scoped_id() {
+            Some(id) => self.publish_once(event.org, &id, draft, permit).await?,
             None => self.submit(draft, 0, permit)?.await?.sequence,
         };
         Ok(self.inner.webhooks.published_id(sequence))
@@ -396,7 +397,9 @@ impl Engine {
         let (inner, org, id) = (self.inner.clone(), org.to_owned(), id.to_owned());
         let found = tokio::task::spawn_blocking(move || match inner.log.frame(sequence) {
             Ok(Frame::Event(event)) => {
-                event.org() == org && event.id() == Some(&id) && !inner.store.hidden().hides_event(&event)
+                event.org() == org
+                    && event.scoped_id().as_deref() == Some(&*id)
+                    && !inner.store.hidden().hides_event(&event)
             }
             Ok(_) => false,
             Err(_) => true,

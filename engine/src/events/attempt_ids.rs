@@ -1,9 +1,9 @@
 //! Ids of delivery attempts and iterators over them, enciphered as those of events are:
 //! they show neither order nor volume.
 
-use systole_dispatch::id::EVENT_ID_PREFIX;
+use systole_dispatch::id::{EVENT_ID_PREFIX, IdCipher};
 use systole_dispatch::{EventKind, Place};
-use systole_storage::Sequence;
+use systole_storage::{AttemptStep, Sequence};
 
 use super::webhooks::Webhooks;
 
@@ -13,6 +13,9 @@ const ATTEMPT_PREFIX: &str = "att_";
 const ITERATOR_PREFIX: &str = "itr_";
 /// Marks places that are ids of attempts, where the endpoint of an event's own id stands.
 const ATTEMPT: u32 = 3;
+/// Kinds of places that stand for the direction of an iterator.
+const OLDER: EventKind = EventKind::Updated;
+const NEWER: EventKind = EventKind::Created;
 /// Bits of a time that stand in a place's group, and in its chunk.
 const GROUP_BITS: u32 = 24;
 const CHUNK_BITS: u32 = 12;
@@ -32,27 +35,65 @@ impl Webhooks {
         self.ids.seal(place, ATTEMPT).replacen(EVENT_ID_PREFIX, ATTEMPT_PREFIX, 1)
     }
 
-    /// Leads to the attempts before one.
+    /// Leads to a page of attempts.
     #[must_use]
-    pub fn attempt_iterator(&self, at_ms: i64, tie: u64) -> String {
-        let time = at_ms.unsigned_abs();
-        let group = u32::try_from(time & ((1 << GROUP_BITS) - 1)).unwrap_or_default();
-        let chunk = u16::try_from(time >> GROUP_BITS & ((1 << CHUNK_BITS) - 1)).unwrap_or_default();
-        let rest = u32::try_from(time >> (GROUP_BITS + CHUNK_BITS)).unwrap_or_default();
-        let place = Place { sequence: tie, group, chunk, kind: EventKind::Updated };
-        self.ids.seal(place, rest << 2 | ATTEMPT).replacen(EVENT_ID_PREFIX, ITERATOR_PREFIX, 1)
+    pub fn attempt_iterator(&self, step: AttemptStep) -> String {
+        seal(&self.ids, step)
     }
 
-    /// The time and tie of the attempt that an iterator begins behind.
+    /// The page of attempts that an iterator leads to.
     #[must_use]
-    pub fn open_attempt_iterator(&self, text: &str) -> Option<(i64, u64)> {
-        let id = text.strip_prefix(ITERATOR_PREFIX)?;
-        let (place, rest) = self.ids.open(&format!("{EVENT_ID_PREFIX}{id}"))?;
-        if place.kind != EventKind::Updated || rest & 3 != ATTEMPT {
-            return None;
+    pub fn open_attempt_iterator(&self, text: &str) -> Option<AttemptStep> {
+        open(&self.ids, text)
+    }
+}
+
+fn seal(ids: &IdCipher, step: AttemptStep) -> String {
+    let (kind, (at_ms, tie)) = match step {
+        AttemptStep::Older(place) => (OLDER, place),
+        AttemptStep::Newer(place) => (NEWER, place),
+    };
+    let time = at_ms.unsigned_abs();
+    let group = u32::try_from(time & ((1 << GROUP_BITS) - 1)).unwrap_or_default();
+    let chunk = u16::try_from(time >> GROUP_BITS & ((1 << CHUNK_BITS) - 1)).unwrap_or_default();
+    let rest = u32::try_from(time >> (GROUP_BITS + CHUNK_BITS)).unwrap_or_default();
+    let place = Place { sequence: tie, group, chunk, kind };
+    ids.seal(place, rest << 2 | ATTEMPT).replacen(EVENT_ID_PREFIX, ITERATOR_PREFIX, 1)
+}
+
+fn open(ids: &IdCipher, text: &str) -> Option<AttemptStep> {
+    let id = text.strip_prefix(ITERATOR_PREFIX)?;
+    let (place, rest) = ids.open(&format!("{EVENT_ID_PREFIX}{id}"))?;
+    if rest & 3 != ATTEMPT {
+        return None;
+    }
+    let low = u64::from(place.group) | u64::from(place.chunk) << GROUP_BITS;
+    let time = low | u64::from(rest >> 2) << (GROUP_BITS + CHUNK_BITS);
+    let key = (i64::try_from(time).ok()?, place.sequence);
+    match place.kind {
+        OLDER => Some(AttemptStep::Older(key)),
+        NEWER => Some(AttemptStep::Newer(key)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn iterators_come_back_and_other_ids_are_none() {
+        let ids = IdCipher::new([7; 16]);
+        for key in [(1_782_805_501_123, 7 << 16 | 3), (1_782_805_501_123, u64::MAX), (0, 0)] {
+            for step in [AttemptStep::Older(key), AttemptStep::Newer(key)] {
+                let text = seal(&ids, step);
+                assert!(text.starts_with("itr_") && text.len() == 30, "{text}");
+                assert_eq!(open(&ids, &text), Some(step));
+                assert_eq!(open(&ids, &text.replace("itr_", "att_")), None);
+                assert_ne!(open(&IdCipher::new([8; 16]), &text), Some(step));
+            }
         }
-        let low = u64::from(place.group) | u64::from(place.chunk) << GROUP_BITS;
-        let time = low | u64::from(rest >> 2) << (GROUP_BITS + CHUNK_BITS);
-        Some((i64::try_from(time).ok()?, place.sequence))
+        let place = Place { sequence: 3, group: 0, chunk: 0, kind: EventKind::Created };
+        assert_eq!(open(&ids, &ids.seal(place, 0).replace("evt_", "itr_")), None);
     }
 }

@@ -113,7 +113,7 @@ impl NoticePublisher {
     fn publish(&self, intake: &Arc<Intake>, notice: &Notice) -> bool {
         let (org, user, name, data) = event_of(notice);
         let data = data.to_string();
-        let event = Published { org, user, name, id: None, data: &data };
+        let event = Published { org, user, name, id: None, bound: false, data: &data };
         loop {
             match block_on_ack(intake.submit_internal(encode_published(&event))) {
                 Ok(_) => return true,

@@ -129,6 +129,13 @@ impl EventCatalogue {
         types
     }
 
+    /// Whether the organisation has metrics of its own; if not, its types, their schemas
+    /// and their examples are those of any other that has none.
+    #[must_use]
+    pub fn has_own_metrics(&self) -> bool {
+        !self.registry.own_metrics().is_empty()
+    }
+
     /// The documented names of one system, in its document's order.
     #[must_use]
     pub fn names_of(&self, system: &str) -> Vec<&str> {

@@ -48,7 +48,7 @@ fn every(org: &str) -> AttemptQuery {
 
 fn logged(engine: &Engine, org: &str) -> Vec<String> {
     let mut found: Vec<String> =
-        engine.attempts(&every(org)).unwrap().into_iter().map(|row| row.message).collect();
+        engine.attempts(&every(org)).unwrap().rows.into_iter().map(|row| row.message).collect();
     found.sort();
     found
 }
@@ -145,7 +145,7 @@ async fn an_erased_user_is_in_no_attempt_and_no_byte_of_it_is_left() {
     record(150, 50);
     let id = engine.erase(ORG, SECRET, Erased::User { block: false }).await.unwrap();
     let users = || -> Vec<String> {
-        engine.attempts(&every(ORG)).unwrap().into_iter().filter_map(|row| row.user).collect()
+        engine.attempts(&every(ORG)).unwrap().rows.into_iter().filter_map(|row| row.user).collect()
     };
     assert!(users().iter().all(|user| user == "u_2"));
     record(200, 50);

@@ -5,5 +5,8 @@ mod allocations;
 #[expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 mod attempts;
 mod batch;
+#[cfg(feature = "query")]
+#[expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+mod event_ids;
 mod registry;
 mod timestamp;

@@ -22,7 +22,9 @@
 //!
 //! What it is not: there are no corrections and no keys, a row is written once.
 
+mod list;
 mod merge;
+mod query;
 mod read;
 mod schema;
 mod set;
@@ -31,9 +33,11 @@ mod writer;
 use crate::frame::{AttemptRow, Sequence, frame_of_tie};
 use crate::hidden::Hidden;
 
+pub(crate) use list::page;
 pub(crate) use merge::{MergeHalt, due_merge, erased_rows, merge_files};
-pub use read::{AttemptPlace, AttemptQuery};
-pub(crate) use read::{newest, outcomes};
+pub use query::{AttemptKey, AttemptPage, AttemptQuery, AttemptStep};
+pub use read::AttemptPlace;
+pub(crate) use read::outcomes;
 pub(crate) use schema::{Columns, blocks_of, file_columns};
 pub(crate) use set::attempt_path;
 pub use set::{AttemptFile, AttemptSet};

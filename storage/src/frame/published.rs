@@ -3,10 +3,11 @@
 //! ```text
 //!  0  u32 org, user, name, id, data: their lengths; u32::MAX for one that is
 //!     absent (user, id)
-//! 20  u32 zero
+//! 20  u32 bound: 1 if its publisher speaks for the user only, else 0
 //! 24  org, user, name, id as UTF-8, data as JSON, one behind the other
 //! ```
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -28,8 +29,26 @@ pub struct Published<'a> {
     pub name: &'a str,
     /// The id its publisher gave it.
     pub id: Option<&'a str>,
+    /// Whether its publisher speaks for the user only: then the id is one of that user's,
+    /// else one of the organisation's.
+    pub bound: bool,
     /// One JSON value.
     pub data: &'a str,
+}
+
+impl Published<'_> {
+    /// Its publisher's id, unlike any of others in the organisation.
+    #[must_use]
+    pub fn scoped_id(&self) -> Option<Cow<'_, str>> {
+        scoped_id(self.user.filter(|_| self.bound), self.id)
+    }
+}
+
+/// An id as it is remembered: with the user if it is one of that user's. Neither users
+/// nor ids have control characters.
+fn scoped_id<'a>(user: Option<&str>, id: Option<&'a str>) -> Option<Cow<'a, str>> {
+    let id = id?;
+    Some(user.map_or(Cow::Borrowed(id), |user| Cow::Owned(format!("{user}\0{id}"))))
 }
 
 /// Encodes an event.
@@ -45,7 +64,7 @@ pub fn encode_published(event: &Published<'_>) -> Draft {
             let bytes = part.map_or(ABSENT, |part| u32::try_from(part.len()).expect("bodies are bounded"));
             out.extend_from_slice(&bytes.to_le_bytes());
         }
-        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&u32::from(event.bound).to_le_bytes());
         parts.iter().flatten().for_each(|part| out.extend_from_slice(part.as_bytes()));
     })
 }
@@ -55,6 +74,7 @@ pub fn encode_published(event: &Published<'_>) -> Draft {
 pub struct EventFrame {
     bytes: Bytes,
     header: Header,
+    bound: bool,
     parts: [Option<(usize, usize)>; PARTS],
 }
 
@@ -83,7 +103,8 @@ impl EventFrame {
         if at != end {
             return Err(fault("its parts do not add up"));
         }
-        let frame = EventFrame { bytes, header, parts };
+        let bound = u32_at(payload, PARTS * 4) == 1;
+        let frame = EventFrame { bytes, header, bound, parts };
         let whole = (0..PARTS).all(|part| parts[part].is_none() || frame.part(part).is_some());
         if !whole || [0, 2, 4].iter().any(|&part| parts[part].is_none()) {
             return Err(fault("a part is missing or no text"));
@@ -121,6 +142,12 @@ impl EventFrame {
         self.part(3)
     }
 
+    /// Its publisher's id, unlike any of others in the organisation.
+    #[must_use]
+    pub fn scoped_id(&self) -> Option<Cow<'_, str>> {
+        scoped_id(self.user().filter(|_| self.bound), self.id())
+    }
+
     /// One JSON value.
     #[must_use]
     pub fn data(&self) -> &str {
@@ -154,14 +181,18 @@ mod tests {
     use super::*;
     use crate::frame::{Sequence, Stamp};
 
+    fn stamp() -> Stamp {
+        Stamp { sequence: Sequence(3), synced: Sequence(2), ordering: 1, committed_at: 1_000_000 }
+    }
+
     #[test]
     fn an_event_is_read_as_it_was_written_and_cut_frames_are_refused() {
-        let stamp =
-            Stamp { sequence: Sequence(3), synced: Sequence(2), ordering: 1, committed_at: 1_000_000 };
-        for (user, id) in [(Some("u_1"), Some("ci-1")), (None, None), (Some(""), None)] {
-            let event =
-                Published { org: "acme", user, name: "check_in.created", id, data: "{\"mood\":\"müde\"}" };
-            let bytes = Bytes::from(encode_published(&event).seal(stamp));
+        for (user, id, bound) in
+            [(Some("u_1"), Some("ci-1"), false), (None, None, false), (Some(""), None, true)]
+        {
+            let data = "{\"mood\":\"müde\"}";
+            let event = Published { org: "acme", user, name: "check_in.created", id, bound, data };
+            let bytes = Bytes::from(encode_published(&event).seal(stamp()));
             let read = EventFrame::parse(bytes.clone()).unwrap();
             assert_eq!((read.org(), read.user(), read.id()), ("acme", user, id));
             assert_eq!((read.name(), read.data()), ("check_in.created", event.data));
@@ -169,5 +200,26 @@ mod tests {
                 assert!(EventFrame::parse(bytes.slice(..end)).is_err(), "{end}");
             }
         }
+    }
+
+    #[test]
+    fn an_id_of_a_publisher_that_speaks_for_one_user_is_that_users_own() {
+        let scoped = |user, bound| {
+            let event = Published {
+                org: "acme",
+                user,
+                name: "check_in.created",
+                id: Some("ci-1"),
+                bound,
+                data: "{}",
+            };
+            let read = EventFrame::parse(encode_published(&event).seal(stamp()).into()).unwrap();
+            assert_eq!(read.scoped_id(), event.scoped_id());
+            event.scoped_id().unwrap().into_owned()
+        };
+        // As it was before ids were anybody's own.
+        assert_eq!((scoped(None, false), scoped(Some("u_1"), false)), ("ci-1".into(), "ci-1".into()));
+        let own = [scoped(Some("u_1"), true), scoped(Some("u_2"), true)];
+        assert!(own[0] != own[1] && !own.contains(&"ci-1".to_owned()), "{own:?}");
     }
 }

@@ -36,7 +36,7 @@ const KEY_BYTES: usize = 24;
 /// An event that brought an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventKey {
-    /// Of the id, by [`EventKey::hash_of`].
+    /// Of the id as it is scoped, by [`EventKey::hash_of`].
     pub hash: u64,
     /// The event's place.
     pub sequence: Sequence,
@@ -45,7 +45,7 @@ pub struct EventKey {
 }
 
 impl EventKey {
-    /// What stands for an id.
+    /// What stands for an id as it is scoped.
     #[must_use]
     pub fn hash_of(id: &str) -> u64 {
         xxh3_64(id.as_bytes())
@@ -63,10 +63,10 @@ impl SegmentKeys {
     /// Notes a frame, if it is an event with an id.
     pub(super) fn add(&mut self, frame: &Frame) {
         let Frame::Event(event) = frame else { return };
-        let Some(id) = event.id() else { return };
+        let Some(id) = event.scoped_id() else { return };
         let stamp = event.header().stamp;
         let key = EventKey {
-            hash: EventKey::hash_of(id),
+            hash: EventKey::hash_of(&id),
             sequence: stamp.sequence,
             committed_at: stamp.committed_at,
         };
@@ -190,7 +190,7 @@ mod tests {
             ordering: sequence,
             committed_at: 1_000 * sequence.cast_signed(),
         };
-        let event = Published { org, user: None, name: "check_in.created", id, data: "{}" };
+        let event = Published { org, user: None, name: "check_in.created", id, bound: false, data: "{}" };
         Frame::parse(encode_published(&event).seal(stamp).into()).unwrap()
     }
 

@@ -10,8 +10,8 @@ use hashbrown::HashMap;
 use super::start::{present, remove_for_good};
 use super::{Pace, Snapshot, Store, StoreError};
 use crate::attempts::{
-    AttemptFile, AttemptPlace, AttemptQuery, AttemptSet, DAYS_KEPT, MergeHalt, attempt_path, due_merge,
-    erased_rows, merge_files, newest, outcomes, row_is_hidden,
+    AttemptFile, AttemptPage, AttemptPlace, AttemptQuery, AttemptSet, DAYS_KEPT, MergeHalt, attempt_path,
+    due_merge, erased_rows, merge_files, outcomes, page, row_is_hidden,
 };
 use crate::catalog::{AttemptFileRecord, Catalog};
 use crate::compact::CompactionReport;
@@ -46,13 +46,12 @@ pub(super) fn present_attempts(
 }
 
 impl Store {
-    /// The newest attempts that a query asks for, newest first; those about erased users
-    /// are left out.
+    /// The page of attempts that a query asks for; those about erased users are left out.
     ///
     /// # Errors
     /// [`StoreError::Read`].
-    pub fn attempts(&self, query: &AttemptQuery) -> Result<Vec<AttemptRow>, StoreError> {
-        Ok(newest(&self.snapshot(), query)?)
+    pub fn attempts(&self, query: &AttemptQuery) -> Result<AttemptPage, StoreError> {
+        Ok(page(&self.snapshot(), query)?)
     }
 
     /// Of each message with a place in `sequences` that was sent to an endpoint, whether

@@ -64,7 +64,7 @@ impl Running {
     pub(super) fn check_attempts(&self, promise: &Promise, what: &str) {
         for org in ["acme", "default"] {
             let query = AttemptQuery { org: org.to_owned(), limit: usize::MAX, ..AttemptQuery::default() };
-            let found = self.store.attempts(&query).unwrap();
+            let found = self.store.attempts(&query).unwrap().rows;
             let of_org = promise.attempts.iter().filter(|(of, _)| *of == org);
             let mut promised: Vec<AttemptRow> = of_org.map(|(_, row)| row.clone()).collect();
             promised.sort_by_key(|row| Reverse((row.at_ms, row.tie)));

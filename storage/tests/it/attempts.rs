@@ -6,7 +6,9 @@ use std::path::Path;
 use hashbrown::HashMap;
 use systole_storage::attempts::{ATTEMPTS_DIR, DAYS_KEPT};
 use systole_storage::frame::{AttemptsFrame, Erased, Stamp, encode_attempts, verify};
-use systole_storage::{AttemptPlace, AttemptQuery, AttemptRow, Sequence, Unhurried};
+use systole_storage::{
+    AttemptKey, AttemptPage, AttemptPlace, AttemptQuery, AttemptRow, AttemptStep, Sequence, Unhurried,
+};
 
 use super::fixture::{TestStore, attempt};
 
@@ -18,6 +20,18 @@ type Holds = Box<dyn Fn(&AttemptRow) -> bool>;
 
 fn every(org: &str) -> AttemptQuery {
     AttemptQuery { org: org.to_owned(), limit: usize::MAX, ..AttemptQuery::default() }
+}
+
+impl TestStore {
+    /// The rows of a page.
+    fn rows(&self, query: &AttemptQuery) -> Vec<AttemptRow> {
+        self.store.attempts(query).unwrap().rows
+    }
+}
+
+fn older_than(step: AttemptStep) -> AttemptKey {
+    let AttemptStep::Older(place) = step else { panic!("{step:?} leads back") };
+    place
 }
 
 /// Everything, in the order of answers.
@@ -137,7 +151,6 @@ fn attempts_are_found_in_frames_and_files_by_every_condition() {
     let dir = tempfile::tempdir().unwrap();
     let (store, all) = filled(dir.path());
     assert!(listed(&store).len() > 6);
-    let org = || "acme".to_owned();
     let some = |text: &str| Some(text.to_owned());
     let base = every("acme");
     let queries: Vec<(AttemptQuery, Holds)> = vec![
@@ -166,26 +179,149 @@ fn attempts_are_found_in_frames_and_files_by_every_condition() {
     ];
     for (query, holds) in queries {
         let expected: Vec<AttemptRow> = all.iter().filter(|row| holds(row)).cloned().collect();
-        assert_eq!(store.store.attempts(&query).unwrap(), expected, "{query:?}");
+        assert_eq!(store.rows(&query), expected, "{query:?}");
         // Page by page nothing comes twice or not at all.
         for limit in [1, 7, 50] {
             let mut paged = Vec::new();
             let mut page = AttemptQuery { limit, ..query.clone() };
+            let mut pages = 0;
             loop {
-                let rows = store.store.attempts(&page).unwrap();
-                let Some(last) = rows.last() else { break };
-                assert!(rows.len() <= limit);
-                page.before = Some((last.at_ms, last.tie));
+                let AttemptPage { rows, older, done, .. } = store.store.attempts(&page).unwrap();
+                assert!(if done { rows.len() <= limit } else { rows.len() == limit });
+                page.step = older;
                 paged.extend(rows);
+                pages += 1;
+                if done {
+                    break;
+                }
             }
             assert_eq!(paged, expected, "{query:?}, {limit} a page");
+            assert_eq!(pages, expected.len().div_ceil(limit).max(1), "{query:?}, {limit} a page");
         }
     }
-    assert!(
-        store.store.attempts(&AttemptQuery { org: org(), ..AttemptQuery::default() }).unwrap().is_empty()
+    assert!(store.rows(&AttemptQuery { limit: 0, ..every("acme") }).is_empty());
+    assert_eq!(store.rows(&every("default")).len(), 90);
+    let nobody = AttemptPage { done: true, ..AttemptPage::default() };
+    assert_eq!(store.store.attempts(&every("nobody")).unwrap(), nobody);
+}
+
+#[test]
+fn a_page_that_looked_at_enough_ends_early_and_the_next_goes_on_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, all) = filled(dir.path());
+    let whole = store.store.attempts(&every("acme")).unwrap().looked_at;
+    for (endpoint, limit) in [("ep_3", 7), ("ep_3", 1_000), ("ep_9", 50)] {
+        let expected: Vec<AttemptRow> = all.iter().filter(|row| row.endpoint == endpoint).cloned().collect();
+        let endpoint = Some(endpoint.to_owned());
+        let mut query = AttemptQuery { endpoint, limit, look_max: Some(1), ..every("acme") };
+        let (mut paged, mut short) = (Vec::new(), 0);
+        loop {
+            let page = store.store.attempts(&query).unwrap();
+            assert!(page.looked_at < whole, "{} of {whole} for one page", page.looked_at);
+            paged.extend(page.rows.iter().cloned());
+            if page.done {
+                break;
+            }
+            short += usize::from(page.rows.len() < limit);
+            let before = older_than(page.older.unwrap());
+            assert!(query.step.is_none_or(|last| before < older_than(last)), "{before:?} is no further");
+            query.step = page.older;
+        }
+        assert_eq!(paged, expected, "{query:?}");
+        assert!(short > 1, "{short} pages of {limit} rows were short");
+    }
+}
+
+#[test]
+fn pages_lead_back_to_those_before_up_to_the_newest() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, all) = filled(dir.path());
+    for (endpoint, limit, look_max) in
+        [(None, 7, None), (None, 50, Some(1)), (Some("ep_3"), 3, Some(1)), (Some("ep_9"), 5, Some(1))]
+    {
+        let of_endpoint = |row: &&AttemptRow| endpoint.is_none_or(|endpoint| row.endpoint == endpoint);
+        let expected: Vec<AttemptRow> = all.iter().filter(of_endpoint).cloned().collect();
+        let endpoint = endpoint.map(str::to_owned);
+        let mut query = AttemptQuery { endpoint, limit, look_max, ..every("acme") };
+        let first = store.store.attempts(&query).unwrap();
+        assert_eq!(first.newer, None, "nothing leads beyond the first page");
+        let mut page = first.clone();
+        while !page.done {
+            query.step = page.older;
+            page = store.store.attempts(&query).unwrap();
+        }
+        // The last page, then those before it.
+        let mut paged = page.rows.clone();
+        while let Some(step) = page.newer {
+            query.step = Some(step);
+            page = store.store.attempts(&query).unwrap();
+            assert!(page.rows.len() <= limit && !page.done);
+            paged.splice(0..0, page.rows.iter().cloned());
+        }
+        assert_eq!(paged, expected, "{query:?}");
+    }
+    let mut query = AttemptQuery { limit: 5, ..every("acme") };
+    let first = store.store.attempts(&query).unwrap();
+    query.step = first.older;
+    let second = store.store.attempts(&query).unwrap();
+    // What came meanwhile lies before the first page.
+    let late = AttemptRow { at_ms: first.rows[0].at_ms + 1, ..attempt("ep_1", 7, true) };
+    let late = store.commit_attempts("acme", &[late]);
+    query.step = second.newer;
+    let back = store.store.attempts(&query).unwrap();
+    assert_eq!(back.rows, first.rows);
+    query.step = back.older;
+    assert_eq!(store.rows(&query), second.rows);
+    query.step = back.newer;
+    let front = store.store.attempts(&query).unwrap();
+    assert_eq!((front.rows, front.newer), (late, None));
+}
+
+#[test]
+fn a_page_may_end_between_the_row_groups_of_a_file() {
+    const ROWS: usize = 72_000;
+    const OF_GROUP: usize = 64 * 1024;
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    for first in (0..ROWS).step_by(8_000) {
+        let rows: Vec<AttemptRow> = (first..first + 8_000)
+            .map(|at| AttemptRow {
+                at_ms: JUNE_2026 + i64::try_from(at).unwrap(),
+                ..attempt("ep_1", 1, true)
+            })
+            .collect();
+        store.commit_attempts("acme", &rows);
+    }
+    store.flush();
+    assert_eq!(listed(&store).len(), 1);
+    let failures = AttemptQuery { success: Some(false), limit: 50, ..every("acme") };
+    let whole = store.store.attempts(&failures).unwrap();
+    assert!(whole.done && whole.rows.is_empty());
+    let to_open = whole.looked_at - ROWS;
+    let query = AttemptQuery { look_max: Some(to_open + 1), ..failures };
+    let page = store.store.attempts(&query).unwrap();
+    assert_eq!((page.rows.len(), page.done), (0, false));
+    assert_eq!(page.looked_at, to_open + ROWS - OF_GROUP);
+    let rest = JUNE_2026 + i64::try_from(OF_GROUP).unwrap();
+    assert_eq!(page.older, Some(AttemptStep::Older((rest, 0))), "all before the second group is left");
+    let page = store.store.attempts(&AttemptQuery { step: page.older, ..query.clone() }).unwrap();
+    assert_eq!((page.older, page.done, page.looked_at), (None, true, to_open + OF_GROUP));
+    // And back, which reads the second group only.
+    let page = store.store.attempts(&AttemptQuery { step: page.newer, ..query }).unwrap();
+    assert_eq!((page.rows.len(), page.newer, page.looked_at), (0, None, to_open + ROWS - OF_GROUP));
+}
+
+#[test]
+fn attempts_of_a_test_message_are_found_in_files_of_other_messages_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    let committed = store.commit_attempts(
+        "acme",
+        &[attempt("ep_1", 7, true), attempt("ep_1", 0, true), attempt("ep_1", 9, true)],
     );
-    assert_eq!(store.store.attempts(&every("default")).unwrap().len(), 90);
-    assert!(store.store.attempts(&every("nobody")).unwrap().is_empty());
+    store.flush();
+    let query = AttemptQuery { message: Some("evt_0".to_owned()), sequence: Some(0), ..every("acme") };
+    assert_eq!(store.rows(&query), committed[1..2]);
 }
 
 #[test]
@@ -210,7 +346,7 @@ fn a_restart_keeps_attempts_of_journal_and_files() {
     let (store, all) = filled(dir.path());
     drop(store);
     let store = TestStore::open(dir.path());
-    assert_eq!(store.store.attempts(&every("acme")).unwrap(), all);
+    assert_eq!(store.rows(&every("acme")), all);
     assert_eq!(on_disk(dir.path()), listed(&store));
 }
 
@@ -244,7 +380,7 @@ fn small_files_of_a_day_are_merged_and_those_of_a_day_that_is_over_become_one() 
     drop(before);
     compact(&store, JUNE_2026 + DAY);
     assert_eq!(on_disk(dir.path()), listed(&store));
-    assert_eq!(store.store.attempts(&every("acme")).unwrap(), newest_first(all));
+    assert_eq!(store.rows(&every("acme")), newest_first(all));
 }
 
 #[test]
@@ -259,7 +395,7 @@ fn files_of_days_that_are_long_over_are_removed() {
     assert!(store.store.compact_attempts(end - 1, &mut Unhurried).unwrap().is_none());
     assert!(store.store.compact_attempts(end, &mut Unhurried).unwrap().is_some());
     store.store.bury().unwrap();
-    assert_eq!(store.store.attempts(&every("acme")).unwrap(), kept[..1]);
+    assert_eq!(store.rows(&every("acme")), kept[..1]);
     assert_eq!(on_disk(dir.path()), listed(&store));
     assert!(listed(&store)[0].contains("day=2026-06-30/"));
 }
@@ -280,7 +416,7 @@ fn attempts_about_an_erased_user_are_hidden_at_once_and_then_gone() {
     // Of a message from before, told afterwards; and of one that came later.
     store.commit_attempts("acme", &[about("u_secret", 3), about("u_secret", order.sequence.0 + 1)]);
     let shown = |store: &TestStore| {
-        let rows = store.store.attempts(&every("acme")).unwrap();
+        let rows = store.rows(&every("acme"));
         rows.into_iter().map(|row| (row.user.unwrap(), row.sequence)).collect::<Vec<_>>()
     };
     let left = [("u_secret".to_owned(), order.sequence.0 + 1), ("u_2".to_owned(), 1)];
@@ -295,7 +431,7 @@ fn attempts_about_an_erased_user_are_hidden_at_once_and_then_gone() {
     assert_eq!(removed.len(), 2);
     store.store.unhide(&orders);
     assert_eq!(shown(&store), left);
-    assert_eq!(store.store.attempts(&every("default")).unwrap().len(), 1);
+    assert_eq!(store.rows(&every("default")).len(), 1);
     assert_eq!(on_disk(dir.path()), listed(&store));
     // Nothing is left to do.
     store.store.erase_attempts(&orders, &mut Unhurried, &mut |file| panic!("{file:?}")).unwrap();

@@ -219,7 +219,8 @@ fn samples_of(org: &str, users: &[&str], samples: usize) -> Draft {
 
 fn event(org: &str, user: Option<&String>, id: Option<&str>) -> Draft {
     let user = user.map(String::as_str);
-    encode_published(&Published { org, user, name: "check_in.created", id, data: "{\"mood\":4}" })
+    let data = "{\"mood\":4}";
+    encode_published(&Published { org, user, name: "check_in.created", id, bound: false, data })
 }
 
 fn filters() -> [FrameFilter; 6] {

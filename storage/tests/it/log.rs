@@ -138,7 +138,14 @@ fn frames_of_every_kind_are_read_in_their_order() {
         ordering: sequence,
         committed_at: 1_782_805_500_000_000,
     };
-    let event = Published { org: "acme", user: None, name: "check_in.created", id: Some("ci-1"), data: "{}" };
+    let event = Published {
+        org: "acme",
+        user: None,
+        name: "check_in.created",
+        id: Some("ci-1"),
+        bound: false,
+        data: "{}",
+    };
     let frames = [
         encode_published(&event).seal(stamp(1)),
         frame(2, 0, 3),

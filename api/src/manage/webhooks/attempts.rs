@@ -4,7 +4,7 @@
 use hyper::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
-use systole_engine::{AttemptQuery, AttemptRow};
+use systole_engine::{AttemptPage, AttemptQuery, AttemptRow};
 
 use super::endpoints::found;
 use super::messages::event_type;
@@ -14,6 +14,10 @@ use crate::manage::page::{LIMIT_DEFAULT, LIMIT_MAX};
 use crate::read::instant;
 use crate::reply::{self, Reply};
 use crate::route::Call;
+
+/// Attempts that one answer looks at, about, for those it is asked for: a fraction of a
+/// second. Who wants them all for a few goes on page by page, or asks in SQL.
+const LOOK_MAX: usize = 512 * 1024;
 
 /// An attempt as it is shown.
 #[derive(Serialize)]
@@ -56,7 +60,7 @@ pub(crate) async fn of_message(call: Call<'_>) -> Result<Reply, Refusal> {
 async fn list(call: &Call<'_>, wanted: AttemptQuery) -> Result<Reply, Refusal> {
     let limit = call.query.limit(LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);
     let webhooks = call.app.engine.webhooks();
-    let before = match call.query.get("iterator") {
+    let step = match call.query.get("iterator") {
         None => None,
         Some(text) => Some(webhooks.open_attempt_iterator(text).ok_or_else(|| {
             let message = "this is no iterator of this list; take it as it came";
@@ -70,21 +74,20 @@ async fn list(call: &Call<'_>, wanted: AttemptQuery) -> Result<Reply, Refusal> {
         since_ms: instant(&call.query, "since")?,
         until_ms: instant(&call.query, "until")?,
         event_type: event_type(call)?,
-        before,
-        // One more tells whether there are more.
-        limit: limit + 1,
+        step,
+        limit,
+        look_max: Some(LOOK_MAX),
         ..wanted
     };
     let engine = call.app.engine.clone();
     let read = tokio::task::spawn_blocking(move || engine.attempts(&query)).await;
-    let mut rows = read
+    let AttemptPage { rows, older, newer, done, .. } = read
         .map_err(Refusal::internal)?
         .map_err(|fault| Refusal::Internal { inside: crate::error::chain(&fault) })?;
-    let done = rows.len() <= limit;
-    rows.truncate(limit);
     let data = rows.iter().map(|row| show(row, webhooks.attempt_id(row.tie))).collect();
-    let iterator = rows.last().map(|row| webhooks.attempt_iterator(row.at_ms, row.tie));
-    Ok(reply::json_of(StatusCode::OK, &Listing { data, iterator, prev_iterator: None, done }))
+    let iterator = older.map(|step| webhooks.attempt_iterator(step));
+    let prev_iterator = newer.map(|step| webhooks.attempt_iterator(step));
+    Ok(reply::json_of(StatusCode::OK, &Listing { data, iterator, prev_iterator, done }))
 }
 
 fn success(call: &Call<'_>) -> Result<Option<bool>, Refusal> {

@@ -1,14 +1,18 @@
 //! `POST /api/v1/events`: an upstream hands an event in. `GET
 //! /api/v1/webhooks/event-types`: what there is.
 
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
 use hyper::StatusCode;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use systole_engine::events::topics::EventCatalogue;
 use systole_engine::{PublishError, Published};
 
 use super::messages::nearest;
 use crate::error::{Entry, Quoted, Refusal};
-use crate::manage::fields::{fields, text, user};
+use crate::manage::fields::{fields, refuse_compressed, text, user};
 use crate::manage::raw::member;
 use crate::reply::{self, Reply};
 use crate::route::Call;
@@ -29,8 +33,34 @@ struct ShownType<'a> {
     example: Value,
 }
 
-pub(crate) fn types(call: &Call<'_>) -> Reply {
-    let catalogue = call.app.engine.webhooks().catalogue(&call.org);
+#[derive(Serialize)]
+struct Listing<'a> {
+    data: Vec<ShownType<'a>>,
+}
+
+/// The list of event types of organisations without metrics of their own, which is the
+/// same for all of them: made when it is first asked for.
+#[derive(Default)]
+pub(crate) struct EventTypes(OnceLock<Bytes>);
+
+impl EventTypes {
+    /// The list of an organisation. Making one takes long for a thread of the network.
+    fn of(&self, catalogue: &EventCatalogue) -> Bytes {
+        if catalogue.has_own_metrics() {
+            return listing(catalogue);
+        }
+        self.0.get_or_init(|| listing(catalogue)).clone()
+    }
+}
+
+pub(crate) async fn types(call: Call<'_>) -> Result<Reply, Refusal> {
+    let (app, org) = (Arc::clone(call.app), Arc::clone(&call.org));
+    let making =
+        tokio::task::spawn_blocking(move || app.event_types.of(&app.engine.webhooks().catalogue(&org)));
+    Ok(reply::json(StatusCode::OK, making.await.map_err(Refusal::internal)?))
+}
+
+fn listing(catalogue: &EventCatalogue) -> Bytes {
     let types = catalogue.types();
     let data: Vec<ShownType<'_>> = types
         .iter()
@@ -43,10 +73,12 @@ pub(crate) fn types(call: &Call<'_>) -> Reply {
             example: catalogue.example(known),
         })
         .collect();
-    reply::json_of(StatusCode::OK, &json!({ "data": data }))
+    let listing = serde_json::to_vec(&Listing { data });
+    listing.expect("names, schemas and examples always serialize").into()
 }
 
 pub(crate) async fn publish(call: Call<'_>) -> Result<Reply, Refusal> {
+    refuse_compressed(&call.head.headers)?;
     let limits = BodyLimits { bytes_max: EVENT_BYTES_MAX, timeout: call.app.settings.http.body_timeout };
     call.body.check_declared(&limits)?;
     let declared = call.body.declared_bytes().and_then(|bytes| usize::try_from(bytes).ok());
@@ -73,7 +105,14 @@ pub(crate) async fn publish(call: Call<'_>) -> Result<Reply, Refusal> {
         }
         Some(_) => return Err(Refusal::invalid(Entry::body("data", "wrong_type", "must be an object"))),
     };
-    let event = Published { org: &call.org, user: user.as_deref(), name: &name, id: id.as_deref(), data };
+    let event = Published {
+        org: &call.org,
+        user: user.as_deref(),
+        name: &name,
+        id: id.as_deref(),
+        bound: call.caller.user.is_some(),
+        data,
+    };
     let made = call.app.engine.publish(&event, permit).await.map_err(|fault| match fault {
         PublishError::Submit(fault) => Refusal::from(fault),
         PublishError::Commit(fault) => Refusal::from(fault),

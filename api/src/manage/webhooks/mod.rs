@@ -16,7 +16,7 @@ mod wish;
 pub(crate) use again::{recover, replay_missing, resend, stats};
 pub(crate) use attempts::{of_endpoint, of_message};
 pub(crate) use endpoints::{create, delete, get, list, patch, secret, test};
-pub(crate) use events::{publish, types};
+pub(crate) use events::{EventTypes, publish, types};
 pub(crate) use external::configure;
 pub(crate) use messages::{message, messages};
 pub(crate) use rotation::rotate;
