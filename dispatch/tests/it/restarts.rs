@@ -82,8 +82,8 @@ fn a_save_or_a_look_that_panics_is_made_again_and_passes_nothing() {
     let (world, heals) = (World::new(), Arc::new(AtomicBool::new(false)));
     let healed = heals.clone();
     let hook = Hook::start(move |_| Reply::status(if healed.load(Ordering::Relaxed) { 200 } else { 500 }));
-    let run = world.endpoint("ep_1", &hook.url()).start();
     world.book.watch("ep_1", &hook);
+    let run = world.endpoint("ep_1", &hook.url()).start();
     world.book.panic(4);
     world.log.panic(4);
     let events = world.log.append_many(10, 10);
