@@ -258,10 +258,11 @@ async fn exchange_shared(
     // The host is part of it.
     *request.uri_mut() = target.uri().clone();
     request.headers_mut().remove(header::HOST);
-    let response = sender.try_send_request(request).await.map_err(|mut fault| match fault.take_message() {
-        Some(request) => Unanswered::Unsent(Box::new(request), fault.into_error()),
-        None => Unanswered::Broken(fault.into_error()),
-    })?;
+    let response =
+        sender.try_send_request(request).await.map_err(|mut fault| match fault.take_message() {
+            Some(request) => Unanswered::Unsent(Box::new(request), fault.into_error()),
+            None => Unanswered::Broken(fault.into_error()),
+        })?;
     let (head, body) = Response::into_parts(response);
     let body = read_body(body).await.map_err(Unanswered::Broken)?;
     Ok((head, body))
