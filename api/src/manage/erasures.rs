@@ -36,19 +36,19 @@ struct ShownRemoved {
 
 /// `DELETE /api/v1/users/{user_id}`
 pub(crate) async fn erase_user(call: Call<'_>) -> Result<Reply, Refusal> {
-    let user = path_user(&call)?;
+    let user = path_user(&call)?.to_owned();
     let block = call.query.flag("block")?;
-    order(&call, user, Erased::User { block }).await
+    order(&call, Erased::User { user, block }).await
 }
 
 /// `DELETE /api/v1/wearables/metric/{metric}`
 pub(crate) async fn erase_range(call: Call<'_>) -> Result<Reply, Refusal> {
     let user = UserRule::of(call.caller.user.as_deref(), call.query.get("user_id"))?.only()?;
-    let metric = known_metric(&call)?;
+    let (user, metric) = (Some(user.to_owned()), Some(known_metric(&call)?));
     // Whoever names no time must say so with open eyes: `days` and defaults are not
     // for deleting.
     let (start, end) = Window::span(&call.query)?;
-    order(&call, user, Erased::Range { metric, start, end }).await
+    order(&call, Erased::Range { user, metric, start, end }).await
 }
 
 /// `GET /api/v1/erasures/{id}`
@@ -58,8 +58,8 @@ pub(crate) async fn erasure(call: Call<'_>) -> Result<Reply, Refusal> {
     Ok(reply::json_of(StatusCode::OK, &shown(&record)))
 }
 
-async fn order(call: &Call<'_>, user: &str, erased: Erased) -> Result<Reply, Refusal> {
-    let id = call.app.engine.erase(&call.org, user, erased).await?;
+async fn order(call: &Call<'_>, erased: Erased) -> Result<Reply, Refusal> {
+    let id = call.app.engine.erase(&call.org, erased).await?;
     Ok(reply::json_of(StatusCode::ACCEPTED, &json!({ "erasure_id": id })))
 }
 
