@@ -200,7 +200,7 @@ fn newest_values_of_many_users_are_set_within_the_memory_of_the_map() {
     // What an update brings in may go a few updates later.
     assert!(most <= (SERIES_BYTES + SERIES_BYTES / 32) as u64, "{most} bytes");
     assert!(store.series().stats().evictions > 0, "all of them fit");
-    for user in 0..USERS {
+    for user in (0..USERS).step_by(40) {
         let latest = store.series().latest("default", &format!("u_{user}")).unwrap();
         assert_eq!((latest.len(), latest[0].recorded_at), (1, 1), "{user}");
     }
