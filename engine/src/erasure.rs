@@ -24,10 +24,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use systole_storage::files::{DataFile, erased_in};
-use systole_storage::frame::{Erased, Frame};
+use systole_storage::frame::Frame;
 use systole_storage::journal::{Log, RewriteError};
 use systole_storage::query::{QueryError, QueryPool};
-use systole_storage::series::SeriesError;
 use systole_storage::{CatalogError, Orders, Removed, Store, StoreError};
 use tokio::sync::oneshot;
 
@@ -70,8 +69,6 @@ enum Halt {
     Segment(#[from] RewriteError),
     #[error("the newest value that is left cannot be found")]
     Query(#[from] QueryError),
-    #[error("the newest value that is left cannot be kept")]
-    Series(#[from] SeriesError),
     #[error("the flush before it failed")]
     Flush(#[from] FlushError),
     #[error("{files} files that were replaced are still being read")]
@@ -99,17 +96,14 @@ pub(crate) struct Eraser {
 type Counts = HashMap<String, Removed>;
 
 /// The orders that cover something of the event at a group of a frame.
-fn of_event<'a>(orders: &'a Orders, frame: &Frame, first: usize) -> &'a [String] {
+fn of_event(orders: &Orders, frame: &Frame, first: usize) -> BTreeSet<String> {
     match frame {
-        Frame::Event(event) if orders.hidden().hides_event(event) => {
-            orders.of(event.org(), event.user().unwrap_or_default())
-        }
+        Frame::Event(event) => orders.of_event(event).into_iter().collect(),
         Frame::Samples(samples) if first < samples.group_count() => {
-            let mut groups = samples.event_groups(first);
-            let gone = groups.any(|index| orders.hidden().hides_group(samples, &samples.group(index)));
-            if gone { orders.of(samples.org(), samples.group(first).user) } else { &[] }
+            let groups = samples.event_groups(first);
+            groups.flat_map(|index| orders.of_group(samples, &samples.group(index))).collect()
         }
-        _ => &[],
+        _ => BTreeSet::new(),
     }
 }
 
@@ -193,7 +187,7 @@ impl Eraser {
         for org in orgs {
             self.webhooks.give_up(org, &|frame, first| {
                 let ids = of_event(orders, frame, first);
-                count(&mut counts.borrow_mut(), ids, |removed| removed.deliveries += 1);
+                count(&mut counts.borrow_mut(), &ids, |removed| removed.deliveries += 1);
                 !ids.is_empty()
             });
         }
@@ -251,28 +245,24 @@ impl Eraser {
             }
             let mut touched: BTreeSet<String> = BTreeSet::new();
             if rewriter.rewrite(id, |header, bytes| orders.emptied(header, bytes, &mut touched))? {
-                let ids: Vec<String> = touched.into_iter().collect();
                 let mut counts = Counts::new();
-                count(&mut counts, &ids, |removed| removed.segments += 1);
+                count(&mut counts, &touched, |removed| removed.segments += 1);
                 self.note(counts)?;
             }
         }
         Ok(())
     }
 
-    /// Brings the newest values of metrics right of which a part was deleted. Until the
-    /// orders are done, readers look them up in the samples.
+    /// Brings the newest values right that lie in deleted ranges.
     fn set_newest(&self, orders: &Orders) -> Result<(), Halt> {
-        let series = self.store.series();
-        for order in orders.all() {
-            let Erased::Range { metric, .. } = &order.erased else { continue };
-            let (org, user) = (order.org.as_str(), order.user.as_str());
+        self.store.set_newest(orders, |org, user, metric| {
+            if self.log.is_stopped() {
+                return Err(Halt::Stopping);
+            }
             // Taken before the query, whose snapshot has everything up to there.
             let through = self.log.head();
-            let newest = self.queries.newest(org, user, metric)?;
-            series.replace_newest(org, user, metric, through, newest)?;
-        }
-        Ok(())
+            Ok((through, self.queries.newest(org, user, metric)?))
+        })
     }
 
     /// Waits until the last readers of replaced files are gone, and so the files.
@@ -329,7 +319,7 @@ impl Eraser {
     }
 }
 
-fn count(counts: &mut Counts, ids: &[String], add: impl Fn(&mut Removed)) {
+fn count<'a>(counts: &mut Counts, ids: impl IntoIterator<Item = &'a String>, add: impl Fn(&mut Removed)) {
     for id in ids {
         add(counts.entry(id.clone()).or_default());
     }

@@ -1,8 +1,9 @@
 //! What must not be seen any more although its bytes may still be there: erased
-//! users, deleted parts of series, and what is older than it is kept.
+//! users, deleted ranges of one user or of all, and what is older than it is kept.
 //!
 //! Constraints: immutable, swapped as a whole with the snapshot; asking costs two
-//! look-ups without allocation, nothing where an organisation hides nothing. Its size
+//! look-ups without allocation, nothing where an organisation hides nothing; each order
+//! that waits for all users of an organisation costs a comparison more. Its size
 //! is that of the orders that wait to be carried out, plus 16 bytes a blocked user.
 //!
 //! ```text
@@ -19,6 +20,7 @@ use hashbrown::{HashMap, HashSet};
 use sha2::{Digest, Sha256};
 
 use crate::frame::{Erased, EventFrame, Group, SamplesFrame, Sequence, Tombstone};
+use crate::series::LatestValue;
 
 const DAY_MS: i64 = 86_400_000;
 /// The metric of a rule for all metrics without one of their own.
@@ -43,8 +45,10 @@ pub struct Hidden {
 
 #[derive(Clone, Debug, Default)]
 struct OrgHidden {
-    /// Orders that wait to be carried out, in commit order.
+    /// Orders that wait to be carried out, by the user whom they are about, in commit order.
     users: HashMap<String, Vec<Arc<Tombstone>>>,
+    /// Those about every user, in commit order.
+    everyone: Vec<Arc<Tombstone>>,
     blocked: Arc<BlockedUsers>,
     retention: Vec<RetentionRule>,
 }
@@ -155,8 +159,8 @@ impl Hidden {
         let cutoff = self.cutoff(org, metric);
         let mut hiding = Hiding { through: Sequence::ZERO, ranges: Vec::new(), cutoff };
         if let Some(known) = self.orgs.get(org) {
-            for tombstone in known.users.get(user).into_iter().flatten() {
-                hiding.add(metric, tombstone);
+            for tombstone in known.about(user) {
+                hiding.add(user, metric, tombstone);
             }
             if known.blocked.contains(user) {
                 hiding.through = Sequence(u64::MAX);
@@ -169,7 +173,7 @@ impl Hidden {
     /// Whether nothing but age hides samples of an organisation.
     #[must_use]
     pub fn is_empty(&self, org: &str) -> bool {
-        self.orgs.get(org).is_none_or(|known| known.users.is_empty() && known.blocked.hashes.is_empty())
+        self.orgs.get(org).is_none_or(|known| known.erases_nothing())
     }
 
     /// Samples of a metric recorded before this are hidden, milliseconds; `i64::MIN`
@@ -229,13 +233,16 @@ impl Hidden {
         sequence <= hiding.through || group.rows().any(deleted)
     }
 
-    /// Metrics of a user of which parts were deleted.
-    pub fn deleted_metrics(&self, org: &str, user: &str) -> impl Iterator<Item = &str> {
-        let all = self.orgs.get(org).and_then(|known| known.users.get(user));
-        all.into_iter().flatten().filter_map(|tombstone| match &tombstone.erased {
-            Erased::Range { metric, .. } => Some(metric.as_str()),
-            Erased::User { .. } => None,
-        })
+    /// Whether the newest value of a user's metric lies in a range that is being deleted. The
+    /// newest one that is left is then to be looked for.
+    #[must_use]
+    pub fn deletes(&self, org: &str, user: &str, newest: &LatestValue) -> bool {
+        let covers = |tombstone: &Arc<Tombstone>| {
+            matches!(tombstone.erased, Erased::Range { .. })
+                && newest.sequence <= tombstone.sequence
+                && tombstone.erased.covers(user, &newest.metric, newest.recorded_at)
+        };
+        self.orgs.get(org).is_some_and(|known| known.about(user).any(covers))
     }
 
     /// Users from whom nothing is taken; `None` if there are none.
@@ -245,15 +252,21 @@ impl Hidden {
         (!blocked.hashes.is_empty()).then(|| blocked.clone())
     }
 
-    /// Users of whom something waits to be erased.
-    pub fn waiting_users(&self, org: &str) -> impl Iterator<Item = &str> {
-        self.orgs.get(org).into_iter().flat_map(|known| known.users.keys().map(String::as_str))
+    /// Whether an order that waits to be carried out is about this user and no other.
+    #[must_use]
+    pub fn waits_for(&self, org: &str, user: &str) -> bool {
+        self.orgs.get(org).is_some_and(|known| known.users.contains_key(user))
+    }
+
+    /// An organisation's orders that wait to be carried out.
+    pub fn waiting_of(&self, org: &str) -> impl Iterator<Item = &Arc<Tombstone>> {
+        self.orgs.get(org).into_iter().flat_map(|known| known.waiting())
     }
 
     /// Every order that waits to be carried out.
     #[must_use]
     pub fn waiting(&self) -> Vec<Arc<Tombstone>> {
-        let all = self.orgs.values().flat_map(|known| known.users.values().flatten());
+        let all = self.orgs.values().flat_map(|known| known.waiting());
         let mut waiting: Vec<Arc<Tombstone>> = all.cloned().collect();
         waiting.sort_by_key(|tombstone| tombstone.sequence);
         waiting
@@ -263,12 +276,15 @@ impl Hidden {
     #[must_use]
     pub fn with(&self, tombstone: &Arc<Tombstone>) -> Hidden {
         self.changed(&tombstone.org, |known| {
-            let all = known.users.entry_ref(tombstone.user.as_str()).or_default();
+            let all = match tombstone.erased.user() {
+                Some(user) => known.users.entry_ref(user).or_default(),
+                None => &mut known.everyone,
+            };
             if all.iter().all(|other| other.id != tombstone.id) {
                 all.push(tombstone.clone());
             }
-            if tombstone.erased == (Erased::User { block: true }) {
-                known.block(blocked_hash(&tombstone.org, &tombstone.user), &tombstone.org);
+            if let Erased::User { user, block: true } = &tombstone.erased {
+                known.block(blocked_hash(&tombstone.org, user), &tombstone.org);
             }
         })
     }
@@ -276,24 +292,22 @@ impl Hidden {
     /// This without orders that were carried out; who is blocked stays blocked.
     #[must_use]
     pub fn without(&self, done: &[Arc<Tombstone>]) -> Hidden {
-        done.iter().fold(self.clone(), |hidden, tombstone| {
-            hidden.changed(&tombstone.org, |known| {
-                if let Some(all) = known.users.get_mut(&tombstone.user) {
-                    all.retain(|other| other.id != tombstone.id);
-                }
-                known.users.retain(|_, all| !all.is_empty());
-            })
+        let ids: HashSet<&str> = done.iter().map(|tombstone| tombstone.id.as_str()).collect();
+        let orgs: HashSet<&str> = done.iter().map(|tombstone| tombstone.org.as_str()).collect();
+        orgs.into_iter().fold(self.clone(), |hidden, org| {
+            hidden.changed(org, |known| known.keep(|other| !ids.contains(other.id.as_str())))
         })
     }
 
-    /// As it was before a tombstone: what the user could see then.
+    /// As it was before a tombstone: what could be seen then of what it covers.
     #[must_use]
     pub fn before(&self, tombstone: &Tombstone) -> Hidden {
         self.changed(&tombstone.org, |known| {
-            if let Some(all) = known.users.get_mut(&tombstone.user) {
-                all.retain(|other| other.sequence < tombstone.sequence);
+            known.keep(|other| other.sequence < tombstone.sequence);
+            // It may be the one that blocks its user; one about all users blocks nobody.
+            if tombstone.erased.user().is_some() {
+                known.blocked = Arc::default();
             }
-            known.blocked = Arc::default();
         })
     }
 
@@ -318,6 +332,28 @@ impl Hidden {
 }
 
 impl OrgHidden {
+    /// Orders that may cover something of a user.
+    fn about(&self, user: &str) -> impl Iterator<Item = &Arc<Tombstone>> {
+        self.users.get(user).into_iter().flatten().chain(&self.everyone)
+    }
+
+    fn erases_nothing(&self) -> bool {
+        self.users.is_empty() && self.everyone.is_empty() && self.blocked.hashes.is_empty()
+    }
+
+    fn waiting(&self) -> impl Iterator<Item = &Arc<Tombstone>> {
+        self.users.values().flatten().chain(&self.everyone)
+    }
+
+    /// Keeps of the orders those that are wanted.
+    fn keep(&mut self, wanted: impl Fn(&Tombstone) -> bool) {
+        self.users.retain(|_, all| {
+            all.retain(|tombstone| wanted(tombstone));
+            !all.is_empty()
+        });
+        self.everyone.retain(|tombstone| wanted(tombstone));
+    }
+
     fn block(&mut self, hash: UserHash, org: &str) {
         let blocked = Arc::make_mut(&mut self.blocked);
         org.clone_into(&mut blocked.org);
@@ -326,13 +362,15 @@ impl OrgHidden {
 }
 
 impl Hiding {
-    fn add(&mut self, metric: &str, tombstone: &Tombstone) {
-        match &tombstone.erased {
+    fn add(&mut self, user: &str, metric: &str, tombstone: &Tombstone) {
+        if !tombstone.erased.is_about(user, metric) {
+            return;
+        }
+        match tombstone.erased {
             Erased::User { .. } => self.through = self.through.max(tombstone.sequence),
-            Erased::Range { metric: of, start, end } if of == metric => {
-                self.ranges.push(HiddenRange { start: *start, end: *end, through: tombstone.sequence });
+            Erased::Range { start, end, .. } => {
+                self.ranges.push(HiddenRange { start, end, through: tombstone.sequence });
             }
-            Erased::Range { .. } => {}
         }
     }
 }
@@ -350,16 +388,28 @@ mod tests {
         Arc::new(Tombstone {
             id: id.into(),
             org: "acme".into(),
-            user: "u_1".into(),
             erased,
             sequence: Sequence(sequence),
             created_at: 0,
         })
     }
 
+    fn user(block: bool) -> Erased {
+        Erased::User { user: "u_1".into(), block }
+    }
+
+    fn range(user: Option<&str>, metric: Option<&str>) -> Erased {
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        Erased::Range { user: owned(user), metric: owned(metric), start: 10, end: 20 }
+    }
+
+    fn newest(metric: &str, recorded_at: i64, sequence: u64) -> LatestValue {
+        LatestValue { metric: metric.into(), value: 0.0, recorded_at, sequence: Sequence(sequence) }
+    }
+
     #[test]
     fn an_erasure_hides_what_came_before_it_of_one_user_of_one_organisation() {
-        let erasure = tombstone("e", 7, Erased::User { block: false });
+        let erasure = tombstone("e", 7, user(false));
         let hidden = Hidden::default().with(&erasure);
         let hiding = hidden.of("acme", "steps", "u_1").unwrap();
         assert!(hiding.hides(0, Sequence(7)) && !hiding.hides(0, Sequence(8)));
@@ -375,8 +425,7 @@ mod tests {
 
     #[test]
     fn a_deletion_hides_a_part_of_one_metric() {
-        let range = Erased::Range { metric: "steps".into(), start: 10, end: 20 };
-        let hidden = Hidden::default().with(&tombstone("e", 7, range));
+        let hidden = Hidden::default().with(&tombstone("e", 7, range(Some("u_1"), Some("steps"))));
         let hiding = hidden.of("acme", "steps", "u_1").unwrap();
         for (time, sequence, hides) in
             [(9, 1, false), (10, 1, true), (19, 7, true), (19, 8, false), (20, 1, false)]
@@ -384,13 +433,43 @@ mod tests {
             assert_eq!(hiding.hides(time, Sequence(sequence)), hides, "{time} {sequence}");
         }
         assert_eq!(hidden.of("acme", "heart_rate", "u_1"), None);
+        assert_eq!(hidden.of("acme", "steps", "u_2"), None);
         assert!(!hidden.hides_user("acme", "u_1", Sequence(1)));
-        assert_eq!(hidden.deleted_metrics("acme", "u_1").collect::<Vec<_>>(), ["steps"]);
+        for (newest, deletes) in [
+            (newest("steps", 10, 7), true),
+            (newest("steps", 10, 8), false),
+            (newest("steps", 20, 1), false),
+            (newest("heart_rate", 10, 7), false),
+        ] {
+            assert_eq!(hidden.deletes("acme", "u_1", &newest), deletes, "{newest:?}");
+            assert!(!hidden.deletes("acme", "u_2", &newest), "{newest:?}");
+        }
+    }
+
+    #[test]
+    fn a_deletion_of_all_users_hides_a_range_of_each_until_it_is_done() {
+        let steps = tombstone("e", 7, range(None, Some("steps")));
+        let everything = tombstone("f", 9, range(None, None));
+        let hidden = Hidden::default().with(&steps).with(&steps);
+        assert_eq!((hidden.waiting().len(), hidden.is_empty("acme")), (1, false));
+        for name in ["u_1", "u_2"] {
+            let hiding = hidden.of("acme", "steps", name).unwrap();
+            assert!(hiding.hides(10, Sequence(7)) && !hiding.hides(10, Sequence(8)), "{name}");
+            assert!(!hiding.hides(9, Sequence(7)) && !hiding.hides(20, Sequence(7)), "{name}");
+            assert!(hidden.deletes("acme", name, &newest("steps", 19, 7)), "{name}");
+            assert_eq!(hidden.of("acme", "heart_rate", name), None);
+            assert_eq!(hidden.of("default", "steps", name), None);
+            assert!(!hidden.hides_user("acme", name, Sequence(1)) && !hidden.waits_for("acme", name));
+        }
+        let both = hidden.with(&everything).with(&tombstone("g", 11, user(false)));
+        assert!(both.of("acme", "heart_rate", "u_2").unwrap().hides(10, Sequence(9)));
+        assert_eq!(both.before(&everything).waiting(), [steps.clone()]);
+        assert_eq!(both.without(&[steps]).waiting().len(), 2);
     }
 
     #[test]
     fn a_blocked_user_stays_blocked_and_hidden_when_the_erasure_is_done() {
-        let erasure = tombstone("e", 7, Erased::User { block: true });
+        let erasure = tombstone("e", 7, user(true));
         let hidden = Hidden::default().with(&erasure).without(&[erasure]);
         let blocked = hidden.blocked("acme").unwrap();
         assert!(blocked.contains("u_1") && !blocked.contains("u_2"));

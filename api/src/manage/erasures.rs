@@ -1,4 +1,4 @@
-//! Erasing a user, or a part of a series, and the receipts of it.
+//! Erasing a user, or a range of one user's samples or of all users', and the receipts of it.
 //!
 //! 202 means: durable, and from now on no read, export, query or delivery shows it. A
 //! caller that is bound to a user erases only of that user.
@@ -6,7 +6,7 @@
 use hyper::StatusCode;
 use serde::Serialize;
 use serde_json::json;
-use systole_engine::{Erased, ErasureRecord};
+use systole_engine::{EVERY_METRIC, Erased, ErasureRecord};
 
 use super::fields::timestamp;
 use crate::auth::is_user_id;
@@ -36,19 +36,37 @@ struct ShownRemoved {
 
 /// `DELETE /api/v1/users/{user_id}`
 pub(crate) async fn erase_user(call: Call<'_>) -> Result<Reply, Refusal> {
-    let user = path_user(&call)?;
+    let user = path_user(&call)?.to_owned();
     let block = call.query.flag("block")?;
-    order(&call, user, Erased::User { block }).await
+    order(&call, Erased::User { user, block }).await
 }
 
 /// `DELETE /api/v1/wearables/metric/{metric}`
 pub(crate) async fn erase_range(call: Call<'_>) -> Result<Reply, Refusal> {
-    let user = UserRule::of(call.caller.user.as_deref(), call.query.get("user_id"))?.only()?;
-    let metric = known_metric(&call)?;
+    let user = one_or_all(&call)?.map(str::to_owned);
+    let metric = match call.parameter.as_str() {
+        EVERY_METRIC => None,
+        _ => Some(known_metric(&call)?),
+    };
     // Whoever names no time must say so with open eyes: `days` and defaults are not
     // for deleting.
     let (start, end) = Window::span(&call.query)?;
-    order(&call, user, Erased::Range { metric, start, end }).await
+    order(&call, Erased::Range { user, metric, start, end }).await
+}
+
+/// The user whose samples are meant, `None` if those of all users are. Nobody means all by
+/// leaving something out.
+fn one_or_all<'a>(call: &'a Call<'_>) -> Result<Option<&'a str>, Refusal> {
+    let (bound, named) = (call.caller.user.as_deref(), call.query.get("user_id"));
+    match (call.query.flag("all_users")?, bound, named) {
+        (false, ..) => UserRule::of(bound, named)?.only().map(Some),
+        (true, Some(_), _) => Err(Refusal::KeyBound),
+        (true, None, Some(_)) => {
+            let message = "cannot stand beside user_id: one user is meant, or all";
+            Err(Refusal::invalid(Entry::query("all_users", "conflict", message)))
+        }
+        (true, None, None) => Ok(None),
+    }
 }
 
 /// `GET /api/v1/erasures/{id}`
@@ -58,8 +76,8 @@ pub(crate) async fn erasure(call: Call<'_>) -> Result<Reply, Refusal> {
     Ok(reply::json_of(StatusCode::OK, &shown(&record)))
 }
 
-async fn order(call: &Call<'_>, user: &str, erased: Erased) -> Result<Reply, Refusal> {
-    let id = call.app.engine.erase(&call.org, user, erased).await?;
+async fn order(call: &Call<'_>, erased: Erased) -> Result<Reply, Refusal> {
+    let id = call.app.engine.erase(&call.org, erased).await?;
     Ok(reply::json_of(StatusCode::ACCEPTED, &json!({ "erasure_id": id })))
 }
 

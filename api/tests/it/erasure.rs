@@ -38,6 +38,12 @@ impl TestServer {
         self.post(&format!("{BULK}?user_id={user}"), OPERATOR, &body).await.expect(200);
     }
 
+    /// The whole answer of a statement that counts.
+    async fn count(&self, rows: &str, key: &str) -> u64 {
+        let statement = json!({ "sql": format!("SELECT count(*) FROM {rows}") });
+        self.post("/api/v1/query", key, &statement).await.expect(200).json()["rows"][0][0].as_u64().unwrap()
+    }
+
     async fn compact(&self) {
         self.post("/api/v1/admin/compact", OPERATOR, &json!({})).await.expect(200);
     }
@@ -49,6 +55,11 @@ impl TestServer {
 
 fn points(seconds: std::ops::Range<u32>) -> Vec<Value> {
     seconds.map(|second| point(second, 60.0 + f64::from(second % 30))).collect()
+}
+
+fn spo2(second: u32) -> Value {
+    point_with(json!({"metric": "spo2", "unit": "%", "value": 97,
+        "recorded_at": format!("2026-01-01T00:00:{second:02}Z")}))
 }
 
 #[tokio::test]
@@ -153,10 +164,6 @@ async fn nothing_is_taken_from_a_user_that_is_blocked_before_and_after_the_erasu
 #[tokio::test]
 async fn a_range_of_a_metric_is_deleted_and_the_newest_value_that_is_left_shows() {
     let server = server().start().await;
-    let spo2 = |second: u32| {
-        point_with(json!({"metric": "spo2", "unit": "%", "value": 97,
-        "recorded_at": format!("2026-01-01T00:00:{second:02}Z")}))
-    };
     server.push("u1", &points(0..40)).await;
     server.push("u1", &(0..40).map(spo2).collect::<Vec<_>>()).await;
     let path = "/api/v1/wearables/metric/heart_rate?user_id=u1";
@@ -178,6 +185,118 @@ async fn a_range_of_a_metric_is_deleted_and_the_newest_value_that_is_left_shows(
     server.push("u1", &points(35..36)).await;
     assert_eq!(server.whole("heart_rate", "u1", OPERATOR).await.len(), 31);
     assert_eq!(server.latest("u1", OPERATOR).await["heart_rate"]["recorded_at"], "2026-01-01T00:00:35Z");
+}
+
+#[tokio::test]
+async fn a_range_of_a_metric_is_deleted_of_all_users_of_one_organisation() {
+    let server = server().start().await;
+    let acme = server.make_key("acme", &json!({"scopes": ["ingest", "read"]})).await.key;
+    for user in ["u1", "u2"] {
+        server.push(user, &points(0..40)).await;
+        server.push(user, &(0..40).map(spo2).collect::<Vec<_>>()).await;
+        let theirs = json!({ "data_points": points(0..40) });
+        server.post(&format!("{BULK}?user_id={user}"), &acme, &theirs).await.expect(200);
+    }
+    server.compact().await;
+    // One more round in a run, with corrections, and one in memory.
+    server.push("u1", &points(20..50).into_iter().map(corrected).collect::<Vec<_>>()).await;
+    server.post("/api/v1/admin/flush", OPERATOR, &json!({})).await.expect(200);
+    server.push("u3", &points(0..40)).await;
+    let path = "/api/v1/wearables/metric/heart_rate?all_users=true";
+    let id = server.order(&format!("{path}&start=2026-01-01T00:00:10Z&end=2026-01-01T00:01:00Z")).await;
+    let receipt = server.receipt(&id).await;
+    assert_eq!((&receipt["status"], &receipt["removed"]["samples"]), (&json!("running"), &json!(100)));
+    // Sent later, for the deleted time.
+    server.push("u2", &points(20..22)).await;
+    for round in ["hidden", "carried out"] {
+        for (user, left, newest) in [("u1", 10, 9), ("u2", 12, 21), ("u3", 10, 9)] {
+            let what = format!("{user} {round}");
+            assert_eq!(server.whole("heart_rate", user, OPERATOR).await.len(), left, "{what}");
+            let latest = server.latest(user, OPERATOR).await;
+            let newest = format!("2026-01-01T00:00:{newest:02}Z");
+            assert_eq!(latest["heart_rate"]["recorded_at"], newest, "{what}");
+            let spo2 = if user == "u3" { 0 } else { 40 };
+            assert_eq!(server.whole("spo2", user, OPERATOR).await.len(), spo2, "{what}");
+            assert_eq!(server.export(user, OPERATOR).await.lines().count(), left + spo2, "{what}");
+            let buckets = format!(
+                "/api/v1/wearables/metric/heart_rate?user_id={user}&days=36500&resolution=1h&combine=all"
+            );
+            let buckets = server.get(&buckets, OPERATOR).await.expect(200).json();
+            assert_eq!(buckets["data_points"][0]["count"], left, "{what}");
+        }
+        assert_eq!(server.count("samples WHERE metric = 'heart_rate'", OPERATOR).await, 32, "{round}");
+        let deleted = "latest WHERE metric = 'heart_rate' AND recorded_at > '2026-01-01T00:00:21Z'";
+        assert_eq!(server.count(deleted, OPERATOR).await, 0, "{round}");
+        assert_eq!(server.count("samples", &acme).await, 80, "{round}");
+        assert_eq!(server.whole("heart_rate", "u2", &acme).await.len(), 40, "{round}");
+        server.compact().await;
+    }
+    let receipt = server.receipt(&id).await;
+    assert_eq!((&receipt["status"], &receipt["removed"]["samples"]), (&json!("done"), &json!(100)));
+    // The file of the period and the run; u3 was flushed to be carried out.
+    assert!(receipt["removed"]["files"].as_u64().unwrap() >= 2, "{receipt}");
+    assert!(receipt["removed"]["segments"].as_u64().unwrap() >= 1, "{receipt}");
+    assert_eq!(server.count("latest WHERE metric = 'heart_rate'", OPERATOR).await, 3);
+}
+
+#[tokio::test]
+async fn a_range_of_all_metrics_is_deleted_of_one_user_or_of_all() {
+    let server = server().start().await;
+    for user in ["u1", "u2", "u3"] {
+        server.push(user, &points(0..40)).await;
+        server.push(user, &(0..30).map(spo2).collect::<Vec<_>>()).await;
+    }
+    let deleted = "/api/v1/wearables/metric/*?start=2026-01-01T00:00:20Z&end=2026-01-01T00:00:30Z";
+    let of_one = server.order(&format!("{deleted}&user_id=u1")).await;
+    assert_eq!(server.receipt(&of_one).await["removed"]["samples"], 20);
+    assert_eq!(server.count("samples WHERE user_id = 'u1'", OPERATOR).await, 50);
+    assert_eq!(server.count("samples WHERE user_id <> 'u1'", OPERATOR).await, 140);
+    let of_all = server.order(&format!("{}&all_users=true", deleted.replace('*', "%2A"))).await;
+    assert_eq!(server.receipt(&of_all).await["removed"]["samples"], 40);
+    for round in ["hidden", "carried out"] {
+        for user in ["u1", "u2", "u3"] {
+            assert_eq!(server.whole("heart_rate", user, OPERATOR).await.len(), 30, "{user} {round}");
+            assert_eq!(server.whole("spo2", user, OPERATOR).await.len(), 20, "{user} {round}");
+            let latest = server.latest(user, OPERATOR).await;
+            assert_eq!(latest["heart_rate"]["recorded_at"], "2026-01-01T00:00:39Z", "{user} {round}");
+            assert_eq!(latest["spo2"]["recorded_at"], "2026-01-01T00:00:19Z", "{user} {round}");
+        }
+        server.compact().await;
+    }
+    assert_eq!(server.receipt(&of_all).await["status"], "done");
+}
+
+#[tokio::test]
+async fn all_users_are_meant_only_where_a_whole_organisation_s_admin_says_so() {
+    let server = server().start().await;
+    server.push("u1", &points(0..5)).await;
+    let key = async |wish: Value| server.make_key("default", &wish).await.key;
+    let bound = key(json!({"scopes": ["admin"], "user_id": "u1"})).await;
+    let others = key(json!({"scopes": ["read", "ingest", "webhooks"]})).await;
+    let times = "start=2026-01-01T00:00:00Z&end=2027-01-01T00:00:00Z";
+    for metric in ["heart_rate", "*"] {
+        for (key, parameters, expected) in [
+            (bound.as_str(), format!("all_users=true&{times}"), (403, "key_bound", Value::Null)),
+            (&bound, format!("all_users=true&user_id=u1&{times}"), (403, "key_bound", Value::Null)),
+            (&bound, format!("user_id=u2&{times}"), (403, "other_user", Value::Null)),
+            (&others, format!("all_users=true&{times}"), (403, "scope_missing", Value::Null)),
+            (OPERATOR, format!("all_users=true&user_id=u1&{times}"), (422, "invalid", json!("conflict"))),
+            (OPERATOR, format!("all_users=yes&{times}"), (422, "invalid", json!("wrong_type"))),
+            (OPERATOR, format!("all_users=false&{times}"), (422, "invalid", json!("missing"))),
+            (OPERATOR, times.to_owned(), (422, "invalid", json!("missing"))),
+            (OPERATOR, "all_users=true".to_owned(), (422, "invalid", json!("missing"))),
+        ] {
+            let answer = server.delete(&format!("/api/v1/wearables/metric/{metric}?{parameters}"), key).await;
+            let found = (answer.status, answer.code(), answer.json()["detail"][0]["type"].clone());
+            assert_eq!(found, (expected.0, expected.1.to_owned(), expected.2), "{parameters}");
+        }
+    }
+    let unknown = format!("/api/v1/wearables/metric/heart_rat?all_users=true&{times}");
+    assert_eq!(server.delete(&unknown, OPERATOR).await.code(), "unknown_metric");
+    assert_eq!(server.count("samples", OPERATOR).await, 5, "nothing was deleted");
+    // A bound key's own user, as before.
+    server.delete(&format!("/api/v1/wearables/metric/*?{times}"), &bound).await.expect(202);
+    assert_eq!(server.count("samples", OPERATOR).await, 0);
 }
 
 /// Points with every optional field, several metrics, sources and corrections.

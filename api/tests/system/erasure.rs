@@ -124,6 +124,46 @@ fn nothing_of_an_erased_user_is_delivered_or_left_on_the_disk() {
 }
 
 #[test]
+fn a_deletion_of_all_users_ends_deliveries_that_wait_and_leaves_what_lies_outside() {
+    let receiver = Receiver::start();
+    receiver.answer(500);
+    let server = subscribed().start();
+    let caller = server.operator();
+    let wish = json!({ "url": receiver.url() }).to_string();
+    caller.post("/api/v1/webhooks/endpoints", wish).expect(201);
+    push(&caller, ERASED, 0);
+    server.await_figure("systole_webhook_retries_waiting", |waiting| waiting >= 2.0);
+    server.flush();
+    push(&caller, ERASED, 1000);
+    server.await_figure("systole_webhook_retries_waiting", |waiting| waiting >= 4.0);
+    let first = "all_users=true&start=2016-03-01T00:00:00Z&end=2016-03-01T00:10:00Z";
+    let answer = caller.delete(&format!("/api/v1/wearables/metric/{METRIC}?{first}")).expect(202);
+    let answer: Value = answer.json();
+    let id = answer["erasure_id"].as_str().unwrap();
+    let server = server.kill().start();
+    let caller = server.operator();
+    let left = |caller: &Caller, when: &str| {
+        for user in [ERASED, KEPT] {
+            assert_eq!(caller.series(user, METRIC).data_points.len(), POINTS / 2, "{user} {when}");
+        }
+    };
+    left(&caller, "after a kill");
+    caller.post("/api/v1/admin/compact", b"").expect(200);
+    left(&caller, "carried out");
+    let receipt = receipt(&caller, id);
+    let removed = |what: &str| receipt["removed"][what].as_u64().unwrap();
+    assert_eq!((&receipt["status"], removed("samples")), (&json!("done"), POINTS as u64), "{receipt}");
+    assert!(removed("files") >= 1 && removed("segments") >= 1 && removed("deliveries") <= 2, "{receipt}");
+    receiver.answer(200);
+    server.await_figure("systole_webhook_retries_waiting", |waiting| waiting == 0.0);
+    server.await_figure("systole_webhook_delivered_total", |delivered| delivered >= 2.0);
+    let received = receiver.received();
+    let late = |user: &str| received.events().filter(|event| event.data.user_id == user).count();
+    assert_eq!((late(ERASED), late(KEPT)), (1, 1));
+    left(&server.kill().start().operator(), "after another kill");
+}
+
+#[test]
 fn kills_at_random_moments_bring_nothing_erased_back_and_lose_nothing_else() {
     let mut random = Random(SEED);
     let receiver = Receiver::start();

@@ -201,21 +201,16 @@ impl Engine {
         self.inner.store.attempts(query)
     }
 
-    /// Erases a user, or a part of a series: from the answer on nothing of it is seen
-    /// any more, and within the deadline its bytes are gone. Returns the receipt's id.
+    /// Erases a user, or a range of one user's samples or of all users': from the answer on
+    /// nothing of it is seen any more, and within the deadline its bytes are gone. Returns the
+    /// receipt's id.
     ///
     /// # Errors
     /// [`EraseError`].
-    pub async fn erase(&self, org: &str, user: &str, erased: Erased) -> Result<String, EraseError> {
-        let metrics: Vec<String> = match &erased {
-            Erased::User { .. } => {
-                let values = self.inner.queries.latest(org, user).await?;
-                values.into_iter().map(|value| value.metric).collect()
-            }
-            Erased::Range { metric, .. } => vec![metric.clone()],
-        };
-        let (id, org, user) = (random_id("era_")?, org.to_owned(), user.to_owned());
-        let tombstone = Tombstone { id, org, user, erased, sequence: Sequence::ZERO, created_at: 0 };
+    pub async fn erase(&self, org: &str, erased: Erased) -> Result<String, EraseError> {
+        let metrics = self.metrics_before(org, &erased).await?;
+        let (id, org) = (random_id("era_")?, org.to_owned());
+        let tombstone = Tombstone { id, org, erased, sequence: Sequence::ZERO, created_at: 0 };
         let committed = self.inner.intake.submit_internal(encode_tombstone(&tombstone)).await?;
         let tombstone = Tombstone { sequence: committed.sequence, ..tombstone };
         self.on_store(|store| store.record_tombstones()).await?;
@@ -230,6 +225,17 @@ impl Engine {
             Err(error) => tracing::warn!(%error, "the samples of an erasure could not be counted"),
         }
         Ok(tombstone.id)
+    }
+
+    /// The metrics of which an order about one user may take something.
+    async fn metrics_before(&self, org: &str, erased: &Erased) -> Result<Vec<String>, EraseError> {
+        Ok(match erased {
+            Erased::Range { user: None, .. } => Vec::new(),
+            Erased::Range { metric: Some(metric), .. } => vec![metric.clone()],
+            Erased::User { user, .. } | Erased::Range { user: Some(user), metric: None, .. } => {
+                self.metrics_of(org, user).await?
+            }
+        })
     }
 
     /// The receipt of an erasure.

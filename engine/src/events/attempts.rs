@@ -107,9 +107,9 @@ impl ForgottenUsers {
         known.is_some_and(|known| row.sequence <= known.through.0)
     }
 
-    fn forget(&mut self, order: &Tombstone, through: Sequence, now: Instant) {
-        let users = self.0.entry(order.org.clone()).or_default();
-        let known = users.entry(order.user.clone()).or_insert(Forgotten { through, since: now });
+    fn forget(&mut self, org: &str, user: &str, through: Sequence, now: Instant) {
+        let users = self.0.entry(org.to_owned()).or_default();
+        let known = users.entry(user.to_owned()).or_insert(Forgotten { through, since: now });
         *known = Forgotten { through: known.through.max(through), since: now };
     }
 
@@ -156,11 +156,11 @@ impl AttemptQueue {
         let mut state = self.shared.state.lock();
         let State { waiting, forgotten, bytes, waiting_bytes, .. } = &mut *state;
         forgotten.forget_old(now);
-        for order in orders.iter().filter(|order| matches!(order.erased, Erased::User { .. })) {
+        for order in orders {
+            let Erased::User { user, block } = &order.erased else { continue };
             // Nothing of a blocked user is kept, also what came behind the order.
-            let blocked = order.erased == Erased::User { block: true };
-            let through = if blocked { Sequence(u64::MAX) } else { order.sequence };
-            forgotten.forget(order, through, now);
+            let through = if *block { Sequence(u64::MAX) } else { order.sequence };
+            forgotten.forget(&order.org, user, through, now);
         }
         waiting.retain(|(org, row)| {
             let gone = forgotten.covers(org, row);
@@ -409,8 +409,7 @@ mod tests {
         Arc::new(Tombstone {
             id: "era_1".into(),
             org: "acme".into(),
-            user: "u_1".into(),
-            erased: Erased::User { block },
+            erased: Erased::User { user: "u_1".into(), block },
             sequence: Sequence(7),
             created_at: 0,
         })

@@ -143,7 +143,8 @@ async fn an_erased_user_is_in_no_attempt_and_no_byte_of_it_is_left() {
     await_logged(&engine, ORG, 150).await;
     assert!(!files_with(dir.path(), SECRET).is_empty());
     record(150, 50);
-    let id = engine.erase(ORG, SECRET, Erased::User { block: false }).await.unwrap();
+    let user = Erased::User { user: SECRET.to_owned(), block: false };
+    let id = engine.erase(ORG, user).await.unwrap();
     let users = || -> Vec<String> {
         engine.attempts(&every(ORG)).unwrap().rows.into_iter().filter_map(|row| row.user).collect()
     };

@@ -13,7 +13,7 @@ use crate::catalog::AttemptFileRecord;
 use crate::compact::FILE_BYTES_MAX;
 use crate::disk::Disk;
 use crate::files::{FileReadError, FileWriteError, Period};
-use crate::frame::{AttemptRow, Tombstone};
+use crate::frame::{AttemptRow, Erased, Tombstone};
 use crate::hidden::Hidden;
 
 /// Files of one level and day that wait for each other; one more, and they are merged.
@@ -168,10 +168,14 @@ pub(crate) fn erased_rows(
 ) -> Result<Vec<u64>, FileReadError> {
     let mut counts = vec![0; orders.len()];
     let record = file.record();
-    let asked: Vec<usize> = (0..orders.len())
-        .filter(|&at| {
-            let order = &orders[at].0;
-            order.org == record.org && record.user_min <= order.user && order.user <= record.user_max
+    let may_hold = |user: &str| *record.user_min <= *user && *user <= *record.user_max;
+    // A range of samples has no attempts.
+    let asked: Vec<(usize, &str)> = (0..orders.len())
+        .filter_map(|at| match &orders[at].0.erased {
+            Erased::User { user, .. } if orders[at].0.org == record.org && may_hold(user) => {
+                Some((at, user.as_str()))
+            }
+            _ => None,
         })
         .collect();
     if asked.is_empty() {
@@ -180,11 +184,9 @@ pub(crate) fn erased_rows(
     for block in blocks_of(file, &Columns::keys(), 8 * 1024)? {
         let block = block?;
         for row in (0..block.rows()).map(|row| block.row(row)) {
-            for &at in &asked {
-                let (order, hidden) = &orders[at];
-                if row.user == Some(order.user.as_str())
-                    && is_hidden(hidden, &record.org, row.user, row.sequence, row.tie)
-                {
+            for &(at, user) in &asked {
+                let hidden = &orders[at].1;
+                if row.user == Some(user) && is_hidden(hidden, &record.org, row.user, row.sequence, row.tie) {
                     counts[at] += 1;
                 }
             }

@@ -2,7 +2,8 @@
 //! are kept.
 //!
 //! An order names its user only until it was carried out: then the receipt stays, the
-//! names go. Of a blocked user a hash stays.
+//! names go. Of a blocked user a hash stays. An order about all users names none, one about
+//! all metrics [`EVERY_METRIC`], one about a user as a whole no metric.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use rusqlite::{OptionalExtension, Row};
 
 use super::{Catalog, CatalogError, from_hex, now_ms, to_hex};
 use crate::frame::{Erased, Sequence, Tombstone};
-use crate::hidden::{RetentionRule, UserHash, blocked_hash};
+use crate::hidden::{EVERY_METRIC, RetentionRule, UserHash, blocked_hash};
 
 /// What an erasure took away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,9 +53,11 @@ impl Catalog {
         let mut connection = self.connection.lock();
         let transaction = connection.transaction()?;
         for tombstone in tombstones {
-            let (block, metric, start, end) = match &tombstone.erased {
-                Erased::User { block } => (*block, None, 0, 0),
-                Erased::Range { metric, start, end } => (false, Some(metric), *start, *end),
+            let (metric, start, end) = match &tombstone.erased {
+                Erased::User { .. } => (None, 0, 0),
+                Erased::Range { metric, start, end, .. } => {
+                    (Some(metric.as_deref().unwrap_or(EVERY_METRIC)), *start, *end)
+                }
             };
             transaction.execute(
                 "INSERT INTO erasures (id, org, user_id, metric, time_start, time_end, block, sequence,
@@ -64,20 +67,20 @@ impl Catalog {
                 (
                     &tombstone.id,
                     &tombstone.org,
-                    &tombstone.user,
+                    tombstone.erased.user().unwrap_or_default(),
                     metric,
                     start,
                     end,
-                    block,
+                    tombstone.erased.blocks(),
                     tombstone.sequence.0.cast_signed(),
                     tombstone.created_at,
                 ),
             )?;
-            if block {
+            if let Erased::User { user, block: true } = &tombstone.erased {
                 transaction.execute(
                     "INSERT INTO blocked_users (org, hash, created_at) VALUES (?1, ?2, ?3)
                      ON CONFLICT (org, hash) DO NOTHING",
-                    (&tombstone.org, to_hex(&blocked_hash(&tombstone.org, &tombstone.user)), now_ms()),
+                    (&tombstone.org, to_hex(&blocked_hash(&tombstone.org, user)), now_ms()),
                 )?;
             }
         }
@@ -224,15 +227,19 @@ impl Catalog {
 }
 
 fn tombstone(row: &Row<'_>) -> Result<Tombstone, CatalogError> {
-    let metric: Option<String> = row.get(3)?;
+    let (user, metric): (String, Option<String>) = (row.get(2)?, row.get(3)?);
     let erased = match metric {
-        None => Erased::User { block: row.get(6)? },
-        Some(metric) => Erased::Range { metric, start: row.get(4)?, end: row.get(5)? },
+        None => Erased::User { user, block: row.get(6)? },
+        Some(metric) => Erased::Range {
+            user: Some(user).filter(|user| !user.is_empty()),
+            metric: Some(metric).filter(|metric| metric != EVERY_METRIC),
+            start: row.get(4)?,
+            end: row.get(5)?,
+        },
     };
     Ok(Tombstone {
         id: row.get(0)?,
         org: row.get(1)?,
-        user: row.get(2)?,
         erased,
         sequence: Sequence(row.get::<_, i64>(7)?.cast_unsigned()),
         created_at: row.get(8)?,

@@ -1,7 +1,7 @@
 //! Which of some tombstones a file still holds rows of.
 //!
-//! Constraints: row groups whose users cannot be one of those asked for are not read;
-//! of the others only names, times and sequences are.
+//! Constraints: row groups whose users and times cannot be those asked for are not read;
+//! of the others only names, times and sequences are, until each order was found.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use parquet::file::statistics::Statistics;
 
 use super::schema::column;
 use super::{CheckedFile, DataFile, FileReadError, block_schema};
+use crate::catalog::SectionRecord;
 use crate::frame::{Erased, Sequence, Tombstone};
 
 /// The places in `tombstones` of those that cover a row of the file.
@@ -28,7 +29,7 @@ pub fn erased_in(
 ) -> Result<BTreeSet<usize>, FileReadError> {
     let mut found = BTreeSet::new();
     let asked = Asked::of(file, tombstones);
-    if asked.by_user.is_empty() {
+    if asked.is_empty() {
         return Ok(found);
     }
     let parquet = |source| FileReadError::Parquet { path: file.record.path.clone(), source };
@@ -48,42 +49,79 @@ pub fn erased_in(
         .map_err(parquet)?;
     for batch in batches {
         let batch = batch.map_err(|error| parquet(error.into()))?;
-        asked.look(tombstones, &batch, &mut found);
+        asked.look(&batch, &mut found);
+        if found.len() == asked.count {
+            break;
+        }
     }
     Ok(found)
 }
 
-/// Tombstones that a file may hold rows of, by user.
+/// Whether a tombstone may cover a row of a section, by what the catalog says of that.
+pub(crate) fn may_cover(tombstone: &Tombstone, section: &SectionRecord) -> bool {
+    let within = match &tombstone.erased {
+        Erased::User { .. } => true,
+        Erased::Range { metric, start, end, .. } => {
+            metric.as_ref().is_none_or(|metric| *metric == section.metric)
+                && section.time_min < *end
+                && section.time_max >= *start
+        }
+    };
+    let holds = |user: &str| *section.user_min <= *user && *user <= *section.user_max;
+    within
+        && section.org == tombstone.org
+        && tombstone.erased.user().is_none_or(holds)
+        && section.sequence_first <= through(tombstone)
+}
+
+/// Tombstones that a file may hold rows of, by their places.
 struct Asked<'a> {
+    tombstones: &'a [Arc<Tombstone>],
     by_user: HashMap<&'a str, Vec<usize>>,
+    everyone: Vec<usize>,
+    /// How many they are.
+    count: usize,
 }
 
 impl<'a> Asked<'a> {
     fn of(file: &DataFile, tombstones: &'a [Arc<Tombstone>]) -> Asked<'a> {
-        let mut by_user: HashMap<&str, Vec<usize>> = HashMap::new();
+        let mut asked = Asked { tombstones, by_user: HashMap::new(), everyone: Vec::new(), count: 0 };
         for (index, tombstone) in tombstones.iter().enumerate() {
-            let may_hold = file.record.sections.iter().any(|section| {
-                let covered = match &tombstone.erased {
-                    Erased::User { .. } => true,
-                    Erased::Range { metric, start, end } => {
-                        section.metric == *metric && section.time_min < *end && section.time_max >= *start
-                    }
-                };
-                covered
-                    && section.org == tombstone.org
-                    && section.user_min <= tombstone.user
-                    && tombstone.user <= section.user_max
-                    && section.sequence_first <= through(tombstone)
-            });
-            if may_hold {
-                by_user.entry(&tombstone.user).or_default().push(index);
+            if !file.record.sections.iter().any(|section| may_cover(tombstone, section)) {
+                continue;
+            }
+            asked.count += 1;
+            match tombstone.erased.user() {
+                Some(user) => asked.by_user.entry(user).or_default().push(index),
+                None => asked.everyone.push(index),
             }
         }
-        Asked { by_user }
+        asked
     }
 
-    /// Whether a row group may hold one of the users, by its statistics.
+    fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Whether a row group may hold what is asked for, by its statistics.
     fn may_lie_in(&self, group: &RowGroupMetaData) -> bool {
+        self.may_hold_users(group) || self.may_hold_times(group)
+    }
+
+    /// Whether it may hold times of an order about every user.
+    fn may_hold_times(&self, group: &RowGroupMetaData) -> bool {
+        let Some(Statistics::Int64(times)) = group.column(column("recorded_at")).statistics() else {
+            return !self.everyone.is_empty();
+        };
+        let bounds = times.min_opt().zip(times.max_opt());
+        self.everyone.iter().any(|&index| match &self.tombstones[index].erased {
+            Erased::Range { start, end, .. } => bounds.is_none_or(|(min, max)| min < end && max >= start),
+            Erased::User { .. } => true,
+        })
+    }
+
+    /// Whether it may hold one of the users.
+    fn may_hold_users(&self, group: &RowGroupMetaData) -> bool {
         let Some(Statistics::ByteArray(users)) = group.column(column("user_id")).statistics() else {
             return true;
         };
@@ -96,7 +134,7 @@ impl<'a> Asked<'a> {
         })
     }
 
-    fn look(&self, tombstones: &[Arc<Tombstone>], batch: &RecordBatch, found: &mut BTreeSet<usize>) {
+    fn look(&self, batch: &RecordBatch, found: &mut BTreeSet<usize>) {
         let texts = |index: usize| {
             let column = batch.column(index).as_dictionary::<Int32Type>();
             (column.keys(), column.values().as_string::<i32>())
@@ -109,38 +147,37 @@ impl<'a> Asked<'a> {
         let wanted: Vec<Option<&Vec<usize>>> = (0..users.1.len())
             .map(|key| users.1.is_valid(key).then(|| self.by_user.get(users.1.value(key))).flatten())
             .collect();
+        // A wide range is soon found, and then no longer asked for.
+        let mut everyone: Vec<usize> =
+            self.everyone.iter().copied().filter(|index| !found.contains(index)).collect();
         for row in 0..batch.num_rows() {
-            let Some(asked) = wanted[place(users.0.value(row))] else { continue };
-            let (org, metric) =
-                (orgs.1.value(place(orgs.0.value(row))), metrics.1.value(place(metrics.0.value(row))));
-            for &index in asked {
-                let tombstone = &tombstones[index];
-                if *tombstone.org == *org
-                    && covers(tombstone, metric, times.value(row), Sequence(sequences.value(row)))
-                {
-                    found.insert(index);
-                }
+            let of_user = wanted[place(users.0.value(row))].map_or(&[][..], Vec::as_slice);
+            if of_user.is_empty() && everyone.is_empty() {
+                continue;
             }
+            let [org, user, metric] =
+                [orgs, users, metrics].map(|(keys, values)| values.value(place(keys.value(row))));
+            let (time, sequence) = (times.value(row), Sequence(sequences.value(row)));
+            let covers = |index: &usize| {
+                let tombstone = &self.tombstones[*index];
+                tombstone.org == org
+                    && sequence <= through(tombstone)
+                    && tombstone.erased.covers(user, metric, time)
+            };
+            found.extend(of_user.iter().filter(|index| covers(index)));
+            everyone.retain(|index| {
+                let holds = covers(index);
+                if holds {
+                    found.insert(*index);
+                }
+                !holds
+            });
         }
     }
-}
-
-/// Whether a tombstone covers a row of its user.
-fn covers(tombstone: &Tombstone, metric: &str, recorded_at: i64, sequence: Sequence) -> bool {
-    sequence <= through(tombstone)
-        && match &tombstone.erased {
-            Erased::User { .. } => true,
-            Erased::Range { metric: of, start, end } => {
-                of == metric && *start <= recorded_at && recorded_at < *end
-            }
-        }
 }
 
 /// The last sequence that a tombstone covers. Of a blocked user nothing is kept, also
 /// not what was on its way in the moment of the order.
 fn through(tombstone: &Tombstone) -> Sequence {
-    match tombstone.erased {
-        Erased::User { block: true } => Sequence(u64::MAX),
-        _ => tombstone.sequence,
-    }
+    if tombstone.erased.blocks() { Sequence(u64::MAX) } else { tombstone.sequence }
 }

@@ -1,10 +1,11 @@
 //! The payload of a tombstone frame: what must not be seen any more.
 //!
 //! ```text
-//!  0  u32 target      1 a user, 2 a part of a series
+//!  0  u32 target      1 a user, 2 a range of time
 //!  4  u32 flags       bit 0: the user is blocked
-//!  8  i64 start       16  i64 end      milliseconds, of a part
-//! 24  u32 id, org, user, metric: their lengths; metric is u32::MAX for a user
+//!  8  i64 start       16  i64 end      milliseconds, of a range
+//! 24  u32 id, org, user, metric: their lengths; u32::MAX where there is none: the metric
+//!     of a user, and of a range the user if it is of all users, the metric if of all metrics
 //! 40  id, org, user, metric as UTF-8, one behind the other
 //! ```
 //!
@@ -24,15 +25,19 @@ const FLAG_BLOCK: u32 = 1;
 /// What a tombstone covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Erased {
-    /// Everything of the user.
+    /// Everything of a user.
     User {
+        /// Who it is.
+        user: String,
         /// Nothing is taken from the user any more.
         block: bool,
     },
-    /// A metric's samples with `start <= recorded_at < end`.
+    /// Samples with `start <= recorded_at < end`.
     Range {
-        /// Canonical metric key.
-        metric: String,
+        /// Of this user; `None` of every user of the organisation.
+        user: Option<String>,
+        /// Of this metric, by its canonical key; `None` of every metric.
+        metric: Option<String>,
         /// First millisecond.
         start: i64,
         /// First millisecond behind.
@@ -40,16 +45,53 @@ pub enum Erased {
     },
 }
 
+impl Erased {
+    /// Whose samples are erased; `None` for those of every user of the organisation.
+    #[must_use]
+    pub fn user(&self) -> Option<&str> {
+        match self {
+            Erased::User { user, .. } => Some(user),
+            Erased::Range { user, .. } => user.as_deref(),
+        }
+    }
+
+    /// Whether nothing is taken from the user any more.
+    #[must_use]
+    pub fn blocks(&self) -> bool {
+        matches!(self, Erased::User { block: true, .. })
+    }
+
+    /// Whether it is about a user's metric.
+    #[must_use]
+    pub fn is_about(&self, user: &str, metric: &str) -> bool {
+        match self {
+            Erased::User { user: of, .. } => of == user,
+            Erased::Range { user: of_user, metric: of_metric, .. } => {
+                of_user.as_ref().is_none_or(|of| of == user)
+                    && of_metric.as_ref().is_none_or(|of| of == metric)
+            }
+        }
+    }
+
+    /// Whether it covers a sample, whenever that came.
+    #[must_use]
+    pub fn covers(&self, user: &str, metric: &str, recorded_at: i64) -> bool {
+        let within = match self {
+            Erased::User { .. } => true,
+            Erased::Range { start, end, .. } => (*start..*end).contains(&recorded_at),
+        };
+        within && self.is_about(user, metric)
+    }
+}
+
 /// An order to erase.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tombstone {
     /// Of its receipt.
     pub id: String,
-    /// Whose user it is.
+    /// Whose data it is.
     pub org: String,
-    /// Whose samples are erased.
-    pub user: String,
-    /// Which of them.
+    /// What is erased of it.
     pub erased: Erased,
     /// Its place: what came before it is covered. [`Sequence::ZERO`] in drafts.
     pub sequence: Sequence,
@@ -63,12 +105,12 @@ pub struct Tombstone {
 /// If a text is longer than a frame: callers bound names far below.
 #[must_use]
 pub fn encode_tombstone(tombstone: &Tombstone) -> Draft {
-    let Tombstone { id, org, user, erased, .. } = tombstone;
+    let Tombstone { id, org, erased, .. } = tombstone;
     let (target, flags, metric, start, end) = match erased {
-        Erased::User { block } => (TARGET_USER, if *block { FLAG_BLOCK } else { 0 }, None, 0, 0),
-        Erased::Range { metric, start, end } => (TARGET_RANGE, 0, Some(metric.as_str()), *start, *end),
+        Erased::User { block, .. } => (TARGET_USER, if *block { FLAG_BLOCK } else { 0 }, None, 0, 0),
+        Erased::Range { metric, start, end, .. } => (TARGET_RANGE, 0, metric.as_deref(), *start, *end),
     };
-    let parts = [Some(id.as_str()), Some(org.as_str()), Some(user.as_str()), metric];
+    let parts = [Some(id.as_str()), Some(org.as_str()), erased.user(), metric];
     let capacity = HEAD_BYTES + parts.iter().flatten().map(|part| part.len()).sum::<usize>();
     Draft::build(Kind::Tombstone, false, capacity, |out| {
         out.extend_from_slice(&target.to_le_bytes());
@@ -113,12 +155,15 @@ impl Tombstone {
                 rest = behind;
             }
         }
-        let [Some(id), Some(org), Some(user), metric] = texts else {
+        let [Some(id), Some(org), user, metric] = texts else {
             return Err(fault("a part is missing"));
         };
-        let erased = match (u32_at(payload, 0), metric) {
-            (TARGET_USER, None) => Erased::User { block: u32_at(payload, 4) & FLAG_BLOCK != 0 },
-            (TARGET_RANGE, Some(metric)) => Erased::Range {
+        let erased = match (u32_at(payload, 0), user, metric) {
+            (TARGET_USER, Some(user), None) => {
+                Erased::User { user, block: u32_at(payload, 4) & FLAG_BLOCK != 0 }
+            }
+            (TARGET_RANGE, user, metric) => Erased::Range {
+                user,
                 metric,
                 start: u64_at(payload, 8).cast_signed(),
                 end: u64_at(payload, 16).cast_signed(),
@@ -129,7 +174,7 @@ impl Tombstone {
             return Err(fault("its parts do not add up"));
         }
         let (sequence, created_at) = (header.stamp.sequence, header.stamp.committed_at.div_euclid(1000));
-        Ok(Tombstone { id, org, user, erased, sequence, created_at })
+        Ok(Tombstone { id, org, erased, sequence, created_at })
     }
 }
 
@@ -142,12 +187,24 @@ mod tests {
     fn a_tombstone_is_read_as_it_was_written_and_cut_frames_are_refused() {
         let stamp =
             Stamp { sequence: Sequence(7), synced: Sequence(6), ordering: 1, committed_at: 1_234_567 };
-        let range = Erased::Range { metric: "heart_rate".into(), start: -5, end: i64::MAX };
-        for erased in [Erased::User { block: true }, Erased::User { block: false }, range] {
+        let user = |block| Erased::User { user: "u_1".into(), block };
+        let range = |user: Option<&str>, metric: Option<&str>| Erased::Range {
+            user: user.map(str::to_owned),
+            metric: metric.map(str::to_owned),
+            start: -5,
+            end: i64::MAX,
+        };
+        for erased in [
+            user(true),
+            user(false),
+            range(Some("u_1"), Some("heart_rate")),
+            range(Some("u_1"), None),
+            range(None, Some("heart_rate")),
+            range(None, None),
+        ] {
             let tombstone = Tombstone {
                 id: "era_1".into(),
                 org: "acme".into(),
-                user: "u_1".into(),
                 erased,
                 sequence: Sequence(7),
                 created_at: 1234,

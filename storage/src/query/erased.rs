@@ -4,12 +4,16 @@
 //! The series map knows one newest value a metric. When a part of a series is deleted
 //! it may be the deleted one; until the deletion is carried out and the map is right
 //! again, such metrics are looked up in the samples.
+//!
+//! What an order took from one user is counted by point reads; what one took from all users
+//! by a plan over the organisation, in turn with SQL statements and on their threads.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::datatypes::{Float64Type, TimestampMillisecondType, UInt64Type};
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::{Expr, col, lit};
 
 use super::answer::read_slice;
 use super::chunk::SERIES_COLUMNS;
@@ -33,23 +37,32 @@ impl QueryPool {
             return Ok(Vec::new());
         }
         values.retain(|value| value.recorded_at >= hidden.cutoff(org, &value.metric));
-        let deleted: BTreeSet<&str> = hidden.deleted_metrics(org, user).collect();
-        if deleted.is_empty() {
-            return Ok(values);
-        }
-        values.retain(|value| !deleted.contains(value.metric.as_str()));
-        for metric in deleted {
-            let _permit = self.permit().await?;
-            let (table, scan) = (self.table(org), whole(org, user, metric));
-            let runtime = self.runtime.as_ref().ok_or(QueryError::Stopping)?;
-            let newest = runtime.spawn(async move { newest(&table, &scan).await });
-            if let Some(newest) = newest.await.map_err(|_| QueryError::Stopping)?? {
-                let Newest { value, recorded_at, .. } = newest;
-                values.push(LatestValue { metric: metric.to_owned(), value, recorded_at });
+        let mut shown = Vec::with_capacity(values.len());
+        for value in values {
+            if hidden.deletes(org, user, &value) {
+                shown.extend(self.latest_left(org, user, value.metric).await?);
+            } else {
+                shown.push(value);
             }
         }
-        values.sort_by(|a, b| a.metric.cmp(&b.metric));
-        Ok(values)
+        Ok(shown)
+    }
+
+    /// The newest value of a metric that shows, found among the samples.
+    async fn latest_left(
+        &self,
+        org: &str,
+        user: &str,
+        metric: String,
+    ) -> Result<Option<LatestValue>, QueryError> {
+        let _permit = self.permit().await?;
+        let (table, scan) = (self.table(org), whole(org, user, &metric));
+        let runtime = self.runtime.as_ref().ok_or(QueryError::Stopping)?;
+        let newest = runtime.spawn(async move { newest(&table, &scan).await });
+        let newest = newest.await.map_err(|_| QueryError::Stopping)??;
+        let shown =
+            |Newest { value, recorded_at, sequence }| LatestValue { metric, value, recorded_at, sequence };
+        Ok(newest.map(shown))
     }
 
     /// The newest sample of a metric that shows. Runs on the calling thread, which must
@@ -62,18 +75,23 @@ impl QueryPool {
         runtime.block_on(newest(&self.table(org), &whole(org, user, metric)))
     }
 
-    /// How many samples a tombstone took out of sight, of those `metrics`: those that
-    /// showed before it.
+    /// How many samples a tombstone took out of sight: those that showed before it. Of one
+    /// user they are of those `metrics`. Of all users a sample that was sent again behind the
+    /// tombstone, before this is asked, is not counted.
     ///
     /// # Errors
     /// [`QueryError`].
     pub async fn count_erased(&self, tombstone: &Tombstone, metrics: Vec<String>) -> Result<u64, QueryError> {
-        let _permit = self.permit().await?;
         let snapshot = self.store.snapshot();
         let before = Arc::new(snapshot.hidden.before(tombstone));
         let snapshot = Arc::new(Snapshot { hidden: before, ..Snapshot::clone(&snapshot) });
+        let Some(user) = tombstone.erased.user() else {
+            return self.sql.count(&tombstone.org, snapshot, covered_of_all(tombstone)).await;
+        };
+        let _permit = self.permit().await?;
         let table = SamplesTable::new(&tombstone.org, snapshot, self.footers.clone());
-        let scans: Vec<Scan> = metrics.iter().filter_map(|metric| covered(tombstone, metric)).collect();
+        let scans = metrics.iter().filter_map(|metric| covered(tombstone, user, metric));
+        let scans: Vec<Scan> = scans.collect();
         let counting = async move {
             let mut total = 0;
             for scan in scans {
@@ -102,14 +120,28 @@ fn whole(org: &str, user: &str, metric: &str) -> Scan {
     }
 }
 
-/// What a tombstone covers of a metric.
-fn covered(tombstone: &Tombstone, metric: &str) -> Option<Scan> {
-    let all = whole(&tombstone.org, &tombstone.user, metric);
-    let (start, end) = match &tombstone.erased {
+/// What a tombstone covers of a user's metric.
+fn covered(tombstone: &Tombstone, user: &str, metric: &str) -> Option<Scan> {
+    if !tombstone.erased.is_about(user, metric) {
+        return None;
+    }
+    let (start, end) = match tombstone.erased {
         Erased::User { .. } => (i64::MIN, i64::MAX),
-        Erased::Range { metric: of, start, end } => (of == metric).then_some((*start, *end))?,
+        Erased::Range { start, end, .. } => (start, end),
     };
-    Some(Scan { start, end, before: Some(tombstone.sequence), ..all })
+    Some(Scan { start, end, before: Some(tombstone.sequence), ..whole(&tombstone.org, user, metric) })
+}
+
+/// What a tombstone covers of all users.
+fn covered_of_all(tombstone: &Tombstone) -> Expr {
+    let before = col("sequence").lt(lit(tombstone.sequence.0));
+    let Erased::Range { metric, start, end, .. } = &tombstone.erased else { return before };
+    let time = |time: i64| lit(ScalarValue::TimestampMillisecond(Some(time), Some("UTC".into())));
+    let within = before.and(col("recorded_at").gt_eq(time(*start))).and(col("recorded_at").lt(time(*end)));
+    match metric {
+        Some(metric) => within.and(col("metric").eq(lit(metric.as_str()))),
+        None => within,
+    }
 }
 
 /// The newest row of a scan: of equal times the one that was received last.

@@ -41,7 +41,7 @@ pub struct QueryPool {
     /// scans decode, so their number is bounded too. Full waits for [`TURN_MAX`].
     pub(super) running: Arc<Semaphore>,
     pub(super) runtime: Option<Runtime>,
-    sql: Sql,
+    pub(super) sql: Sql,
 }
 
 impl QueryPool {
@@ -141,7 +141,7 @@ impl QueryPool {
     /// The newest value of each metric of a user, sorted by metric. Of a user in
     /// memory it runs where it is called and reads one record; of an evicted one
     /// it reads files on the query runtime, in turn with other queries. So do metrics
-    /// of which a part is being deleted.
+    /// whose newest value is being deleted.
     ///
     /// # Errors
     /// [`QueryError`].

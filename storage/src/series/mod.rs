@@ -109,6 +109,8 @@ pub struct LatestValue {
     pub value: f64,
     /// Milliseconds since 1970.
     pub recorded_at: i64,
+    /// Of the frame it came with.
+    pub sequence: Sequence,
 }
 
 /// Why a user could not be read back or a checkpoint not be written.

@@ -180,6 +180,7 @@ impl<'a> View<'a> {
                 metric: String::from_utf8_lossy(metric).into_owned(),
                 value: newest.value,
                 recorded_at: newest.recorded_at,
+                sequence: newest.sequence,
             })
             .collect();
         values.sort_by(|a, b| a.metric.cmp(&b.metric));

@@ -52,8 +52,9 @@ pub(crate) fn verify(
 }
 
 impl Told {
-    /// What sound checkpoints say, oldest first. What orders to erase are about that
-    /// wait to be carried out is not compared.
+    /// What sound checkpoints say, oldest first. Of users whom orders to erase are about
+    /// that wait to be carried out newest values are not compared, nor are those that orders
+    /// about all users cover.
     pub(crate) fn load(
         disk: &dyn Disk,
         data_dir: &Path,
@@ -90,12 +91,12 @@ impl Told {
             };
             self.spans.insert(series_hash(&name), span);
         }
-        if hidden.waiting_users(org).any(|waiting| waiting == user) || hidden.hides_user(org, user, LAST) {
+        if hidden.waits_for(org, user) || hidden.hides_user(org, user, LAST) {
             return;
         }
         for (metric, newest) in view.newest() {
             let metric = text(metric);
-            if !may_be_dropped(hidden, org, metric) {
+            if !may_be_dropped(hidden, org, metric) && !is_erased(hidden, org, user, metric, newest) {
                 let Newest { recorded_at, sequence, .. } = newest;
                 let newest = ToldNewest { recorded_at, sequence, met: AtomicBool::new(false) };
                 self.newest.insert(metric_hash(org, user, metric), newest);
@@ -146,6 +147,11 @@ fn may_be_dropped(hidden: &Hidden, org: &str, metric: &str) -> bool {
     let rules = hidden.retention(org).iter();
     hidden.default_days().is_some()
         || rules.map(|rule| rule.metric.as_str()).any(|of| of == metric || of == EVERY_METRIC)
+}
+
+/// Whether a newest value waits for what is left to be looked for.
+fn is_erased(hidden: &Hidden, org: &str, user: &str, metric: &str, newest: Newest) -> bool {
+    hidden.of(org, metric, user).is_some_and(|hiding| hiding.erases(newest.recorded_at, newest.sequence))
 }
 
 const LAST: Sequence = Sequence(u64::MAX);

@@ -36,10 +36,12 @@ impl Store {
         position: Sequence,
         rewrite: bool,
     ) -> Result<CheckpointReport, StoreError> {
-        let rows = self.rows_unchecked.load(Ordering::Relaxed);
-        let report = self.series.checkpoint(position, rewrite)?;
-        self.rows_unchecked.fetch_sub(rows, Ordering::Relaxed);
-        Ok(report)
+        // Taken, not read: another thread may write a checkpoint at the same time.
+        let rows = self.rows_unchecked.swap(0, Ordering::Relaxed);
+        self.series.checkpoint(position, rewrite).map_err(|error| {
+            self.rows_unchecked.fetch_add(rows, Ordering::Relaxed);
+            error.into()
+        })
     }
 
     /// Everything through this is in files.

@@ -7,6 +7,7 @@ use super::{Orders, Snapshot, Store, StoreError};
 use crate::catalog::{Catalog, CatalogError};
 use crate::frame::{Erased, Frame, SamplesFrame, Sequence, Tombstone};
 use crate::hidden::{Hidden, RetentionRule};
+use crate::series::{LatestValue, Newest};
 
 /// What the catalog says is hidden.
 pub(crate) fn load_hidden(catalog: &Catalog) -> Result<Hidden, CatalogError> {
@@ -59,9 +60,9 @@ impl Store {
     pub(super) fn hide(&self, tombstone: &Arc<Tombstone>) {
         self.unrecorded.lock().push(tombstone.clone());
         self.change_hidden(|hidden| hidden.with(tombstone));
-        if let Erased::User { .. } = tombstone.erased {
+        if let Erased::User { user, .. } = &tombstone.erased {
             // A group of this user that was marked before is widened anew with its rows.
-            self.series.forget(&tombstone.org, &tombstone.user, tombstone.sequence);
+            self.series.forget(&tombstone.org, user, tombstone.sequence);
         }
     }
 
@@ -86,10 +87,56 @@ impl Store {
     /// the others.
     pub fn forget_blocked(&self, orders: &Orders) {
         for order in orders.all() {
-            if let Erased::User { block: true } = order.erased {
-                self.series.forget(&order.org, &order.user, Sequence(u64::MAX));
+            if let Erased::User { user, block: true } = &order.erased {
+                self.series.forget(&order.org, user, Sequence(u64::MAX));
             }
         }
+    }
+
+    /// Brings the newest values right that lie in deleted ranges. Until the orders are done
+    /// readers look for them among the samples. `find` is given organisation, user and metric,
+    /// and looks for the newest sample that is left; its position is one that the snapshot it
+    /// looked into has everything up to.
+    ///
+    /// Of an order about all users every record of the organisation is looked at, a page at
+    /// a time, and those that change are written down on the way as memory demands it.
+    ///
+    /// # Errors
+    /// What `find` says, and [`StoreError::Series`]; then some values are right already.
+    pub fn set_newest<E: From<StoreError>>(
+        &self,
+        orders: &Orders,
+        mut find: impl FnMut(&str, &str, &str) -> Result<(Sequence, Option<Newest>), E>,
+    ) -> Result<(), E> {
+        for (org, user) in orders.ranges() {
+            let pages = if user.is_some() { 1 } else { self.series.pages() };
+            for page in 0..pages {
+                for (user, values) in self.newest_of(org, user, page)? {
+                    for value in values.iter().filter(|value| orders.hidden().deletes(org, &user, value)) {
+                        let (through, newest) = find(org, &user, &value.metric)?;
+                        let replaced = self.series.replace_newest(org, &user, &value.metric, through, newest);
+                        replaced.map_err(StoreError::from)?;
+                    }
+                }
+                if self.series.is_pressing() {
+                    self.checkpoint_series(self.flushed_position(), false)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The newest values of one user, or of all users of a page.
+    fn newest_of(
+        &self,
+        org: &str,
+        user: Option<&str>,
+        page: usize,
+    ) -> Result<Vec<(String, Vec<LatestValue>)>, StoreError> {
+        Ok(match user {
+            Some(user) => vec![(user.to_owned(), self.series.latest(org, user)?)],
+            None => self.series.latest_of_page(org, page)?,
+        })
     }
 
     /// Shows again what carried-out tombstones covered: nothing of it is left.

@@ -246,8 +246,8 @@ impl Store {
         let checkpointed = series.position();
         // The checkpoints may be older than these, which are not replayed any more.
         for tombstone in hidden.waiting().iter().filter(|tombstone| tombstone.sequence > checkpointed) {
-            if matches!(tombstone.erased, Erased::User { .. }) {
-                series.forget(&tombstone.org, &tombstone.user, tombstone.sequence);
+            if let Erased::User { user, .. } = &tombstone.erased {
+                series.forget(&tombstone.org, user, tombstone.sequence);
             }
         }
         let series_files = load_newer(&series, files.iter(), &hidden)?;

@@ -8,7 +8,8 @@ use bytes::Bytes;
 
 use crate::attempts::row_is_hidden;
 use crate::frame::{
-    AttemptsFrame, EventFrame, FrameFault, Header, Kind, SamplesFrame, Tombstone, encode_erased,
+    AttemptsFrame, Erased, EventFrame, FrameFault, Group, Header, Kind, SamplesFrame, Tombstone,
+    encode_erased,
 };
 use crate::hidden::Hidden;
 
@@ -18,7 +19,10 @@ pub struct Orders {
     all: Vec<Arc<Tombstone>>,
     /// What they hide, and nothing else does.
     hidden: Hidden,
-    by_user: HashMap<(String, String), Vec<String>>,
+    /// What each of them hides.
+    each: Vec<Hidden>,
+    /// Their places, by organisation and user; without a user those about every user.
+    places: HashMap<String, HashMap<Option<String>, Vec<usize>>>,
 }
 
 impl Orders {
@@ -26,11 +30,13 @@ impl Orders {
     #[must_use]
     pub fn new(all: Vec<Arc<Tombstone>>) -> Orders {
         let hidden = all.iter().fold(Hidden::default(), |hidden, order| hidden.with(order));
-        let mut by_user: HashMap<(String, String), Vec<String>> = HashMap::new();
-        for order in &all {
-            by_user.entry((order.org.clone(), order.user.clone())).or_default().push(order.id.clone());
+        let each = all.iter().map(|order| Hidden::default().with(order)).collect();
+        let mut places: HashMap<String, HashMap<Option<String>, Vec<usize>>> = HashMap::new();
+        for (place, order) in all.iter().enumerate() {
+            let user = order.erased.user().map(str::to_owned);
+            places.entry(order.org.clone()).or_default().entry(user).or_default().push(place);
         }
-        Orders { all, hidden, by_user }
+        Orders { all, hidden, each, places }
     }
 
     /// All of them, in commit order.
@@ -51,10 +57,32 @@ impl Orders {
         &self.hidden
     }
 
-    /// The ids of those that are about a user.
+    /// Of whom ranges are deleted: organisation and user, without a user all users.
     #[must_use]
-    pub fn of(&self, org: &str, user: &str) -> &[String] {
-        self.by_user.get(&(org.to_owned(), user.to_owned())).map_or(&[], Vec::as_slice)
+    pub fn ranges(&self) -> BTreeSet<(&str, Option<&str>)> {
+        let ranges = self.all.iter().filter(|order| matches!(order.erased, Erased::Range { .. }));
+        ranges.map(|order| (order.org.as_str(), order.erased.user())).collect()
+    }
+
+    /// The ids of those that cover a sample of a group.
+    #[must_use]
+    pub fn of_group(&self, frame: &SamplesFrame, group: &Group<'_>) -> Vec<String> {
+        self.ids_hiding(frame.org(), Some(group.user), &|hidden| hidden.hides_group(frame, group))
+    }
+
+    /// The ids of those that cover a published event.
+    #[must_use]
+    pub fn of_event(&self, frame: &EventFrame) -> Vec<String> {
+        self.ids_hiding(frame.org(), frame.user(), &|hidden| hidden.hides_event(frame))
+    }
+
+    /// The ids of those that hide something of a user.
+    fn ids_hiding(&self, org: &str, user: Option<&str>, hides: &dyn Fn(&Hidden) -> bool) -> Vec<String> {
+        let Some(of_org) = self.places.get(org).filter(|_| hides(&self.hidden)) else { return Vec::new() };
+        let places = |user: Option<&str>| of_org.get(&user.map(str::to_owned)).into_iter().flatten();
+        let of_user = user.into_iter().flat_map(|user| places(Some(user)));
+        let hiding = of_user.chain(places(None)).filter(|place| hides(&self.each[**place]));
+        hiding.map(|place| self.all[*place].id.clone()).collect()
     }
 
     /// A frame without what they cover, at its place and not longer; `None` if they
@@ -75,11 +103,9 @@ impl Orders {
                 return Ok(self.emptied_attempts(&AttemptsFrame::parse(whole())?, touched));
             }
             Some(Kind::Event) => {
-                let frame = EventFrame::parse(whole())?;
-                let gone = self.hidden.hides_event(&frame);
-                if gone {
-                    touched.extend(self.of(frame.org(), frame.user().unwrap_or_default()).iter().cloned());
-                }
+                let ids = self.of_event(&EventFrame::parse(whole())?);
+                let gone = !ids.is_empty();
+                touched.extend(ids);
                 gone
             }
             Some(Kind::Tombstone) => {
@@ -96,10 +122,9 @@ impl Orders {
             return None;
         }
         frame.without(|group| {
-            let gone = self.hidden.hides_group(frame, group);
-            if gone {
-                touched.extend(self.of(frame.org(), group.user).iter().cloned());
-            }
+            let ids = self.of_group(frame, group);
+            let gone = !ids.is_empty();
+            touched.extend(ids);
             gone
         })
     }
@@ -109,10 +134,10 @@ impl Orders {
             return None;
         }
         frame.without(|row| {
-            let gone = row_is_hidden(&self.hidden, frame.org(), row);
-            if gone {
-                touched.extend(self.of(frame.org(), row.user.unwrap_or_default()).iter().cloned());
-            }
+            let ids =
+                self.ids_hiding(frame.org(), row.user, &|hidden| row_is_hidden(hidden, frame.org(), row));
+            let gone = !ids.is_empty();
+            touched.extend(ids);
             gone
         })
     }

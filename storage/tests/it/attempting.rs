@@ -15,7 +15,8 @@ const DAY_OVER: i64 = 1_782_805_500_000 + 3 * 86_400_000;
 impl Order {
     /// Whether it covers attempts about the messages of this user in a frame.
     fn covers_message(&self, org: &str, user: Option<&str>) -> bool {
-        self.org == org && user == Some(self.user.as_str()) && matches!(self.erased, Erased::User { .. })
+        let Erased::User { user: of, .. } = &self.erased else { return false };
+        self.org == org && user == Some(of.as_str())
     }
 }
 
@@ -30,10 +31,9 @@ impl Running {
     ) -> Result<(), Refused> {
         let hidden = self.store.hidden();
         let taken = |row: &&AttemptRow| {
-            row.user.as_deref().is_none_or(|name| {
-                !hidden.hides_user(org, name, EVERYTHING)
-                    || hidden.waiting_users(org).any(|user| user == name)
-            })
+            row.user
+                .as_deref()
+                .is_none_or(|name| !hidden.hides_user(org, name, EVERYTHING) || hidden.waits_for(org, name))
         };
         let rows: Vec<AttemptRow> = rows.iter().filter(taken).cloned().collect();
         if rows.is_empty() {

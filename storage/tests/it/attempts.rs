@@ -5,12 +5,12 @@ use std::path::Path;
 
 use hashbrown::HashMap;
 use systole_storage::attempts::{ATTEMPTS_DIR, DAYS_KEPT};
-use systole_storage::frame::{AttemptsFrame, Erased, Stamp, encode_attempts, verify};
+use systole_storage::frame::{AttemptsFrame, Stamp, encode_attempts, verify};
 use systole_storage::{
     AttemptKey, AttemptPage, AttemptPlace, AttemptQuery, AttemptRow, AttemptStep, Sequence, Unhurried,
 };
 
-use super::fixture::{TestStore, attempt};
+use super::fixture::{TestStore, attempt, everything_of};
 
 const JUNE_2026: i64 = 1_782_805_500_000;
 const DAY: i64 = 86_400_000;
@@ -412,7 +412,7 @@ fn attempts_about_an_erased_user_are_hidden_at_once_and_then_gone() {
     store.flush();
     store.commit_attempts("acme", &[about("u_secret", 2)]);
     store.commit_attempts("default", &[about("u_secret", 1)]);
-    let order = store.erase("acme", "u_secret", Erased::User { block: false });
+    let order = store.erase("acme", everything_of("u_secret", false));
     // Of a message from before, told afterwards; and of one that came later.
     store.commit_attempts("acme", &[about("u_secret", 3), about("u_secret", order.sequence.0 + 1)]);
     let shown = |store: &TestStore| {
@@ -447,7 +447,7 @@ fn no_byte_of_an_erased_user_is_left_in_files_of_attempts() {
     // A file of nothing else goes as a whole.
     store.commit_attempts("acme", &[secret]);
     store.flush();
-    let order = store.erase("acme", "u_secret", Erased::User { block: true });
+    let order = store.erase("acme", everything_of("u_secret", true));
     store.flush();
     let mut files = 0;
     store.store.erase_attempts(&[order], &mut Unhurried, &mut |_| files += 1).unwrap();

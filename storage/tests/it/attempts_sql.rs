@@ -1,10 +1,9 @@
 //! The table `attempts`: what a statement sees of the delivery log.
 
 use serde_json::json;
-use systole_storage::frame::Erased;
 use systole_storage::{AttemptRow, Unhurried};
 
-use super::fixture::{TestStore, attempt};
+use super::fixture::{TestStore, attempt, everything_of};
 use super::sql::Asker;
 
 const JUNE_2026: i64 = 1_782_805_500_000;
@@ -130,7 +129,7 @@ fn attempts_about_an_erased_user_are_in_no_answer() {
     for _ in 0..200 {
         store.commit_attempts("default", &[attempt("ep_1", 1, true)]);
     }
-    let order = store.erase("acme", "u_3", Erased::User { block: false });
+    let order = store.erase("acme", everything_of("u_3", false));
     assert_eq!(asker.rows("acme", count), [json!([0])]);
     store.flush();
     store.store.erase_attempts(std::slice::from_ref(&order), &mut Unhurried, &mut |_| {}).unwrap();

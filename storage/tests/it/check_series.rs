@@ -6,12 +6,12 @@ use std::path::PathBuf;
 
 use systole_storage::Orders;
 use systole_storage::check::{Fault, Note};
-use systole_storage::frame::Erased;
 use systole_storage::hidden::{EVERY_METRIC, RetentionRule};
 use tempfile::TempDir;
 
 use super::check::{JUNE_2026, checkpoint, data_files, faults, fill, notes, settle, sql, with_flip};
-use super::fixture::{Samples, TestStore, heart_rate};
+use super::erasing::set_newest;
+use super::fixture::{Samples, TestStore, everything_of, heart_rate, range_of};
 
 /// A round of samples that were recorded in 2013.
 const LONG_AGO: i64 = -400_000;
@@ -144,10 +144,13 @@ fn a_store_of_which_something_was_erased_has_no_fault_at_any_step() {
     store.decide(correction, 5);
     store.flush_only();
     store.store.checkpoint_series(store.store.flushed_position(), false).unwrap();
-    store.erase("default", "u_2", Erased::User { block: false });
-    store.erase("acme", "u_1", Erased::User { block: true });
-    let steps = Erased::Range { metric: "steps".to_owned(), start: i64::MIN, end: i64::MAX };
-    store.erase("default", "u_1", steps);
+    store.erase("default", everything_of("u_2", false));
+    store.erase("acme", everything_of("u_1", true));
+    store.erase("default", range_of(Some("u_1"), Some("steps"), i64::MIN..i64::MAX));
+    // The newest samples of all users but one's, and some between.
+    store.erase("acme", range_of(None, None, JUNE_2026 + (LONG_AGO + 1) * 1_000_000..i64::MAX));
+    let between = JUNE_2026 + LONG_AGO * 1_000_000;
+    store.erase("default", range_of(None, Some("heart_rate"), between + 10_000..between + 20_000));
     // After its order, and on its way in the moment of the other.
     store.commit(&heart_rate("u_2", JUNE_2026 + LONG_AGO * 1_000_000, 5));
     store.commit(&Samples { org: "acme", ..heart_rate("u_1", JUNE_2026 + LONG_AGO * 1_000_000, 5) });
@@ -157,7 +160,7 @@ fn a_store_of_which_something_was_erased_has_no_fault_at_any_step() {
 
     let mut store = TestStore::open(dir.path());
     let orders = Orders::new(store.store.hidden().waiting());
-    assert_eq!(orders.all().len(), 3);
+    assert_eq!(orders.all().len(), 5);
     store.rewrite_files(&orders);
     assert_eq!(faults_of(store, &dir), [], "out of the files");
 
@@ -166,8 +169,7 @@ fn a_store_of_which_something_was_erased_has_no_fault_at_any_step() {
     assert_eq!(faults_of(store, &dir), [], "out of the journal");
 
     let store = TestStore::open(dir.path());
-    let series = store.store.series();
-    series.replace_newest("default", "u_1", "steps", store.store.flushed_position(), None).unwrap();
+    set_newest(&store.store, &orders, store.store.flushed_position()).unwrap();
     store.store.forget_blocked(&orders);
     store.store.checkpoint_series(store.store.flushed_position(), true).unwrap();
     store.store.catalog().finish_erasures(&orders.ids()).unwrap();

@@ -7,35 +7,42 @@ use std::sync::Arc;
 
 use systole_storage::disk::Disk;
 use systole_storage::files::{DataFile, erased_in};
-use systole_storage::frame::{Erased, Frame, Stamp, Tombstone, encode_tombstone};
+use systole_storage::frame::{Erased, Frame, Kind, SamplesFrame, Stamp, Tombstone, encode_tombstone};
 use systole_storage::hidden::Hidden;
 use systole_storage::series::Newest;
-use systole_storage::{Orders, Sequence, StoreError, Unhurried};
+use systole_storage::{Orders, Sequence, Store, StoreError, Unhurried};
 
-use super::machine::{DATA_DIR, EVERYTHING, Machine, Promise, Refused, Running, Work, all_rows};
+use super::fixture::{Samples, heart_rate, range_of};
+use super::machine::{
+    DATA_DIR, EVERYTHING, Key, Machine, Promise, Refused, Running, SERIES_BYTES, Step, Work, all_rows,
+};
 
 /// What is to be erased.
 #[derive(Clone, Debug)]
 pub struct Order {
     pub org: &'static str,
-    pub user: String,
     pub erased: Erased,
 }
 
 impl Order {
     /// Whether it covers a row of this user, metric and time, whenever it came.
     pub fn covers(&self, org: &str, user: &str, metric: &str, time: i64) -> bool {
-        self.org == org
-            && self.user == user
-            && match &self.erased {
-                Erased::User { .. } => true,
-                Erased::Range { metric: of, start, end } => of == metric && (*start..*end).contains(&time),
+        if self.org != org {
+            return false;
+        }
+        match &self.erased {
+            Erased::User { user: of, .. } => of == user,
+            Erased::Range { user: of, metric: of_metric, start, end } => {
+                of.as_deref().is_none_or(|of| of == user)
+                    && of_metric.as_deref().is_none_or(|of| of == metric)
+                    && (*start..*end).contains(&time)
             }
+        }
     }
 
     /// Whether nothing is taken of the user any more.
     pub fn blocks(&self) -> bool {
-        self.erased == Erased::User { block: true }
+        matches!(self.erased, Erased::User { block: true, .. })
     }
 }
 
@@ -52,7 +59,6 @@ impl Running {
         let tombstone = Tombstone {
             id: format!("era_{}", self.given),
             org: order.org.to_owned(),
-            user: order.user.clone(),
             erased: order.erased.clone(),
             sequence: Sequence::ZERO,
             created_at: 0,
@@ -77,7 +83,7 @@ impl Running {
         self.store.rewrite(EVERYTHING, &holds, &mut Unhurried)?;
         self.store.erase_attempts(orders.all(), &mut Unhurried, &mut |_| ())?;
         self.rewrite_segments(&orders)?;
-        self.set_newest(&orders)?;
+        set_newest(&self.store, &orders, self.synced)?;
         self.store.forget_blocked(&orders);
         self.store.checkpoint_series(self.store.flushed_position(), true)?;
         self.store.bury()?;
@@ -94,27 +100,12 @@ impl Running {
         let rewriter = self.log.rewriter();
         for id in rewriter.before(current) {
             rewriter.rewrite(id, |header, bytes| orders.emptied(header, bytes, &mut BTreeSet::new()))?;
-        }
-        Ok(())
-    }
-
-    fn set_newest(&self, orders: &Orders) -> Result<(), Refused> {
-        let snapshot = self.store.snapshot();
-        for order in orders.all() {
-            let Erased::Range { metric, .. } = &order.erased else { continue };
-            let rows = all_rows(&snapshot, &snapshot.hidden, "newest");
-            let of_it =
-                |key: &&super::machine::Key| (&key.0, &key.1, &key.2) == (&order.org, &order.user, metric);
-            let newest = rows.iter().filter(|(key, _)| of_it(key)).max_by_key(|(key, row)| (key.3, row.0));
-            let newest = newest.map(|(key, row)| Newest {
-                recorded_at: key.3,
-                value: row.1,
-                sequence: Sequence(row.0),
-            });
-            let series = self.store.series();
-            series
-                .replace_newest(&order.org, &order.user, metric, self.synced, newest)
-                .map_err(StoreError::from)?;
+            rewriter.rewrite(id, |header, bytes| {
+                if header.kind == Kind::Samples as u8 {
+                    check_frame(&SamplesFrame::parse(bytes.to_vec().into())?, orders);
+                }
+                Ok(None)
+            })?;
         }
         Ok(())
     }
@@ -129,6 +120,19 @@ impl Running {
         assert!(left.is_empty(), "{what}: rows are left: {left:?}");
         machine.check_without(promise, what);
     }
+}
+
+/// Brings newest values right as the engine does, found without queries.
+pub(super) fn set_newest(store: &Store, orders: &Orders, through: Sequence) -> Result<(), StoreError> {
+    let snapshot = store.snapshot();
+    let rows = all_rows(&snapshot, &snapshot.hidden, "newest");
+    store.set_newest(orders, |org, user, metric| {
+        let of_it = |key: &&Key| (key.0.as_str(), key.1.as_str(), key.2.as_str()) == (org, user, metric);
+        let newest = rows.iter().filter(|(key, _)| of_it(key)).max_by_key(|(key, row)| (key.3, row.0));
+        let newest =
+            newest.map(|(key, row)| Newest { recorded_at: key.3, value: row.1, sequence: Sequence(row.0) });
+        Ok((through, newest))
+    })
 }
 
 impl Machine {
@@ -148,9 +152,56 @@ impl Machine {
     }
 }
 
+/// Checks that a frame of the journal has no sample that an order covers.
+fn check_frame(frame: &SamplesFrame, orders: &Orders) {
+    let sequence = frame.header().stamp.sequence;
+    for group in frame.groups() {
+        for time in group.rows().map(|row| frame.recorded_at(row)) {
+            let mut before = orders.all().iter().filter(|order| sequence <= order.sequence);
+            let left = before
+                .any(|order| order.org == frame.org() && order.erased.covers(group.user, group.metric, time));
+            assert!(!left, "frame {sequence} still has {}/{} at {time}", group.user, group.metric);
+        }
+    }
+}
+
 fn check_bytes(bytes: &[u8], gone: &[&str], path: &Path, what: &str) {
     for user in gone {
         let holds = bytes.windows(user.len()).any(|part| part == user.as_bytes());
         assert!(!holds, "{what}: {} still has the name {user}", path.display());
+    }
+}
+
+#[test]
+fn newest_values_of_many_users_are_set_within_the_memory_of_the_map() {
+    const USERS: i64 = 8_000;
+    let machine = Machine::default();
+    let (mut running, mut promise) = (machine.start_with(1 << 20, 1 << 20).unwrap(), Promise::default());
+    let samples =
+        |user: i64| Samples { rows: vec![(1, 1.0), (2, 2.0)], ..heart_rate(&format!("u_{user}"), 0, 0) };
+    for first in (0..USERS).step_by(500) {
+        let group = (first..first + 500).map(samples).collect();
+        for step in [Step::Commit(group), Step::Flush, Step::Checkpoint] {
+            running.run(&step, &mut promise).unwrap();
+        }
+    }
+    let order = Order { org: "default", erased: range_of(None, None, 2..i64::MAX) };
+    running.run(&Step::Erase(order), &mut promise).unwrap();
+    let (store, orders) = (&running.store, Orders::new(running.store.hidden().waiting()));
+    let (mut found, mut most) = (0, 0);
+    let left = Newest { recorded_at: 1, value: 1.0, sequence: Sequence(1) };
+    let find = |_: &str, _: &str, _: &str| {
+        found += 1;
+        most = most.max(store.series().stats().bytes);
+        Ok::<_, StoreError>((running.synced, Some(left)))
+    };
+    store.set_newest(&orders, find).unwrap();
+    assert_eq!(found, USERS);
+    // What an update brings in may go a few updates later.
+    assert!(most <= (SERIES_BYTES + SERIES_BYTES / 32) as u64, "{most} bytes");
+    assert!(store.series().stats().evictions > 0, "all of them fit");
+    for user in (0..USERS).step_by(40) {
+        let latest = store.series().latest("default", &format!("u_{user}")).unwrap();
+        assert_eq!((latest.len(), latest[0].recorded_at), (1, 1), "{user}");
     }
 }

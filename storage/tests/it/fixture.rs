@@ -23,6 +23,18 @@ use tempfile::TempDir;
 
 use super::simulated_disk::SimulatedDisk;
 
+/// An order about all there is of a user.
+pub fn everything_of(user: &str, block: bool) -> Erased {
+    Erased::User { user: user.to_owned(), block }
+}
+
+/// An order about a range of one user's samples of one metric, or of all users', or of all
+/// metrics.
+pub fn range_of(user: Option<&str>, metric: Option<&str>, times: std::ops::Range<i64>) -> Erased {
+    let owned = |text: Option<&str>| text.map(str::to_owned);
+    Erased::Range { user: owned(user), metric: owned(metric), start: times.start, end: times.end }
+}
+
 /// Samples of one series, as a request would bring them.
 #[derive(Clone, Debug)]
 pub struct Samples {
@@ -184,7 +196,7 @@ impl TestStore {
     }
 
     /// Commits an order to erase.
-    pub fn erase(&mut self, org: &str, user: &str, erased: Erased) -> Arc<Tombstone> {
+    pub fn erase(&mut self, org: &str, erased: Erased) -> Arc<Tombstone> {
         let synced = self.last;
         self.last = self.last.next();
         let stamp =
@@ -192,7 +204,6 @@ impl TestStore {
         let tombstone = Tombstone {
             id: format!("era_{}", self.last),
             org: org.to_owned(),
-            user: user.to_owned(),
             erased,
             sequence: Sequence::ZERO,
             created_at: 0,
@@ -218,16 +229,13 @@ impl TestStore {
         for file in self.store.snapshot().files.iter() {
             assert!(!holds(file).unwrap(), "{} still holds what was erased", file.record.path);
         }
-        let series = self.store.series();
-        for job in &waiting {
-            let Erased::Range { metric, .. } = &job.erased else { continue };
-            let (org, user) = (job.org.as_str(), job.user.as_str());
-            let newest = pool.newest(org, user, metric).unwrap();
-            series.replace_newest(org, user, metric, self.last, newest).unwrap();
-        }
+        let orders = Orders::new(waiting.clone());
+        let find = |org: &str, user: &str, metric: &str| {
+            Ok::<_, StoreError>((self.last, pool.newest(org, user, metric).unwrap()))
+        };
+        self.store.set_newest(&orders, find).unwrap();
         self.store.checkpoint_series(self.store.flushed_position(), true).unwrap();
-        let ids: Vec<String> = waiting.iter().map(|job| job.id.clone()).collect();
-        self.store.catalog().finish_erasures(&ids).unwrap();
+        self.store.catalog().finish_erasures(&orders.ids()).unwrap();
         self.store.unhide(&waiting);
     }
 

@@ -31,7 +31,7 @@ const SEGMENT_BYTES: u64 = 4096;
 /// Less than the longest tail of the journal, so that a start flushes on its way.
 const FLUSH_BYTES: usize = 4096;
 /// What the series map takes at the least.
-const SERIES_BYTES: usize = 1024 * 1024;
+pub(super) const SERIES_BYTES: usize = 1024 * 1024;
 pub(super) const EVERYTHING: Sequence = Sequence(u64::MAX);
 
 /// Organisation, user, metric, milliseconds, source, device.
@@ -243,7 +243,7 @@ impl Running {
         // Of a blocked user nothing is taken but what was on its way in that moment.
         let taken = |samples: &&Samples| {
             !hidden.hides_user(samples.org, &samples.user, EVERYTHING)
-                || hidden.waiting_users(samples.org).any(|user| user == samples.user)
+                || hidden.waits_for(samples.org, &samples.user)
         };
         let group: Vec<&Samples> = group.iter().filter(taken).collect();
         if group.is_empty() {
@@ -353,14 +353,15 @@ impl Running {
             if hidden.hides_user(org, user, EVERYTHING) {
                 continue;
             }
-            // While an order waits readers find the newest value among the samples.
-            let deleted: BTreeSet<&str> = hidden.deleted_metrics(org, user).collect();
+            // Where the newest value is being deleted readers find it among the samples.
             let latest = self.store.series().latest(org, user).unwrap();
-            let latest = latest.iter().map(|it| (it.metric.as_str(), it.recorded_at, it.value));
+            let (deleted, latest): (Vec<_>, Vec<_>) =
+                latest.into_iter().partition(|it| hidden.deletes(org, user, it));
+            let latest: Vec<_> =
+                latest.iter().map(|it| (it.metric.as_str(), it.recorded_at, it.value)).collect();
             let metrics = newest.remove(&(org, user)).unwrap_or_default();
             let expected = metrics.into_iter().map(|(metric, it)| (metric, it.0, it.2));
-            let shown = |it: &(&str, i64, f64)| !deleted.contains(it.0);
-            let latest: Vec<_> = latest.filter(shown).collect();
+            let shown = |it: &(&str, i64, f64)| !deleted.iter().any(|deleted| deleted.metric == it.0);
             let expected: Vec<_> = expected.filter(shown).collect();
             assert_eq!(latest, expected, "{what}: newest of {org}/{user}");
         }
@@ -409,14 +410,16 @@ impl Promise {
     fn erase(&mut self, sequence: u64, order: Order) {
         self.rows.retain(|(org, user, metric, time, _, _), _| !order.covers(org, user, metric, *time));
         self.erase_attempts(sequence, &order);
-        let user = (order.org.to_owned(), order.user.clone());
-        if let Erased::User { block } = order.erased {
-            self.erased.insert(user.clone());
-            if block {
-                self.blocked.insert(user.clone());
+        if let Some(user) = order.erased.user() {
+            let user = (order.org.to_owned(), user.to_owned());
+            if let Erased::User { block, .. } = order.erased {
+                self.erased.insert(user.clone());
+                if block {
+                    self.blocked.insert(user.clone());
+                }
             }
+            self.users.insert(user);
         }
-        self.users.insert(user);
         self.orders.push((sequence, order));
     }
 

@@ -8,7 +8,7 @@ use systole_storage::frame::Erased;
 use systole_storage::query::{Order, Position, QueryPool, SampleRow, SeriesQuery};
 use tokio::runtime::Runtime;
 
-use super::fixture::{Samples, TestStore};
+use super::fixture::{Samples, TestStore, everything_of, range_of};
 
 type Key = (&'static str, String, &'static str, i64, &'static str, Option<&'static str>);
 type Model = BTreeMap<Key, f64>;
@@ -21,7 +21,7 @@ enum Step {
     CompactSome,
     Compact,
     Restart,
-    Erase(&'static str, &'static str, Option<(&'static str, i64, i64)>),
+    Erase(&'static str, Erased),
     CarryOut,
 }
 
@@ -61,23 +61,34 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Of a user, or of a part of a series.
+/// Of a user, or of a range of one user's samples or of all users'.
 fn erasure() -> impl Strategy<Value = Step> {
-    let range = (prop::sample::select(vec!["heart_rate", "steps"]), time(), 1..4_000_000_000i64)
-        .prop_map(|(metric, start, length)| (metric, start, start + length));
-    (
-        prop::sample::select(vec!["default", "acme"]),
-        prop::sample::select(vec!["u_1", "u_2", "u_3"]),
-        prop::option::weighted(0.6, range),
-    )
-        .prop_map(|(org, user, range)| Step::Erase(org, user, range))
+    let user = || prop::sample::select(vec!["u_1", "u_2", "u_3"]);
+    let metric = prop::sample::select(vec!["heart_rate", "steps"]);
+    let range = (prop::option::of(user()), prop::option::weighted(0.7, metric), time(), 1..4_000_000_000i64)
+        .prop_map(|(user, metric, start, length)| range_of(user, metric, start..start + length));
+    let erased = prop_oneof![
+        2 => user().prop_map(|user| everything_of(user, false)),
+        4 => range,
+    ];
+    (prop::sample::select(vec!["default", "acme"]), erased).prop_map(|(org, erased)| Step::Erase(org, erased))
 }
 
-fn forget(model: &mut Model, org: &str, user: &str, range: Option<(&str, i64, i64)>) {
-    model.retain(|(of_org, of_user, metric, time, _, _), _| {
-        let covered = range.is_none_or(|(of, start, end)| of == *metric && (start..end).contains(time));
-        *of_org != org || of_user != user || !covered
+/// Takes what an order covers out of the model; returns how much that was.
+fn forget(model: &mut Model, org: &str, erased: &Erased) -> u64 {
+    let before = model.len();
+    model.retain(|(of_org, user, metric, time, _, _), _| {
+        let covered = match erased {
+            Erased::User { user: of, .. } => of == user,
+            Erased::Range { user: of, metric: of_metric, start, end } => {
+                of.as_ref().is_none_or(|of| of == user)
+                    && of_metric.as_deref().is_none_or(|of| of == *metric)
+                    && (*start..*end).contains(time)
+            }
+        };
+        *of_org != org || !covered
     });
+    (before - model.len()) as u64
 }
 
 /// The newest time of each metric.
@@ -204,15 +215,13 @@ proptest! {
                     drop(store);
                     store = TestStore::open(dir.path());
                 }
-                Step::Erase(org, user, range) => {
-                    let erased = match range {
-                        None => Erased::User { block: false },
-                        Some((metric, start, end)) => {
-                            Erased::Range { metric: (*metric).to_owned(), start: *start, end: *end }
-                        }
-                    };
-                    store.erase(org, user, erased);
-                    forget(&mut model, org, user, *range);
+                Step::Erase(org, erased) => {
+                    let tombstone = store.erase(org, erased.clone());
+                    let pool = QueryPool::start(store.store.clone(), 1, 4, 64 << 20).unwrap();
+                    let metrics = ["heart_rate", "steps"].map(str::to_owned).to_vec();
+                    let counted = runtime.block_on(pool.count_erased(&tombstone, metrics)).unwrap();
+                    let forgotten = forget(&mut model, org, erased);
+                    prop_assert_eq!(counted, forgotten, "{:?}", erased);
                 }
                 Step::CarryOut => {
                     let pool = QueryPool::start(store.store.clone(), 1, 4, 64 << 20).unwrap();

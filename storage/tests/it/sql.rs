@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use systole_storage::frame::Erased;
 use systole_storage::query::{QueryPool, SqlError, SqlFormat, SqlLimits, SqlQuestion};
 use tokio::runtime::Runtime;
 
-use super::fixture::{Samples, TestStore, heart_rate};
+use super::fixture::{Samples, TestStore, everything_of, heart_rate, range_of};
 
 const JUNE_2026: i64 = 1_782_805_500_000;
 /// A statement that needs little and never ends.
@@ -282,7 +281,7 @@ fn what_was_erased_is_in_no_answer_before_and_after_its_bytes_are_gone() {
     let asker = Asker::new(&store);
     let kept = asker.rows("default", others);
     assert_ne!(asker.rows("default", count), [json!([0])]);
-    store.erase("default", "u_1", Erased::User { block: false });
+    store.erase("default", everything_of("u_1", false));
     for sql in [count, latest] {
         assert_eq!(asker.rows("default", sql), [json!([0])], "{sql}");
     }
@@ -293,6 +292,45 @@ fn what_was_erased_is_in_no_answer_before_and_after_its_bytes_are_gone() {
     store.carry_out(&asker.pool);
     assert_eq!(asker.rows("default", count), [json!([3])]);
     assert_eq!(asker.rows("default", others), kept);
+}
+
+#[test]
+fn what_was_deleted_of_all_users_is_in_no_answer_before_and_after_its_bytes_are_gone() {
+    let (_dir, mut store) = spread();
+    store.compact();
+    let asker = Asker::new(&store);
+    let count = |condition: &str, org: &str| {
+        asker.rows(org, &format!("SELECT count(*) FROM samples WHERE {condition}"))[0][0].as_u64().unwrap()
+    };
+    let (minute, hours) = ("recorded_at >= '2026-06-30T07:46:00Z'", "recorded_at < '2026-06-30T07:47:00Z'");
+    let within = format!("metric = 'heart_rate' AND {minute} AND {hours}");
+    let newest = "SELECT user_id, recorded_at FROM latest WHERE metric = 'heart_rate' ORDER BY 1";
+    let theirs = count("true", "acme");
+    for (metric, from, to, samples) in [
+        (Some("heart_rate"), JUNE_2026 + 60_000, JUNE_2026 + 120_000, 180),
+        (None, JUNE_2026, JUNE_2026 + 5_000, 20),
+        // Their newest ones.
+        (Some("heart_rate"), JUNE_2026 + 900_000, i64::MAX, 300),
+        (Some("heart_rate"), JUNE_2026 + 900_000, i64::MAX, 0),
+        (Some("no_such_metric"), i64::MIN, i64::MAX, 0),
+    ] {
+        let before = count("true", "default");
+        let tombstone = store.erase("default", range_of(None, metric, from..to));
+        let counted = asker.runtime.block_on(asker.pool.count_erased(&tombstone, Vec::new())).unwrap();
+        assert_eq!((counted, before - count("true", "default")), (samples, samples), "{metric:?} {from}");
+    }
+    assert_eq!(count(&within, "default"), 0);
+    assert_eq!(asker.rows("default", newest), [json!(["a \"user\"", "2026-06-30T07:28:24Z"])]);
+    store.commit(&heart_rate("u_3", JUNE_2026 + 60_000, 3));
+    for round in ["hidden", "carried out"] {
+        assert_eq!(count(&within, "default"), 3, "{round}");
+        assert_eq!(count("user_id = 'u_1'", "default"), 1000 - 60 - 5 - 100 + 15, "{round}");
+        assert_eq!(count("true", "acme"), theirs, "{round}");
+        store.carry_out(&asker.pool);
+    }
+    let left = asker.rows("default", newest);
+    let expected = |user: &str| json!([user, "2026-06-30T07:59:59Z"]);
+    assert_eq!(left[1..], ["u_1", "u_2", "u_3"].map(expected));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The store across flushes and restarts.
 
-use systole_storage::{KeyRecord, LatestValue};
+use systole_storage::{KeyRecord, LatestValue, Sequence};
 
 use super::fixture::{Samples, TestStore, heart_rate};
 
@@ -14,9 +14,13 @@ fn latest_is_the_same_after_a_flush_and_after_restarts() {
     // A correction of the newest value, and a late sample that is not newest.
     store.commit(&Samples { rows: vec![(1_009_000, 77.0)], ..heart_rate("u_1", 0, 1) });
     store.commit(&heart_rate("u_1", 500, 2));
-    let value =
-        |metric: &str, value, recorded_at| LatestValue { metric: metric.to_owned(), value, recorded_at };
-    let expected = [value("heart_rate", 77.0, 1_009_000), value("steps", 100.0, 5)];
+    let value = |metric: &str, value, recorded_at, sequence| LatestValue {
+        metric: metric.to_owned(),
+        value,
+        recorded_at,
+        sequence: Sequence(sequence),
+    };
+    let expected = [value("heart_rate", 77.0, 1_009_000, 4), value("steps", 100.0, 5, 3)];
     assert_eq!(store.store.series().latest("default", "u_1").unwrap(), expected);
     drop(store);
     let mut store = TestStore::open(dir.path());

@@ -1,11 +1,12 @@
 //! A store whose machine stops at each operation of its disk and its catalog, whose
 //! disk is full there, or fails there once.
 
+use std::ops::Range;
+
 use systole_storage::AttemptRow;
-use systole_storage::frame::Erased;
 
 use super::erasing::Order;
-use super::fixture::{Samples, attempt};
+use super::fixture::{Samples, attempt, everything_of, range_of};
 use super::machine::{Machine, Promise, Running, Step, Survivor};
 use super::simulated_disk::Fault;
 
@@ -20,7 +21,7 @@ fn seeds() -> u64 {
 
 fn batch(user: u64, metric: &'static str, start: i64, count: i64, value: f64) -> Samples {
     Samples {
-        org: if user.is_multiple_of(3) { "acme" } else { "default" },
+        org: org(user),
         user: format!("u_{user}"),
         metric,
         source: "garmin",
@@ -82,9 +83,22 @@ fn name(user: u64) -> String {
     format!("user_number_{user}")
 }
 
-fn erase(user: u64, erased: Erased) -> Step {
-    let org = if user.is_multiple_of(3) { "acme" } else { "default" };
-    Step::Erase(Order { org, user: name(user), erased })
+fn erase(user: u64, block: bool) -> Step {
+    Step::Erase(Order { org: org(user), erased: everything_of(&name(user), block) })
+}
+
+/// Deletes heart rates of one user.
+fn delete(user: u64, times: Range<i64>) -> Step {
+    Step::Erase(Order { org: org(user), erased: range_of(Some(&name(user)), Some("heart_rate"), times) })
+}
+
+/// Deletes samples of all users of an organisation, of one metric or of all.
+fn delete_of_all(org: &'static str, metric: Option<&str>, times: Range<i64>) -> Step {
+    Step::Erase(Order { org, erased: range_of(None, metric, times) })
+}
+
+fn org(user: u64) -> &'static str {
+    if user.is_multiple_of(3) { "acme" } else { "default" }
 }
 
 /// Attempts about users of one organisation, of messages that stand in frame `sequence`.
@@ -100,12 +114,6 @@ fn attempts_about(org: &'static str, users: &[u64], sequence: u64) -> Step {
 /// Orders of each kind, of what lies in files of periods, in runs, in the journal and
 /// in checkpoints; with what others and the same users have beside, before and behind.
 fn erasures() -> Vec<Step> {
-    let everyone = |start: i64, value: f64| {
-        let metrics =
-            |user| [named(user, "heart_rate", start, 4, value), named(user, "steps", start, 2, value)];
-        Step::Commit((1..=4).flat_map(metrics).collect())
-    };
-    let part = |start, end| Erased::Range { metric: "heart_rate".to_owned(), start, end };
     vec![
         everyone(JUNE_2026, 1.0),
         Step::Flush,
@@ -117,13 +125,13 @@ fn erasures() -> Vec<Step> {
         Step::Flush,
         everyone(JUNE_2026 + 4_000, 3.0),
         attempts_about("default", &[1, 1, 2], 0),
-        erase(1, Erased::User { block: false }),
+        erase(1, false),
         // Of a message from before.
         attempts_about("default", &[1, 2, 4], 2),
         // Its newest samples, and one of the second batch.
-        erase(2, part(JUNE_2026 + 5_000, i64::MAX)),
+        delete(2, JUNE_2026 + 5_000..i64::MAX),
         Step::Commit(vec![named(1, "steps", JUNE_2026 + 1_000, 2, 4.0)]),
-        erase(3, Erased::User { block: true }),
+        erase(3, true),
         // On its way in that moment.
         Step::Commit(vec![named(3, "steps", JUNE_2026 + 9_000, 1, 4.0)]),
         attempts_about("acme", &[3], 0),
@@ -131,8 +139,47 @@ fn erasures() -> Vec<Step> {
         Step::CarryOut,
         attempts_about("default", &[1, 2, 4], 0),
         Step::Commit(vec![named(2, "heart_rate", JUNE_2026 + 5_000, 1, 5.0)]),
-        erase(1, Erased::User { block: false }),
-        erase(2, part(JUNE_2026, JUNE_2026 + 2_500)),
+        erase(1, false),
+        delete(2, JUNE_2026..JUNE_2026 + 2_500),
+        Step::CarryOut,
+        Step::Flush,
+        Step::Compact,
+        Step::Restart,
+    ]
+}
+
+/// Samples of two metrics of users of both organisations.
+fn everyone(start: i64, value: f64) -> Step {
+    let metrics = |user| [named(user, "heart_rate", start, 4, value), named(user, "steps", start, 2, value)];
+    Step::Commit((1..=4).flat_map(metrics).collect())
+}
+
+/// Orders about all users of an organisation, wherever their samples lie: of a metric from
+/// the middle of what there is, of all metrics up to the newest, and beside orders about
+/// single users.
+fn deletions_of_all_users() -> Vec<Step> {
+    vec![
+        everyone(JUNE_2026, 1.0),
+        Step::Flush,
+        Step::Compact,
+        Step::Checkpoint,
+        everyone(JUNE_2026 + 2_000, 2.0),
+        Step::Flush,
+        everyone(JUNE_2026 + 4_000, 3.0),
+        delete_of_all("default", Some("heart_rate"), JUNE_2026 + 1_000..JUNE_2026 + 5_000),
+        // Sent after it for the deleted time: the same key again, and another.
+        Step::Commit(vec![named(2, "heart_rate", JUNE_2026 + 3_000, 1, 4.0)]),
+        Step::Commit(vec![named(4, "heart_rate", JUNE_2026 + 3_500, 1, 4.0)]),
+        Step::Flush,
+        delete_of_all("acme", None, JUNE_2026 + 4_000..i64::MAX),
+        Step::CompactSome,
+        Step::Restart,
+        Step::CarryOut,
+        Step::Commit(vec![named(1, "heart_rate", JUNE_2026 + 1_000, 2, 5.0)]),
+        delete_of_all("default", None, JUNE_2026..JUNE_2026 + 2_500),
+        delete(4, JUNE_2026 + 5_000..i64::MAX),
+        erase(2, false),
+        Step::Commit(vec![named(3, "steps", JUNE_2026 + 9_000, 1, 6.0)]),
         Step::CarryOut,
         Step::Flush,
         Step::Compact,
@@ -227,6 +274,12 @@ fn an_erasure_is_carried_out_to_the_end_after_a_stop_at_every_operation() {
     assert!(stops > 400, "only {stops} operations");
 }
 
+#[test]
+fn a_deletion_of_all_users_is_carried_out_to_the_end_after_a_stop_at_every_operation() {
+    let stops = stop_everywhere(&deletions_of_all_users());
+    assert!(stops > 200, "only {stops} operations");
+}
+
 /// The states in which every seventh operation left a machine: torn journals, files
 /// half written, transactions not made.
 #[test]
@@ -299,6 +352,14 @@ fn an_erasure_that_met_a_failure_or_a_full_disk_can_be_carried_out_again() {
     assert!(reported > 450 && full == 0, "{reported} reported, {full} as full");
     let (reported, full) = steps_are_tried_again(&erasures(), Fault::Full);
     assert!(reported > 450 && full > 350, "{reported} reported, {full} as full");
+}
+
+#[test]
+fn a_deletion_of_all_users_that_met_a_failure_or_a_full_disk_can_be_carried_out_again() {
+    let (reported, full) = steps_are_tried_again(&deletions_of_all_users(), Fault::Fail);
+    assert!(reported > 200 && full == 0, "{reported} reported, {full} as full");
+    let (reported, full) = steps_are_tried_again(&deletions_of_all_users(), Fault::Full);
+    assert!(reported > 200 && full > 100, "{reported} reported, {full} as full");
 }
 
 #[test]

@@ -4,10 +4,10 @@
 
 use proptest::prelude::*;
 
-use systole_storage::frame::{AttemptRow, Erased};
+use systole_storage::frame::AttemptRow;
 
 use super::erasing::Order;
-use super::fixture::{Samples, attempt};
+use super::fixture::{Samples, attempt, everything_of, range_of};
 use super::machine::{Step, Survivor};
 use super::simulated_disk::Fault;
 
@@ -63,20 +63,17 @@ fn attempts() -> impl Strategy<Value = Step> {
 }
 
 fn order() -> impl Strategy<Value = Order> {
-    let part = (prop::sample::select(vec!["heart_rate", "steps"]), time(), time()).prop_map(
-        |(metric, one, other)| Erased::Range {
-            metric: metric.to_owned(),
-            start: one.min(other),
-            end: one.max(other) + 1,
-        },
-    );
+    let user = || prop::sample::select(USERS.to_vec());
+    let metric = prop::sample::select(vec!["heart_rate", "steps"]);
+    // Of one user or of all, of one metric or of all.
+    let range = (prop::option::of(user()), prop::option::weighted(0.7, metric), time(), time())
+        .prop_map(|(user, metric, one, other)| range_of(user, metric, one.min(other)..one.max(other) + 1));
     let erased = prop_oneof![
-        3 => Just(Erased::User { block: false }),
-        1 => Just(Erased::User { block: true }),
-        4 => part,
+        3 => user().prop_map(|user| everything_of(user, false)),
+        1 => user().prop_map(|user| everything_of(user, true)),
+        6 => range,
     ];
-    (prop::sample::select(vec!["default", "acme"]), prop::sample::select(USERS.to_vec()), erased)
-        .prop_map(|(org, user, erased)| Order { org, user: user.to_owned(), erased })
+    (prop::sample::select(vec!["default", "acme"]), erased).prop_map(|(org, erased)| Order { org, erased })
 }
 
 fn event() -> impl Strategy<Value = Event> {

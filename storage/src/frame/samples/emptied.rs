@@ -29,7 +29,11 @@ impl SamplesFrame {
         let mut first = 0;
         while first < erased.len() {
             let event = self.event_groups(first);
-            let goes = event.clone().any(|index| self.group(index).count > 0 && gone(&self.group(index)));
+            // Each is asked, also behind one that goes: whoever is asked may count.
+            let goes = event.clone().fold(false, |goes, index| {
+                let group = self.group(index);
+                goes | (group.count > 0 && gone(&group))
+            });
             erased[event.clone()].fill(goes);
             first = event.end;
         }

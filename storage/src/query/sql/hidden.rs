@@ -21,15 +21,14 @@ use datafusion::physical_plan::{
 };
 use futures_util::StreamExt;
 
-use crate::files::Section;
+use crate::files::{Section, may_cover};
 use crate::frame::Sequence;
 use crate::hidden::Hidden;
 
 /// Whether something of a section may be hidden.
 pub(super) fn may_hide(hidden: &Hidden, section: &Section) -> bool {
-    let within = |user: &str| *section.user_min <= *user && *user <= *section.user_max;
     hidden.cutoff(&section.org, &section.metric) > section.time_min
-        || hidden.waiting_users(&section.org).any(within)
+        || hidden.waiting_of(&section.org).any(|tombstone| may_cover(tombstone, section))
 }
 
 /// One organisation's rows of one metric without those that are hidden.

@@ -23,6 +23,7 @@ use datafusion::physical_plan::{
 
 use super::buffered::leaf_properties;
 use crate::frame::Sequence;
+use crate::hidden::Hidden;
 use crate::series::{LatestValue, SeriesError};
 use crate::store::Store;
 
@@ -124,14 +125,13 @@ struct Source {
 }
 
 impl Source {
-    /// Leaves out what must not be seen. A metric of which a part is being deleted is left
-    /// out until that is done: the map may still have the deleted value.
-    fn hide(&self, users: &mut [(String, Vec<LatestValue>)]) {
-        let hidden = self.store.hidden();
+    /// Leaves out what must not be seen. A metric whose newest value is being deleted is left
+    /// out until that is done: the map does not know the one before.
+    fn hide(&self, hidden: &Hidden, users: &mut [(String, Vec<LatestValue>)]) {
         for (user, values) in users {
             values.retain(|value| {
                 value.recorded_at >= hidden.cutoff(&self.org, &value.metric)
-                    && !hidden.deleted_metrics(&self.org, user).any(|metric| metric == value.metric)
+                    && !hidden.deletes(&self.org, user, value)
             });
             if hidden.hides_user(&self.org, user, Sequence(u64::MAX)) {
                 values.clear();
@@ -147,6 +147,8 @@ impl Source {
     }
 
     fn page(&self, page: usize) -> Result<RecordBatch> {
+        // Before the map is read: what was deleted stands here until the map is right.
+        let hidden = self.store.hidden();
         let series = self.store.series();
         let users = match &self.users {
             Some(users) => {
@@ -155,7 +157,7 @@ impl Source {
             None => series.latest_of_page(&self.org, page),
         };
         let mut users = users.map_err(|error: SeriesError| DataFusionError::External(Box::new(error)))?;
-        self.hide(&mut users);
+        self.hide(&hidden, &mut users);
         Ok(batch(&users)?.project(&self.columns)?)
     }
 }

@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
+use datafusion::catalog::TableProvider;
 use datafusion::common::ScalarValue;
+use datafusion::datasource::provider_as_source;
+use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -24,9 +27,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use super::encode::{CHUNK_ROWS, Encoder};
 use super::session;
 use super::statement::parse;
-use super::{SqlError, SqlFormat, SqlLimits, SqlQuestion};
+use super::{OrgSamples, SqlError, SqlFormat, SqlLimits, SqlQuestion};
+use crate::query::QueryError;
 use crate::query::metadata::CheckedReaders;
-use crate::store::Store;
+use crate::store::{Snapshot, Store};
 
 /// How much of an answer is held back until it is known to end well. What goes wrong up to
 /// there has an error's status; behind it the connection is cut.
@@ -97,6 +101,37 @@ impl Sql {
         };
         runtime.spawn(run.whole(question));
         SqlAnswer::begin(messages).await
+    }
+
+    /// How many samples of one organisation a condition holds of. In turn with statements and
+    /// on their threads, for as long as it takes.
+    pub(in crate::query) async fn count(
+        &self,
+        org: &str,
+        snapshot: Arc<Snapshot>,
+        condition: Expr,
+    ) -> Result<u64, QueryError> {
+        let permit = self.running.clone().acquire_owned().await.map_err(|_| QueryError::Stopping)?;
+        let runtime = self.runtime.as_ref().ok_or(QueryError::Stopping)?;
+        let samples: Arc<dyn TableProvider> = Arc::new(OrgSamples::new(org, snapshot, self.readers.clone()));
+        let state = self.base.clone();
+        let counting = async move {
+            let _permit = permit;
+            let rows = LogicalPlanBuilder::scan("samples", provider_as_source(samples), None)?;
+            count_rows(&state, rows.filter(condition)?).await
+        };
+        Ok(runtime.spawn(counting).await.map_err(|_| QueryError::Stopping)??)
+    }
+}
+
+/// How many rows a plan has.
+async fn count_rows(state: &SessionState, rows: LogicalPlanBuilder) -> Result<u64, DataFusionError> {
+    let counting = rows.aggregate(Vec::<Expr>::new(), [count(lit(1))])?.build()?;
+    let counted = collect(state.create_physical_plan(&counting).await?, state.task_ctx()).await?;
+    let found = counted.iter().find(|batch| batch.num_rows() > 0);
+    match found.map(|batch| ScalarValue::try_from_array(batch.column(0), 0)).transpose()? {
+        Some(ScalarValue::Int64(Some(rows))) => Ok(rows.unsigned_abs()),
+        other => Err(DataFusionError::Internal(format!("a count is {other:?}"))),
     }
 }
 
@@ -183,7 +218,7 @@ impl SqlAnswer {
 }
 
 fn ended_early() -> SqlError {
-    let error = datafusion::error::DataFusionError::Internal("a statement's task ended early".to_owned());
+    let error = DataFusionError::Internal("a statement's task ended early".to_owned());
     SqlError::Failed(Arc::new(error))
 }
 
@@ -299,18 +334,9 @@ impl Run {
     /// found out behind them could only cut the connection. Counting stops at the limit.
     async fn check_rows(&mut self, state: &SessionState, plan: &LogicalPlan) -> Result<(), SqlError> {
         let max = usize::try_from(self.rows_max).unwrap_or(usize::MAX);
-        let counting = LogicalPlanBuilder::from(plan.clone())
-            .limit(0, Some(max.saturating_add(1)))?
-            .aggregate(Vec::<Expr>::new(), [count(lit(1))])?
-            .build()?;
-        let planned = self.clock.run(state.create_physical_plan(&counting)).await??;
-        let counted = self.clock.run(collect(planned, state.task_ctx())).await??;
-        let found = counted.iter().find(|batch| batch.num_rows() > 0);
-        let found = found.map(|batch| ScalarValue::try_from_array(batch.column(0), 0)).transpose()?;
-        match found {
-            Some(ScalarValue::Int64(Some(rows))) if rows.unsigned_abs() <= self.rows_max => Ok(()),
-            _ => Err(SqlError::Rows { max: self.rows_max }),
-        }
+        let limited = LogicalPlanBuilder::from(plan.clone()).limit(0, Some(max.saturating_add(1)))?;
+        let rows = self.clock.run(count_rows(state, limited)).await??;
+        if rows <= self.rows_max { Ok(()) } else { Err(SqlError::Rows { max: self.rows_max }) }
     }
 }
 
@@ -331,5 +357,5 @@ fn slices(batch: &RecordBatch, format: SqlFormat) -> impl Iterator<Item = Record
 }
 
 fn encoding(fault: arrow::error::ArrowError) -> SqlError {
-    SqlError::from(datafusion::error::DataFusionError::from(fault))
+    SqlError::from(DataFusionError::from(fault))
 }
