@@ -463,7 +463,7 @@ mod tests {
         }
         let both = hidden.with(&everything).with(&tombstone("g", 11, user(false)));
         assert!(both.of("acme", "heart_rate", "u_2").unwrap().hides(10, Sequence(9)));
-        assert_eq!(both.before(&everything).waiting(), [steps.clone()]);
+        assert_eq!(both.before(&everything).waiting(), std::slice::from_ref(&steps));
         assert_eq!(both.without(&[steps]).waiting().len(), 2);
     }
 
