@@ -9,7 +9,7 @@ use systole_dispatch::notice::{MessageFailed, Notice};
 
 use crate::world::{Hook, Reply, World, comes_within, id_of};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 
 /// A world in which the last attempt of an event is due and fails.
 fn last_attempt() -> (World, Hook, Event) {

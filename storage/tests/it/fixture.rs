@@ -499,3 +499,9 @@ fn set_flushed(catalog: &Catalog, flushed: u64) {
     let flushed = Flushed { sequence: Sequence(flushed), ordering: 1_000_000 + flushed };
     catalog.commit_flush(&[], flushed).unwrap();
 }
+
+/// Whether figures are wanted of real sizes (`SYSTOLE_FIGURES=1`, in a release build) and
+/// not only that what prints them still works.
+pub(crate) fn real_sizes() -> bool {
+    std::env::var_os("SYSTOLE_FIGURES").is_some()
+}

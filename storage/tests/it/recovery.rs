@@ -2,7 +2,7 @@
 //! and in time.
 //!
 //! ```text
-//! cargo test --release -p systole-storage --test it recovery -- --ignored --nocapture
+//! SYSTOLE_FIGURES=1 cargo test --release -p systole-storage --test it recovery_speed -- --nocapture
 //! ```
 
 use std::path::Path;
@@ -12,7 +12,7 @@ use systole_storage::frame::Stamp;
 use systole_storage::store::Opened;
 use systole_storage::{Sequence, Store, StoreSettings};
 
-use super::fixture::heart_rate;
+use super::fixture::{heart_rate, real_sizes};
 use super::series_memory::peak_bytes;
 
 const START: i64 = 1_782_777_600_000;
@@ -67,19 +67,19 @@ fn a_long_journal_takes_no_more_memory_than_a_short_one() {
 }
 
 #[test]
-#[ignore = "prints a rate, which no bound can judge; the bound on memory is the test above"]
 fn recovery_speed() {
     let dir = tempfile::tempdir().unwrap();
     let settings = settings(dir.path(), 64 << 20, FLUSH_BYTES);
-    let (frames, samples) = (60_000, 500);
-    write_journal(&settings, frames, 20_000, samples);
+    let (frames, users, samples) = if real_sizes() { (60_000, 20_000, 500) } else { (60, 20, 500) };
+    write_journal(&settings, frames, users, samples);
     let begun = Instant::now();
     let opened = Store::open(&settings).unwrap();
     let seconds = begun.elapsed().as_secs_f64();
     let rows = frames * samples as u64;
-    println!(
-        "{rows} samples in {seconds:.2} s: {:.1} M/s; {} runs",
-        rows as f64 / seconds / 1e6,
-        opened.store.snapshot().files.len()
-    );
+    let snapshot = opened.store.snapshot();
+    let flushed: u64 = snapshot.files.iter().map(|file| file.record.rows).sum();
+    let buffered: u64 = snapshot.buffers().map(|buffer| buffer.sample_count()).sum();
+    assert_eq!(flushed + buffered, rows);
+    let rate = rows as f64 / seconds / 1e6;
+    println!("{rows} samples in {seconds:.2} s: {rate:.1} M/s; {} runs", snapshot.files.len());
 }

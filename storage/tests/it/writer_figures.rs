@@ -1,7 +1,8 @@
-//! What writing data files costs, in bytes and in time. Not a test of anything:
+//! What writing data files costs, in bytes and in time. In the tests it runs in small, and
+//! copies must hold what they were made of; figures come by
 //!
 //! ```text
-//! cargo test --release -p systole-storage --test it writer_figures -- --ignored --nocapture
+//! SYSTOLE_FIGURES=1 cargo test --release -p systole-storage --test it writer_figures -- --nocapture
 //! ```
 //!
 //! With `FIGURES_DIR` the files stay there for other readers.
@@ -22,6 +23,7 @@ use systole_storage::disk::RealDisk;
 use systole_storage::files::{Block, COLUMN_NAMES, FileKind, SamplesFileWriter, WrittenFile, samples_schema};
 use systole_storage::frame::{Columns, GroupSpec, SamplesFrame, Stamp, ZONE_UNKNOWN, encode_samples};
 
+use super::fixture::real_sizes;
 use super::writer::{blocks, whole};
 
 const MIDNIGHT: i64 = 1_782_777_600_000;
@@ -332,11 +334,11 @@ fn sizes(root: &Path, file: &WrittenFile) -> Vec<f64> {
 }
 
 #[test]
-#[ignore = "prints sizes and rates for docs/figures.md; takes minutes in a dev build"]
 fn figures() {
     let dir = dir();
     let root = dir.path.as_path();
-    let plain = heart_rate(400, 10);
+    let (plain_users, fleet_users, days) = if real_sizes() { (400, 2000, 2) } else { (2, 100, 1) };
+    let plain = heart_rate(plain_users, 10);
     let (first, taken) = write(root, "samples/0-plain.parquet", 0, &plain);
     speed("plain, from frames, level 0", first.record.rows, taken);
     let (file, taken) = write(root, "samples/1-plain.parquet", 1, &plain);
@@ -346,6 +348,7 @@ fn figures() {
     speed("plain, reading and making blocks", file.record.rows, cpu() - before);
     for (slice, level) in [(8192, 0), (8192, 1), (500, 1), (10, 1), (1, 1)] {
         let (copied, taken) = copy(root, "samples/2-copy.parquet", level, &read, slice);
+        assert_eq!(copied.record.rows, file.record.rows, "slices of {slice}");
         speed(&format!("plain, copy in slices of {slice}, level {level}"), copied.record.rows, taken);
     }
     for level in [1, 3] {
@@ -358,7 +361,7 @@ fn figures() {
     let mut rows = 0.0;
     let mut slowest = (0, Duration::ZERO);
     for signal in fleet() {
-        let sent = of_fleet(&signal, 2000, 2);
+        let sent = of_fleet(&signal, fleet_users, days);
         let users = sent.chunk_by(|a, b| a.user == b.user).count();
         let (file, taken) = write(root, &format!("samples/1-{}.parquet", signal.metric), 1, &sent);
         slowest = (slowest.0 + file.record.rows, slowest.1 + taken);
