@@ -154,28 +154,10 @@ mod tests {
     use std::sync::atomic::AtomicI64;
 
     use super::*;
-    use crate::event::{Event, EventKind, Place};
+    use crate::lane::tests::event;
     use crate::ledger::{Changes, Exception, Health, LaneRecord};
-    use crate::topic::TopicId;
 
     const LANES: u64 = 10_000;
-
-    fn event(sequence: u64) -> Event {
-        Event {
-            org: "o".into(),
-            user: None,
-            topic: TopicId(0),
-            place: Place { sequence, group: 0, chunk: 0, kind: EventKind::Created },
-            ordinal: 0,
-            decided_at: sequence,
-            key: 0,
-            ordering: sequence,
-            samples: 1,
-            bytes: 0,
-            backfill: false,
-            about: None,
-        }
-    }
 
     /// One in two is paused with a cursor and a retry, as receivers that are dead leave
     /// them.

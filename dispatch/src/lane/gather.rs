@@ -243,28 +243,15 @@ fn since_1970(now_ms: i64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Cursor, EventKind};
+    use crate::event::Cursor;
     use crate::lane::delivery::Outcome;
     use crate::lane::state::WINDOW_FIRST;
-    use crate::topic::TopicId;
+    use crate::lane::tests::event as lane_event;
 
     const KEYS: u64 = 300;
 
     fn event(sequence: u64) -> Event {
-        Event {
-            org: "o".into(),
-            user: None,
-            topic: TopicId(0),
-            place: Place { sequence, group: 0, chunk: 0, kind: EventKind::Created },
-            ordinal: 0,
-            decided_at: sequence,
-            key: sequence % KEYS,
-            ordering: sequence,
-            samples: 1,
-            bytes: 100,
-            backfill: false,
-            about: None,
-        }
+        Event { key: sequence % KEYS, bytes: 100, ..lane_event(sequence) }
     }
 
     /// Draws together what comes within a minute.

@@ -132,27 +132,10 @@ impl State {
 mod tests {
     use super::*;
     use crate::event::{Cursor, EventKind};
-    use crate::topic::TopicId;
+    use crate::lane::tests::event;
 
     fn place(sequence: u64) -> Place {
         Place { sequence, group: 0, chunk: 0, kind: EventKind::Created }
-    }
-
-    fn event(sequence: u64) -> Event {
-        Event {
-            org: "o".into(),
-            user: None,
-            topic: TopicId(0),
-            place: place(sequence),
-            ordinal: 0,
-            decided_at: sequence,
-            key: 0,
-            ordering: sequence,
-            samples: 1,
-            bytes: 0,
-            backfill: false,
-            about: None,
-        }
     }
 
     fn span(kind: BacklogKind, sequence: u64) -> Span {

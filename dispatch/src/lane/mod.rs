@@ -312,8 +312,10 @@ impl Lane {
 mod tests {
     use super::*;
     use crate::dialect::Dialect;
+    use crate::event::EventKind;
     use crate::signer::Secret;
     use crate::target::Targets;
+    use crate::topic::TopicId;
 
     /// What an endpoint without wishes is delivered by.
     pub(super) fn config() -> LaneConfig {
@@ -324,6 +326,24 @@ mod tests {
             headers: HeaderMap::new(),
             number: 1,
             settings,
+        }
+    }
+
+    /// An event of new samples that stands alone in its frame.
+    pub(super) fn event(sequence: u64) -> Event {
+        Event {
+            org: "o".into(),
+            user: None,
+            topic: TopicId(0),
+            place: Place { sequence, group: 0, chunk: 0, kind: EventKind::Created },
+            ordinal: 0,
+            decided_at: sequence,
+            key: 0,
+            ordering: sequence,
+            samples: 1,
+            bytes: 0,
+            backfill: false,
+            about: None,
         }
     }
 }
