@@ -2,13 +2,14 @@
 //!
 //! 1. The byte budget is taken for the declared length, before a byte is read.
 //! 2. The body is read into a buffer of the pool.
-//! 3. On a thread for decoding it is inflated if it is compressed, and decoded in
-//!    place: tape, strings borrowed from the buffer, one push per point, nothing
-//!    allocated per point.
+//! 3. On a thread for decoding it is inflated if it is compressed, and decoded, points
+//!    that are written alike by comparing them, others by a tape: strings borrowed from
+//!    the buffer, one push per point, nothing allocated per point.
 //! 4. The frame goes to the committer together with the budget's permit; the
 //!    answer waits for its acknowledgement. If the client is gone by then, the
 //!    submission goes on and gives the permit back itself.
 
+mod alike;
 mod answer;
 mod body;
 mod decoders;

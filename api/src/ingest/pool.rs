@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use simd_json::{Buffers, Tape};
-use systole_engine::Batch;
+use systole_engine::{Batch, BlockedUsers};
 
 /// Longest buffer that is kept. Bodies of 500 points are 52 to 78 KB.
 const KEEP_BYTES_MAX: usize = 1024 * 1024;
@@ -38,6 +38,14 @@ pub(super) struct Scratch {
     pub(super) batch: Batch,
     /// The longest body it has seen: how large its buffers are.
     pub(super) longest_bytes: usize,
+}
+
+impl Scratch {
+    /// Starts a request; points of these users are refused.
+    pub(super) fn begin(&mut self, now_ms: i64, blocked: Option<Arc<BlockedUsers>>) {
+        self.batch.clear(now_ms);
+        self.batch.refuse(blocked);
+    }
 }
 
 impl Pool {

@@ -42,14 +42,21 @@ pub(super) async fn read_body(call: &mut Call<'_>) -> Result<Vec<u8>, Refusal> {
 pub(crate) fn fields(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
     match serde_json::from_slice(body) {
         Ok(Value::Object(fields)) => Ok(fields),
-        Ok(_) => {
-            let place = Place { root: "body", index: None, field: None };
-            Err(Refusal::invalid(Entry::new(place, "wrong_type", "must be an object")))
-        }
-        Err(fault) => {
-            Err(Refusal::MalformedJson { offset: offset(body, &fault), reason: reason(&fault.to_string()) })
-        }
+        Ok(_) => Err(not_an_object()),
+        Err(fault) => Err(malformed(body, body, &fault)),
     }
+}
+
+/// The refusal of a body that is another value than an object.
+pub(super) fn not_an_object() -> Refusal {
+    let place = Place { root: "body", index: None, field: None };
+    Refusal::invalid(Entry::new(place, "wrong_type", "must be an object"))
+}
+
+/// The refusal of a body that is no JSON, as a parser of `part` of it found.
+pub(super) fn malformed(body: &[u8], part: &[u8], fault: &serde_json::Error) -> Refusal {
+    let begin = part.as_ptr().addr() - body.as_ptr().addr();
+    Refusal::MalformedJson { offset: begin + offset(part, fault), reason: reason(&fault.to_string()) }
 }
 
 /// The byte a parser's line and column lead to.

@@ -9,7 +9,6 @@ mod api_keys;
 mod erasures;
 pub(crate) mod fields;
 mod page;
-mod raw;
 mod registry;
 mod retention;
 pub(crate) mod webhooks;

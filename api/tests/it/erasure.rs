@@ -215,6 +215,10 @@ async fn a_range_of_a_metric_is_deleted_of_all_users_of_one_organisation() {
             let latest = server.latest(user, OPERATOR).await;
             let newest = format!("2026-01-01T00:00:{newest:02}Z");
             assert_eq!(latest["heart_rate"]["recorded_at"], newest, "{what}");
+            let by_sql = format!(
+                "latest WHERE metric = 'heart_rate' AND user_id = '{user}' AND recorded_at = '{newest}'"
+            );
+            assert_eq!(server.count(&by_sql, OPERATOR).await, 1, "{what}");
             let spo2 = if user == "u3" { 0 } else { 40 };
             assert_eq!(server.whole("spo2", user, OPERATOR).await.len(), spo2, "{what}");
             assert_eq!(server.export(user, OPERATOR).await.lines().count(), left + spo2, "{what}");
@@ -225,8 +229,7 @@ async fn a_range_of_a_metric_is_deleted_of_all_users_of_one_organisation() {
             assert_eq!(buckets["data_points"][0]["count"], left, "{what}");
         }
         assert_eq!(server.count("samples WHERE metric = 'heart_rate'", OPERATOR).await, 32, "{round}");
-        let deleted = "latest WHERE metric = 'heart_rate' AND recorded_at > '2026-01-01T00:00:21Z'";
-        assert_eq!(server.count(deleted, OPERATOR).await, 0, "{round}");
+        assert_eq!(server.count("latest WHERE metric = 'heart_rate'", OPERATOR).await, 3, "{round}");
         assert_eq!(server.count("samples", &acme).await, 80, "{round}");
         assert_eq!(server.whole("heart_rate", "u2", &acme).await.len(), 40, "{round}");
         server.compact().await;

@@ -33,19 +33,11 @@ impl QueryPool {
         hidden: &Hidden,
         mut values: Vec<LatestValue>,
     ) -> Result<Vec<LatestValue>, QueryError> {
-        if hidden.hides_user(org, user, Sequence(u64::MAX)) {
-            return Ok(Vec::new());
+        for metric in take_hidden(org, user, hidden, &mut values) {
+            values.extend(self.latest_left(org, user, metric).await?);
+            values.sort_unstable_by(|a, b| a.metric.cmp(&b.metric));
         }
-        values.retain(|value| value.recorded_at >= hidden.cutoff(org, &value.metric));
-        let mut shown = Vec::with_capacity(values.len());
-        for value in values {
-            if hidden.deletes(org, user, &value) {
-                shown.extend(self.latest_left(org, user, value.metric).await?);
-            } else {
-                shown.push(value);
-            }
-        }
-        Ok(shown)
+        Ok(values)
     }
 
     /// The newest value of a metric that shows, found among the samples.
@@ -59,10 +51,7 @@ impl QueryPool {
         let (table, scan) = (self.table(org), whole(org, user, &metric));
         let runtime = self.runtime.as_ref().ok_or(QueryError::Stopping)?;
         let newest = runtime.spawn(async move { newest(&table, &scan).await });
-        let newest = newest.await.map_err(|_| QueryError::Stopping)??;
-        let shown =
-            |Newest { value, recorded_at, sequence }| LatestValue { metric, value, recorded_at, sequence };
-        Ok(newest.map(shown))
+        Ok(newest.await.map_err(|_| QueryError::Stopping)??.map(|newest| of_metric(metric, newest)))
     }
 
     /// The newest sample of a metric that shows. Runs on the calling thread, which must
@@ -106,6 +95,37 @@ impl QueryPool {
     fn table(&self, org: &str) -> SamplesTable {
         SamplesTable::new(org, self.store.snapshot(), self.footers.clone())
     }
+}
+
+/// Takes out of a user's newest values what is hidden; the metrics among them of which
+/// another value may show, since the newest is being deleted.
+pub(super) fn take_hidden(
+    org: &str,
+    user: &str,
+    hidden: &Hidden,
+    values: &mut Vec<LatestValue>,
+) -> Vec<String> {
+    if hidden.hides_user(org, user, Sequence(u64::MAX)) {
+        values.clear();
+    }
+    values.retain(|value| value.recorded_at >= hidden.cutoff(org, &value.metric));
+    values.extract_if(.., |value| hidden.deletes(org, user, value)).map(|value| value.metric).collect()
+}
+
+/// The newest value of a metric that shows, found among the samples.
+pub(super) async fn newest_left(
+    table: &SamplesTable,
+    org: &str,
+    user: &str,
+    metric: String,
+) -> Result<Option<LatestValue>, QueryError> {
+    let newest = newest(table, &whole(org, user, &metric)).await?;
+    Ok(newest.map(|newest| of_metric(metric, newest)))
+}
+
+fn of_metric(metric: String, newest: Newest) -> LatestValue {
+    let Newest { value, recorded_at, sequence } = newest;
+    LatestValue { metric, value, recorded_at, sequence }
 }
 
 fn whole(org: &str, user: &str, metric: &str) -> Scan {

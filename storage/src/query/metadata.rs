@@ -10,10 +10,13 @@ use datafusion::error::DataFusionError;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use parquet::arrow::ARROW_SCHEMA_META_KEY;
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::{ParquetError, Result as ParquetResult};
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{
+    FileMetaData, KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader,
+};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
@@ -103,9 +106,33 @@ impl CheckedReader {
         self.footers.get_or_insert_with(&self.path, || {
             let mut reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Optional);
             reader.try_parse(&self.reader)?;
-            reader.finish().map(Arc::new)
+            Ok(Arc::new(without_arrow_schema(&reader.finish()?)))
         })
     }
+}
+
+/// A footer without the Arrow schema that the file was written from. That one makes
+/// readers give texts as dictionaries, of which a scan would cast each row to the view
+/// that SQL sees; without it the pages are decoded as views at once.
+fn without_arrow_schema(footer: &ParquetMetaData) -> ParquetMetaData {
+    let file = footer.file_metadata();
+    let others = file.key_value_metadata().map(|all| {
+        let is_other = |it: &&KeyValue| it.key != ARROW_SCHEMA_META_KEY;
+        all.iter().filter(is_other).cloned().collect()
+    });
+    let file = FileMetaData::new(
+        file.version(),
+        file.num_rows(),
+        file.created_by().map(str::to_owned),
+        others,
+        file.schema_descr_ptr(),
+        file.column_orders().cloned(),
+    );
+    ParquetMetaDataBuilder::new(file)
+        .set_row_groups(footer.row_groups().to_vec())
+        .set_column_index(footer.column_index().cloned())
+        .set_offset_index(footer.offset_index().cloned())
+        .build()
 }
 
 impl AsyncFileReader for CheckedReader {

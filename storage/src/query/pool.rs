@@ -75,10 +75,11 @@ impl QueryPool {
             .enable_time()
             .build()?;
         let environment = environment(memory_bytes).map_err(std::io::Error::other)?;
-        let sql = Sql::start(store.clone(), Arc::default(), environment, threads, limits)?;
+        let (readers, footers) = (Arc::default(), Arc::<Footers>::default());
+        let sql = Sql::start(store.clone(), readers, footers.clone(), environment, threads, limits)?;
         Ok(QueryPool {
             store,
-            footers: Arc::default(),
+            footers,
             density: Arc::default(),
             running: Arc::new(Semaphore::new(concurrency.max(1))),
             runtime: Some(runtime),

@@ -10,10 +10,10 @@ use serde_json::{Map, Value, json};
 use systole_engine::events::topics::EventCatalogue;
 use systole_engine::{PublishError, Published};
 
+use super::event_body::EventBody;
 use super::messages::nearest;
 use crate::error::{Entry, Quoted, Refusal};
-use crate::manage::fields::{fields, refuse_compressed, text, user};
-use crate::manage::raw::member;
+use crate::manage::fields::{refuse_compressed, text, user};
 use crate::reply::{self, Reply};
 use crate::route::Call;
 use crate::server::BodyLimits;
@@ -86,9 +86,10 @@ pub(crate) async fn publish(call: Call<'_>) -> Result<Reply, Refusal> {
     let permit = budget.try_take(declared.unwrap_or(EVENT_BYTES_MAX)).ok_or(Refusal::BudgetSpent)?;
     let mut body = Vec::new();
     call.body.read(&mut body, &limits, |_| Ok(())).await?;
-    let fields = fields(&body)?;
-    let name = event_type(&call, &fields)?;
-    let user = match (&call.caller.user, user(&fields)?) {
+    let submitted = EventBody::read(&body)?;
+    let fields = &submitted.fields;
+    let name = event_type(&call, fields)?;
+    let user = match (&call.caller.user, user(fields)?) {
         (Some(bound), Some(user)) if **bound != *user => return Err(Refusal::OtherUser),
         (Some(bound), _) => Some(bound.to_string()),
         (None, user) => user,
@@ -97,33 +98,20 @@ pub(crate) async fn publish(call: Call<'_>) -> Result<Reply, Refusal> {
     if user.as_deref().is_some_and(|user| blocked.is_some_and(|blocked| blocked.contains(user))) {
         return Err(Refusal::UserErased);
     }
-    let id = event_id(&fields)?;
-    let data = match fields.get("data") {
-        Some(Value::Object(_)) => raw_data(&body)?,
-        None | Some(Value::Null) => {
-            return Err(Refusal::invalid(Entry::body("data", "missing", "is missing")));
-        }
-        Some(_) => return Err(Refusal::invalid(Entry::body("data", "wrong_type", "must be an object"))),
-    };
+    let id = event_id(fields)?;
     let event = Published {
         org: &call.org,
         user: user.as_deref(),
         name: &name,
         id: id.as_deref(),
         bound: call.caller.user.is_some(),
-        data,
+        data: submitted.data()?,
     };
     let made = call.app.engine.publish(&event, permit).await.map_err(|fault| match fault {
         PublishError::Submit(fault) => Refusal::from(fault),
         PublishError::Commit(fault) => Refusal::from(fault),
     })?;
     Ok(reply::json_of(StatusCode::ACCEPTED, &json!({ "id": made })))
-}
-
-/// The event's data as it was sent.
-fn raw_data(body: &[u8]) -> Result<&str, Refusal> {
-    let document = std::str::from_utf8(body).map_err(Refusal::internal)?;
-    member(document, "data").ok_or_else(|| Refusal::internal("a member that was there is gone"))
 }
 
 fn event_type(call: &Call<'_>, fields: &Map<String, Value>) -> Result<String, Refusal> {

@@ -7,6 +7,7 @@
 mod again;
 mod attempts;
 mod endpoints;
+mod event_body;
 mod events;
 mod external;
 mod messages;

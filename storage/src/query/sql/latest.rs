@@ -1,5 +1,6 @@
 //! The table `latest` as SQL sees it: the newest value of each user and metric of one
-//! organisation, out of the series map, a page at a time.
+//! organisation, out of the series map, a page at a time. Where the map's value is being
+//! deleted, the one that shows instead is looked up among the samples.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -20,10 +21,13 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions,
 };
+use futures_util::StreamExt as _;
 
 use super::buffered::leaf_properties;
-use crate::frame::Sequence;
 use crate::hidden::Hidden;
+use crate::query::SamplesTable;
+use crate::query::erased::{newest_left, take_hidden};
+use crate::query::footers::Footers;
 use crate::series::{LatestValue, SeriesError};
 use crate::store::Store;
 
@@ -42,11 +46,12 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
 pub struct OrgLatest {
     org: Arc<str>,
     store: Arc<Store>,
+    footers: Arc<Footers>,
 }
 
 impl OrgLatest {
-    pub(super) fn new(org: &str, store: Arc<Store>) -> OrgLatest {
-        OrgLatest { org: org.into(), store }
+    pub(super) fn new(org: &str, store: Arc<Store>, footers: Arc<Footers>) -> OrgLatest {
+        OrgLatest { org: org.into(), store, footers }
     }
 }
 
@@ -72,6 +77,7 @@ impl TableProvider for OrgLatest {
         let source = Source {
             org: self.org.clone(),
             store: self.store.clone(),
+            footers: self.footers.clone(),
             columns,
             users: filters.iter().find_map(named_users),
         };
@@ -119,24 +125,24 @@ fn named_users(condition: &Expr) -> Option<BTreeSet<String>> {
 struct Source {
     org: Arc<str>,
     store: Arc<Store>,
+    footers: Arc<Footers>,
     columns: Vec<usize>,
     /// Only these.
     users: Option<BTreeSet<String>>,
 }
 
 impl Source {
-    /// Leaves out what must not be seen. A metric whose newest value is being deleted is left
-    /// out until that is done: the map does not know the one before.
-    fn hide(&self, hidden: &Hidden, users: &mut [(String, Vec<LatestValue>)]) {
+    /// Leaves out what must not be seen, and finds what shows instead.
+    async fn hide(&self, hidden: &Hidden, users: &mut [(String, Vec<LatestValue>)]) -> Result<()> {
         for (user, values) in users {
-            values.retain(|value| {
-                value.recorded_at >= hidden.cutoff(&self.org, &value.metric)
-                    && !hidden.deletes(&self.org, user, value)
-            });
-            if hidden.hides_user(&self.org, user, Sequence(u64::MAX)) {
-                values.clear();
+            for metric in take_hidden(&self.org, user, hidden, values) {
+                // Newer than `hidden`, so it hides as much at least.
+                let table = SamplesTable::new(&self.org, self.store.snapshot(), self.footers.clone());
+                let left = newest_left(&table, &self.org, user, metric).await;
+                values.extend(left.map_err(|error| DataFusionError::External(Box::new(error)))?);
             }
         }
+        Ok(())
     }
 
     fn pages(&self) -> usize {
@@ -146,7 +152,7 @@ impl Source {
         }
     }
 
-    fn page(&self, page: usize) -> Result<RecordBatch> {
+    async fn page(&self, page: usize) -> Result<RecordBatch> {
         // Before the map is read: what was deleted stands here until the map is right.
         let hidden = self.store.hidden();
         let series = self.store.series();
@@ -157,7 +163,7 @@ impl Source {
             None => series.latest_of_page(&self.org, page),
         };
         let mut users = users.map_err(|error: SeriesError| DataFusionError::External(Box::new(error)))?;
-        self.hide(&hidden, &mut users);
+        self.hide(&hidden, &mut users).await?;
         Ok(batch(&users)?.project(&self.columns)?)
     }
 }
@@ -221,8 +227,11 @@ impl ExecutionPlan for LatestExec {
 
     fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let source = self.source.clone();
-        let pages = (0..source.pages()).map(move |page| source.page(page));
-        let rows = futures_util::stream::iter(pages);
+        let pages = futures_util::stream::iter(0..source.pages());
+        let rows = pages.then(move |page| {
+            let source = source.clone();
+            async move { source.page(page).await }
+        });
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
     }
 }

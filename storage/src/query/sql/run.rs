@@ -29,6 +29,7 @@ use super::session;
 use super::statement::parse;
 use super::{OrgSamples, SqlError, SqlFormat, SqlLimits, SqlQuestion};
 use crate::query::QueryError;
+use crate::query::footers::Footers;
 use crate::query::metadata::CheckedReaders;
 use crate::store::{Snapshot, Store};
 
@@ -50,6 +51,7 @@ pub(in crate::query) struct Sql {
     base: SessionState,
     store: Arc<Store>,
     readers: Arc<CheckedReaders>,
+    footers: Arc<Footers>,
     limits: SqlLimits,
     running: Arc<Semaphore>,
     runtime: Option<Runtime>,
@@ -59,6 +61,7 @@ impl Sql {
     pub(in crate::query) fn start(
         store: Arc<Store>,
         readers: Arc<CheckedReaders>,
+        footers: Arc<Footers>,
         environment: Arc<RuntimeEnv>,
         threads: usize,
         limits: SqlLimits,
@@ -74,6 +77,7 @@ impl Sql {
             base: session::base(environment, threads.max(1)),
             store,
             readers,
+            footers,
             limits,
             running: Arc::new(Semaphore::new(limits.concurrency.max(1))),
             runtime: Some(runtime),
@@ -94,6 +98,7 @@ impl Sql {
             base: self.base.clone(),
             store: self.store.clone(),
             readers: self.readers.clone(),
+            footers: self.footers.clone(),
             sender,
             clock: Clock { spent: Duration::ZERO, limit: self.limits.timeout },
             rows_max: self.limits.rows_max,
@@ -252,6 +257,7 @@ struct Run {
     base: SessionState,
     store: Arc<Store>,
     readers: Arc<CheckedReaders>,
+    footers: Arc<Footers>,
     sender: mpsc::Sender<Message>,
     clock: Clock,
     rows_max: u64,
@@ -279,7 +285,7 @@ impl Run {
 
     async fn run(&mut self, question: &SqlQuestion) -> Result<Reader, SqlError> {
         let statement = parse(&question.text)?;
-        let state = session::of_org(&self.base, &question.org, &self.store, &self.readers);
+        let state = session::of_org(&self.base, &question.org, &self.store, &self.readers, &self.footers);
         let plan = self.clock.run(state.statement_to_plan(statement)).await??;
         only_reads(&plan)?;
         let rows = self.start(&state, &plan).await?;

@@ -17,6 +17,7 @@ use super::attempts::OrgAttempts;
 use super::date_trunc::DateTrunc;
 use super::latest::OrgLatest;
 use super::samples::OrgSamples;
+use crate::query::footers::Footers;
 use crate::query::metadata::CheckedReaders;
 use crate::store::Store;
 
@@ -75,10 +76,11 @@ pub(super) fn of_org(
     org: &str,
     store: &Arc<Store>,
     readers: &Arc<CheckedReaders>,
+    footers: &Arc<Footers>,
 ) -> SessionState {
     let tables = OrgTables {
         samples: Arc::new(OrgSamples::new(org, store.snapshot(), readers.clone())),
-        latest: Arc::new(OrgLatest::new(org, store.clone())),
+        latest: Arc::new(OrgLatest::new(org, store.clone(), footers.clone())),
         attempts: Arc::new(OrgAttempts::new(org, store.snapshot())),
     };
     let catalogs = Arc::new(OrgCatalogs(Arc::new(OrgCatalog(Arc::new(tables)))));
