@@ -10,6 +10,7 @@
 //!
 //! - [`registry`]: the metrics, their units and ranges
 //! - [`timestamp`]: RFC 3339 in and out
+//! - `number`: numbers out
 //! - [`batch`]: one request's points, validated, as columns
 //! - [`budget`]: bytes that bodies and queued frames may hold
 //! - [`commit`]: submissions, the ring and the committer
@@ -34,6 +35,8 @@ mod event_ids;
 #[cfg(feature = "query")]
 pub mod events;
 mod flusher;
+#[cfg(feature = "query")]
+pub mod number;
 pub mod priority;
 pub mod registry;
 pub mod stats;

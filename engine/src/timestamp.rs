@@ -107,20 +107,25 @@ pub fn write_rfc3339(ms: i64, out: &mut Vec<u8>) {
 #[derive(Debug, Default)]
 pub struct TimestampWriter {
     minute: Option<i64>,
-    /// Up to the seconds, `2026-06-30T07:45:`.
+    /// What stands before each timestamp.
+    lead: &'static [u8],
+    /// That and the timestamp up to the seconds, `2026-06-30T07:45:`.
     prefix: Vec<u8>,
 }
 
 impl TimestampWriter {
+    /// One that writes a text before each timestamp.
+    #[must_use]
+    pub fn with_lead(lead: &'static [u8]) -> TimestampWriter {
+        TimestampWriter { lead, ..TimestampWriter::default() }
+    }
+
     /// Appends what [`write_rfc3339`] appends.
     #[inline]
     pub fn write(&mut self, ms: i64, out: &mut Vec<u8>) {
         let minute = ms.div_euclid(MS_PER_MINUTE);
         if self.minute != Some(minute) {
-            self.minute = Some(minute);
-            self.prefix.clear();
-            write_rfc3339(minute * MS_PER_MINUTE, &mut self.prefix);
-            self.prefix.truncate(self.prefix.len() - "00Z".len());
+            self.enter(minute);
         }
         out.extend_from_slice(&self.prefix);
         let rest = ms.rem_euclid(MS_PER_MINUTE) as u16;
@@ -131,6 +136,14 @@ impl TimestampWriter {
             let [m1, m0] = pair(fraction % 100);
             out.extend_from_slice(&[s1, s0, b'.', b'0' + (fraction / 100) as u8, m1, m0, b'Z']);
         }
+    }
+
+    fn enter(&mut self, minute: i64) {
+        self.minute = Some(minute);
+        self.prefix.clear();
+        self.prefix.extend_from_slice(self.lead);
+        write_rfc3339(minute * MS_PER_MINUTE, &mut self.prefix);
+        self.prefix.truncate(self.prefix.len() - "00Z".len());
     }
 }
 

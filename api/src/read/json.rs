@@ -1,5 +1,6 @@
 //! Printing samples in AVYCENNA's shape, by hand into bytes.
 
+use systole_engine::number::write_finite;
 use systole_engine::timestamp::{TimestampWriter, write_offset, write_rfc3339};
 use systole_engine::{Bucket, SampleRow};
 
@@ -62,7 +63,7 @@ pub(super) fn put_bucket(out: &mut Vec<u8>, bucket: &Bucket) {
 
 /// A number as JSON; whole ones print as `62.0`.
 pub(super) fn put_number(out: &mut Vec<u8>, number: f64) {
-    out.extend_from_slice(zmij::Buffer::new().format_finite(number).as_bytes());
+    write_finite(number, out);
 }
 
 pub(super) fn put_time(out: &mut Vec<u8>, ms: i64) {

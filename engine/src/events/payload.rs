@@ -29,6 +29,7 @@ use systole_storage::journal::LogError;
 use super::erased::ErasedNow;
 use super::reader::{EVENT_SAMPLES_MAX, JournalEvents, verdict_of};
 use super::topics::EventTopics;
+use crate::number::write_finite;
 use crate::registry::{Metric, MetricId, Registry};
 use crate::timestamp::{TimestampWriter, write_offset, write_rfc3339};
 use joined::Joined;
@@ -297,7 +298,34 @@ impl Samples {
 
     fn write_samples(&self, part: &Part, words: &Words<'_>, out: &mut Vec<u8>) {
         let frame = &self.frame;
-        let group = frame.group(part.group);
+        let mut around = Around::new(&frame.group(part.group), words);
+        let mut times = TimestampWriter::with_lead(b"{\"timestamp\":\"");
+        part.rows.for_each(|row| {
+            around.turn(frame.zone(row), frame.is_daily_total(row));
+            times.write(frame.recorded_at(row), out);
+            out.extend_from_slice(&around.between);
+            write_finite(frame.value(row), out);
+            out.extend_from_slice(&around.behind);
+        });
+    }
+}
+
+/// What stands around the time and the value of a sample: the same from sample to sample,
+/// but where the zone or the kind of total changes.
+struct Around {
+    zone: Option<i16>,
+    is_daily_total: Option<bool>,
+    /// From the time to the value, and of it what follows the zone.
+    between: Vec<u8>,
+    typed: Vec<u8>,
+    /// From the value to the next sample, and of it what precedes the kind of total.
+    behind: Vec<u8>,
+    sourced: Vec<u8>,
+}
+
+impl Around {
+    /// Of a sample without a zone that does not say whether it is a day's total.
+    fn new(group: &Group<'_>, words: &Words<'_>) -> Around {
         let mut typed = b"\"type\":".to_vec();
         write_string(words.code, &mut typed);
         typed.extend_from_slice(b",\"value\":");
@@ -311,26 +339,38 @@ impl Samples {
             None => sourced.extend_from_slice(b"null"),
         }
         sourced.extend_from_slice(b"},\"is_daily_total\":");
-        let (mut numbers, mut times) = (zmij::Buffer::new(), TimestampWriter::default());
-        part.rows.for_each(|row| {
-            out.extend_from_slice(b"{\"timestamp\":\"");
-            times.write(frame.recorded_at(row), out);
-            match frame.zone(row) {
-                None => out.extend_from_slice(b"\",\"zone_offset\":null,"),
-                Some(minutes) => {
-                    out.extend_from_slice(b"\",\"zone_offset\":\"");
-                    write_offset(minutes, out);
-                    out.extend_from_slice(b"\",");
-                }
+        let (between, behind) = (Vec::new(), Vec::new());
+        let mut around = Around { zone: None, is_daily_total: None, between, typed, behind, sourced };
+        around.set(None, None);
+        around
+    }
+
+    #[inline]
+    fn turn(&mut self, zone: Option<i16>, is_daily_total: Option<bool>) {
+        if (self.zone, self.is_daily_total) != (zone, is_daily_total) {
+            self.set(zone, is_daily_total);
+        }
+    }
+
+    #[cold]
+    fn set(&mut self, zone: Option<i16>, is_daily_total: Option<bool>) {
+        (self.zone, self.is_daily_total) = (zone, is_daily_total);
+        self.between.clear();
+        match zone {
+            None => self.between.extend_from_slice(b"\",\"zone_offset\":null,"),
+            Some(minutes) => {
+                self.between.extend_from_slice(b"\",\"zone_offset\":\"");
+                write_offset(minutes, &mut self.between);
+                self.between.extend_from_slice(b"\",");
             }
-            out.extend_from_slice(&typed);
-            out.extend_from_slice(numbers.format_finite(frame.value(row)).as_bytes());
-            out.extend_from_slice(&sourced);
-            out.extend_from_slice(match frame.is_daily_total(row) {
-                None => b"null},",
-                Some(true) => b"true},",
-                Some(false) => b"false},",
-            });
+        }
+        self.between.extend_from_slice(&self.typed);
+        self.behind.clear();
+        self.behind.extend_from_slice(&self.sourced);
+        self.behind.extend_from_slice(match is_daily_total {
+            None => b"null},",
+            Some(true) => b"true},",
+            Some(false) => b"false},",
         });
     }
 }

@@ -16,6 +16,7 @@ use datafusion::prelude::SessionConfig;
 use super::attempts::OrgAttempts;
 use super::date_trunc::DateTrunc;
 use super::latest::OrgLatest;
+use super::neighbours::GroupNeighbours;
 use super::samples::OrgSamples;
 use crate::query::footers::Footers;
 use crate::query::metadata::CheckedReaders;
@@ -60,6 +61,7 @@ pub(super) fn base(environment: Arc<RuntimeEnv>, threads: usize) -> SessionState
         .with_scalar_functions(functions())
         .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
         .with_window_functions(SessionStateDefaults::default_window_functions())
+        .with_physical_optimizer_rule(Arc::new(GroupNeighbours))
         .build()
 }
 
