@@ -25,7 +25,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use systole_storage::files::{DataFile, erased_in};
 use systole_storage::frame::Frame;
-use systole_storage::journal::{Log, RewriteError};
+use systole_storage::journal::{AppendError, Log, RewriteError};
 use systole_storage::query::{QueryError, QueryPool};
 use systole_storage::{CatalogError, Orders, Removed, Store, StoreError};
 use tokio::sync::oneshot;
@@ -65,6 +65,8 @@ enum Halt {
     Store(#[from] StoreError),
     #[error("the catalog failed")]
     Catalog(#[from] CatalogError),
+    #[error("the journal's current segment cannot be sealed")]
+    Seal(#[from] AppendError),
     #[error("a journal segment cannot be written anew")]
     Segment(#[from] RewriteError),
     #[error("the newest value that is left cannot be found")]
@@ -75,6 +77,19 @@ enum Halt {
     StillRead { files: usize },
     #[error("the server is stopping")]
     Stopping,
+}
+
+impl Halt {
+    /// Whether the disk was full, which heals.
+    fn is_full(&self) -> bool {
+        match self {
+            Halt::Store(error) => error.is_full(),
+            Halt::Catalog(error) => error.is_full(),
+            Halt::Seal(error) => matches!(error, AppendError::Full(_)),
+            Halt::Segment(error) => error.is_full(),
+            _ => false,
+        }
+    }
 }
 
 /// The state of the thread.
@@ -237,7 +252,7 @@ impl Eraser {
     fn rewrite_segments(&self, orders: &Orders) -> Result<(), Halt> {
         let (reply, current) = oneshot::channel();
         self.intake.request_seal(reply);
-        let current = current.blocking_recv().map_err(|_| Halt::Stopping)?;
+        let current = current.blocking_recv().map_err(|_| Halt::Stopping)??;
         let rewriter = self.log.rewriter();
         for id in rewriter.before(current) {
             if self.log.is_stopped() {
@@ -328,9 +343,9 @@ fn count<'a>(counts: &mut Counts, ids: impl IntoIterator<Item = &'a String>, add
 /// What whoever asked is told.
 fn answer(halt: Halt) -> FlushError {
     match halt {
-        Halt::Stopping => FlushError::Stopping,
+        Halt::Stopping | Halt::Seal(AppendError::Poisoned { .. }) => FlushError::Stopping,
         Halt::Flush(error) => error,
-        Halt::Store(error) if error.is_full() => FlushError::DiskFull,
+        halt if halt.is_full() => FlushError::DiskFull,
         other => FlushError::Failed { reason: chain(&other) },
     }
 }
@@ -356,5 +371,27 @@ impl EraserHandle {
     pub(crate) fn stop(&self) {
         // One that is gone needs no stop.
         let _ = self.0.send(Request::Stop);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_whatever_step_met_it() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let path = || "0000000001.segment".into();
+        for halt in [
+            Halt::Seal(AppendError::Full(full())),
+            Halt::Segment(RewriteError::Io { path: path(), source: full() }),
+            Halt::Store(StoreError::Io { path: path(), source: full() }),
+        ] {
+            assert_eq!(answer(halt), FlushError::DiskFull);
+        }
+        let files = Halt::Seal(AppendError::NoSegment(io::Error::other("too many open files")));
+        assert!(matches!(answer(files), FlushError::Failed { reason } if reason.contains("cannot be sealed")));
     }
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::index::{JournalIndex, MARK_BYTES, Mark};
 use super::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentId};
-use crate::disk::Disk;
+use crate::disk::{Disk, is_full};
 use crate::frame::{FRAME_ALIGN, FrameFault, Header, verify};
 
 /// Why a segment was not written anew.
@@ -41,6 +41,14 @@ pub enum RewriteError {
         /// What is wrong with it.
         fault: FrameFault,
     },
+}
+
+impl RewriteError {
+    /// Whether the disk was full, which heals.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self, RewriteError::Io { source, .. } if is_full(source))
+    }
 }
 
 /// Writes sealed segments anew; the committer goes on meanwhile.
