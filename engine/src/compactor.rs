@@ -53,6 +53,8 @@ pub(crate) enum Request {
     Rewrite(Rewrite),
     /// Take attempts out of their files.
     Erase(EraseAttempts),
+    /// Remove replaced files that nobody reads any more.
+    Bury(std::sync::mpsc::Sender<Result<(), StoreError>>),
 }
 
 /// Says of a file whether it is to be written anew.
@@ -117,6 +119,15 @@ impl CompactorHandle {
         outcome.recv().ok().filter(|_| !self.stopping.load(Ordering::Relaxed))
     }
 
+    /// Removes replaced files that nobody reads any more, as soon as the job that runs is
+    /// done and before the next. Blocks; `None` if the thread ended before.
+    #[cfg_attr(not(feature = "query"), expect(dead_code, reason = "erasures need queries"))]
+    pub(crate) fn bury(&self) -> Option<Result<(), StoreError>> {
+        let (reply, outcome) = mpsc::channel();
+        self.requests.send(Request::Bury(reply)).ok()?;
+        outcome.recv().ok()
+    }
+
     /// Ends the thread within some thousand rows.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
@@ -133,6 +144,9 @@ pub(crate) struct Compactor {
     stopping: Arc<AtomicBool>,
     /// Of one core; 0 holds it, but for what is asked for.
     share: f64,
+    /// Whether the last look began with attempts: they take turns with samples, so that
+    /// neither waits while there is always something of the other.
+    attempts_first: bool,
 }
 
 impl Compactor {
@@ -143,15 +157,21 @@ impl Compactor {
         handle: &CompactorHandle,
         share: f64,
     ) -> Compactor {
-        Compactor { store, counters, settled, stopping: handle.stopping.clone(), share }
+        let stopping = handle.stopping.clone();
+        Compactor { store, counters, settled, stopping, share, attempts_first: false }
     }
 
     /// Runs until it is stopped.
-    pub(crate) fn run(self, requests: &Receiver<Request>) {
+    pub(crate) fn run(mut self, requests: &Receiver<Request>) {
         crate::priority::give_way();
-        let mut wait = Duration::ZERO;
+        let mut due = Instant::now();
         while !self.stopping() {
-            let outcome = match requests.recv_timeout(wait) {
+            let outcome = match requests.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(Request::Bury(reply)) => {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(self.store.bury().map(drop));
+                    continue;
+                }
                 Ok(Request::Whole(reply)) => self.whole(reply),
                 Ok(Request::Rewrite(rewrite)) => self.rewrite(&rewrite),
                 Ok(Request::Erase(erase)) => self.erase_attempts(&erase),
@@ -159,7 +179,7 @@ impl Compactor {
                 Err(RecvTimeoutError::Disconnected) => break,
             };
             let outcome = outcome.and_then(|more| self.store.bury().map(|_| more));
-            wait = match outcome {
+            let pause = match outcome {
                 Ok(true) => Duration::ZERO,
                 Ok(false) => IDLE,
                 Err(error) => {
@@ -168,6 +188,7 @@ impl Compactor {
                     RETRY
                 }
             };
+            due = Instant::now() + pause;
         }
         tracing::info!("compaction thread stopped");
     }
@@ -176,16 +197,24 @@ impl Compactor {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// The most useful job; says whether there may be another.
-    fn some(&self) -> Result<bool, StoreError> {
+    /// The most useful job of samples, or of attempts; says whether there may be another.
+    fn some(&mut self) -> Result<bool, StoreError> {
         if self.share == 0.0 {
             return Ok(false);
         }
+        self.attempts_first = !self.attempts_first;
         let started = Instant::now();
         let mut pace = Budget::new(self, self.share);
-        let mut report = self.store.compact_some((self.settled)(), &mut pace)?;
-        if report.is_none() {
-            report = self.store.compact_attempts(now_ms(), &mut pace)?;
+        let mut report = None;
+        for attempts in [self.attempts_first, !self.attempts_first] {
+            if report.is_some() {
+                break;
+            }
+            report = if attempts {
+                self.store.compact_attempts(now_ms(), &mut pace)?
+            } else {
+                self.store.compact_some((self.settled)(), &mut pace)?
+            };
         }
         if let Some(report) = &report {
             self.done(report, started.elapsed());
@@ -322,7 +351,118 @@ fn sleep_owed(worked: Duration, passed: Duration, share: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use systole_storage::frame::{Columns, Frame, GroupSpec, Stamp, encode_samples};
+    use systole_storage::{AttemptRow, Opened, StoreSettings, Trigger, encode_attempts};
+
     use super::*;
+
+    /// A store with runs of one sample each, and as many files of attempts of one day.
+    fn store_with_runs(data_dir: &Path, runs: u64) -> Arc<Store> {
+        let (data_dir, mib) = (data_dir.to_owned(), 1 << 20);
+        let settings =
+            StoreSettings { data_dir, segment_bytes: mib as u64, flush_bytes: 64 * mib, series_bytes: 64 * mib };
+        let Opened { store, .. } = Store::open(&settings).unwrap();
+        for run in 1..=runs {
+            let stamp = |sequence| Stamp {
+                sequence: Sequence(sequence),
+                synced: Sequence::ZERO,
+                ordering: sequence,
+                committed_at: 0,
+            };
+            let group = GroupSpec {
+                user: "u_1",
+                metric: "steps",
+                unit: "count",
+                source: "garmin",
+                device: None,
+                first: 0,
+                count: 1,
+            };
+            let columns = Columns {
+                recorded_at: &[run.cast_signed()],
+                value: &[1.0],
+                zone: None,
+                ended_at: None,
+                daily: None,
+            };
+            let samples = encode_samples("acme", false, &[group], columns).seal(stamp(2 * run));
+            let attempts = encode_attempts("acme", &[attempt()]).seal(stamp(2 * run + 1));
+            let frames = [samples, attempts].map(|bytes| Frame::parse(bytes.into()).unwrap());
+            store.publish_frames(&frames);
+            let buffer = store.freeze().unwrap();
+            store.flush(&buffer, Sequence::ZERO).unwrap();
+        }
+        store
+    }
+
+    fn attempt() -> AttemptRow {
+        AttemptRow {
+            at_ms: now_ms() - 2 * 86_400_000,
+            tie: 0,
+            endpoint: "ep_1".to_owned(),
+            message: "evt_1".to_owned(),
+            delivery: "dlv_1".to_owned(),
+            sequence: 1,
+            group: 0,
+            chunk: 0,
+            kind: 1,
+            user: None,
+            event_type: "steps.created".to_owned(),
+            number: 1,
+            trigger: Trigger::Scheduled,
+            success: true,
+            status_code: Some(204),
+            error: None,
+            duration_us: 1,
+            url: String::new(),
+            response_headers: String::new(),
+            response_body: String::new(),
+        }
+    }
+
+    fn compactor(store: &Arc<Store>, handle: &CompactorHandle) -> Compactor {
+        Compactor::new(store.clone(), Arc::default(), Box::new(|| Sequence::ZERO), handle, 1.0)
+    }
+
+    #[test]
+    fn samples_and_attempts_take_turns_while_there_is_always_more_of_both() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store_with_runs(dir.path(), 80);
+        let (handle, _requests) = CompactorHandle::new();
+        let mut compactor = compactor(&store, &handle);
+        let attempts = || store.snapshot().attempts.iter().count();
+        let (runs_before, attempts_before) = (store.backlog_runs(), attempts());
+        assert!(compactor.some().unwrap() && compactor.some().unwrap());
+        assert!(attempts() > 1 && attempts() < attempts_before, "{} files of attempts", attempts());
+        assert!(store.backlog_runs() > 8 && store.backlog_runs() < runs_before);
+    }
+
+    #[test]
+    fn replaced_files_are_removed_between_two_looks_for_a_merge() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store_with_runs(dir.path(), 40);
+        let (handle, requests) = CompactorHandle::new();
+        // Held up at each look for a merge of samples.
+        let ((looks, looked), (go, held)) = (mpsc::channel(), mpsc::channel::<()>());
+        let mut compactor = compactor(&store, &handle);
+        compactor.settled = Box::new(move || {
+            let _ = looks.send(());
+            let _ = held.recv();
+            Sequence::ZERO
+        });
+        let running = std::thread::spawn(move || compactor.run(&requests));
+        looked.recv().unwrap();
+        let (reply, buried) = mpsc::channel();
+        handle.requests.send(Request::Bury(reply)).unwrap();
+        go.send(()).unwrap();
+        buried.recv_timeout(Duration::from_secs(60)).unwrap().unwrap();
+        assert!(!store.has_replaced_files());
+        handle.stop();
+        drop(go);
+        running.join().unwrap();
+    }
 
     #[test]
     fn a_thread_that_did_not_get_its_share_does_not_sleep() {

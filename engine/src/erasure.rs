@@ -295,7 +295,7 @@ impl Eraser {
             if Instant::now() > deadline {
                 return Err(Halt::StillRead { files: self.replaced.len() });
             }
-            self.compactor.look();
+            self.compactor.bury().ok_or(Halt::Stopping)??;
             std::thread::sleep(READERS_LOOK);
         }
     }
