@@ -5,8 +5,10 @@
 //! keeps write amplification under 5; reads meet at most 7 runs of a level and a
 //! few files of a period.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+use hashbrown::HashMap;
 
 use super::output::{Place, Places};
 use super::periods::choose;
@@ -107,7 +109,7 @@ impl Job {
         }
         let (mut days, mut bytes) = (BTreeMap::new(), 0.0);
         for file in &self.inputs {
-            for section in file.record.sections.iter().filter(|it| it.metric == metric && it.org == org) {
+            if let Some(section) = file.record.section(org, metric) {
                 add_days(&mut days, section);
                 bytes += file.record.bytes as f64 * section.rows as f64 / file.record.rows.max(1) as f64;
             }
@@ -196,7 +198,10 @@ pub(crate) fn next_job(files: &FileSet, now: i64, cutoff: &Cutoff<'_>) -> Option
     runs_by_level(files).into_values().find_map(|runs| job_of_runs(&runs, now)).or_else(|| {
         let crowded = |(_, files): (_, Vec<Arc<DataFile>>)| close_in_size(files);
         let partitions = partitions(files);
-        let moved = || partitions.values().find(|inputs| inputs.iter().any(|file| is_misplaced(files, file)));
+        let moved = || {
+            let existing = Existing::of(files);
+            partitions.values().find(|inputs| inputs.iter().any(|file| existing.is_misplaced(file)))
+        };
         let inputs = partitions.clone().into_iter().find_map(crowded);
         let inputs = inputs.or_else(|| moved().map(|inputs| smallest(inputs.clone())));
         let worn = || files.iter().find(|file| is_worn(&file.record, now, cutoff));
@@ -228,23 +233,36 @@ fn smallest(mut files: Vec<Arc<DataFile>>) -> Vec<Arc<DataFile>> {
     files
 }
 
-/// Whether a file has rows of a day for which there is a finer period by now: they came
-/// when nobody knew that so many would follow. While they lie here, two files may hold
-/// one key.
-fn is_misplaced(files: &FileSet, file: &DataFile) -> bool {
-    let Some(period) = Period::parse(&file.record.period) else { return false };
-    if let Period::Day(_) = period {
-        return false;
+/// The periods that each organisation's metric has files of.
+struct Existing<'a>(HashMap<(&'a str, &'a str), BTreeSet<Period>>);
+
+impl<'a> Existing<'a> {
+    fn of(files: &'a FileSet) -> Existing<'a> {
+        let mut periods: HashMap<(&str, &str), BTreeSet<Period>> = HashMap::new();
+        for record in files.iter().map(|file| &file.record) {
+            if let Some(period) = Period::parse(&record.period) {
+                periods.entry((&record.org, &record.metric)).or_default().insert(period);
+            }
+        }
+        Existing(periods)
     }
-    let is_year = matches!(period, Period::Year(_));
-    file.record.sections.iter().any(|section| {
-        let existing = periods_of(files.of(&section.org, &section.metric));
-        let finer = |day: i32| {
-            existing.contains_key(&Period::Day(day))
-                || is_year && existing.contains_key(&Period::month_of(day))
+
+    /// Whether a file has rows of a day for which there is a finer period by now: they
+    /// came when nobody knew that so many would follow. While they lie here, two files
+    /// may hold one key.
+    fn is_misplaced(&self, file: &DataFile) -> bool {
+        let record = &file.record;
+        let Some(period) = Period::parse(&record.period) else { return false };
+        let Some(existing) = self.0.get(&(record.org.as_str(), record.metric.as_str())) else { return false };
+        let is_finer = |day: i32| match period {
+            Period::Day(_) => false,
+            Period::Month(..) => existing.contains(&Period::Day(day)),
+            Period::Year(_) => {
+                existing.contains(&Period::Day(day)) || existing.contains(&Period::month_of(day))
+            }
         };
-        section.days.iter().any(|&(day, _)| finer(day))
-    })
+        record.sections.iter().any(|section| section.days.iter().any(|&(day, _)| is_finer(day)))
+    }
 }
 
 fn job_of_runs(runs: &[Arc<DataFile>], now: i64) -> Option<Job> {
@@ -333,13 +351,14 @@ pub(crate) fn whole_store(
         let work = if few { Work::Runs { all: true } } else { Work::Gather };
         return Some(Job { inputs, work });
     }
+    let existing = Existing::of(files);
     let unfinished = |of_partition: &Vec<Arc<DataFile>>| {
         let rolled = byte_len(of_partition) > FILE_BYTES_MAX;
         let many = of_partition.len() > 1
             && !(rolled && of_partition.iter().all(|file| is_whole(file)) && disjoint(of_partition));
         many || of_partition
             .iter()
-            .any(|file| is_misplaced(files, file) || !done(file) && (!is_whole(file) || rewrite(file)))
+            .any(|file| existing.is_misplaced(file) || !done(file) && (!is_whole(file) || rewrite(file)))
     };
     let (_, inputs) = partitions(files).into_iter().find(|(_, of_partition)| unfinished(of_partition))?;
     Some(Job { inputs: smallest(inputs), work: Work::Period })
@@ -360,8 +379,6 @@ fn disjoint(files: &[Arc<DataFile>]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     #[test]
