@@ -50,7 +50,8 @@ pub struct FileRecord {
     /// Its rows by (organisation, metric), in file order, which is that of their
     /// bytes; a file of a period has one section.
     pub sections: Vec<SectionRecord>,
-    /// When it was written, milliseconds; set by the catalog.
+    /// When it was written, milliseconds; of a run that was only written anew, when
+    /// the first one was.
     pub created_at: i64,
 }
 

@@ -97,9 +97,17 @@ impl Job {
     pub(crate) fn levels(&self) -> (u32, u32) {
         let highest = self.inputs.iter().map(|file| file.record.level).max().unwrap_or_default();
         match self.work {
+            _ if self.cleans_run() => (1, highest.max(1)),
             Work::Runs { .. } | Work::Gather => (1, highest + 1),
             Work::Period => ((highest + 1).min(9), highest + 1),
         }
+    }
+
+    /// Whether it writes one run anew. That run stays where it was on its way: with
+    /// another level it would not meet those it was to be merged with, with another age
+    /// its rows would wait anew for their periods. Only a flush's files are of level 0.
+    pub(crate) fn cleans_run(&self) -> bool {
+        self.work == Work::Gather && self.inputs.len() == 1
     }
 
     /// Where the days of a metric go.

@@ -157,7 +157,7 @@ impl Store {
             outputs.push(block, rows)
         });
         let finished = merged.and_then(|rows_read| Ok((rows_read, outputs.finish()?)));
-        let (rows_read, (records, rows_written)) = match finished {
+        let (rows_read, (mut records, rows_written)) = match finished {
             Ok(finished) => finished,
             Err(error) => {
                 self.abandon(outputs);
@@ -165,6 +165,9 @@ impl Store {
             }
         };
         let numbers = outputs.into_numbers();
+        if job.cleans_run() {
+            records.iter_mut().for_each(|record| record.created_at = job.inputs[0].record.created_at);
+        }
         let report = CompactionReport {
             jobs: 1,
             inputs: job.inputs.len() as u64,
