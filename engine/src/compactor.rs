@@ -9,7 +9,7 @@
 //! is done again by the next start.
 //!
 //! A job that fails is logged, counted and tried again after a pause; nothing was
-//! changed by it.
+//! changed by it. A file that is damaged is logged once and left out.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -238,7 +238,7 @@ impl Compactor {
             Ok(_) if self.stopping() => Err(FlushError::Stopping),
             Ok(report) => {
                 self.done(report, started.elapsed());
-                Ok(*report)
+                unless_damaged(self.store.damaged_files(), *report)
             }
             Err(error) if error.is_full() => Err(FlushError::DiskFull),
             Err(error) => Err(FlushError::Failed { reason: chain(error) }),
@@ -299,6 +299,13 @@ impl Compactor {
             "compacted"
         );
     }
+}
+
+/// The answer of a compaction of everything: not all is in its period if files are damaged.
+fn unless_damaged(damaged: Vec<String>, report: CompactionReport) -> Result<CompactionReport, FlushError> {
+    let Some(first) = damaged.first() else { return Ok(report) };
+    let reason = format!("{} damaged files were left out, {first} among them", damaged.len());
+    Err(FlushError::Failed { reason })
 }
 
 fn now_ms() -> i64 {

@@ -429,6 +429,7 @@ impl Engine {
             compaction_written_bytes: read(&counters.compaction_written_bytes),
             backlog: inner.store.backlog(),
             files: snapshot.files.len() as u64,
+            damaged_files: inner.store.damaged_files().len() as u64,
             file_bytes: snapshot.files.byte_len(),
             series: inner.store.series().stats(),
             checkpoint_failures: read(&counters.checkpoint_failures),

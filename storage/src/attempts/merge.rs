@@ -27,7 +27,7 @@ const BATCH_ROWS: usize = 256;
 /// all that fit into one file, else those of a level that has too many.
 pub(crate) fn due_merge(set: &AttemptSet, now_ms: i64) -> Option<Vec<AttemptFile>> {
     let mut days: BTreeMap<(&str, &str), Vec<&AttemptFile>> = BTreeMap::new();
-    for file in set.iter() {
+    for file in set.iter().filter(|file| !file.data().is_damaged()) {
         days.entry((&file.record().org, &file.record().period)).or_default().push(file);
     }
     days.into_values().find_map(|files| due_of_day(&files, now_ms))

@@ -3,7 +3,7 @@
 //! Constraints: a row is written once by its flush, once or twice on its way into
 //! its period, and about once for each sixfold growth of the period's files, which
 //! keeps write amplification under 5; reads meet at most 7 runs of a level and a
-//! few files of a period.
+//! few files of a period. A file that was found damaged is in no job.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -198,10 +198,15 @@ fn add_days(days: &mut BTreeMap<i32, u64>, section: &SectionRecord) {
     (first..=last).for_each(|day| *days.entry(day).or_default() += section.rows.div_ceil(count));
 }
 
+/// Files that can be merged: not those that were found damaged.
+fn whole(files: &FileSet) -> impl Iterator<Item = &Arc<DataFile>> {
+    files.iter().filter(|file| !file.is_damaged())
+}
+
 /// Samples of an organisation's metric recorded before this are aged, milliseconds.
 pub(crate) type Cutoff<'a> = dyn Fn(&str, &str) -> i64 + 'a;
 
-/// The most useful job, if there is one. `now` in milliseconds.
+/// The most useful job of files that are whole, if there is one. `now` in milliseconds.
 pub(crate) fn next_job(files: &FileSet, now: i64, cutoff: &Cutoff<'_>) -> Option<Job> {
     runs_by_level(files).into_values().find_map(|runs| job_of_runs(&runs, now)).or_else(|| {
         let crowded = |(_, files): (_, Vec<Arc<DataFile>>)| close_in_size(files);
@@ -212,7 +217,7 @@ pub(crate) fn next_job(files: &FileSet, now: i64, cutoff: &Cutoff<'_>) -> Option
         };
         let inputs = partitions.clone().into_iter().find_map(crowded);
         let inputs = inputs.or_else(|| moved().map(|inputs| smallest(inputs.clone())));
-        let worn = || files.iter().find(|file| is_worn(&file.record, now, cutoff));
+        let worn = || whole(files).find(|file| is_worn(&file.record, now, cutoff));
         let inputs = inputs.or_else(|| worn().map(|file| vec![file.clone()]));
         inputs.map(|inputs| Job { inputs, work: Work::Period })
     })
@@ -286,7 +291,7 @@ fn job_of_runs(runs: &[Arc<DataFile>], now: i64) -> Option<Job> {
 /// Runs, the oldest of each level first.
 fn runs_by_level(files: &FileSet) -> BTreeMap<u32, Vec<Arc<DataFile>>> {
     let mut levels: BTreeMap<u32, Vec<Arc<DataFile>>> = BTreeMap::new();
-    for run in files.iter().filter(|file| file.is_run()) {
+    for run in whole(files).filter(|file| file.is_run()) {
         levels.entry(run.record.level).or_default().push(run.clone());
     }
     levels.values_mut().for_each(|runs| runs.sort_by_key(|run| run.record.sequence_first));
@@ -299,7 +304,7 @@ type Shared = (String, String, Period, u32, u32);
 
 fn partitions(files: &FileSet) -> BTreeMap<Shared, Vec<Arc<DataFile>>> {
     let mut periods: BTreeMap<(&str, &str, Period), Vec<&Arc<DataFile>>> = BTreeMap::new();
-    for file in files.iter() {
+    for file in whole(files) {
         if let Some(period) = Period::parse(&file.record.period) {
             let key = (file.record.org.as_str(), file.record.metric.as_str(), period);
             periods.entry(key).or_default().push(file);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use super::compaction::leave_out;
 use super::start::{present, remove_for_good};
 use super::{Pace, Snapshot, Store, StoreError};
 use crate::attempts::{
@@ -90,9 +91,14 @@ impl Store {
             self.replace_attempts(&aged, None, &[])?;
             return Ok(Some(report(&aged, None, 0)));
         }
-        let Some(files) = due_merge(&attempts, now_ms) else { return Ok(None) };
-        let level = files.iter().map(|file| file.record().level).max().unwrap_or_default() + 1;
-        self.rewrite_attempts(&files, level, &|_| true, pace)
+        loop {
+            let Some(files) = due_merge(&attempts, now_ms) else { return Ok(None) };
+            let level = files.iter().map(|file| file.record().level).max().unwrap_or_default() + 1;
+            match self.rewrite_attempts(&files, level, &|_| true, pace) {
+                Err(StoreError::Read(error)) if leave_out(files.iter().map(AttemptFile::data), &error) => {}
+                done => return done,
+            }
+        }
     }
 
     /// Takes rows about erased users out of the files. The compaction thread's. Ends

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use super::start::{remove_abandoned, remove_for_good};
 use super::{Snapshot, Store, StoreError};
+use crate::attempts::AttemptFile;
 use crate::catalog::FileRecord;
 use crate::compact::{
     Backlog, CompactionReport, Hides, Job, MergeError, Numbers, Outputs, Work, merge, next_job, whole_store,
 };
-use crate::files::DataFile;
+use crate::files::{DataFile, FileReadError};
 use crate::frame::Sequence;
 
 /// What a compaction asks while it goes on.
@@ -47,15 +48,21 @@ impl Store {
     ) -> Result<Option<CompactionReport>, StoreError> {
         let now = crate::catalog::now_ms();
         let hidden = self.hidden();
-        match next_job(&self.snapshot().files, now, &|org, metric| hidden.cutoff(org, metric)) {
-            Some(job) => self.compact(&job, settled, pace).map(|done| done.map(|(report, _)| report)),
-            None => Ok(None),
+        loop {
+            let files = self.snapshot().files.clone();
+            let job = next_job(&files, now, &|org, metric| hidden.cutoff(org, metric));
+            let Some(job) = job else { return Ok(None) };
+            match self.compact(&job, settled, pace) {
+                Err(StoreError::Read(error)) if leave_out(&job.inputs, &error) => {}
+                done => return Ok(done?.map(|(report, _)| report)),
+            }
         }
     }
 
     /// Brings every run into its periods, makes each partition one file without
-    /// superseded rows, and rewrites every file that `rewrite` names. The compaction
-    /// thread's. Ends early, with what it did, if the pace says so.
+    /// superseded rows, and rewrites every file that `rewrite` names; damaged files stay
+    /// as they are. The compaction thread's. Ends early, with what it did, if the pace
+    /// says so.
     ///
     /// # Errors
     /// [`StoreError`]; jobs that were done stay done.
@@ -75,7 +82,11 @@ impl Store {
             let meant =
                 |file: &DataFile| present.contains(&file.record.path) || written.contains(&file.record.path);
             let Some(job) = whole_store(&files, &meant, rewrite, &done) else { break };
-            let Some((report, paths)) = self.compact(&job, settled, pace)? else { break };
+            let done = match self.compact(&job, settled, pace) {
+                Err(StoreError::Read(error)) if leave_out(&job.inputs, &error) => continue,
+                done => done?,
+            };
+            let Some((report, paths)) = done else { break };
             total = total.plus(report);
             written.extend(paths);
         }
@@ -118,6 +129,17 @@ impl Store {
         let sections = &file.record.sections;
         !sections.is_empty()
             && sections.iter().all(|section| section.time_max < hidden.cutoff(&section.org, &section.metric))
+    }
+
+    /// Paths of files that were found damaged since the start, sorted.
+    #[must_use]
+    pub fn damaged_files(&self) -> Vec<String> {
+        let snapshot = self.snapshot();
+        let attempts = snapshot.attempts.iter().map(AttemptFile::data);
+        let damaged = snapshot.files.iter().chain(attempts).filter(|file| file.is_damaged());
+        let mut paths: Vec<String> = damaged.map(path_of).collect();
+        paths.sort();
+        paths
     }
 
     /// How much there is to compact.
@@ -256,6 +278,21 @@ impl Store {
         }
         Ok(dead.len())
     }
+}
+
+/// Whether an error says that one of `files` is damaged. It is known from then on, and
+/// logged once.
+pub(super) fn leave_out<'a>(
+    files: impl IntoIterator<Item = &'a Arc<DataFile>>,
+    error: &FileReadError,
+) -> bool {
+    let met = files.into_iter().find(|file| file.record.path == error.path());
+    let Some(file) = met.filter(|file| error.is_damage(file)) else { return false };
+    if file.set_damaged() {
+        let (path, error) = (error.path(), error as &dyn std::error::Error);
+        tracing::error!(path, error, "a data file is damaged; merges and erasures leave it out");
+    }
+    true
 }
 
 fn path_of(file: &Arc<DataFile>) -> String {
