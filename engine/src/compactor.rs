@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use systole_storage::attempts::AttemptFile;
 use systole_storage::files::DataFile;
 use systole_storage::frame::Tombstone;
 use systole_storage::{CompactionReport, ErasedAttempts, Pace, Sequence, Store, StoreError};
@@ -60,16 +61,22 @@ pub(crate) enum Request {
 /// Says of a file whether it is to be written anew.
 pub(crate) type Which = Box<dyn Fn(&Arc<DataFile>) -> Result<bool, StoreError> + Send>;
 
+/// The damaged files among those that were to be written anew.
+pub(crate) type Rewritten = Result<Vec<Arc<DataFile>>, StoreError>;
+
 /// Files to be written anew without what is hidden.
 pub(crate) struct Rewrite {
     which: Which,
-    reply: std::sync::mpsc::Sender<Result<(), StoreError>>,
+    reply: std::sync::mpsc::Sender<Rewritten>,
 }
+
+/// Files of attempts that were written anew, and the damaged ones among all.
+pub(crate) type ErasedFiles = (Vec<ErasedAttempts>, Result<Vec<AttemptFile>, StoreError>);
 
 /// Orders whose attempts are to be taken out of their files.
 pub(crate) struct EraseAttempts {
     orders: Vec<Arc<Tombstone>>,
-    reply: std::sync::mpsc::Sender<(Vec<ErasedAttempts>, Result<(), StoreError>)>,
+    reply: std::sync::mpsc::Sender<ErasedFiles>,
 }
 
 /// Talks to the thread.
@@ -101,7 +108,7 @@ impl CompactorHandle {
     /// Writes files anew without what is hidden, as soon as the job that runs is done.
     /// Blocks; `None` if the thread ended before.
     #[cfg_attr(not(feature = "query"), expect(dead_code, reason = "erasures need queries"))]
-    pub(crate) fn rewrite(&self, which: Which) -> Option<Result<(), StoreError>> {
+    pub(crate) fn rewrite(&self, which: Which) -> Option<Rewritten> {
         let (reply, outcome) = mpsc::channel();
         self.requests.send(Request::Rewrite(Rewrite { which, reply })).ok()?;
         outcome.recv().ok().filter(|_| !self.stopping.load(Ordering::Relaxed))
@@ -110,10 +117,7 @@ impl CompactorHandle {
     /// Takes attempts about erased users out of their files. Blocks; what was done counts
     /// also if it failed then. `None` if the thread ended before.
     #[cfg_attr(not(feature = "query"), expect(dead_code, reason = "erasures need queries"))]
-    pub(crate) fn erase_attempts(
-        &self,
-        orders: Vec<Arc<Tombstone>>,
-    ) -> Option<(Vec<ErasedAttempts>, Result<(), StoreError>)> {
+    pub(crate) fn erase_attempts(&self, orders: Vec<Arc<Tombstone>>) -> Option<ErasedFiles> {
         let (reply, outcome) = mpsc::channel();
         self.requests.send(Request::Erase(EraseAttempts { orders, reply })).ok()?;
         outcome.recv().ok().filter(|_| !self.stopping.load(Ordering::Relaxed))
@@ -265,7 +269,7 @@ impl Compactor {
         let mut pace = Budget::new(self, 1.0);
         let outcome = self.store.rewrite((self.settled)(), &rewrite.which, &mut pace);
         // Their bytes go at once, unless somebody reads them.
-        let outcome = outcome.and_then(|()| self.store.bury().map(drop));
+        let outcome = outcome.and_then(|damaged| self.store.bury().map(|_| damaged));
         // Whoever asked may have gone.
         let _ = rewrite.reply.send(outcome);
         Ok(true)
@@ -275,7 +279,7 @@ impl Compactor {
         let mut pace = Budget::new(self, 1.0);
         let mut erased = Vec::new();
         let outcome = self.store.erase_attempts(&erase.orders, &mut pace, &mut |file| erased.push(file));
-        let outcome = outcome.and_then(|()| self.store.bury().map(drop));
+        let outcome = outcome.and_then(|damaged| self.store.bury().map(|_| damaged));
         // Whoever asked may have gone.
         let _ = erase.reply.send((erased, outcome));
         Ok(true)

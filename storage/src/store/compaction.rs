@@ -94,8 +94,8 @@ impl Store {
     }
 
     /// Writes each of the files anew that `which` names, without what is hidden in it.
-    /// The compaction thread's. Returns the files that were replaced; ends early if the
-    /// pace says so.
+    /// The compaction thread's. Ends early if the pace says so. Returns damaged files,
+    /// which stay as they are.
     ///
     /// # Errors
     /// [`StoreError`]; files that were replaced stay so.
@@ -104,22 +104,35 @@ impl Store {
         settled: Sequence,
         which: &dyn Fn(&Arc<DataFile>) -> Result<bool, StoreError>,
         pace: &mut dyn Pace,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<Arc<DataFile>>, StoreError> {
         let files = self.snapshot().files.clone();
+        let mut damaged = Vec::new();
         for file in files.iter() {
             if !pace.go_on(0) {
                 break;
             }
-            if which(file)? {
-                if self.is_aged(file) {
-                    self.replace(std::slice::from_ref(file), Vec::new(), &[])?;
-                    continue;
-                }
-                let work = if file.is_run() { Work::Gather } else { Work::Period };
-                self.compact(&Job { inputs: vec![file.clone()], work }, settled, pace)?;
+            let rewritten = which(file).and_then(|named| {
+                if named { self.rewrite_one(file, settled, pace) } else { Ok(()) }
+            });
+            match rewritten {
+                Err(StoreError::Read(error)) if leave_out([file], &error) => damaged.push(file.clone()),
+                rewritten => rewritten?,
             }
         }
-        Ok(())
+        Ok(damaged)
+    }
+
+    fn rewrite_one(
+        &self,
+        file: &Arc<DataFile>,
+        settled: Sequence,
+        pace: &mut dyn Pace,
+    ) -> Result<(), StoreError> {
+        if self.is_aged(file) {
+            return self.replace(std::slice::from_ref(file), Vec::new(), &[]);
+        }
+        let work = if file.is_run() { Work::Gather } else { Work::Period };
+        self.compact(&Job { inputs: vec![file.clone()], work }, settled, pace).map(drop)
     }
 
     /// Whether all samples of a file are older than they are kept.

@@ -12,7 +12,8 @@ use systole_storage::frame::{
     Tombstone, Trigger, Verdict, encode_attempts, encode_changes, encode_samples, encode_tombstone,
 };
 use systole_storage::journal::{
-    AppendError, JournalWriter, Log, LogCursor, LogError, SEGMENT_HEADER_BYTES, SealedSegment, SegmentId,
+    AppendError, Broken, JournalWriter, Log, LogCursor, LogError, SEGMENT_HEADER_BYTES, SealedSegment,
+    SegmentId,
 };
 use systole_storage::series::SeriesName;
 use systole_storage::store::JOURNAL_DIR;
@@ -264,7 +265,18 @@ impl TestStore {
         let rewriter = self.log.rewriter();
         let emptied =
             |id| rewriter.rewrite(id, |header, bytes| orders.emptied(header, bytes, &mut BTreeSet::new()));
-        rewriter.before(current).into_iter().filter(|id| emptied(*id).unwrap()).count()
+        rewriter.before(current).into_iter().filter(|id| emptied(*id).unwrap().changed).count()
+    }
+
+    /// Takes what orders cover out of the journal; returns what is broken in it.
+    pub fn broken_segments(&mut self, orders: &Orders) -> Vec<Broken> {
+        let current = self.writer.seal().unwrap();
+        let rewriter = self.log.rewriter();
+        let emptied = |id| {
+            let mut touched = BTreeSet::new();
+            rewriter.rewrite(id, |header, bytes| orders.emptied(header, bytes, &mut touched)).unwrap()
+        };
+        rewriter.before(current).into_iter().filter_map(|id| emptied(id).broken).collect()
     }
 
     /// Merges what is ready to be merged; says whether there was something.
