@@ -5,8 +5,9 @@
 //! because every run is one more file that reads have to open. What counts is the CPU
 //! time of this thread: on a busy machine, where it waits for its turn anyhow, it does
 //! not sleep for that as well. A compaction that was asked for takes what it
-//! gets. It stops within some thousand rows of being told; what it had not finished
-//! is done again by the next start.
+//! gets; while it writes many files anew it merges between them if many runs wait. It
+//! stops within some thousand rows of being told; what it had not finished is done again
+//! by the next start.
 //!
 //! A job that fails is logged, counted and tried again after a pause; nothing was
 //! changed by it. A file that is damaged is logged once and left out.
@@ -266,7 +267,7 @@ impl Compactor {
     }
 
     fn rewrite(&self, rewrite: &Rewrite) -> Result<bool, StoreError> {
-        let mut pace = Budget::new(self, 1.0);
+        let mut pace = Turns { budget: Budget::new(self, 1.0), has_failed: false };
         let outcome = self.store.rewrite((self.settled)(), &rewrite.which, &mut pace);
         // Their bytes go at once, unless somebody reads them.
         let outcome = outcome.and_then(|damaged| self.store.bury().map(|_| damaged));
@@ -352,6 +353,38 @@ impl Pace for Budget<'_> {
             self.begin();
         }
         !self.compactor.stopping()
+    }
+}
+
+/// Lets a merge have its turn before each file that is written anew, while many runs
+/// wait: a rewrite of all files may take hours.
+struct Turns<'a> {
+    budget: Budget<'a>,
+    /// A merge failed: the next is tried when the rewrite is done.
+    has_failed: bool,
+}
+
+impl Pace for Turns<'_> {
+    fn go_on(&mut self, rows: u64) -> bool {
+        self.budget.go_on(rows)
+    }
+
+    fn next_file(&mut self) {
+        let compactor = self.budget.compactor;
+        let many = compactor.store.backlog_runs() >= RUNS_MANY && compactor.share > 0.0;
+        if !many || self.has_failed {
+            return;
+        }
+        let started = Instant::now();
+        match compactor.store.compact_some((compactor.settled)(), &mut self.budget) {
+            Ok(Some(report)) => compactor.done(&report, started.elapsed()),
+            Ok(None) => {}
+            Err(error) => {
+                self.has_failed = true;
+                compactor.counters.compaction_failures.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(reason = chain(&error), "a merge beside a rewrite failed, trying again later");
+            }
+        }
     }
 }
 
@@ -473,6 +506,25 @@ mod tests {
         handle.stop();
         drop(go);
         running.join().unwrap();
+    }
+
+    #[test]
+    fn runs_that_pile_up_are_merged_while_files_are_written_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store_with_runs(dir.path(), 30);
+        let (handle, _requests) = CompactorHandle::new();
+        let compactor = compactor(&store, &handle);
+        let (reply, outcome) = mpsc::channel();
+        let looked_at = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let count = looked_at.clone();
+        let which: Which = Box::new(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+            Ok(false)
+        });
+        compactor.rewrite(&Rewrite { which, reply }).unwrap();
+        assert!(outcome.recv().unwrap().unwrap().is_empty());
+        assert_eq!(looked_at.load(Ordering::Relaxed), 30, "also those that were merged meanwhile");
+        assert!(store.backlog_runs() < RUNS_MANY, "{} runs", store.backlog_runs());
     }
 
     #[test]

@@ -20,6 +20,10 @@ pub trait Pace {
     /// Called for each few thousand rows. Waits if the compaction is to take less of
     /// the machine; false ends it, and nothing has changed.
     fn go_on(&mut self, rows: u64) -> bool;
+
+    /// Called before each file that [`Store::rewrite`] looks at. Merges may be done
+    /// meanwhile.
+    fn next_file(&mut self) {}
 }
 
 /// As fast as it can.
@@ -97,6 +101,10 @@ impl Store {
     /// The compaction thread's. Ends early if the pace says so. Returns damaged files,
     /// which stay as they are.
     ///
+    /// What is merged meanwhile (see [`Pace::next_file`]) has lost what is hidden on its
+    /// way; `which` is asked of the files it was merged from all the same, so that it
+    /// knows every file that held something.
+    ///
     /// # Errors
     /// [`StoreError`]; files that were replaced stay so.
     pub fn rewrite(
@@ -111,8 +119,10 @@ impl Store {
             if !pace.go_on(0) {
                 break;
             }
+            pace.next_file();
             let rewritten = which(file).and_then(|named| {
-                if named { self.rewrite_one(file, settled, pace) } else { Ok(()) }
+                let is_there = self.snapshot().files.contains(file);
+                if named && is_there { self.rewrite_one(file, settled, pace) } else { Ok(()) }
             });
             match rewritten {
                 Err(StoreError::Read(error)) if leave_out([file], &error) => damaged.push(file.clone()),

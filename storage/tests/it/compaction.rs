@@ -1,14 +1,17 @@
 //! Compaction: runs into periods, and what it must not lose.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use systole_storage::compact::FILE_BYTES_MAX;
+use systole_storage::files::{DataFile, erased_in};
 use systole_storage::hidden::{EVERY_METRIC, RetentionRule};
 use systole_storage::{Orders, Pace, Sequence, StoreError, Unhurried};
 
-use super::fixture::{Samples, TestStore, everything_of, heart_rate};
+use super::fixture::{Merging, Samples, TestStore, everything_of, heart_rate};
 
 const JUNE_2026: i64 = 1_782_805_500_000;
 const DAY: i64 = 86_400_000;
@@ -209,6 +212,35 @@ fn a_file_may_be_rewritten_although_nothing_changed() {
     let report = store.store.compact_whole(Sequence(u64::MAX), &|_| true, &mut Unhurried).unwrap();
     assert_eq!((report.jobs, report.rows_written), (1, 3));
     assert!(FILE_BYTES_MAX > 0 && Arc::strong_count(&store.store) == 1);
+}
+
+#[test]
+fn what_is_merged_while_files_are_written_anew_loses_what_was_erased_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    for run in 0..20 {
+        for user in ["u_1", "u_2"] {
+            store.commit(&heart_rate(user, JUNE_2026 + run * 100_000, 10));
+        }
+        store.flush();
+    }
+    let before: BTreeSet<String> = store.paths().into_iter().collect();
+    let order = [store.erase("default", everything_of("u_1", false))];
+    let holds = |file: &Arc<DataFile>| Ok(!erased_in(file, &order)?.is_empty());
+    let held: RefCell<BTreeSet<String>> = RefCell::default();
+    let which = |file: &Arc<DataFile>| {
+        let holds = holds(file)?;
+        held.borrow_mut().extend(holds.then(|| file.record.path.clone()));
+        Ok(holds)
+    };
+    let damaged = store.store.rewrite(Sequence(u64::MAX), &which, &mut Merging(&store.store)).unwrap();
+    assert!(damaged.is_empty());
+    assert_eq!(*held.borrow(), before, "each of them held something");
+    assert!(store.paths().len() < 10, "many were merged: {:?}", store.paths());
+    assert!(store.store.snapshot().files.iter().all(|file| !holds(file).unwrap()));
+    assert_eq!(rows(&store), 200);
+    store.store.bury().unwrap();
+    assert!(before.iter().all(|path| !dir.path().join(path).exists()));
 }
 
 /// Says of every file that it was written at `time`; the store is closed.

@@ -18,7 +18,8 @@ use systole_storage::journal::{
 use systole_storage::series::SeriesName;
 use systole_storage::store::JOURNAL_DIR;
 use systole_storage::{
-    Catalog, CompactionReport, Draft, Opened, Orders, Sequence, Store, StoreError, StoreSettings, Unhurried,
+    Catalog, CompactionReport, Draft, Opened, Orders, Pace, Sequence, Store, StoreError, StoreSettings,
+    Unhurried,
 };
 use tempfile::TempDir;
 
@@ -225,7 +226,7 @@ impl TestStore {
         self.flush();
         let waiting = self.store.hidden().waiting();
         let holds = |file: &Arc<DataFile>| Ok(!erased_in(file, &waiting)?.is_empty());
-        self.store.rewrite(Sequence(u64::MAX), &holds, &mut Unhurried).unwrap();
+        self.store.rewrite(Sequence(u64::MAX), &holds, &mut Merging(&self.store)).unwrap();
         self.store.bury().unwrap();
         for file in self.store.snapshot().files.iter() {
             assert!(!holds(file).unwrap(), "{} still holds what was erased", file.record.path);
@@ -296,6 +297,19 @@ impl TestStore {
     /// Paths of all files, as the catalog has them.
     pub fn paths(&self) -> Vec<String> {
         self.store.catalog().files().unwrap().into_iter().map(|file| file.path).collect()
+    }
+}
+
+/// Merges what is ready before each file of a rewrite.
+pub struct Merging<'a>(pub &'a Store);
+
+impl Pace for Merging<'_> {
+    fn go_on(&mut self, _: u64) -> bool {
+        true
+    }
+
+    fn next_file(&mut self) {
+        self.0.compact_some(Sequence(u64::MAX), &mut Unhurried).unwrap();
     }
 }
 
