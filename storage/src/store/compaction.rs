@@ -184,6 +184,7 @@ impl Store {
         settled: Sequence,
         pace: &mut dyn Pace,
     ) -> Result<Option<(CompactionReport, Vec<String>)>, StoreError> {
+        self.checkpoint_before(&job.inputs)?;
         let files = self.snapshot().files.clone();
         let places = |org: &str, metric: &str| job.places(&files, org, metric);
         let numbers = Numbers::new(&self.catalog);
