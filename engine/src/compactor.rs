@@ -5,17 +5,19 @@
 //! because every run is one more file that reads have to open. What counts is the CPU
 //! time of this thread: on a busy machine, where it waits for its turn anyhow, it does
 //! not sleep for that as well. A compaction that was asked for takes what it
-//! gets. It stops within some thousand rows of being told; what it had not finished
-//! is done again by the next start.
+//! gets; while it writes many files anew it merges between them if many runs wait. It
+//! stops within some thousand rows of being told; what it had not finished is done again
+//! by the next start.
 //!
 //! A job that fails is logged, counted and tried again after a pause; nothing was
-//! changed by it.
+//! changed by it. A file that is damaged is logged once and left out.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use systole_storage::attempts::AttemptFile;
 use systole_storage::files::DataFile;
 use systole_storage::frame::Tombstone;
 use systole_storage::{CompactionReport, ErasedAttempts, Pace, Sequence, Store, StoreError};
@@ -53,21 +55,29 @@ pub(crate) enum Request {
     Rewrite(Rewrite),
     /// Take attempts out of their files.
     Erase(EraseAttempts),
+    /// Remove replaced files that nobody reads any more.
+    Bury(std::sync::mpsc::Sender<Result<(), StoreError>>),
 }
 
 /// Says of a file whether it is to be written anew.
 pub(crate) type Which = Box<dyn Fn(&Arc<DataFile>) -> Result<bool, StoreError> + Send>;
 
+/// The damaged files among those that were to be written anew.
+pub(crate) type Rewritten = Result<Vec<Arc<DataFile>>, StoreError>;
+
 /// Files to be written anew without what is hidden.
 pub(crate) struct Rewrite {
     which: Which,
-    reply: std::sync::mpsc::Sender<Result<(), StoreError>>,
+    reply: std::sync::mpsc::Sender<Rewritten>,
 }
+
+/// Files of attempts that were written anew, and the damaged ones among all.
+pub(crate) type ErasedFiles = (Vec<ErasedAttempts>, Result<Vec<AttemptFile>, StoreError>);
 
 /// Orders whose attempts are to be taken out of their files.
 pub(crate) struct EraseAttempts {
     orders: Vec<Arc<Tombstone>>,
-    reply: std::sync::mpsc::Sender<(Vec<ErasedAttempts>, Result<(), StoreError>)>,
+    reply: std::sync::mpsc::Sender<ErasedFiles>,
 }
 
 /// Talks to the thread.
@@ -99,7 +109,7 @@ impl CompactorHandle {
     /// Writes files anew without what is hidden, as soon as the job that runs is done.
     /// Blocks; `None` if the thread ended before.
     #[cfg_attr(not(feature = "query"), expect(dead_code, reason = "erasures need queries"))]
-    pub(crate) fn rewrite(&self, which: Which) -> Option<Result<(), StoreError>> {
+    pub(crate) fn rewrite(&self, which: Which) -> Option<Rewritten> {
         let (reply, outcome) = mpsc::channel();
         self.requests.send(Request::Rewrite(Rewrite { which, reply })).ok()?;
         outcome.recv().ok().filter(|_| !self.stopping.load(Ordering::Relaxed))
@@ -108,13 +118,19 @@ impl CompactorHandle {
     /// Takes attempts about erased users out of their files. Blocks; what was done counts
     /// also if it failed then. `None` if the thread ended before.
     #[cfg_attr(not(feature = "query"), expect(dead_code, reason = "erasures need queries"))]
-    pub(crate) fn erase_attempts(
-        &self,
-        orders: Vec<Arc<Tombstone>>,
-    ) -> Option<(Vec<ErasedAttempts>, Result<(), StoreError>)> {
+    pub(crate) fn erase_attempts(&self, orders: Vec<Arc<Tombstone>>) -> Option<ErasedFiles> {
         let (reply, outcome) = mpsc::channel();
         self.requests.send(Request::Erase(EraseAttempts { orders, reply })).ok()?;
         outcome.recv().ok().filter(|_| !self.stopping.load(Ordering::Relaxed))
+    }
+
+    /// Removes replaced files that nobody reads any more, as soon as the job that runs is
+    /// done and before the next. Blocks; `None` if the thread ended before.
+    #[cfg_attr(not(feature = "query"), expect(dead_code, reason = "erasures need queries"))]
+    pub(crate) fn bury(&self) -> Option<Result<(), StoreError>> {
+        let (reply, outcome) = mpsc::channel();
+        self.requests.send(Request::Bury(reply)).ok()?;
+        outcome.recv().ok()
     }
 
     /// Ends the thread within some thousand rows.
@@ -133,6 +149,9 @@ pub(crate) struct Compactor {
     stopping: Arc<AtomicBool>,
     /// Of one core; 0 holds it, but for what is asked for.
     share: f64,
+    /// Whether the last look began with attempts: they take turns with samples, so that
+    /// neither waits while there is always something of the other.
+    attempts_first: bool,
 }
 
 impl Compactor {
@@ -143,15 +162,21 @@ impl Compactor {
         handle: &CompactorHandle,
         share: f64,
     ) -> Compactor {
-        Compactor { store, counters, settled, stopping: handle.stopping.clone(), share }
+        let stopping = handle.stopping.clone();
+        Compactor { store, counters, settled, stopping, share, attempts_first: false }
     }
 
     /// Runs until it is stopped.
-    pub(crate) fn run(self, requests: &Receiver<Request>) {
+    pub(crate) fn run(mut self, requests: &Receiver<Request>) {
         crate::priority::give_way();
-        let mut wait = Duration::ZERO;
+        let mut due = Instant::now();
         while !self.stopping() {
-            let outcome = match requests.recv_timeout(wait) {
+            let outcome = match requests.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(Request::Bury(reply)) => {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(self.store.bury().map(drop));
+                    continue;
+                }
                 Ok(Request::Whole(reply)) => self.whole(reply),
                 Ok(Request::Rewrite(rewrite)) => self.rewrite(&rewrite),
                 Ok(Request::Erase(erase)) => self.erase_attempts(&erase),
@@ -159,7 +184,7 @@ impl Compactor {
                 Err(RecvTimeoutError::Disconnected) => break,
             };
             let outcome = outcome.and_then(|more| self.store.bury().map(|_| more));
-            wait = match outcome {
+            let pause = match outcome {
                 Ok(true) => Duration::ZERO,
                 Ok(false) => IDLE,
                 Err(error) => {
@@ -168,6 +193,7 @@ impl Compactor {
                     RETRY
                 }
             };
+            due = Instant::now() + pause;
         }
         tracing::info!("compaction thread stopped");
     }
@@ -176,16 +202,24 @@ impl Compactor {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// The most useful job; says whether there may be another.
-    fn some(&self) -> Result<bool, StoreError> {
+    /// The most useful job of samples, or of attempts; says whether there may be another.
+    fn some(&mut self) -> Result<bool, StoreError> {
         if self.share == 0.0 {
             return Ok(false);
         }
+        self.attempts_first = !self.attempts_first;
         let started = Instant::now();
         let mut pace = Budget::new(self, self.share);
-        let mut report = self.store.compact_some((self.settled)(), &mut pace)?;
-        if report.is_none() {
-            report = self.store.compact_attempts(now_ms(), &mut pace)?;
+        let mut report = None;
+        for attempts in [self.attempts_first, !self.attempts_first] {
+            if report.is_some() {
+                break;
+            }
+            report = if attempts {
+                self.store.compact_attempts(now_ms(), &mut pace)?
+            } else {
+                self.store.compact_some((self.settled)(), &mut pace)?
+            };
         }
         if let Some(report) = &report {
             self.done(report, started.elapsed());
@@ -209,7 +243,7 @@ impl Compactor {
             Ok(_) if self.stopping() => Err(FlushError::Stopping),
             Ok(report) => {
                 self.done(report, started.elapsed());
-                Ok(*report)
+                unless_damaged(self.store.damaged_files(), *report)
             }
             Err(error) if error.is_full() => Err(FlushError::DiskFull),
             Err(error) => Err(FlushError::Failed { reason: chain(error) }),
@@ -233,10 +267,10 @@ impl Compactor {
     }
 
     fn rewrite(&self, rewrite: &Rewrite) -> Result<bool, StoreError> {
-        let mut pace = Budget::new(self, 1.0);
+        let mut pace = Turns { budget: Budget::new(self, 1.0), has_failed: false };
         let outcome = self.store.rewrite((self.settled)(), &rewrite.which, &mut pace);
         // Their bytes go at once, unless somebody reads them.
-        let outcome = outcome.and_then(|()| self.store.bury().map(drop));
+        let outcome = outcome.and_then(|damaged| self.store.bury().map(|_| damaged));
         // Whoever asked may have gone.
         let _ = rewrite.reply.send(outcome);
         Ok(true)
@@ -246,7 +280,7 @@ impl Compactor {
         let mut pace = Budget::new(self, 1.0);
         let mut erased = Vec::new();
         let outcome = self.store.erase_attempts(&erase.orders, &mut pace, &mut |file| erased.push(file));
-        let outcome = outcome.and_then(|()| self.store.bury().map(drop));
+        let outcome = outcome.and_then(|damaged| self.store.bury().map(|_| damaged));
         // Whoever asked may have gone.
         let _ = erase.reply.send((erased, outcome));
         Ok(true)
@@ -270,6 +304,13 @@ impl Compactor {
             "compacted"
         );
     }
+}
+
+/// The answer of a compaction of everything: not all is in its period if files are damaged.
+fn unless_damaged(damaged: Vec<String>, report: CompactionReport) -> Result<CompactionReport, FlushError> {
+    let Some(first) = damaged.first() else { return Ok(report) };
+    let reason = format!("{} damaged files were left out, {first} among them", damaged.len());
+    Err(FlushError::Failed { reason })
 }
 
 fn now_ms() -> i64 {
@@ -315,6 +356,38 @@ impl Pace for Budget<'_> {
     }
 }
 
+/// Lets a merge have its turn before each file that is written anew, while many runs
+/// wait: a rewrite of all files may take hours.
+struct Turns<'a> {
+    budget: Budget<'a>,
+    /// A merge failed: the next is tried when the rewrite is done.
+    has_failed: bool,
+}
+
+impl Pace for Turns<'_> {
+    fn go_on(&mut self, rows: u64) -> bool {
+        self.budget.go_on(rows)
+    }
+
+    fn next_file(&mut self) {
+        let compactor = self.budget.compactor;
+        let many = compactor.store.backlog_runs() >= RUNS_MANY && compactor.share > 0.0;
+        if !many || self.has_failed {
+            return;
+        }
+        let started = Instant::now();
+        match compactor.store.compact_some((compactor.settled)(), &mut self.budget) {
+            Ok(Some(report)) => compactor.done(&report, started.elapsed()),
+            Ok(None) => {}
+            Err(error) => {
+                self.has_failed = true;
+                compactor.counters.compaction_failures.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(reason = chain(&error), "a merge beside a rewrite failed, trying again later");
+            }
+        }
+    }
+}
+
 /// How long to sleep, so that `worked` CPU time is `share` of the time since.
 fn sleep_owed(worked: Duration, passed: Duration, share: f64) -> Duration {
     worked.div_f64(share).saturating_sub(passed)
@@ -322,7 +395,137 @@ fn sleep_owed(worked: Duration, passed: Duration, share: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use systole_storage::frame::{Columns, Frame, GroupSpec, Stamp, encode_samples};
+    use systole_storage::{AttemptRow, Opened, StoreSettings, Trigger, encode_attempts};
+
     use super::*;
+
+    /// A store with runs of one sample each, and as many files of attempts of one day.
+    fn store_with_runs(data_dir: &Path, runs: u64) -> Arc<Store> {
+        let (data_dir, mib) = (data_dir.to_owned(), 1 << 20);
+        let settings =
+            StoreSettings { data_dir, segment_bytes: mib as u64, flush_bytes: 64 * mib, series_bytes: 64 * mib };
+        let Opened { store, .. } = Store::open(&settings).unwrap();
+        for run in 1..=runs {
+            let stamp = |sequence| Stamp {
+                sequence: Sequence(sequence),
+                synced: Sequence::ZERO,
+                ordering: sequence,
+                committed_at: 0,
+            };
+            let group = GroupSpec {
+                user: "u_1",
+                metric: "steps",
+                unit: "count",
+                source: "garmin",
+                device: None,
+                first: 0,
+                count: 1,
+            };
+            let columns = Columns {
+                recorded_at: &[run.cast_signed()],
+                value: &[1.0],
+                zone: None,
+                ended_at: None,
+                daily: None,
+            };
+            let samples = encode_samples("acme", false, &[group], columns).seal(stamp(2 * run));
+            let attempts = encode_attempts("acme", &[attempt()]).seal(stamp(2 * run + 1));
+            let frames = [samples, attempts].map(|bytes| Frame::parse(bytes.into()).unwrap());
+            store.publish_frames(&frames);
+            let buffer = store.freeze().unwrap();
+            store.flush(&buffer, Sequence::ZERO).unwrap();
+        }
+        store
+    }
+
+    fn attempt() -> AttemptRow {
+        AttemptRow {
+            at_ms: now_ms() - 2 * 86_400_000,
+            tie: 0,
+            endpoint: "ep_1".to_owned(),
+            message: "evt_1".to_owned(),
+            delivery: "dlv_1".to_owned(),
+            sequence: 1,
+            group: 0,
+            chunk: 0,
+            kind: 1,
+            user: None,
+            event_type: "steps.created".to_owned(),
+            number: 1,
+            trigger: Trigger::Scheduled,
+            success: true,
+            status_code: Some(204),
+            error: None,
+            duration_us: 1,
+            url: String::new(),
+            response_headers: String::new(),
+            response_body: String::new(),
+        }
+    }
+
+    fn compactor(store: &Arc<Store>, handle: &CompactorHandle) -> Compactor {
+        Compactor::new(store.clone(), Arc::default(), Box::new(|| Sequence::ZERO), handle, 1.0)
+    }
+
+    #[test]
+    fn samples_and_attempts_take_turns_while_there_is_always_more_of_both() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store_with_runs(dir.path(), 80);
+        let (handle, _requests) = CompactorHandle::new();
+        let mut compactor = compactor(&store, &handle);
+        let attempts = || store.snapshot().attempts.iter().count();
+        let (runs_before, attempts_before) = (store.backlog_runs(), attempts());
+        assert!(compactor.some().unwrap() && compactor.some().unwrap());
+        assert!(attempts() > 1 && attempts() < attempts_before, "{} files of attempts", attempts());
+        assert!(store.backlog_runs() > 8 && store.backlog_runs() < runs_before);
+    }
+
+    #[test]
+    fn replaced_files_are_removed_between_two_looks_for_a_merge() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store_with_runs(dir.path(), 40);
+        let (handle, requests) = CompactorHandle::new();
+        // Held up at each look for a merge of samples.
+        let ((looks, looked), (go, held)) = (mpsc::channel(), mpsc::channel::<()>());
+        let mut compactor = compactor(&store, &handle);
+        compactor.settled = Box::new(move || {
+            let _ = looks.send(());
+            let _ = held.recv();
+            Sequence::ZERO
+        });
+        let running = std::thread::spawn(move || compactor.run(&requests));
+        looked.recv().unwrap();
+        let (reply, buried) = mpsc::channel();
+        handle.requests.send(Request::Bury(reply)).unwrap();
+        go.send(()).unwrap();
+        buried.recv_timeout(Duration::from_secs(60)).unwrap().unwrap();
+        assert!(!store.has_replaced_files());
+        handle.stop();
+        drop(go);
+        running.join().unwrap();
+    }
+
+    #[test]
+    fn runs_that_pile_up_are_merged_while_files_are_written_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store_with_runs(dir.path(), 30);
+        let (handle, _requests) = CompactorHandle::new();
+        let compactor = compactor(&store, &handle);
+        let (reply, outcome) = mpsc::channel();
+        let looked_at = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let count = looked_at.clone();
+        let which: Which = Box::new(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+            Ok(false)
+        });
+        compactor.rewrite(&Rewrite { which, reply }).unwrap();
+        assert!(outcome.recv().unwrap().unwrap().is_empty());
+        assert_eq!(looked_at.load(Ordering::Relaxed), 30, "also those that were merged meanwhile");
+        assert!(store.backlog_runs() < RUNS_MANY, "{} runs", store.backlog_runs());
+    }
 
     #[test]
     fn a_thread_that_did_not_get_its_share_does_not_sleep() {

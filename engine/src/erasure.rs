@@ -10,8 +10,10 @@
 //! Constraints: each file and segment is written once for all orders that wait; orders
 //! are carried out when the oldest has waited half of its time, `erasure_deadline`. A
 //! step that fails is logged and everything is tried again: nothing is shown meanwhile,
-//! and no order is done before its bytes are gone. What the receipt counts are files and
-//! segments that really held something of the order.
+//! and no order is done before its bytes are gone. Where something is damaged, the orders
+//! that it may hold something of are held up and tried again every hour, the others are
+//! done. What the receipt counts are files and segments that really held something of the
+//! order.
 //!
 //! The thread owns no data: files are written by the compaction thread, the journal's
 //! current segment is sealed by the committer.
@@ -23,9 +25,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use systole_storage::files::{DataFile, erased_in};
-use systole_storage::frame::Frame;
-use systole_storage::journal::{Log, RewriteError};
+use systole_storage::attempts::may_be_about;
+use systole_storage::files::{DataFile, erased_in, may_hold};
+use systole_storage::frame::{Erased, Frame, Tombstone};
+use systole_storage::journal::{AppendError, Log, RewriteError};
 use systole_storage::query::{QueryError, QueryPool};
 use systole_storage::{CatalogError, Orders, Removed, Store, StoreError};
 use tokio::sync::oneshot;
@@ -46,6 +49,9 @@ const READERS_LOOK: Duration = Duration::from_millis(20);
 /// How often the catalog's log is tried to be emptied beside other processes.
 const LOG_TRIES: u32 = 50;
 
+/// How long orders rest that cannot be carried out because of damage.
+const HELD_UP_PAUSE: Duration = Duration::from_secs(3600);
+
 /// Who waits for orders to be carried out; told how many were.
 pub(crate) type EraseReply = oneshot::Sender<Result<usize, FlushError>>;
 
@@ -65,16 +71,33 @@ enum Halt {
     Store(#[from] StoreError),
     #[error("the catalog failed")]
     Catalog(#[from] CatalogError),
+    #[error("the journal's current segment cannot be sealed")]
+    Seal(#[from] AppendError),
     #[error("a journal segment cannot be written anew")]
     Segment(#[from] RewriteError),
     #[error("the newest value that is left cannot be found")]
     Query(#[from] QueryError),
     #[error("the flush before it failed")]
     Flush(#[from] FlushError),
+    #[error("{path} is damaged, and may hold something of orders that wait")]
+    Damaged { path: String },
     #[error("{files} files that were replaced are still being read")]
     StillRead { files: usize },
     #[error("the server is stopping")]
     Stopping,
+}
+
+impl Halt {
+    /// Whether the disk was full, which heals.
+    fn is_full(&self) -> bool {
+        match self {
+            Halt::Store(error) => error.is_full(),
+            Halt::Catalog(error) => error.is_full(),
+            Halt::Seal(error) => matches!(error, AppendError::Full(_)),
+            Halt::Segment(error) => error.is_full(),
+            _ => false,
+        }
+    }
 }
 
 /// The state of the thread.
@@ -90,6 +113,41 @@ pub(crate) struct Eraser {
     pub(crate) deadline: Duration,
     /// Files that held something erased and were replaced, until they are gone.
     pub(crate) replaced: BTreeSet<String>,
+    /// Orders that damage held up the last time, and until when they rest.
+    pub(crate) resting: Option<(BTreeSet<String>, Instant)>,
+}
+
+/// Orders that are held up by damage.
+#[derive(Default)]
+struct HeldUp {
+    /// Their ids.
+    ids: BTreeSet<String>,
+    /// The first damage that was met.
+    why: Option<Halt>,
+}
+
+impl HeldUp {
+    fn add(&mut self, ids: impl IntoIterator<Item = String>, why: Halt) {
+        let before = self.ids.len();
+        self.ids.extend(ids);
+        if self.ids.len() > before {
+            self.why.get_or_insert(why);
+        }
+    }
+
+    /// The orders that are not.
+    fn others(&self, orders: &Orders) -> Orders {
+        let others = orders.all().iter().filter(|order| !self.ids.contains(&order.id));
+        Orders::new(others.cloned().collect())
+    }
+}
+
+/// The ids of those orders that `covers` names.
+fn ids_of<'a>(
+    orders: &'a Orders,
+    covers: impl Fn(&Tombstone) -> bool + 'a,
+) -> impl Iterator<Item = String> + 'a {
+    orders.all().iter().filter(move |order| covers(order)).map(|order| order.id.clone())
 }
 
 /// What orders took away, by their ids.
@@ -139,7 +197,12 @@ impl Eraser {
 
     /// Whether the oldest order has waited half of its time.
     fn is_due(&self) -> bool {
-        let oldest = self.store.hidden().waiting().iter().map(|job| job.created_at).min();
+        let rests = |order: &Tombstone| {
+            let resting = self.resting.as_ref().filter(|(_, until)| Instant::now() < *until);
+            resting.is_some_and(|(ids, _)| ids.contains(&order.id))
+        };
+        let waiting = self.store.hidden().waiting();
+        let oldest = waiting.iter().filter(|order| !rests(order)).map(|order| order.created_at).min();
         let half = i64::try_from(self.deadline.as_millis() / 2).unwrap_or(i64::MAX);
         oldest.is_some_and(|oldest| now_ms().saturating_sub(oldest) >= half)
     }
@@ -156,21 +219,30 @@ impl Eraser {
         // Behind this everything they cover is in files, and in the journal.
         self.flush()?;
         self.end_deliveries(&orders)?;
-        self.rewrite_files(&orders)?;
-        self.rewrite_attempts(&orders)?;
-        self.rewrite_segments(&orders)?;
+        let mut held_up = HeldUp::default();
+        self.rewrite_files(&orders, &mut held_up)?;
+        self.rewrite_attempts(&orders, &mut held_up)?;
+        self.rewrite_segments(&orders, &mut held_up)?;
         self.log.forget_tail();
-        self.set_newest(&orders)?;
-        self.store.forget_blocked(&orders);
+        let orders = self.set_newest(held_up.others(&orders), &mut held_up)?;
+        if !orders.all().is_empty() {
+            self.finish(&orders)?;
+            let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            tracing::info!(erasures = orders.all().len(), millis, "erasures carried out");
+        }
+        self.resting = Some((held_up.ids, Instant::now() + HELD_UP_PAUSE));
+        held_up.why.map_or(Ok(orders.all().len()), Err)
+    }
+
+    /// Behind this nothing is left of the orders.
+    fn finish(&mut self, orders: &Orders) -> Result<(), Halt> {
+        self.store.forget_blocked(orders);
         self.store.checkpoint_series(self.store.flushed_position(), true)?;
         self.await_removal()?;
-        let ids = orders.ids();
-        self.store.catalog().finish_erasures(&ids)?;
+        self.store.catalog().finish_erasures(&orders.ids())?;
         self.empty_catalog_log()?;
         self.store.unhide(orders.all());
-        let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        tracing::info!(erasures = ids.len(), millis, "erasures carried out");
-        Ok(ids.len())
+        Ok(())
     }
 
     fn flush(&self) -> Result<(), Halt> {
@@ -195,11 +267,11 @@ impl Eraser {
     }
 
     /// Has files that hold something of the orders written without it.
-    fn rewrite_files(&mut self, orders: &Arc<Orders>) -> Result<(), Halt> {
+    fn rewrite_files(&mut self, orders: &Arc<Orders>, held_up: &mut HeldUp) -> Result<(), Halt> {
         let held: Arc<Mutex<HashMap<String, Vec<String>>>> = Arc::default();
-        let (orders, found) = (orders.clone(), held.clone());
+        let (asked, found) = (orders.clone(), held.clone());
         let which = move |file: &Arc<DataFile>| {
-            let all = orders.all();
+            let all = asked.all();
             let ids = erased_in(file, all)?.into_iter().map(|index| all[index].id.clone());
             let ids: Vec<String> = ids.collect();
             let holds = !ids.is_empty();
@@ -208,9 +280,17 @@ impl Eraser {
             }
             Ok(holds)
         };
-        self.compactor.rewrite(Box::new(which)).ok_or(Halt::Stopping)??;
+        let damaged = self.compactor.rewrite(Box::new(which)).ok_or(Halt::Stopping)??;
+        let mut held = std::mem::take(&mut *held.lock());
+        for file in damaged {
+            let path = file.record.path.clone();
+            // Of one that could be looked through, it is known what it holds.
+            let ids = held.remove(&path);
+            let ids = ids.unwrap_or_else(|| ids_of(orders, |order| may_hold(&file, order)).collect());
+            held_up.add(ids, Halt::Damaged { path });
+        }
         let mut counts = Counts::new();
-        for (path, ids) in held.lock().drain() {
+        for (path, ids) in held {
             count(&mut counts, &ids, |removed| removed.files += 1);
             self.replaced.insert(path);
         }
@@ -218,7 +298,7 @@ impl Eraser {
     }
 
     /// Has files of attempts that hold some about the users written without them.
-    fn rewrite_attempts(&mut self, orders: &Orders) -> Result<(), Halt> {
+    fn rewrite_attempts(&mut self, orders: &Orders, held_up: &mut HeldUp) -> Result<(), Halt> {
         let all = orders.all();
         let (erased, outcome) = self.compactor.erase_attempts(all.to_vec()).ok_or(Halt::Stopping)?;
         let mut counts = Counts::new();
@@ -231,20 +311,29 @@ impl Eraser {
             self.replaced.insert(file.path);
         }
         self.note(counts)?;
-        Ok(outcome?)
+        for file in outcome? {
+            let path = file.record().path.clone();
+            held_up.add(ids_of(orders, |order| may_be_about(&file, order)), Halt::Damaged { path });
+        }
+        Ok(())
     }
 
-    fn rewrite_segments(&self, orders: &Orders) -> Result<(), Halt> {
+    fn rewrite_segments(&self, orders: &Orders, held_up: &mut HeldUp) -> Result<(), Halt> {
         let (reply, current) = oneshot::channel();
         self.intake.request_seal(reply);
-        let current = current.blocking_recv().map_err(|_| Halt::Stopping)?;
+        let current = current.blocking_recv().map_err(|_| Halt::Stopping)??;
         let rewriter = self.log.rewriter();
         for id in rewriter.before(current) {
             if self.log.is_stopped() {
                 return Err(Halt::Stopping);
             }
             let mut touched: BTreeSet<String> = BTreeSet::new();
-            if rewriter.rewrite(id, |header, bytes| orders.emptied(header, bytes, &mut touched))? {
+            let rewritten =
+                rewriter.rewrite(id, |header, bytes| orders.emptied(header, bytes, &mut touched))?;
+            if let Some(broken) = rewritten.broken {
+                held_up.add(orders.maybe_in(&broken.bytes), Halt::Segment(broken.fault));
+            }
+            if rewritten.changed {
                 let mut counts = Counts::new();
                 count(&mut counts, &touched, |removed| removed.segments += 1);
                 self.note(counts)?;
@@ -253,16 +342,35 @@ impl Eraser {
         Ok(())
     }
 
-    /// Brings the newest values right that lie in deleted ranges.
-    fn set_newest(&self, orders: &Orders) -> Result<(), Halt> {
-        self.store.set_newest(orders, |org, user, metric| {
-            if self.log.is_stopped() {
-                return Err(Halt::Stopping);
-            }
-            // Taken before the query, whose snapshot has everything up to there.
-            let through = self.log.head();
-            Ok((through, self.queries.newest(org, user, metric)?))
-        })
+    /// Brings the newest values right that lie in deleted ranges. Returns the orders
+    /// without those for which the newest value that is left could not be read.
+    fn set_newest(&self, mut orders: Orders, held_up: &mut HeldUp) -> Result<Orders, Halt> {
+        loop {
+            let mut failed = None;
+            let set = self.store.set_newest(&orders, |org, user, metric| {
+                if self.log.is_stopped() {
+                    return Err(Halt::Stopping);
+                }
+                // Taken before the query, whose snapshot has everything up to there.
+                let through = self.log.head();
+                let newest = self.queries.newest(org, user, metric);
+                if let Err(QueryError::Failed(_)) = &newest {
+                    failed = Some((org.to_owned(), user.to_owned()));
+                }
+                Ok((through, newest?))
+            });
+            let why = match (set, &failed) {
+                (Err(why), Some(_)) => why,
+                (set, _) => return set.map(|()| orders),
+            };
+            let is_about = |order: &Tombstone| {
+                let (org, user) = failed.as_ref().expect("it was looked at above");
+                let of_user = order.erased.user().is_none_or(|of| of == user);
+                order.org == *org && of_user && matches!(order.erased, Erased::Range { .. })
+            };
+            held_up.add(ids_of(&orders, is_about), why);
+            orders = held_up.others(&orders);
+        }
     }
 
     /// Waits until the last readers of replaced files are gone, and so the files.
@@ -280,7 +388,7 @@ impl Eraser {
             if Instant::now() > deadline {
                 return Err(Halt::StillRead { files: self.replaced.len() });
             }
-            self.compactor.look();
+            self.compactor.bury().ok_or(Halt::Stopping)??;
             std::thread::sleep(READERS_LOOK);
         }
     }
@@ -328,9 +436,9 @@ fn count<'a>(counts: &mut Counts, ids: impl IntoIterator<Item = &'a String>, add
 /// What whoever asked is told.
 fn answer(halt: Halt) -> FlushError {
     match halt {
-        Halt::Stopping => FlushError::Stopping,
+        Halt::Stopping | Halt::Seal(AppendError::Poisoned { .. }) => FlushError::Stopping,
         Halt::Flush(error) => error,
-        Halt::Store(error) if error.is_full() => FlushError::DiskFull,
+        halt if halt.is_full() => FlushError::DiskFull,
         other => FlushError::Failed { reason: chain(&other) },
     }
 }
@@ -356,5 +464,27 @@ impl EraserHandle {
     pub(crate) fn stop(&self) {
         // One that is gone needs no stop.
         let _ = self.0.send(Request::Stop);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_whatever_step_met_it() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let path = || "0000000001.segment".into();
+        for halt in [
+            Halt::Seal(AppendError::Full(full())),
+            Halt::Segment(RewriteError::Io { path: path(), source: full() }),
+            Halt::Store(StoreError::Io { path: path(), source: full() }),
+        ] {
+            assert_eq!(answer(halt), FlushError::DiskFull);
+        }
+        let files = Halt::Seal(AppendError::NoSegment(io::Error::other("too many open files")));
+        assert!(matches!(answer(files), FlushError::Failed { reason } if reason.contains("cannot be sealed")));
     }
 }

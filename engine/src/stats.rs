@@ -52,6 +52,8 @@ pub struct Stats {
     pub backlog: systole_storage::Backlog,
     /// Data files.
     pub files: u64,
+    /// Files that were found damaged since the start.
+    pub damaged_files: u64,
     /// Bytes of data files.
     pub file_bytes: u64,
     /// The map of newest values and spans.

@@ -257,6 +257,7 @@ impl Scrape {
         lines.counter("systole_flushed_bytes", "Bytes of Parquet that flushes wrote", stats.flushed_bytes)?;
         self.compaction(lines)?;
         lines.gauge("systole_files", "Parquet files", stats.files)?;
+        lines.gauge("systole_damaged_files", "Parquet files found damaged", stats.damaged_files)?;
         lines.gauge("systole_file_bytes", "Bytes of Parquet files", stats.file_bytes)?;
         self.series(lines)?;
         lines.gauge("systole_sql_running", "SQL statements that run now", self.sql_running)?;

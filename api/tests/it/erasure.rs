@@ -114,6 +114,35 @@ async fn an_order_is_carried_out_within_its_time_though_nobody_asks_for_it() {
 }
 
 #[tokio::test]
+async fn a_damaged_file_holds_up_the_orders_it_may_have_something_of_and_no_other() {
+    let server = server().start().await;
+    let acme = server.make_key("acme", &json!({"scopes": ["ingest", "admin"]})).await.key;
+    server.push("u1", &points(0..100)).await;
+    server.post("/api/v1/admin/flush", OPERATOR, &json!({})).await.expect(200);
+    let run = std::fs::read_dir(server.data_dir().join("runs")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&run).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    std::fs::write(&run, bytes).unwrap();
+    server.push("u2", &points(0..10)).await;
+    let theirs = json!({ "data_points": points(0..10) });
+    server.post(&format!("{BULK}?user_id=u1"), &acme, &theirs).await.expect(200);
+    let held_up = server.order("/api/v1/users/u1").await;
+    let done = server.order("/api/v1/users/u2").await;
+    let of_acme = server.delete("/api/v1/users/u1", &acme).await.expect(202).json()["erasure_id"].clone();
+    for _ in 0..2 {
+        let answer = server.post("/api/v1/admin/compact", OPERATOR, &json!({})).await;
+        assert_eq!((answer.status, answer.code()), (503, "flush_failed".to_owned()));
+        assert_eq!(server.receipt(&held_up).await["status"], "running");
+        assert_eq!(server.receipt(&done).await["status"], "done");
+        let path = format!("/api/v1/erasures/{}", of_acme.as_str().unwrap());
+        assert_eq!(server.get(&path, &acme).await.expect(200).json()["status"], "done");
+    }
+    let metrics = server.get("/metrics", OPERATOR).await.expect(200).text();
+    assert!(metrics.contains("\nsystole_damaged_files 1\n"), "{metrics}");
+}
+
+#[tokio::test]
 async fn a_user_that_comes_back_before_the_erasure_is_carried_out_keeps_what_is_new() {
     let server = server().start().await;
     server.push("u1", &points(0..50)).await;

@@ -1,6 +1,7 @@
 //! A server in this process, on a free port and a fresh directory.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use serde_json::{Value, json};
 use systole::{Drained, Secret, Server, Settings};
@@ -36,7 +37,7 @@ impl Setup {
         let dir = tempfile::tempdir().unwrap();
         self.settings.data_dir = dir.path().to_owned();
         let server = Server::start(self.settings).await.unwrap();
-        TestServer { address: server.address(), server, _dir: dir }
+        TestServer { address: server.address(), server, dir }
     }
 }
 
@@ -44,10 +45,14 @@ impl Setup {
 pub(crate) struct TestServer {
     pub(crate) address: SocketAddr,
     pub(crate) server: Server,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl TestServer {
+    pub(crate) fn data_dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub(crate) async fn stop(self) -> Drained {
         self.server.stop().await
     }

@@ -254,18 +254,13 @@ impl Committer {
     /// Seals the current segment for whoever writes sealed ones anew.
     fn seal_if_asked(&mut self) {
         let requests = std::mem::take(&mut *self.parts.intake.seal_requests.lock());
-        if requests.is_empty() {
-            return;
-        }
-        match self.parts.writer.seal() {
-            Ok(current) => {
-                for reply in requests {
-                    // Whoever asked may have gone.
-                    let _ = reply.send(current);
-                }
+        for reply in requests {
+            let sealed = self.parts.writer.seal();
+            if let Err(AppendError::Poisoned { reason }) = &sealed {
+                self.parts.intake.set_poison(reason);
             }
-            Err(AppendError::Poisoned { reason }) => self.parts.intake.set_poison(&reason),
-            Err(error) => tracing::warn!(%error, "could not seal the journal's current segment"),
+            // Whoever asked may have gone.
+            let _ = reply.send(sealed);
         }
     }
 
@@ -345,6 +340,7 @@ mod tests {
     use std::thread;
 
     use systole_storage::frame::{Published, encode_published};
+    use systole_storage::journal::SegmentId;
     use systole_storage::{Opened, StoreSettings};
     use tempfile::TempDir;
 
@@ -355,7 +351,7 @@ mod tests {
     struct Bench {
         committer: Committer,
         log: Arc<Log>,
-        _dir: TempDir,
+        dir: TempDir,
     }
 
     impl Bench {
@@ -383,7 +379,7 @@ mod tests {
                 last,
                 ordering,
             });
-            Bench { committer, log, _dir: dir }
+            Bench { committer, log, dir }
         }
 
         /// Commits events of 2 KB, which count as flushed.
@@ -443,6 +439,23 @@ mod tests {
         short.index();
         thread::sleep(Duration::from_millis(1));
         assert_eq!(short.trimmed(), 0);
+    }
+
+    #[test]
+    fn whoever_asks_for_a_sealed_segment_is_told_why_there_is_none() {
+        let mut bench = Bench::new(None, u64::MAX);
+        bench.commit(1);
+        let mut seal = || {
+            let (reply, mut sealed) = tokio::sync::oneshot::channel();
+            bench.committer.parts.intake.request_seal(reply);
+            bench.committer.seal_if_asked();
+            sealed.try_recv().unwrap()
+        };
+        let in_the_way = bench.dir.path().join("journal/0000000002.segment");
+        std::fs::create_dir(&in_the_way).unwrap();
+        assert!(matches!(seal(), Err(AppendError::NoSegment(_))));
+        std::fs::remove_dir(&in_the_way).unwrap();
+        assert_eq!(seal().unwrap(), SegmentId(2));
     }
 
     #[test]

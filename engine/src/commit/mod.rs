@@ -22,7 +22,7 @@ use std::time::Instant;
 
 use crossbeam_queue::ArrayQueue;
 use parking_lot::Mutex;
-use systole_storage::journal::SegmentId;
+use systole_storage::journal::{AppendError, SegmentId};
 use systole_storage::{Draft, Sequence};
 use tokio::sync::oneshot;
 
@@ -32,7 +32,7 @@ use crate::flusher::FlushReply;
 pub(crate) use committer::{Committer, CommitterParts};
 
 /// Told the segment that frames go to, once those before it are sealed.
-pub(crate) type SealReply = oneshot::Sender<SegmentId>;
+pub(crate) type SealReply = oneshot::Sender<Result<SegmentId, AppendError>>;
 
 /// Why a batch was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -204,8 +204,8 @@ impl Intake {
     }
 
     /// Asks the committer to seal the journal's current segment; dropping `reply` is the
-    /// answer if it cannot.
-    #[cfg_attr(not(feature = "query"), expect(dead_code, reason = "erasures need queries"))]
+    /// answer of one that is gone.
+    #[cfg_attr(not(any(feature = "query", test)), expect(dead_code, reason = "erasures need queries"))]
     pub(crate) fn request_seal(&self, reply: SealReply) {
         self.seal_requests.lock().push(reply);
         self.pushed();

@@ -275,6 +275,7 @@ impl Engine {
                 intake: intake.clone(),
                 deadline: settings.erasure_deadline,
                 replaced: Default::default(),
+                resting: None,
             },
             &mut threads,
         )?;
@@ -367,13 +368,17 @@ impl Engine {
     /// # Errors
     /// [`FlushError`]; nothing is lost.
     pub async fn compact(&self) -> Result<CompactionReport, FlushError> {
+        // One that is held up keeps nobody from the rest.
         #[cfg(feature = "query")]
-        self.carry_out_erasures().await?;
+        let erased = self.carry_out_erasures().await;
         let flushed = self.flush().await?;
         self.wait_settled(flushed.sequence).await;
         let (reply, report) = oneshot::channel();
         self.inner.compactor.whole(reply);
-        report.await.unwrap_or(Err(FlushError::Stopping))
+        let report = report.await.unwrap_or(Err(FlushError::Stopping));
+        #[cfg(feature = "query")]
+        erased?;
+        report
     }
 
     /// Waits until it is decided what everything up to `sequence` changed, which
@@ -429,6 +434,7 @@ impl Engine {
             compaction_written_bytes: read(&counters.compaction_written_bytes),
             backlog: inner.store.backlog(),
             files: snapshot.files.len() as u64,
+            damaged_files: inner.store.damaged_files().len() as u64,
             file_bytes: snapshot.files.byte_len(),
             series: inner.store.series().stats(),
             checkpoint_failures: read(&counters.checkpoint_failures),

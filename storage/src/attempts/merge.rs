@@ -27,7 +27,7 @@ const BATCH_ROWS: usize = 256;
 /// all that fit into one file, else those of a level that has too many.
 pub(crate) fn due_merge(set: &AttemptSet, now_ms: i64) -> Option<Vec<AttemptFile>> {
     let mut days: BTreeMap<(&str, &str), Vec<&AttemptFile>> = BTreeMap::new();
-    for file in set.iter() {
+    for file in set.iter().filter(|file| !file.data().is_damaged()) {
         days.entry((&file.record().org, &file.record().period)).or_default().push(file);
     }
     days.into_values().find_map(|files| due_of_day(&files, now_ms))
@@ -160,6 +160,15 @@ impl Input {
     }
 }
 
+/// Whether a file may have rows that an order covers, by what the catalog says of it. A
+/// range of samples has no attempts.
+#[must_use]
+pub fn may_be_about(file: &AttemptFile, order: &Tombstone) -> bool {
+    let record = file.record();
+    let holds = |user: &str| *record.user_min <= *user && *user <= *record.user_max;
+    matches!(&order.erased, Erased::User { user, .. } if order.org == record.org && holds(user))
+}
+
 /// How many rows of a file each of some orders to erase covers; nothing is read of a
 /// file that can have none.
 pub(crate) fn erased_rows(
@@ -168,16 +177,9 @@ pub(crate) fn erased_rows(
 ) -> Result<Vec<u64>, FileReadError> {
     let mut counts = vec![0; orders.len()];
     let record = file.record();
-    let may_hold = |user: &str| *record.user_min <= *user && *user <= *record.user_max;
-    // A range of samples has no attempts.
-    let asked: Vec<(usize, &str)> = (0..orders.len())
-        .filter_map(|at| match &orders[at].0.erased {
-            Erased::User { user, .. } if orders[at].0.org == record.org && may_hold(user) => {
-                Some((at, user.as_str()))
-            }
-            _ => None,
-        })
-        .collect();
+    let asked = (0..orders.len()).filter(|at| may_be_about(file, &orders[*at].0));
+    let asked: Vec<(usize, &str)> =
+        asked.filter_map(|at| Some((at, orders[at].0.erased.user()?))).collect();
     if asked.is_empty() {
         return Ok(counts);
     }

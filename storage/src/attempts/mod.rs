@@ -34,6 +34,7 @@ use crate::frame::{AttemptRow, Sequence, frame_of_tie};
 use crate::hidden::Hidden;
 
 pub(crate) use list::page;
+pub use merge::may_be_about;
 pub(crate) use merge::{MergeHalt, due_merge, erased_rows, merge_files};
 pub use query::{AttemptKey, AttemptPage, AttemptQuery, AttemptStep};
 pub use read::AttemptPlace;

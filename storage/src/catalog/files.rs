@@ -47,10 +47,11 @@ pub struct FileRecord {
     pub time_max: i64,
     /// CRC-32C of each block of 64 KiB; the last may be shorter.
     pub block_crc32c: Vec<u32>,
-    /// Its rows by (organisation, metric), in file order; a file of a period has
-    /// one section.
+    /// Its rows by (organisation, metric), in file order, which is that of their
+    /// bytes; a file of a period has one section.
     pub sections: Vec<SectionRecord>,
-    /// When it was written, milliseconds; set by the catalog.
+    /// When it was written, milliseconds; of a run that was only written anew, when
+    /// the first one was.
     pub created_at: i64,
 }
 
@@ -79,6 +80,17 @@ pub struct SectionRecord {
     pub unique: bool,
     /// Rows by UTC day (since 1970), rising; empty if it was not counted.
     pub days: Vec<(i32, u64)>,
+}
+
+impl FileRecord {
+    /// The rows of an organisation's metric.
+    #[must_use]
+    pub fn section(&self, org: &str, metric: &str) -> Option<&SectionRecord> {
+        let found = self.sections.binary_search_by(|section| {
+            (section.org.as_str(), section.metric.as_str()).cmp(&(org, metric))
+        });
+        found.ok().map(|at| &self.sections[at])
+    }
 }
 
 /// How far the files reach.

@@ -110,6 +110,17 @@ pub enum CatalogError {
     },
 }
 
+impl CatalogError {
+    /// Whether the disk was full, which heals.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            CatalogError::Sql(error) => error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
+            _ => false,
+        }
+    }
+}
+
 impl Catalog {
     /// Opens the catalog of a data dir, making folder and schema if they are new.
     ///

@@ -3,10 +3,12 @@
 //! Constraints: a row is written once by its flush, once or twice on its way into
 //! its period, and about once for each sixfold growth of the period's files, which
 //! keeps write amplification under 5; reads meet at most 7 runs of a level and a
-//! few files of a period.
+//! few files of a period. A file that was found damaged is in no job.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+use hashbrown::HashMap;
 
 use super::output::{Place, Places};
 use super::periods::choose;
@@ -95,9 +97,17 @@ impl Job {
     pub(crate) fn levels(&self) -> (u32, u32) {
         let highest = self.inputs.iter().map(|file| file.record.level).max().unwrap_or_default();
         match self.work {
+            _ if self.cleans_run() => (1, highest.max(1)),
             Work::Runs { .. } | Work::Gather => (1, highest + 1),
             Work::Period => ((highest + 1).min(9), highest + 1),
         }
+    }
+
+    /// Whether it writes one run anew. That run stays where it was on its way: with
+    /// another level it would not meet those it was to be merged with, with another age
+    /// its rows would wait anew for their periods. Only a flush's files are of level 0.
+    pub(crate) fn cleans_run(&self) -> bool {
+        self.work == Work::Gather && self.inputs.len() == 1
     }
 
     /// Where the days of a metric go.
@@ -107,7 +117,7 @@ impl Job {
         }
         let (mut days, mut bytes) = (BTreeMap::new(), 0.0);
         for file in &self.inputs {
-            for section in file.record.sections.iter().filter(|it| it.metric == metric && it.org == org) {
+            if let Some(section) = file.record.section(org, metric) {
                 add_days(&mut days, section);
                 bytes += file.record.bytes as f64 * section.rows as f64 / file.record.rows.max(1) as f64;
             }
@@ -188,18 +198,26 @@ fn add_days(days: &mut BTreeMap<i32, u64>, section: &SectionRecord) {
     (first..=last).for_each(|day| *days.entry(day).or_default() += section.rows.div_ceil(count));
 }
 
+/// Files that can be merged: not those that were found damaged.
+fn whole(files: &FileSet) -> impl Iterator<Item = &Arc<DataFile>> {
+    files.iter().filter(|file| !file.is_damaged())
+}
+
 /// Samples of an organisation's metric recorded before this are aged, milliseconds.
 pub(crate) type Cutoff<'a> = dyn Fn(&str, &str) -> i64 + 'a;
 
-/// The most useful job, if there is one. `now` in milliseconds.
+/// The most useful job of files that are whole, if there is one. `now` in milliseconds.
 pub(crate) fn next_job(files: &FileSet, now: i64, cutoff: &Cutoff<'_>) -> Option<Job> {
     runs_by_level(files).into_values().find_map(|runs| job_of_runs(&runs, now)).or_else(|| {
         let crowded = |(_, files): (_, Vec<Arc<DataFile>>)| close_in_size(files);
         let partitions = partitions(files);
-        let moved = || partitions.values().find(|inputs| inputs.iter().any(|file| is_misplaced(files, file)));
+        let moved = || {
+            let existing = Existing::of(files);
+            partitions.values().find(|inputs| inputs.iter().any(|file| existing.is_misplaced(file)))
+        };
         let inputs = partitions.clone().into_iter().find_map(crowded);
         let inputs = inputs.or_else(|| moved().map(|inputs| smallest(inputs.clone())));
-        let worn = || files.iter().find(|file| is_worn(&file.record, now, cutoff));
+        let worn = || whole(files).find(|file| is_worn(&file.record, now, cutoff));
         let inputs = inputs.or_else(|| worn().map(|file| vec![file.clone()]));
         inputs.map(|inputs| Job { inputs, work: Work::Period })
     })
@@ -228,23 +246,36 @@ fn smallest(mut files: Vec<Arc<DataFile>>) -> Vec<Arc<DataFile>> {
     files
 }
 
-/// Whether a file has rows of a day for which there is a finer period by now: they came
-/// when nobody knew that so many would follow. While they lie here, two files may hold
-/// one key.
-fn is_misplaced(files: &FileSet, file: &DataFile) -> bool {
-    let Some(period) = Period::parse(&file.record.period) else { return false };
-    if let Period::Day(_) = period {
-        return false;
+/// The periods that each organisation's metric has files of.
+struct Existing<'a>(HashMap<(&'a str, &'a str), BTreeSet<Period>>);
+
+impl<'a> Existing<'a> {
+    fn of(files: &'a FileSet) -> Existing<'a> {
+        let mut periods: HashMap<(&str, &str), BTreeSet<Period>> = HashMap::new();
+        for record in files.iter().map(|file| &file.record) {
+            if let Some(period) = Period::parse(&record.period) {
+                periods.entry((&record.org, &record.metric)).or_default().insert(period);
+            }
+        }
+        Existing(periods)
     }
-    let is_year = matches!(period, Period::Year(_));
-    file.record.sections.iter().any(|section| {
-        let existing = periods_of(files.of(&section.org, &section.metric));
-        let finer = |day: i32| {
-            existing.contains_key(&Period::Day(day))
-                || is_year && existing.contains_key(&Period::month_of(day))
+
+    /// Whether a file has rows of a day for which there is a finer period by now: they
+    /// came when nobody knew that so many would follow. While they lie here, two files
+    /// may hold one key.
+    fn is_misplaced(&self, file: &DataFile) -> bool {
+        let record = &file.record;
+        let Some(period) = Period::parse(&record.period) else { return false };
+        let Some(existing) = self.0.get(&(record.org.as_str(), record.metric.as_str())) else { return false };
+        let is_finer = |day: i32| match period {
+            Period::Day(_) => false,
+            Period::Month(..) => existing.contains(&Period::Day(day)),
+            Period::Year(_) => {
+                existing.contains(&Period::Day(day)) || existing.contains(&Period::month_of(day))
+            }
         };
-        section.days.iter().any(|&(day, _)| finer(day))
-    })
+        record.sections.iter().any(|section| section.days.iter().any(|&(day, _)| is_finer(day)))
+    }
 }
 
 fn job_of_runs(runs: &[Arc<DataFile>], now: i64) -> Option<Job> {
@@ -260,7 +291,7 @@ fn job_of_runs(runs: &[Arc<DataFile>], now: i64) -> Option<Job> {
 /// Runs, the oldest of each level first.
 fn runs_by_level(files: &FileSet) -> BTreeMap<u32, Vec<Arc<DataFile>>> {
     let mut levels: BTreeMap<u32, Vec<Arc<DataFile>>> = BTreeMap::new();
-    for run in files.iter().filter(|file| file.is_run()) {
+    for run in whole(files).filter(|file| file.is_run()) {
         levels.entry(run.record.level).or_default().push(run.clone());
     }
     levels.values_mut().for_each(|runs| runs.sort_by_key(|run| run.record.sequence_first));
@@ -273,7 +304,7 @@ type Shared = (String, String, Period, u32, u32);
 
 fn partitions(files: &FileSet) -> BTreeMap<Shared, Vec<Arc<DataFile>>> {
     let mut periods: BTreeMap<(&str, &str, Period), Vec<&Arc<DataFile>>> = BTreeMap::new();
-    for file in files.iter() {
+    for file in whole(files) {
         if let Some(period) = Period::parse(&file.record.period) {
             let key = (file.record.org.as_str(), file.record.metric.as_str(), period);
             periods.entry(key).or_default().push(file);
@@ -333,13 +364,14 @@ pub(crate) fn whole_store(
         let work = if few { Work::Runs { all: true } } else { Work::Gather };
         return Some(Job { inputs, work });
     }
+    let existing = Existing::of(files);
     let unfinished = |of_partition: &Vec<Arc<DataFile>>| {
         let rolled = byte_len(of_partition) > FILE_BYTES_MAX;
         let many = of_partition.len() > 1
             && !(rolled && of_partition.iter().all(|file| is_whole(file)) && disjoint(of_partition));
         many || of_partition
             .iter()
-            .any(|file| is_misplaced(files, file) || !done(file) && (!is_whole(file) || rewrite(file)))
+            .any(|file| existing.is_misplaced(file) || !done(file) && (!is_whole(file) || rewrite(file)))
     };
     let (_, inputs) = partitions(files).into_iter().find(|(_, of_partition)| unfinished(of_partition))?;
     Some(Job { inputs: smallest(inputs), work: Work::Period })
@@ -360,8 +392,6 @@ fn disjoint(files: &[Arc<DataFile>]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     #[test]

@@ -57,6 +57,12 @@ pub fn erased_in(
     Ok(found)
 }
 
+/// Whether a tombstone may cover a row of a file, by what the catalog says of that.
+#[must_use]
+pub fn may_hold(file: &DataFile, tombstone: &Tombstone) -> bool {
+    file.record.sections.iter().any(|section| may_cover(tombstone, section))
+}
+
 /// Whether a tombstone may cover a row of a section, by what the catalog says of that.
 pub(crate) fn may_cover(tombstone: &Tombstone, section: &SectionRecord) -> bool {
     let within = match &tombstone.erased {
@@ -87,7 +93,7 @@ impl<'a> Asked<'a> {
     fn of(file: &DataFile, tombstones: &'a [Arc<Tombstone>]) -> Asked<'a> {
         let mut asked = Asked { tombstones, by_user: HashMap::new(), everyone: Vec::new(), count: 0 };
         for (index, tombstone) in tombstones.iter().enumerate() {
-            if !file.record.sections.iter().any(|section| may_cover(tombstone, section)) {
+            if !may_hold(file, tombstone) {
                 continue;
             }
             asked.count += 1;

@@ -36,7 +36,7 @@ pub use block::{Block, BlockError, block_schema};
 pub use blocks::{BLOCK_BYTES, BlockFault, check_blocks};
 #[cfg(feature = "query")]
 pub(crate) use columns::ColumnsBuilder;
-pub use erased::erased_in;
+pub use erased::{erased_in, may_hold};
 #[cfg(feature = "query")]
 pub(crate) use erased::may_cover;
 pub(crate) use layout::{DAY_MS, day_of, temporary};

@@ -53,6 +53,44 @@ pub enum FileReadError {
     },
 }
 
+impl FileReadError {
+    /// The file, below the data dir.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        match self {
+            FileReadError::Io { path, .. }
+            | FileReadError::Damaged { path, .. }
+            | FileReadError::Foreign { path, .. }
+            | FileReadError::Parquet { path, .. } => path,
+        }
+    }
+
+    /// Whether `file`, of which this was met, is damaged, unlike one that cannot be read
+    /// just now. May read it to its end.
+    pub(crate) fn is_damage(&self, file: &Arc<DataFile>) -> bool {
+        match self {
+            FileReadError::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound)
+            }
+            FileReadError::Damaged { .. } | FileReadError::Foreign { .. } => true,
+            // The reader of parquet keeps only the text of what it met below. What was
+            // written and read as it should be and is none is damaged as well.
+            FileReadError::Parquet { .. } => {
+                check_whole(file).map_or_else(|error| error.is_damage(file), |()| true)
+            }
+        }
+    }
+}
+
+/// Reads a file to its end.
+fn check_whole(file: &Arc<DataFile>) -> Result<(), FileReadError> {
+    let file = CheckedFile::open(file)?;
+    let step = 16 * BLOCK_BYTES;
+    (0..file.byte_len())
+        .step_by(step)
+        .try_for_each(|at| file.read(at..file.byte_len().min(at + step as u64)).map(drop))
+}
+
 /// An open data file; every byte it gives out was checked against the catalog.
 #[derive(Clone, Debug)]
 pub struct CheckedFile {

@@ -4,6 +4,7 @@ use std::hash::{Hash, Hasher};
 use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use hashbrown::{Equivalent, HashMap};
@@ -25,6 +26,8 @@ pub struct DataFile {
     /// Its descriptor while anybody reads it: reads name their offset, so all
     /// readers of a file share one.
     open: Mutex<Weak<dyn DiskFile>>,
+    /// Found damaged since the start.
+    damaged: AtomicBool,
 }
 
 impl DataFile {
@@ -32,7 +35,24 @@ impl DataFile {
     #[must_use]
     pub fn new(disk: Arc<dyn Disk>, data_dir: &Path, record: FileRecord) -> DataFile {
         let closed: Weak<NeverOpen> = Weak::new();
-        DataFile { path: data_dir.join(&record.path), record, disk, open: Mutex::new(closed) }
+        DataFile {
+            path: data_dir.join(&record.path),
+            record,
+            disk,
+            open: Mutex::new(closed),
+            damaged: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether it was found damaged: merges leave it where it is.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it is damaged; false if that was known.
+    pub(crate) fn set_damaged(&self) -> bool {
+        !self.damaged.swap(true, Ordering::Relaxed)
     }
 
     /// Opens it, or gives the descriptor that is open.

@@ -41,7 +41,7 @@ pub use indexes::SegmentIndexer;
 pub use keys::EventKey;
 pub use log::{Log, LogCursor, LogError};
 pub use recovery::{RecoverError, Recovered, recover};
-pub use rewrite::{RewriteError, SegmentRewriter};
+pub use rewrite::{Broken, RewriteError, Rewritten, SegmentRewriter};
 pub(crate) use segment::{HeaderState, read_header};
 pub use segment::{SEGMENT_HEADER_BYTES, SealedSegment, SegmentId};
 pub use segment_index::FrameFilter;

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! A crash leaves the old file or the new one, and perhaps a temporary one, which the
-//! next start removes. Readers that have the old file open read it to its end.
+//! next start removes. Readers that have the old file open read it to its end. What is
+//! broken in it stays as it is, so that whoever meets it names it.
 
 use std::io;
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 
 use super::index::{JournalIndex, MARK_BYTES, Mark};
 use super::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentId};
-use crate::disk::Disk;
+use crate::disk::{Disk, is_full};
 use crate::frame::{FRAME_ALIGN, FrameFault, Header, verify};
 
 /// Why a segment was not written anew.
@@ -31,7 +32,7 @@ pub enum RewriteError {
         #[source]
         source: io::Error,
     },
-    /// A frame in it is broken; the file stays as it is.
+    /// A frame in it is broken, and stays as it is.
     #[error("the journal is damaged: {} at byte {offset}: {fault}", path.display())]
     Damaged {
         /// The file.
@@ -41,6 +42,32 @@ pub enum RewriteError {
         /// What is wrong with it.
         fault: FrameFault,
     },
+}
+
+impl RewriteError {
+    /// Whether the disk was full, which heals.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self, RewriteError::Io { source, .. } if is_full(source))
+    }
+}
+
+/// What became of a segment.
+#[derive(Debug)]
+pub struct Rewritten {
+    /// Whether it is another file now.
+    pub changed: bool,
+    /// What in it is no frame that can be read.
+    pub broken: Option<Broken>,
+}
+
+/// What a segment holds that nobody can read.
+#[derive(Debug)]
+pub struct Broken {
+    /// The first fault: [`RewriteError::Damaged`].
+    pub fault: RewriteError,
+    /// All of it, one part behind the other.
+    pub bytes: Vec<u8>,
 }
 
 /// Writes sealed segments anew; the committer goes on meanwhile.
@@ -63,45 +90,48 @@ impl SegmentRewriter {
     }
 
     /// Replaces the frames of a sealed segment for which `change` gives others, which
-    /// must have the same stamps and not be longer. False if nothing changed, or if the
-    /// segment was removed meanwhile.
+    /// must have the same stamps and not be longer. Nothing changed if the segment was
+    /// removed meanwhile.
     ///
     /// # Errors
-    /// [`RewriteError`]; then the segment is as it was, or whole and new.
+    /// [`RewriteError::Io`]; then the segment is as it was, or whole and new.
     pub fn rewrite(
         &self,
         id: SegmentId,
         mut change: impl FnMut(&Header, &[u8]) -> Result<Option<Vec<u8>>, FrameFault>,
-    ) -> Result<bool, RewriteError> {
+    ) -> Result<Rewritten, RewriteError> {
         let path = id.path(&self.dir);
         let at = |source| RewriteError::Io { path: path.clone(), source };
-        let Some(bytes) = self.read(id).map_err(at)? else { return Ok(false) };
+        let bytes = self.read(id).map_err(at)?.unwrap_or_default();
+        let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
         let (mut frames, mut marks, mut changed) = (Vec::with_capacity(bytes.len()), Vec::new(), false);
+        let mut broken: Option<Broken> = None;
         let mut offset = SEGMENT_HEADER_BYTES as usize;
-        while offset + FRAME_ALIGN <= bytes.len() && bytes[offset..].iter().any(|&byte| byte != 0) {
-            let damaged = |fault| RewriteError::Damaged { path: path.clone(), offset: offset as u64, fault };
-            let header = verify(&bytes[offset..]).map_err(damaged)?;
-            let whole = bytes
-                .get(offset..offset + header.frame_bytes())
-                .ok_or(FrameFault::Payload { what: "cut short" })
-                .map_err(damaged)?;
-            note(&mut marks, &header, SEGMENT_HEADER_BYTES + frames.len() as u64);
-            match change(&header, whole).map_err(damaged)? {
-                Some(other) => {
-                    if other.len() > whole.len() {
-                        return Err(damaged(FrameFault::Payload { what: "longer without what was erased" }));
-                    }
-                    frames.extend_from_slice(&other);
-                    changed = true;
+        while offset + FRAME_ALIGN <= bytes.len() && offset < end {
+            let rest = &bytes[offset..];
+            match changed_frame(rest, &mut change) {
+                Ok((header, whole, other)) => {
+                    // Readers of the whole segment begin at what is broken before its first frame.
+                    let before = if marks.is_empty() { 0 } else { frames.len() as u64 };
+                    note(&mut marks, &header, SEGMENT_HEADER_BYTES + before);
+                    changed |= other.is_some();
+                    frames.extend_from_slice(other.as_deref().unwrap_or(whole));
+                    offset += whole.len();
                 }
-                None => frames.extend_from_slice(whole),
+                Err(fault) => {
+                    let broken = broken.get_or_insert_with(|| Broken {
+                        fault: RewriteError::Damaged { path: path.clone(), offset: offset as u64, fault },
+                        bytes: Vec::new(),
+                    });
+                    // The next frame may begin at any alignment behind it.
+                    frames.extend_from_slice(&rest[..FRAME_ALIGN]);
+                    broken.bytes.extend_from_slice(&rest[..FRAME_ALIGN]);
+                    offset += FRAME_ALIGN;
+                }
             }
-            offset += whole.len();
         }
-        if !changed {
-            return Ok(false);
-        }
-        self.put(id, bytes.len() as u64, &frames, marks).map_err(at)
+        let changed = changed && self.put(id, bytes.len() as u64, &frames, marks).map_err(at)?;
+        Ok(Rewritten { changed, broken })
     }
 
     /// A segment's bytes; `None` if it was removed.
@@ -142,6 +172,20 @@ impl SegmentRewriter {
         self.disk.sync_dir(&self.dir)?;
         Ok(true)
     }
+}
+
+/// The frame at the start of `rest`, with what is to stand in its place.
+fn changed_frame<'a>(
+    rest: &'a [u8],
+    change: &mut impl FnMut(&Header, &[u8]) -> Result<Option<Vec<u8>>, FrameFault>,
+) -> Result<(Header, &'a [u8], Option<Vec<u8>>), FrameFault> {
+    let header = verify(rest)?;
+    let whole = rest.get(..header.frame_bytes()).ok_or(FrameFault::Payload { what: "cut short" })?;
+    let other = change(&header, whole)?;
+    if other.as_ref().is_some_and(|other| other.len() > whole.len()) {
+        return Err(FrameFault::Payload { what: "longer without what was erased" });
+    }
+    Ok((header, whole, other))
 }
 
 fn note(marks: &mut Vec<Mark>, header: &Header, offset: u64) {

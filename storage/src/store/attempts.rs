@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use super::compaction::leave_out;
 use super::start::{present, remove_for_good};
 use super::{Pace, Snapshot, Store, StoreError};
 use crate::attempts::{
@@ -90,13 +91,18 @@ impl Store {
             self.replace_attempts(&aged, None, &[])?;
             return Ok(Some(report(&aged, None, 0)));
         }
-        let Some(files) = due_merge(&attempts, now_ms) else { return Ok(None) };
-        let level = files.iter().map(|file| file.record().level).max().unwrap_or_default() + 1;
-        self.rewrite_attempts(&files, level, &|_| true, pace)
+        loop {
+            let Some(files) = due_merge(&attempts, now_ms) else { return Ok(None) };
+            let level = files.iter().map(|file| file.record().level).max().unwrap_or_default() + 1;
+            match self.rewrite_attempts(&files, level, &|_| true, pace) {
+                Err(StoreError::Read(error)) if leave_out(files.iter().map(AttemptFile::data), &error) => {}
+                done => return done,
+            }
+        }
     }
 
     /// Takes rows about erased users out of the files. The compaction thread's. Ends
-    /// early if the pace says so.
+    /// early if the pace says so. Returns damaged files, which stay as they are.
     ///
     /// # Errors
     /// [`StoreError`]; files that were replaced stay so, and `done` was told of each.
@@ -105,28 +111,42 @@ impl Store {
         orders: &[Arc<Tombstone>],
         pace: &mut dyn Pace,
         done: &mut dyn FnMut(ErasedAttempts),
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<AttemptFile>, StoreError> {
         let each: Vec<(Arc<Tombstone>, Hidden)> =
             orders.iter().map(|order| (order.clone(), Hidden::default().with(order))).collect();
         let all = orders.iter().fold(Hidden::default(), |hidden, order| hidden.with(order));
         let attempts = self.snapshot().attempts.clone();
+        let mut damaged = Vec::new();
         for file in attempts.iter() {
             if !pace.go_on(0) {
                 break;
             }
-            let rows = erased_rows(file, &each)?;
-            if rows.iter().all(|&rows| rows == 0) {
-                continue;
+            match self.erase_from(file, &each, &all, pace) {
+                Ok(erased) => erased.into_iter().for_each(&mut *done),
+                Err(StoreError::Read(error)) if leave_out([file.data()], &error) => damaged.push(file.clone()),
+                Err(error) => return Err(error),
             }
-            let org = file.record().org.clone();
-            let kept = |row: &AttemptRow<&str>| !row_is_hidden(&all, &org, row);
-            let level = file.record().level.max(1);
-            if self.rewrite_attempts(std::slice::from_ref(file), level, &kept, pace)?.is_none() {
-                break;
-            }
-            done(ErasedAttempts { path: file.record().path.clone(), rows });
         }
-        Ok(())
+        Ok(damaged)
+    }
+
+    /// Takes rows that are hidden out of one file; `None` if it has none, or the pace
+    /// ended it.
+    fn erase_from(
+        &self,
+        file: &AttemptFile,
+        orders: &[(Arc<Tombstone>, Hidden)],
+        hidden: &Hidden,
+        pace: &mut dyn Pace,
+    ) -> Result<Option<ErasedAttempts>, StoreError> {
+        let rows = erased_rows(file, orders)?;
+        if rows.iter().all(|&rows| rows == 0) {
+            return Ok(None);
+        }
+        let kept = |row: &AttemptRow<&str>| !row_is_hidden(hidden, &file.record().org, row);
+        let level = file.record().level.max(1);
+        let written = self.rewrite_attempts(std::slice::from_ref(file), level, &kept, pace)?;
+        Ok(written.map(|_| ErasedAttempts { path: file.record().path.clone(), rows }))
     }
 
     /// Puts one file in the place of others; `None` if the pace ended it.

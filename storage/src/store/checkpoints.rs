@@ -44,6 +44,18 @@ impl Store {
         })
     }
 
+    /// Writes a checkpoint before rows that are in none are merged with others: a start
+    /// reads all of a file for the sake of one row that no checkpoint has.
+    pub(super) fn checkpoint_before(&self, inputs: &[Arc<DataFile>]) -> Result<(), StoreError> {
+        let position = self.series.position();
+        let are_newer = inputs.iter().any(|file| file.record.sequence_last > position);
+        let are_older = inputs.iter().any(|file| file.record.sequence_first <= position);
+        if are_newer && are_older {
+            self.checkpoint_series(self.flushed_position(), false)?;
+        }
+        Ok(())
+    }
+
     /// Everything through this is in files.
     #[must_use]
     pub fn flushed_position(&self) -> Sequence {

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use super::start::{remove_abandoned, remove_for_good};
 use super::{Snapshot, Store, StoreError};
+use crate::attempts::AttemptFile;
 use crate::catalog::FileRecord;
 use crate::compact::{
     Backlog, CompactionReport, Hides, Job, MergeError, Numbers, Outputs, Work, merge, next_job, whole_store,
 };
-use crate::files::DataFile;
+use crate::files::{DataFile, FileReadError};
 use crate::frame::Sequence;
 
 /// What a compaction asks while it goes on.
@@ -19,6 +20,10 @@ pub trait Pace {
     /// Called for each few thousand rows. Waits if the compaction is to take less of
     /// the machine; false ends it, and nothing has changed.
     fn go_on(&mut self, rows: u64) -> bool;
+
+    /// Called before each file that [`Store::rewrite`] looks at. Merges may be done
+    /// meanwhile.
+    fn next_file(&mut self) {}
 }
 
 /// As fast as it can.
@@ -47,15 +52,21 @@ impl Store {
     ) -> Result<Option<CompactionReport>, StoreError> {
         let now = crate::catalog::now_ms();
         let hidden = self.hidden();
-        match next_job(&self.snapshot().files, now, &|org, metric| hidden.cutoff(org, metric)) {
-            Some(job) => self.compact(&job, settled, pace).map(|done| done.map(|(report, _)| report)),
-            None => Ok(None),
+        loop {
+            let files = self.snapshot().files.clone();
+            let job = next_job(&files, now, &|org, metric| hidden.cutoff(org, metric));
+            let Some(job) = job else { return Ok(None) };
+            match self.compact(&job, settled, pace) {
+                Err(StoreError::Read(error)) if leave_out(&job.inputs, &error) => {}
+                done => return Ok(done?.map(|(report, _)| report)),
+            }
         }
     }
 
     /// Brings every run into its periods, makes each partition one file without
-    /// superseded rows, and rewrites every file that `rewrite` names. The compaction
-    /// thread's. Ends early, with what it did, if the pace says so.
+    /// superseded rows, and rewrites every file that `rewrite` names; damaged files stay
+    /// as they are. The compaction thread's. Ends early, with what it did, if the pace
+    /// says so.
     ///
     /// # Errors
     /// [`StoreError`]; jobs that were done stay done.
@@ -75,7 +86,11 @@ impl Store {
             let meant =
                 |file: &DataFile| present.contains(&file.record.path) || written.contains(&file.record.path);
             let Some(job) = whole_store(&files, &meant, rewrite, &done) else { break };
-            let Some((report, paths)) = self.compact(&job, settled, pace)? else { break };
+            let done = match self.compact(&job, settled, pace) {
+                Err(StoreError::Read(error)) if leave_out(&job.inputs, &error) => continue,
+                done => done?,
+            };
+            let Some((report, paths)) = done else { break };
             total = total.plus(report);
             written.extend(paths);
         }
@@ -83,8 +98,12 @@ impl Store {
     }
 
     /// Writes each of the files anew that `which` names, without what is hidden in it.
-    /// The compaction thread's. Returns the files that were replaced; ends early if the
-    /// pace says so.
+    /// The compaction thread's. Ends early if the pace says so. Returns damaged files,
+    /// which stay as they are.
+    ///
+    /// What is merged meanwhile (see [`Pace::next_file`]) has lost what is hidden on its
+    /// way; `which` is asked of the files it was merged from all the same, so that it
+    /// knows every file that held something.
     ///
     /// # Errors
     /// [`StoreError`]; files that were replaced stay so.
@@ -93,22 +112,37 @@ impl Store {
         settled: Sequence,
         which: &dyn Fn(&Arc<DataFile>) -> Result<bool, StoreError>,
         pace: &mut dyn Pace,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<Arc<DataFile>>, StoreError> {
         let files = self.snapshot().files.clone();
+        let mut damaged = Vec::new();
         for file in files.iter() {
             if !pace.go_on(0) {
                 break;
             }
-            if which(file)? {
-                if self.is_aged(file) {
-                    self.replace(std::slice::from_ref(file), Vec::new(), &[])?;
-                    continue;
-                }
-                let work = if file.is_run() { Work::Gather } else { Work::Period };
-                self.compact(&Job { inputs: vec![file.clone()], work }, settled, pace)?;
+            pace.next_file();
+            let rewritten = which(file).and_then(|named| {
+                let is_there = self.snapshot().files.contains(file);
+                if named && is_there { self.rewrite_one(file, settled, pace) } else { Ok(()) }
+            });
+            match rewritten {
+                Err(StoreError::Read(error)) if leave_out([file], &error) => damaged.push(file.clone()),
+                rewritten => rewritten?,
             }
         }
-        Ok(())
+        Ok(damaged)
+    }
+
+    fn rewrite_one(
+        &self,
+        file: &Arc<DataFile>,
+        settled: Sequence,
+        pace: &mut dyn Pace,
+    ) -> Result<(), StoreError> {
+        if self.is_aged(file) {
+            return self.replace(std::slice::from_ref(file), Vec::new(), &[]);
+        }
+        let work = if file.is_run() { Work::Gather } else { Work::Period };
+        self.compact(&Job { inputs: vec![file.clone()], work }, settled, pace).map(drop)
     }
 
     /// Whether all samples of a file are older than they are kept.
@@ -118,6 +152,17 @@ impl Store {
         let sections = &file.record.sections;
         !sections.is_empty()
             && sections.iter().all(|section| section.time_max < hidden.cutoff(&section.org, &section.metric))
+    }
+
+    /// Paths of files that were found damaged since the start, sorted.
+    #[must_use]
+    pub fn damaged_files(&self) -> Vec<String> {
+        let snapshot = self.snapshot();
+        let attempts = snapshot.attempts.iter().map(AttemptFile::data);
+        let damaged = snapshot.files.iter().chain(attempts).filter(|file| file.is_damaged());
+        let mut paths: Vec<String> = damaged.map(path_of).collect();
+        paths.sort();
+        paths
     }
 
     /// How much there is to compact.
@@ -139,6 +184,7 @@ impl Store {
         settled: Sequence,
         pace: &mut dyn Pace,
     ) -> Result<Option<(CompactionReport, Vec<String>)>, StoreError> {
+        self.checkpoint_before(&job.inputs)?;
         let files = self.snapshot().files.clone();
         let places = |org: &str, metric: &str| job.places(&files, org, metric);
         let numbers = Numbers::new(&self.catalog);
@@ -157,7 +203,7 @@ impl Store {
             outputs.push(block, rows)
         });
         let finished = merged.and_then(|rows_read| Ok((rows_read, outputs.finish()?)));
-        let (rows_read, (records, rows_written)) = match finished {
+        let (rows_read, (mut records, rows_written)) = match finished {
             Ok(finished) => finished,
             Err(error) => {
                 self.abandon(outputs);
@@ -165,6 +211,9 @@ impl Store {
             }
         };
         let numbers = outputs.into_numbers();
+        if job.cleans_run() {
+            records.iter_mut().for_each(|record| record.created_at = job.inputs[0].record.created_at);
+        }
         let report = CompactionReport {
             jobs: 1,
             inputs: job.inputs.len() as u64,
@@ -253,6 +302,21 @@ impl Store {
         }
         Ok(dead.len())
     }
+}
+
+/// Whether an error says that one of `files` is damaged. It is known from then on, and
+/// logged once.
+pub(super) fn leave_out<'a>(
+    files: impl IntoIterator<Item = &'a Arc<DataFile>>,
+    error: &FileReadError,
+) -> bool {
+    let met = files.into_iter().find(|file| file.record.path == error.path());
+    let Some(file) = met.filter(|file| error.is_damage(file)) else { return false };
+    if file.set_damaged() {
+        let (path, error) = (error.path(), error as &dyn std::error::Error);
+        tracing::error!(path, error, "a data file is damaged; merges and erasures leave it out");
+    }
+    true
 }
 
 fn path_of(file: &Arc<DataFile>) -> String {

@@ -138,11 +138,8 @@ impl StoreError {
             StoreError::Io { source, .. } | StoreError::Journal(RecoverError::Io { source, .. }) => {
                 is_full(source)
             }
-            StoreError::Series(error) if error.is_full() => true,
-            StoreError::Catalog(CatalogError::Sql(error))
-            | StoreError::Series(SeriesError::Catalog(CatalogError::Sql(error))) => {
-                error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
-            }
+            StoreError::Catalog(error) | StoreError::Series(SeriesError::Catalog(error)) => error.is_full(),
+            StoreError::Series(error) => error.is_full(),
             _ => false,
         }
     }

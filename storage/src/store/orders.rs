@@ -85,6 +85,18 @@ impl Orders {
         hiding.map(|place| self.all[*place].id.clone()).collect()
     }
 
+    /// The ids of those that may cover something in bytes of the journal of which nobody
+    /// can say any more what they were: they have the organisation's name or the user's. An
+    /// order about all users may cover anything.
+    #[must_use]
+    pub fn maybe_in(&self, bytes: &[u8]) -> BTreeSet<String> {
+        let has = |name: &str| bytes.windows(name.len().max(1)).any(|part| part == name.as_bytes());
+        let may_cover = |order: &&Arc<Tombstone>| {
+            order.erased.user().is_none_or(|user| has(user) || has(&order.org))
+        };
+        self.all.iter().filter(may_cover).map(|order| order.id.clone()).collect()
+    }
+
     /// A frame without what they cover, at its place and not longer; `None` if they
     /// cover nothing of it. `touched` gets the ids of those that do.
     ///

@@ -1,13 +1,17 @@
 //! Compaction: runs into periods, and what it must not lose.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use systole_storage::compact::FILE_BYTES_MAX;
+use systole_storage::files::{DataFile, erased_in};
 use systole_storage::hidden::{EVERY_METRIC, RetentionRule};
-use systole_storage::{Pace, Sequence, StoreError, Unhurried};
+use systole_storage::{Orders, Pace, Sequence, StoreError, Unhurried};
 
-use super::fixture::{Samples, TestStore, heart_rate};
+use super::fixture::{Merging, Samples, TestStore, everything_of, heart_rate};
 
 const JUNE_2026: i64 = 1_782_805_500_000;
 const DAY: i64 = 86_400_000;
@@ -211,6 +215,68 @@ fn a_file_may_be_rewritten_although_nothing_changed() {
 }
 
 #[test]
+fn what_is_merged_while_files_are_written_anew_loses_what_was_erased_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    for run in 0..20 {
+        for user in ["u_1", "u_2"] {
+            store.commit(&heart_rate(user, JUNE_2026 + run * 100_000, 10));
+        }
+        store.flush();
+    }
+    let before: BTreeSet<String> = store.paths().into_iter().collect();
+    let order = [store.erase("default", everything_of("u_1", false))];
+    let holds = |file: &Arc<DataFile>| Ok(!erased_in(file, &order)?.is_empty());
+    let held: RefCell<BTreeSet<String>> = RefCell::default();
+    let which = |file: &Arc<DataFile>| {
+        let holds = holds(file)?;
+        held.borrow_mut().extend(holds.then(|| file.record.path.clone()));
+        Ok(holds)
+    };
+    let damaged = store.store.rewrite(Sequence(u64::MAX), &which, &mut Merging(&store.store)).unwrap();
+    assert!(damaged.is_empty());
+    assert_eq!(*held.borrow(), before, "each of them held something");
+    assert!(store.paths().len() < 10, "many were merged: {:?}", store.paths());
+    assert!(store.store.snapshot().files.iter().all(|file| !holds(file).unwrap()));
+    assert_eq!(rows(&store), 200);
+    store.store.bury().unwrap();
+    assert!(before.iter().all(|path| !dir.path().join(path).exists()));
+}
+
+/// Says of every file that it was written at `time`; the store is closed.
+fn set_written(data_dir: &Path, time: i64) {
+    let connection = rusqlite::Connection::open(data_dir.join(systole_storage::CATALOG_FILE)).unwrap();
+    connection.execute("UPDATE files SET created_at = ?1", [time]).unwrap();
+}
+
+#[test]
+fn a_run_that_was_written_anew_for_an_erasure_keeps_its_level_and_age() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    for user in ["u_1", "u_2", "u_3"] {
+        store.commit(&heart_rate(user, JUNE_2026, 3));
+    }
+    store.flush();
+    drop(store);
+    let now = chrono::Utc::now().timestamp_millis();
+    set_written(dir.path(), now - 6 * DAY);
+    let mut store = TestStore::open(dir.path());
+    for (user, left) in [("u_1", 6), ("u_2", 3)] {
+        store.erase("default", everything_of(user, false));
+        store.rewrite_files(&Orders::new(store.store.hidden().waiting()));
+        let files = store.store.catalog().files().unwrap();
+        let found: Vec<_> = files.iter().map(|file| (file.level, file.created_at, file.rows)).collect();
+        assert_eq!(found, [(1, now - 6 * DAY, left)], "{user}");
+        assert!(store.paths()[0].starts_with("runs/1-") && !store.compact_some(), "{user}");
+    }
+    drop(store);
+    set_written(dir.path(), now - 8 * DAY);
+    let mut store = TestStore::open(dir.path());
+    assert!(store.compact_some(), "its rows wait for longer than a run is kept");
+    assert!(store.paths()[0].starts_with("samples/"));
+}
+
+#[test]
 fn a_file_is_written_anew_when_many_of_its_rows_are_aged_or_the_first_long_since() {
     // Days back of the oldest rows and how many they are, days that samples are kept,
     // days since the file was written; whether the oldest go.
@@ -232,9 +298,7 @@ fn a_file_is_written_anew_when_many_of_its_rows_are_aged_or_the_first_long_since
         store.flush();
         store.compact();
         drop(store);
-        let connection = rusqlite::Connection::open(dir.path().join(systole_storage::CATALOG_FILE)).unwrap();
-        connection.execute("UPDATE files SET created_at = ?1", [now - written_days * DAY]).unwrap();
-        drop(connection);
+        set_written(dir.path(), now - written_days * DAY);
         let mut store = TestStore::open(dir.path());
         assert_eq!(rows(&store), 100);
         if store.paths().len() > 1 && !goes {

@@ -12,12 +12,14 @@ use systole_storage::frame::{
     Tombstone, Trigger, Verdict, encode_attempts, encode_changes, encode_samples, encode_tombstone,
 };
 use systole_storage::journal::{
-    AppendError, JournalWriter, Log, LogCursor, LogError, SEGMENT_HEADER_BYTES, SealedSegment, SegmentId,
+    AppendError, Broken, JournalWriter, Log, LogCursor, LogError, SEGMENT_HEADER_BYTES, SealedSegment,
+    SegmentId,
 };
 use systole_storage::series::SeriesName;
 use systole_storage::store::JOURNAL_DIR;
 use systole_storage::{
-    Catalog, CompactionReport, Draft, Opened, Orders, Sequence, Store, StoreError, StoreSettings, Unhurried,
+    Catalog, CompactionReport, Draft, Opened, Orders, Pace, Sequence, Store, StoreError, StoreSettings,
+    Unhurried,
 };
 use tempfile::TempDir;
 
@@ -224,7 +226,7 @@ impl TestStore {
         self.flush();
         let waiting = self.store.hidden().waiting();
         let holds = |file: &Arc<DataFile>| Ok(!erased_in(file, &waiting)?.is_empty());
-        self.store.rewrite(Sequence(u64::MAX), &holds, &mut Unhurried).unwrap();
+        self.store.rewrite(Sequence(u64::MAX), &holds, &mut Merging(&self.store)).unwrap();
         self.store.bury().unwrap();
         for file in self.store.snapshot().files.iter() {
             assert!(!holds(file).unwrap(), "{} still holds what was erased", file.record.path);
@@ -264,7 +266,18 @@ impl TestStore {
         let rewriter = self.log.rewriter();
         let emptied =
             |id| rewriter.rewrite(id, |header, bytes| orders.emptied(header, bytes, &mut BTreeSet::new()));
-        rewriter.before(current).into_iter().filter(|id| emptied(*id).unwrap()).count()
+        rewriter.before(current).into_iter().filter(|id| emptied(*id).unwrap().changed).count()
+    }
+
+    /// Takes what orders cover out of the journal; returns what is broken in it.
+    pub fn broken_segments(&mut self, orders: &Orders) -> Vec<Broken> {
+        let current = self.writer.seal().unwrap();
+        let rewriter = self.log.rewriter();
+        let emptied = |id| {
+            let mut touched = BTreeSet::new();
+            rewriter.rewrite(id, |header, bytes| orders.emptied(header, bytes, &mut touched)).unwrap()
+        };
+        rewriter.before(current).into_iter().filter_map(|id| emptied(id).broken).collect()
     }
 
     /// Merges what is ready to be merged; says whether there was something.
@@ -284,6 +297,19 @@ impl TestStore {
     /// Paths of all files, as the catalog has them.
     pub fn paths(&self) -> Vec<String> {
         self.store.catalog().files().unwrap().into_iter().map(|file| file.path).collect()
+    }
+}
+
+/// Merges what is ready before each file of a rewrite.
+pub struct Merging<'a>(pub &'a Store);
+
+impl Pace for Merging<'_> {
+    fn go_on(&mut self, _: u64) -> bool {
+        true
+    }
+
+    fn next_file(&mut self) {
+        self.0.compact_some(Sequence(u64::MAX), &mut Unhurried).unwrap();
     }
 }
 

@@ -360,7 +360,8 @@ fn a_segment_that_is_written_anew_gets_its_index_anew() {
                     let frame = SamplesFrame::parse(bytes.to_vec().into())?;
                     Ok(frame.without(|group| frame.org() == "org_1" && group.user == "u_3"))
                 })
-                .unwrap(),
+                .unwrap()
+                .changed,
         );
     }
     assert!(rewritten > 3, "{rewritten}");

@@ -20,6 +20,7 @@ mod check;
 mod check_figures;
 mod check_series;
 mod compaction;
+mod damage;
 mod erasing;
 mod files;
 mod fixture;

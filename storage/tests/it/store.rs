@@ -66,6 +66,38 @@ fn a_long_journal_is_replayed_with_the_memory_of_one_buffer() {
 }
 
 #[test]
+fn a_start_after_a_kill_reads_no_file_that_was_merged_from_checkpointed_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    // Merged before any checkpoint: a start has to read them all, merged or not.
+    for batch in 0..8 {
+        store.commit(&heart_rate("u_1", batch * 100_000, 50));
+        store.flush();
+    }
+    assert!(store.compact_some());
+    store.compact();
+    assert_eq!(store.store.series().position(), Sequence::ZERO);
+    store.store.checkpoint_series(store.store.flushed_position(), false).unwrap();
+    // A few rows more, which a merge puts into the file of all the others.
+    store.commit(&heart_rate("u_1", 900_000, 3));
+    store.flush();
+    store.compact();
+    let record = store.store.catalog().files().unwrap().remove(0);
+    assert_eq!((store.paths().len(), record.rows), (1, 403));
+    assert!(record.sequence_last <= store.store.series().position(), "a start would read the file");
+    let expected = store.store.series().latest("default", "u_1").unwrap();
+    assert_eq!(expected[0].recorded_at, 902_000);
+    drop(store);
+    // A start that read the file would end here.
+    let path = dir.path().join(&record.path);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[100] ^= 4;
+    std::fs::write(&path, bytes).unwrap();
+    let store = TestStore::open(dir.path());
+    assert_eq!(store.store.series().latest("default", "u_1").unwrap(), expected);
+}
+
+#[test]
 fn sequences_go_on_after_a_flush_emptied_the_journal() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = TestStore::open(dir.path());
