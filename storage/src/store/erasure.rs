@@ -13,15 +13,15 @@ use crate::series::{LatestValue, Newest};
 pub(crate) fn load_hidden(catalog: &Catalog) -> Result<Hidden, CatalogError> {
     let mut hidden = Hidden::default();
     for tombstone in catalog.waiting_tombstones()? {
-        hidden = hidden.with(&Arc::new(tombstone));
+        hidden.add(&Arc::new(tombstone));
     }
     for (org, hash) in catalog.blocked_users()? {
-        hidden = hidden.with_blocked(&org, hash);
+        hidden.block(&org, hash);
     }
     let rules = catalog.retention()?;
     for of_org in rules.chunk_by(|a, b| a.0 == b.0) {
         let rules: Vec<RetentionRule> = of_org.iter().map(|(_, rule)| rule.clone()).collect();
-        hidden = hidden.with_retention(&of_org[0].0, rules);
+        hidden.set_retention(&of_org[0].0, &rules);
     }
     Ok(hidden)
 }
@@ -152,7 +152,7 @@ impl Store {
         // One at a time, so that memory follows the catalog.
         let _turn = self.unrecorded.lock();
         self.catalog.put_retention(org, &rules)?;
-        self.change_hidden(|hidden| hidden.with_retention(org, rules.clone()));
+        self.change_hidden(|hidden| hidden.with_retention(org, &rules));
         Ok(())
     }
 
