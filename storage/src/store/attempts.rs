@@ -106,20 +106,18 @@ impl Store {
         pace: &mut dyn Pace,
         done: &mut dyn FnMut(ErasedAttempts),
     ) -> Result<(), StoreError> {
-        let each: Vec<(Arc<Tombstone>, Hidden)> =
-            orders.iter().map(|order| (order.clone(), Hidden::default().with(order))).collect();
-        let all = orders.iter().fold(Hidden::default(), |hidden, order| hidden.with(order));
+        let hidden = Hidden::of_all(orders);
         let attempts = self.snapshot().attempts.clone();
         for file in attempts.iter() {
             if !pace.go_on(0) {
                 break;
             }
-            let rows = erased_rows(file, &each)?;
+            let rows = erased_rows(file, orders)?;
             if rows.iter().all(|&rows| rows == 0) {
                 continue;
             }
             let org = file.record().org.clone();
-            let kept = |row: &AttemptRow<&str>| !row_is_hidden(&all, &org, row);
+            let kept = |row: &AttemptRow<&str>| !row_is_hidden(&hidden, &org, row);
             let level = file.record().level.max(1);
             if self.rewrite_attempts(std::slice::from_ref(file), level, &kept, pace)?.is_none() {
                 break;
