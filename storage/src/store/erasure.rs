@@ -72,12 +72,14 @@ impl Store {
     /// # Errors
     /// [`StoreError::Catalog`]; then they wait for the next call.
     pub fn record_tombstones(&self) -> Result<(), StoreError> {
-        // Locked over the transaction, so that nobody finds none waiting before they
+        // Held over the transaction, so that nobody finds none waiting before they
         // are durable.
-        let mut unrecorded = self.unrecorded.lock();
-        if !unrecorded.is_empty() {
-            self.catalog.put_tombstones(&unrecorded)?;
-            unrecorded.clear();
+        let _turn = self.recording.lock();
+        let waiting = self.unrecorded.lock().clone();
+        if !waiting.is_empty() {
+            self.catalog.put_tombstones(&waiting)?;
+            // What came meanwhile stands behind them.
+            self.unrecorded.lock().drain(..waiting.len());
         }
         Ok(())
     }
@@ -150,7 +152,7 @@ impl Store {
     /// [`StoreError::Catalog`].
     pub fn set_retention(&self, org: &str, rules: Vec<RetentionRule>) -> Result<(), StoreError> {
         // One at a time, so that memory follows the catalog.
-        let _turn = self.unrecorded.lock();
+        let _turn = self.recording.lock();
         self.catalog.put_retention(org, &rules)?;
         self.change_hidden(|hidden| hidden.with_retention(org, &rules));
         Ok(())

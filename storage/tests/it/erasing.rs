@@ -3,16 +3,17 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
-use systole_storage::disk::Disk;
+use systole_storage::disk::{Disk, RealDisk};
 use systole_storage::files::{DataFile, erased_in};
 use systole_storage::frame::{Erased, Frame, Kind, SamplesFrame, Stamp, Tombstone, encode_tombstone};
-use systole_storage::hidden::Hidden;
+use systole_storage::hidden::{EVERY_METRIC, Hidden, RetentionRule};
 use systole_storage::series::Newest;
-use systole_storage::{Orders, Sequence, Store, StoreError, Unhurried};
+use systole_storage::{Catalog, Commits, Orders, Sequence, Store, StoreError, StoreSettings, Unhurried};
 
-use super::fixture::{Samples, heart_rate, range_of};
+use super::fixture::{Samples, everything_of, heart_rate, range_of};
 use super::machine::{
     DATA_DIR, EVERYTHING, Key, Machine, Promise, Refused, Running, SERIES_BYTES, Step, Work, all_rows,
 };
@@ -204,4 +205,59 @@ fn newest_values_of_many_users_are_set_within_the_memory_of_the_map() {
         let latest = store.series().latest("default", &format!("u_{user}")).unwrap();
         assert_eq!((latest.len(), latest[0].recorded_at), (1, 1), "{user}");
     }
+}
+
+/// Does something in the middle of the next transaction, and takes that back if it cannot be
+/// done before the transaction ends.
+#[derive(Default)]
+struct Meanwhile(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl Commits for Meanwhile {
+    fn before(&self) -> bool {
+        let Some(work) = self.0.lock().unwrap().take() else { return true };
+        let (done, waited) = mpsc::channel();
+        std::thread::spawn(move || {
+            work();
+            done.send(())
+        });
+        waited.recv_timeout(Duration::from_secs(20)).is_ok()
+    }
+
+    fn after(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn an_order_hides_while_the_catalog_is_being_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let commits = Arc::new(Meanwhile::default());
+    let catalog = Arc::new(Catalog::open_watched(dir.path(), commits.clone()).unwrap());
+    let settings = StoreSettings {
+        data_dir: dir.path().to_owned(),
+        segment_bytes: 64 * 1024,
+        flush_bytes: 1 << 20,
+        series_bytes: 1 << 20,
+    };
+    let store = Store::open_on(&settings, Arc::new(RealDisk), catalog.clone()).unwrap().store;
+    let order = |number: u64| {
+        let (store, sequence) = (store.clone(), Sequence(number));
+        let erased = everything_of(&format!("u_{number}"), false);
+        let (id, org) = (format!("era_{number}"), "default".to_owned());
+        let tombstone = Tombstone { id, org, erased, sequence, created_at: 0 };
+        let stamp = Stamp { sequence, synced: sequence, ordering: number, committed_at: 0 };
+        let bytes = encode_tombstone(&tombstone).seal(stamp);
+        move || store.publish_frames(&[Frame::parse(bytes.into()).unwrap()])
+    };
+    let waiting = || catalog.waiting_tombstones().unwrap().len();
+    order(1)();
+    *commits.0.lock().unwrap() = Some(Box::new(order(2)));
+    store.record_tombstones().unwrap();
+    assert_eq!((waiting(), store.hidden().waiting().len()), (1, 2));
+    let rule = RetentionRule { metric: EVERY_METRIC.to_owned(), days: Some(1) };
+    *commits.0.lock().unwrap() = Some(Box::new(order(3)));
+    store.set_retention("default", vec![rule]).unwrap();
+    assert_eq!((waiting(), store.hidden().waiting().len()), (1, 3));
+    store.record_tombstones().unwrap();
+    assert_eq!(waiting(), 3);
 }
