@@ -358,15 +358,12 @@ impl Record {
         self.advance_metric(metric, newest);
     }
 
-    /// Sets or removes a metric's newest value; what came after `through` stays
-    /// if it is newer.
-    pub(super) fn replace(&mut self, metric: &[u8], through: Sequence, newest: Option<Newest>) {
-        let at = self.view().find_text(metric).and_then(|place| self.view().find_newest(place));
-        let kept = at.map(|at| self.view().newest_of(at)).filter(|old| old.sequence > through);
-        if let Some(at) = at {
+    /// Sets or removes a metric's newest value.
+    pub(super) fn replace(&mut self, metric: &[u8], newest: Option<Newest>) {
+        if let Some(at) = self.view().find_text(metric).and_then(|place| self.view().find_newest(place)) {
             self.cut(at, NEWEST_BYTES);
         }
-        for newest in newest.into_iter().chain(kept) {
+        if let Some(newest) = newest {
             let metric = self.place_of(metric);
             self.advance_metric(metric, newest);
         }
@@ -490,6 +487,11 @@ impl Record {
 }
 
 impl Newest {
+    /// The newer of both.
+    pub(super) fn or_newer(self, other: Option<Newest>) -> Newest {
+        other.filter(|other| !self.beats(other)).unwrap_or(self)
+    }
+
     /// Later times win; of equal times the later received.
     fn beats(&self, other: &Newest) -> bool {
         let order = self.recorded_at.cmp(&other.recorded_at).then(self.sequence.cmp(&other.sequence));

@@ -98,7 +98,7 @@ impl Store {
     /// Brings the newest values right that lie in deleted ranges. Until the orders are done
     /// readers look for them among the samples. `find` is given organisation, user and metric,
     /// and looks for the newest sample that is left; its position is one that the snapshot it
-    /// looked into has everything up to.
+    /// looked into has everything up to. It is asked again until that is far enough.
     ///
     /// Of an order about all users every record of the organisation is looked at, a page at
     /// a time, and those that change are written down on the way as memory demands it.
@@ -115,9 +115,7 @@ impl Store {
             for page in 0..pages {
                 for (user, values) in self.newest_of(org, user, page)? {
                     for value in values.iter().filter(|value| orders.hidden().deletes(org, &user, value)) {
-                        let (through, newest) = find(org, &user, &value.metric)?;
-                        let replaced = self.series.replace_newest(org, &user, &value.metric, through, newest);
-                        replaced.map_err(StoreError::from)?;
+                        self.find_newest(org, &user, &value.metric, &mut find)?;
                     }
                 }
                 if self.series.is_pressing() {
@@ -126,6 +124,29 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Brings one newest value right. What comes while `find` looks counts too.
+    fn find_newest<E: From<StoreError>>(
+        &self,
+        org: &str,
+        user: &str,
+        metric: &str,
+        find: &mut impl FnMut(&str, &str, &str) -> Result<(Sequence, Option<Newest>), E>,
+    ) -> Result<(), E> {
+        loop {
+            let known = self.series.seek_newest(org, user, metric);
+            let (mut through, mut found) = find(org, user, metric)?;
+            // A sample is in the map a moment before it is in a snapshot.
+            while through < known {
+                std::thread::yield_now();
+                (through, found) = find(org, user, metric)?;
+            }
+            let replaced = self.series.replace_newest(org, user, metric, found);
+            if replaced.map_err(StoreError::from)? {
+                return Ok(());
+            }
+        }
     }
 
     /// The newest values of one user, or of all users of a page.

@@ -10,10 +10,10 @@ use systole_storage::disk::{Disk, RealDisk};
 use systole_storage::files::{DataFile, erased_in};
 use systole_storage::frame::{Erased, Frame, Kind, SamplesFrame, Stamp, Tombstone, encode_tombstone};
 use systole_storage::hidden::{EVERY_METRIC, Hidden, RetentionRule};
-use systole_storage::series::Newest;
+use systole_storage::series::{Newest, SeriesName};
 use systole_storage::{Catalog, Commits, Orders, Sequence, Store, StoreError, StoreSettings, Unhurried};
 
-use super::fixture::{Samples, everything_of, heart_rate, range_of};
+use super::fixture::{Samples, TestStore, everything_of, heart_rate, range_of};
 use super::machine::{
     DATA_DIR, EVERYTHING, Key, Machine, Promise, Refused, Running, SERIES_BYTES, Step, Work, all_rows,
 };
@@ -205,6 +205,62 @@ fn newest_values_of_many_users_are_set_within_the_memory_of_the_map() {
         let latest = store.series().latest("default", &format!("u_{user}")).unwrap();
         assert_eq!((latest.len(), latest[0].recorded_at), (1, 1), "{user}");
     }
+}
+
+#[test]
+fn a_sample_that_comes_while_the_newest_value_is_looked_for_is_the_newest() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    let samples = |time: i64| Samples { rows: vec![(time, time as f64)], ..heart_rate("u_1", 0, 0) };
+    let newest = |store: &TestStore| store.store.series().latest("default", "u_1").unwrap();
+    let found =
+        |time: i64, sequence: Sequence| Some(Newest { recorded_at: time, value: time as f64, sequence });
+    let first = store.commit(&samples(10));
+    store.commit(&samples(1000));
+    store.erase("default", range_of(Some("u_1"), None, 900..2000));
+    let (inner, orders) = (store.store.clone(), Orders::new(store.store.hidden().waiting()));
+    // Older than the deleted one, newer than what is left.
+    let came = |_: &str, _: &str, _: &str| {
+        let through = store.last;
+        store.commit(&samples(500));
+        Ok::<_, StoreError>((through, found(10, first)))
+    };
+    inner.set_newest(&orders, came).unwrap();
+    assert_eq!(newest(&store)[0].recorded_at, 500);
+
+    // One that the map has and no snapshot yet.
+    store.commit(&samples(1000));
+    store.erase("default", range_of(Some("u_1"), None, 900..2000));
+    let orders = Orders::new(store.store.hidden().waiting());
+    let (before, mut asked) = (store.last, 0);
+    let last = store.last.next();
+    let name =
+        SeriesName { org: "default", user: "u_1", metric: "heart_rate", source: "garmin", device: None };
+    inner.series().advance(&name, 600, 600, found(600, last).unwrap());
+    let published = |_: &str, _: &str, _: &str| {
+        asked += 1;
+        Ok::<_, StoreError>(if asked == 1 { (before, found(500, before)) } else { (last, found(600, last)) })
+    };
+    inner.set_newest(&orders, published).unwrap();
+    assert_eq!((newest(&store)[0].recorded_at, asked), (600, 2));
+
+    // The user is erased meanwhile.
+    store.commit(&samples(700));
+    store.commit(&samples(1000));
+    store.erase("default", range_of(Some("u_1"), None, 900..2000));
+    let orders = Orders::new(store.store.hidden().waiting());
+    let mut asked = 0;
+    let erased = |_: &str, _: &str, _: &str| {
+        let through = store.last;
+        asked += 1;
+        if asked > 1 {
+            return Ok((through, None));
+        }
+        store.erase("default", everything_of("u_1", false));
+        Ok::<_, StoreError>((through, found(700, through)))
+    };
+    inner.set_newest(&orders, erased).unwrap();
+    assert_eq!((newest(&store), asked), (Vec::new(), 2));
 }
 
 /// Does something in the middle of the next transaction, and takes that back if it cannot be
