@@ -11,7 +11,8 @@
 //! are carried out when the oldest has waited half of its time, `erasure_deadline`. A
 //! step that fails is logged and everything is tried again: nothing is shown meanwhile,
 //! and no order is done before its bytes are gone. What the receipt counts are files and
-//! segments that really held something of the order.
+//! segments that really held something of the order. Samples are counted beside the order;
+//! what is not counted before this begins is not counted at all.
 //!
 //! The thread owns no data: files are written by the compaction thread, the journal's
 //! current segment is sealed by the committer.
@@ -155,6 +156,7 @@ impl Eraser {
         self.attempts.settle();
         // Behind this everything they cover is in files, and in the journal.
         self.flush()?;
+        self.store.catalog().end_counts(&orders.ids())?;
         self.end_deliveries(&orders)?;
         self.rewrite_files(&orders)?;
         self.rewrite_attempts(&orders)?;

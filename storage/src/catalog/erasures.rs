@@ -16,8 +16,8 @@ use crate::hidden::{EVERY_METRIC, RetentionRule, UserHash, blocked_hash};
 /// What an erasure took away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Removed {
-    /// Samples that could be seen before it.
-    pub samples: u64,
+    /// Samples that could be seen before it; `None` unless they were counted in time.
+    pub samples: Option<u64>,
     /// Data files that were rewritten or removed.
     pub files: u64,
     /// Journal segments that were rewritten.
@@ -41,6 +41,10 @@ pub struct ErasureRecord {
     pub completed_at: Option<i64>,
 }
 
+/// In the place of a number of samples: they may still be counted, and they will not be.
+const UNCOUNTED: i64 = -1;
+const NEVER_COUNTED: i64 = -2;
+
 const RECEIPT: &str = "id, samples, files, segments, deliveries, attempts, created_at, completed_at";
 
 impl Catalog {
@@ -62,7 +66,7 @@ impl Catalog {
             transaction.execute(
                 "INSERT INTO erasures (id, org, user_id, metric, time_start, time_end, block, sequence,
                      samples, files, segments, deliveries, attempts, created_at, completed_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, 0, 0, 0, 0, ?9, NULL)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?10, 0, 0, 0, 0, ?9, NULL)
                  ON CONFLICT (id) DO NOTHING",
                 (
                     &tombstone.id,
@@ -74,6 +78,7 @@ impl Catalog {
                     tombstone.erased.blocks(),
                     tombstone.sequence.0.cast_signed(),
                     tombstone.created_at,
+                    UNCOUNTED,
                 ),
             )?;
             if let Erased::User { user, block: true } = &tombstone.erased {
@@ -133,14 +138,32 @@ impl Catalog {
         Ok(statement.query_row((org, id), receipt).optional()?)
     }
 
-    /// Notes how many samples an erasure took out of sight.
+    /// Notes how many samples an erasure took out of sight, unless it is being carried out.
     ///
     /// # Errors
     /// [`CatalogError::Sql`].
     pub fn set_erased_samples(&self, id: &str, samples: u64) -> Result<(), CatalogError> {
         let connection = self.connection.lock();
-        let mut statement = connection.prepare_cached("UPDATE erasures SET samples = ?2 WHERE id = ?1")?;
-        statement.execute((id, samples.cast_signed()))?;
+        let mut statement =
+            connection.prepare_cached("UPDATE erasures SET samples = ?2 WHERE id = ?1 AND samples = ?3")?;
+        statement.execute((id, samples.cast_signed(), UNCOUNTED))?;
+        Ok(())
+    }
+
+    /// Ends the counting of samples for erasures that are going to be carried out: what is
+    /// counted from then on may be too few.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn end_counts(&self, ids: &[String]) -> Result<(), CatalogError> {
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction()?;
+        for id in ids {
+            let mut statement = transaction
+                .prepare_cached("UPDATE erasures SET samples = ?2 WHERE id = ?1 AND samples = ?3")?;
+            statement.execute((id, NEVER_COUNTED, UNCOUNTED))?;
+        }
+        transaction.commit()?;
         Ok(())
     }
 
@@ -251,7 +274,7 @@ fn receipt(row: &Row<'_>) -> rusqlite::Result<ErasureRecord> {
     Ok(ErasureRecord {
         id: row.get(0)?,
         removed: Removed {
-            samples: count(1)?,
+            samples: u64::try_from(row.get::<_, i64>(1)?).ok(),
             files: count(2)?,
             segments: count(3)?,
             deliveries: count(4)?,
@@ -260,4 +283,35 @@ fn receipt(row: &Row<'_>) -> rusqlite::Result<ErasureRecord> {
         created_at: row.get(6)?,
         completed_at: row.get(7)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_noted_once_and_not_while_an_erasure_is_carried_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(dir.path()).unwrap();
+        let ids = ["counted", "late", "never"].map(str::to_owned);
+        let order = |id: &String| {
+            Arc::new(Tombstone {
+                id: id.clone(),
+                org: "acme".to_owned(),
+                erased: Erased::Range { user: None, metric: None, start: 0, end: 1 },
+                sequence: Sequence(1),
+                created_at: 0,
+            })
+        };
+        catalog.put_tombstones(&ids.each_ref().map(order)).unwrap();
+        let samples = |id: &str| catalog.erasure("acme", id).unwrap().unwrap().removed.samples;
+        assert_eq!(ids.each_ref().map(|id| samples(id)), [None; 3]);
+        for number in [0, 7] {
+            catalog.set_erased_samples("counted", number).unwrap();
+        }
+        catalog.end_counts(&ids).unwrap();
+        catalog.set_erased_samples("late", 7).unwrap();
+        catalog.finish_erasures(&ids).unwrap();
+        assert_eq!(ids.each_ref().map(|id| samples(id)), [Some(0), None, None]);
+    }
 }

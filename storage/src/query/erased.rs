@@ -6,7 +6,7 @@
 //! again, such metrics are looked up in the samples.
 //!
 //! What an order took from one user is counted by point reads; what one took from all users
-//! by a plan over the organisation, in turn with SQL statements and on their threads.
+//! by a plan over the organisation, one at a time, on the threads of SQL statements.
 
 use std::sync::Arc;
 
@@ -65,8 +65,8 @@ impl QueryPool {
     }
 
     /// How many samples a tombstone took out of sight: those that showed before it. Of one
-    /// user they are of those `metrics`. Of all users a sample that was sent again behind the
-    /// tombstone, before this is asked, is not counted.
+    /// user they are of those `metrics`. Of all users a sample is not counted that was sent
+    /// again behind the tombstone and is in a file before this is asked.
     ///
     /// # Errors
     /// [`QueryError`].
@@ -75,7 +75,8 @@ impl QueryPool {
         let before = Arc::new(snapshot.hidden.before(tombstone));
         let snapshot = Arc::new(Snapshot { hidden: before, ..Snapshot::clone(&snapshot) });
         let Some(user) = tombstone.erased.user() else {
-            return self.sql.count(&tombstone.org, snapshot, covered_of_all(tombstone)).await;
+            let condition = covered_of_all(tombstone);
+            return self.sql.count(&tombstone.org, snapshot, tombstone.sequence, condition).await;
         };
         let _permit = self.permit().await?;
         let table = SamplesTable::new(&tombstone.org, snapshot, self.footers.clone());

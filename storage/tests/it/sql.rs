@@ -1,8 +1,10 @@
 //! SQL: what it answers, whose it is, and where it stops.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use futures_util::future::{Either, select};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use systole_storage::query::{QueryPool, SqlError, SqlFormat, SqlLimits, SqlQuestion};
@@ -331,6 +333,26 @@ fn what_was_deleted_of_all_users_is_in_no_answer_before_and_after_its_bytes_are_
     let left = asker.rows("default", newest);
     let expected = |user: &str| json!([user, "2026-06-30T07:59:59Z"]);
     assert_eq!(left[1..], ["u_1", "u_2", "u_3"].map(expected));
+}
+
+#[test]
+fn samples_of_an_order_are_counted_beside_statements_as_they_were_before_it() {
+    let (_dir, mut store) = spread();
+    let limits = SqlLimits { concurrency: 1, timeout: Duration::from_secs(600), rows_max: u64::MAX >> 8 };
+    let asker = Asker::with(&store, 64 << 20, limits);
+    let tombstone = store.erase("default", range_of(None, Some("heart_rate"), JUNE_2026..JUNE_2026 + 10_000));
+    // Sent again before the others are counted.
+    store.commit(&heart_rate("u_1", JUNE_2026, 5));
+    let question =
+        SqlQuestion { org: "default".to_owned(), text: ENDLESS.to_owned(), format: SqlFormat::Json };
+    let counted = asker.runtime.block_on(async {
+        let (endless, counting) = (asker.pool.sql(question), asker.pool.count_erased(&tombstone, Vec::new()));
+        match select(pin!(endless), pin!(counting)).await {
+            Either::Left(_) => panic!("it has an end"),
+            Either::Right((counted, _)) => counted.unwrap(),
+        }
+    });
+    assert_eq!(counted, 30);
 }
 
 #[test]
