@@ -19,10 +19,11 @@ mod shards;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use sha2::{Digest, Sha256};
 
 use self::shards::Shards;
+use crate::catalog::Dropped;
 use crate::frame::{Erased, EventFrame, Group, SamplesFrame, Sequence, Tombstone};
 use crate::series::LatestValue;
 
@@ -45,6 +46,9 @@ pub struct Hidden {
     orgs: Shards<String, Arc<OrgHidden>>,
     /// Where no rule says; `None` keeps samples for ever.
     default_days: Option<u32>,
+    /// Of any organisation samples recorded before this may have been dropped, when
+    /// `default_days` was another number.
+    dropped: Option<i64>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -55,6 +59,8 @@ struct OrgHidden {
     everyone: Vec<Arc<Tombstone>>,
     blocked: Arc<BlockedUsers>,
     retention: Arc<[RetentionRule]>,
+    /// By metric, before when samples may have been dropped under rules of before.
+    dropped: Arc<HashMap<String, i64>>,
 }
 
 /// Users of one organisation from whom nothing is taken any more. Their names are
@@ -208,6 +214,62 @@ impl Hidden {
     #[must_use]
     pub fn retention(&self, org: &str) -> &[RetentionRule] {
         self.orgs.get(org).map_or(&[], |known| &*known.retention)
+    }
+
+    /// Whether a sample recorded then may have been dropped because of its age, now or under
+    /// rules of before. It may also be there, hidden or not.
+    #[must_use]
+    pub fn may_be_dropped(&self, org: &str, metric: &str, recorded_at: i64) -> bool {
+        let of_org = self.orgs.get(org).map(|known| &known.dropped);
+        let of = |metric: &str| of_org.and_then(|dropped| dropped.get(metric)).copied();
+        let before = [of(metric), of(EVERY_METRIC), self.dropped].into_iter().flatten().max();
+        recorded_at < self.cutoff(org, metric) || before.is_some_and(|before| recorded_at < before)
+    }
+
+    /// Whether samples of an organisation may have been dropped because of their age.
+    #[must_use]
+    pub fn drops(&self, org: &str) -> bool {
+        self.drops_by_default() || self.orgs.get(org).is_some_and(|known| known.drops())
+    }
+
+    /// Whether samples of any organisation may have been.
+    #[must_use]
+    pub fn drops_some(&self) -> bool {
+        self.drops_by_default() || self.orgs.values().any(|known| known.drops())
+    }
+
+    fn drops_by_default(&self) -> bool {
+        self.default_days.is_some() || self.dropped.is_some()
+    }
+
+    /// What may have been dropped under the present rules of an organisation.
+    #[must_use]
+    pub fn dropped_now(&self, org: &str) -> Vec<Dropped> {
+        let rules = self.retention(org);
+        let has_default = !rules.iter().any(|rule| rule.metric == EVERY_METRIC);
+        let default = has_default.then_some((EVERY_METRIC, self.default_days));
+        let all = rules.iter().map(|rule| (rule.metric.as_str(), rule.days)).chain(default);
+        all.filter_map(|(metric, days)| Some(dropped_within(org, metric, days?))).collect()
+    }
+
+    /// Notes what may have been dropped. What was noted before stays if it reaches further.
+    pub fn note_dropped(&mut self, all: &[Dropped]) {
+        for Dropped { org, metric, before } in all {
+            if org.is_empty() {
+                self.dropped = self.dropped.max(Some(*before));
+                continue;
+            }
+            let known = Arc::make_mut(&mut self.org_mut(org).dropped).entry_ref(metric).or_insert(*before);
+            *known = (*known).max(*before);
+        }
+    }
+
+    /// This as if samples were kept for ever.
+    #[must_use]
+    pub fn of_any_age(&self, org: &str) -> Hidden {
+        let mut hidden = self.with_default_days(None);
+        hidden.set_retention(org, &[]);
+        hidden
     }
 
     /// How long samples are kept where no rule says.
@@ -365,6 +427,10 @@ impl OrgHidden {
         self.users.is_empty() && self.everyone.is_empty() && self.blocked.hashes.is_empty()
     }
 
+    fn drops(&self) -> bool {
+        !self.dropped.is_empty() || self.retention.iter().any(|rule| rule.days.is_some())
+    }
+
     fn waiting(&self) -> impl Iterator<Item = &Arc<Tombstone>> {
         self.users.values().flatten().chain(&self.everyone)
     }
@@ -398,6 +464,13 @@ impl Hiding {
             }
         }
     }
+}
+
+/// What may be dropped where samples are kept for some days. A merge that began with a rule
+/// goes on with it for a while when it is replaced: a day longer is long enough.
+pub(crate) fn dropped_within(org: &str, metric: &str, days: u32) -> Dropped {
+    let before = now_ms().saturating_sub((i64::from(days) - 1) * DAY_MS);
+    Dropped { org: org.to_owned(), metric: metric.to_owned(), before }
 }
 
 fn now_ms() -> i64 {
@@ -490,6 +563,30 @@ mod tests {
         assert!(both.of("acme", "heart_rate", "u_2").unwrap().hides(10, Sequence(9)));
         assert_eq!(both.before(&everything).waiting(), std::slice::from_ref(&steps));
         assert_eq!(both.without(&[steps]).waiting().len(), 2);
+    }
+
+    #[test]
+    fn what_rules_of_before_may_have_dropped_is_known_of_their_metrics() {
+        let rule = |metric: &str, days| RetentionRule { metric: metric.into(), days };
+        let rules = [rule("weight", None), rule("steps", Some(10)), rule(EVERY_METRIC, Some(100))];
+        let mut hidden = Hidden::default().with_retention("acme", &rules);
+        let noted = hidden.dropped_now("acme");
+        assert_eq!(noted.iter().map(|it| it.metric.as_str()).collect::<Vec<_>>(), ["steps", EVERY_METRIC]);
+        hidden.set_retention("acme", &[]);
+        assert!(!hidden.drops("acme") && !hidden.may_be_dropped("acme", "steps", 0));
+        hidden.note_dropped(&noted);
+        // Less is known later, and changes nothing.
+        hidden.note_dropped(&[Dropped { before: 0, ..noted[0].clone() }]);
+        let days_ago = |days: i64| now_ms() - days * DAY_MS;
+        for (metric, days, dropped) in
+            [("steps", 8, false), ("steps", 10, true), ("heart_rate", 98, false), ("heart_rate", 100, true)]
+        {
+            assert_eq!(hidden.may_be_dropped("acme", metric, days_ago(days)), dropped, "{metric} {days}");
+            assert!(!hidden.may_be_dropped("default", metric, days_ago(days)), "{metric} {days}");
+        }
+        assert!(hidden.drops("acme") && !hidden.drops("default"));
+        hidden.note_dropped(&[dropped_within("", EVERY_METRIC, 1000)]);
+        assert!(hidden.drops("default") && hidden.may_be_dropped("default", "steps", days_ago(1000)));
     }
 
     #[test]

@@ -190,7 +190,7 @@ impl Engine {
             series_bytes: settings.series_bytes,
         })?;
         let (store, log) = (opened.store, opened.log);
-        store.set_default_retention(settings.retention_days);
+        store.set_default_retention(settings.retention_days)?;
         let intake = Intake::new(settings.ring_slots);
         let counters = Arc::new(Counters::default());
         counters.sequence.store(opened.last.0, Ordering::Relaxed);
@@ -275,6 +275,7 @@ impl Engine {
                 intake: intake.clone(),
                 deadline: settings.erasure_deadline,
                 replaced: Default::default(),
+                swept: None,
             },
             &mut threads,
         )?;

@@ -1,5 +1,5 @@
-//! Orders to erase with their receipts, users that are blocked, and how long samples
-//! are kept.
+//! Orders to erase with their receipts, users that are blocked, how long samples are kept,
+//! and what may have been dropped by that.
 //!
 //! An order names its user only until it was carried out: then the receipt stays, the
 //! names go. Of a blocked user a hash stays. An order about all users names none, one about
@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use rusqlite::{OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{Catalog, CatalogError, from_hex, now_ms, to_hex};
 use crate::frame::{Erased, Sequence, Tombstone};
@@ -39,6 +39,17 @@ pub struct ErasureRecord {
     pub created_at: i64,
     /// When the bytes were gone, milliseconds since 1970.
     pub completed_at: Option<i64>,
+}
+
+/// Samples that may have been dropped because of their age, under rules that were replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    /// Whose; empty for those of every organisation.
+    pub org: String,
+    /// Canonical metric key, or [`EVERY_METRIC`].
+    pub metric: String,
+    /// Those recorded before this, milliseconds since 1970.
+    pub before: i64,
 }
 
 /// In the place of a number of samples: they may still be counted, and they will not be.
@@ -230,11 +241,16 @@ impl Catalog {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Replaces an organisation's rules.
+    /// Replaces an organisation's rules, and notes what those of before may have dropped.
     ///
     /// # Errors
     /// [`CatalogError::Sql`].
-    pub fn put_retention(&self, org: &str, rules: &[RetentionRule]) -> Result<(), CatalogError> {
+    pub fn put_retention(
+        &self,
+        org: &str,
+        rules: &[RetentionRule],
+        dropped: &[Dropped],
+    ) -> Result<(), CatalogError> {
         let mut connection = self.connection.lock();
         let transaction = connection.transaction()?;
         transaction.execute("DELETE FROM retention WHERE org = ?1", [org])?;
@@ -244,9 +260,68 @@ impl Catalog {
                 (org, &rule.metric, rule.days),
             )?;
         }
+        put_dropped(&transaction, dropped)?;
         transaction.commit()?;
         Ok(())
     }
+
+    /// How many days samples were kept at the last start where no rule says; `None` for ever.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn default_days(&self) -> Result<Option<u32>, CatalogError> {
+        let connection = self.connection.lock();
+        let mut statement = connection.prepare("SELECT value FROM instance WHERE name = 'default_days'")?;
+        let days: Option<String> = statement.query_row([], |row| row.get(0)).optional()?;
+        let malformed = |_| CatalogError::Malformed { what: "number of days" };
+        days.map(|days| days.parse().map_err(malformed)).transpose()
+    }
+
+    /// Replaces how many days samples are kept where no rule says, and notes what may have
+    /// been dropped under the number of before.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn put_default_days(&self, days: Option<u32>, dropped: &[Dropped]) -> Result<(), CatalogError> {
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction()?;
+        transaction.execute("DELETE FROM instance WHERE name = 'default_days'", [])?;
+        if let Some(days) = days {
+            transaction.execute(
+                "INSERT INTO instance (name, value) VALUES ('default_days', ?1)",
+                [days.to_string()],
+            )?;
+        }
+        put_dropped(&transaction, dropped)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// What rules that were replaced may have dropped.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn dropped(&self) -> Result<Vec<Dropped>, CatalogError> {
+        let connection = self.connection.lock();
+        let mut statement = connection.prepare("SELECT org, metric, time_before FROM dropped")?;
+        let rows = statement.query_map([], |row| {
+            Ok(Dropped { org: row.get(0)?, metric: row.get(1)?, before: row.get(2)? })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+}
+
+/// Notes what may have been dropped; what was noted before stays if it reaches further.
+fn put_dropped(connection: &Connection, dropped: &[Dropped]) -> Result<(), CatalogError> {
+    for Dropped { org, metric, before } in dropped {
+        connection.execute(
+            "INSERT INTO dropped (org, metric, time_before) VALUES (?1, ?2, ?3)
+             ON CONFLICT (org, metric) DO UPDATE SET time_before = excluded.time_before
+             WHERE excluded.time_before > dropped.time_before",
+            (org, metric, before),
+        )?;
+    }
+    Ok(())
 }
 
 fn tombstone(row: &Row<'_>) -> Result<Tombstone, CatalogError> {

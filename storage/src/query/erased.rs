@@ -3,7 +3,8 @@
 //!
 //! The series map knows one newest value a metric. When a part of a series is deleted
 //! it may be the deleted one; until the deletion is carried out and the map is right
-//! again, such metrics are looked up in the samples.
+//! again, such metrics are looked up in the samples. So are those whose newest value age
+//! may have taken, under a rule that is no longer there.
 //!
 //! What an order took from one user is counted by point reads; what one took from all users
 //! by a plan over the organisation, one at a time, on the threads of SQL statements.
@@ -54,14 +55,33 @@ impl QueryPool {
         Ok(newest.await.map_err(|_| QueryError::Stopping)??.map(|newest| of_metric(metric, newest)))
     }
 
-    /// The newest sample of a metric that shows. Runs on the calling thread, which must
-    /// be none of a runtime.
+    /// The newest sample of a metric that is there, of whatever age. Runs on the calling
+    /// thread, which must be none of a runtime.
     ///
     /// # Errors
     /// [`QueryError`].
     pub fn newest(&self, org: &str, user: &str, metric: &str) -> Result<Option<Newest>, QueryError> {
+        self.newest_until(org, user, metric, i64::MAX)
+    }
+
+    /// As [`QueryPool::newest`], of those that were recorded at this time at the latest.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub fn newest_until(
+        &self,
+        org: &str,
+        user: &str,
+        metric: &str,
+        last: i64,
+    ) -> Result<Option<Newest>, QueryError> {
+        let snapshot = self.store.snapshot();
+        let hidden = Arc::new(snapshot.hidden.of_any_age(org));
+        let snapshot = Arc::new(Snapshot { hidden, ..Snapshot::clone(&snapshot) });
+        let table = SamplesTable::new(org, snapshot, self.footers.clone());
+        let scan = Scan { end: last.saturating_add(1), ..whole(org, user, metric) };
         let runtime = self.runtime.as_ref().ok_or(QueryError::Stopping)?;
-        runtime.block_on(newest(&self.table(org), &whole(org, user, metric)))
+        runtime.block_on(newest(&table, &scan))
     }
 
     /// How many samples a tombstone took out of sight: those that showed before it. Of one
@@ -99,7 +119,7 @@ impl QueryPool {
 }
 
 /// Takes out of a user's newest values what is hidden; the metrics among them of which
-/// another value may show, since the newest is being deleted.
+/// another value may show, since the newest is being deleted or may be gone by its age.
 pub(super) fn take_hidden(
     org: &str,
     user: &str,
@@ -110,7 +130,10 @@ pub(super) fn take_hidden(
         values.clear();
     }
     values.retain(|value| value.recorded_at >= hidden.cutoff(org, &value.metric));
-    values.extract_if(.., |value| hidden.deletes(org, user, value)).map(|value| value.metric).collect()
+    let may_be_gone = |value: &mut LatestValue| {
+        hidden.deletes(org, user, value) || hidden.may_be_dropped(org, &value.metric, value.recorded_at)
+    };
+    values.extract_if(.., may_be_gone).map(|value| value.metric).collect()
 }
 
 /// The newest value of a metric that shows, found among the samples.

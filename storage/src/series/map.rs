@@ -177,18 +177,20 @@ impl SeriesMap {
         self.tally.changed(before, record.measure());
     }
 
-    /// Begins to look for the newest value of a metric that is there, where samples went.
-    /// What comes from now on is kept in mind for [`SeriesMap::replace_newest`]; everything
-    /// before has a sequence up to the one returned. One at a time.
+    /// Begins to look for the newest sample of a metric that is there, in the place of a value
+    /// whose sample went. What comes from now on is kept in mind for
+    /// [`SeriesMap::replace_newest`]; everything before has a sequence up to the one returned.
+    /// One at a time.
     pub fn seek_newest(&self, org: &str, user: &str, metric: &str) -> Sequence {
         let mut shard = self.shard(user_hash(org, user));
         shard.sought = Some(Box::new(Sought::new(org, user, metric)));
         Sequence(self.advanced.load(Ordering::Relaxed))
     }
 
-    /// Makes `found`, or what came since it was looked for if that is newer, the newest value
-    /// of a metric, or removes that. Reads files if the user is not in memory. False if the
-    /// user was forgotten meanwhile: then nothing changed, and it is to be looked for again.
+    /// Puts `found`, or what came since it was looked for if that is newer, in the place of a
+    /// newest value, or removes that. A value that is another one meanwhile stays. Reads files
+    /// if the user is not in memory. False if some of the user was forgotten meanwhile: then
+    /// nothing changed, and it is to be looked for again.
     ///
     /// # Errors
     /// [`SeriesError`]; then nothing changed.
@@ -196,15 +198,20 @@ impl SeriesMap {
         &self,
         org: &str,
         user: &str,
-        metric: &str,
+        old: &LatestValue,
         found: Option<Newest>,
     ) -> Result<bool, SeriesError> {
+        let metric = old.metric.as_bytes();
         let replaced = self.with_complete(org, user, |record, sought| {
-            let Some(sought) = sought.take_if(|sought| sought.is_metric_of(org, user, metric)) else {
+            let known = record.view().newest_of_metric(metric);
+            if known.is_none_or(|known| !known.is(old)) {
+                return true;
+            }
+            let Some(sought) = sought.take_if(|sought| sought.is_metric_of(org, user, &old.metric)) else {
                 return false;
             };
             let newest = found.map(|found| found.or_newer(sought.came)).or(sought.came);
-            record.replace(metric.as_bytes(), newest);
+            record.replace(metric, newest);
             record.set(DIRTY);
             true
         })?;
@@ -229,9 +236,24 @@ impl SeriesMap {
         org: &str,
         page: usize,
     ) -> Result<Vec<(String, Vec<LatestValue>)>, SeriesError> {
+        let users = self.latest_of_orgs(page, |of| of == org)?;
+        Ok(users.into_iter().map(|(_, user, values)| (user, values)).collect())
+    }
+
+    /// As [`SeriesMap::latest_of_page`], of all organisations that are wanted: organisation,
+    /// user, newest values.
+    ///
+    /// # Errors
+    /// [`SeriesError`].
+    pub fn latest_of_orgs(
+        &self,
+        page: usize,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<(String, String, Vec<LatestValue>)>, SeriesError> {
+        let wanted = |record: &Record| wanted(&String::from_utf8_lossy(record.view().org()));
         let mut memory: Vec<Record> = {
             let shard = self.shards[page].lock();
-            let own = shard.records().iter().filter(|record| record.view().org() == org.as_bytes());
+            let own = shard.records().iter().filter(|record| wanted(record));
             own.map(|record| Record::copy(record.view())).collect()
         };
         memory.sort_unstable_by(|a, b| a.view().key().cmp(&b.view().key()));
@@ -241,10 +263,10 @@ impl SeriesMap {
         let mut merge = Merge::new(&layers.files, memory, first, last)?;
         let mut users = Vec::new();
         while let Some(record) = merge.next()? {
-            let view = record.view();
-            let values = if view.org() == org.as_bytes() { view.latest() } else { Vec::new() };
+            let values = if wanted(&record) { record.view().latest() } else { Vec::new() };
             if !values.is_empty() {
-                users.push((String::from_utf8_lossy(view.user()).into_owned(), values));
+                let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+                users.push((text(record.view().org()), text(record.view().user()), values));
             }
         }
         Ok(users)

@@ -187,6 +187,12 @@ impl<'a> View<'a> {
         values
     }
 
+    /// The newest value of one metric.
+    pub(super) fn newest_of_metric(self, metric: &[u8]) -> Option<Newest> {
+        let at = self.find_text(metric).and_then(|place| self.find_newest(place))?;
+        Some(self.newest_of(at))
+    }
+
     pub(super) fn newest(self) -> impl Iterator<Item = (&'a [u8], Newest)> {
         (0..self.metrics()).map(move |index| {
             let at = self.newest_at() + index * NEWEST_BYTES;
@@ -487,6 +493,11 @@ impl Record {
 }
 
 impl Newest {
+    /// Whether it is this value.
+    pub(crate) fn is(&self, value: &LatestValue) -> bool {
+        (self.recorded_at, self.sequence) == (value.recorded_at, value.sequence)
+    }
+
     /// The newer of both.
     pub(super) fn or_newer(self, other: Option<Newest>) -> Newest {
         other.filter(|other| !self.beats(other)).unwrap_or(self)

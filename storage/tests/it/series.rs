@@ -51,10 +51,16 @@ impl TestMap {
         mark
     }
 
-    /// Puts another newest value in the place of a metric's.
+    /// Puts another newest value in the place of a metric's, if it has one.
     pub fn replace(&self, user: &str, metric: &str, found: Option<Newest>) {
+        let Some(old) = self.newest(user, metric) else { return };
         self.map.seek_newest("default", user, metric);
-        assert!(self.map.replace_newest("default", user, metric, found).unwrap());
+        assert!(self.map.replace_newest("default", user, &old, found).unwrap());
+    }
+
+    fn newest(&self, user: &str, metric: &str) -> Option<LatestValue> {
+        let latest = self.map.latest("default", user).unwrap();
+        latest.into_iter().find(|value| value.metric == metric)
     }
 
     pub fn latest(&self, user: &str) -> Vec<(String, i64, f64)> {
@@ -193,12 +199,13 @@ fn what_comes_while_a_newest_value_is_looked_for_counts_also_if_it_is_older_than
     ] {
         let map = TestMap::new(0);
         map.put("u_1", "heart_rate", 50, 1);
+        let old = map.newest("u_1", "heart_rate").unwrap();
         assert_eq!(map.map.seek_newest("default", "u_1", "heart_rate"), Sequence(1));
         map.put("u_1", "heart_rate", came, 2);
         map.put("u_1", "steps", 45, 3);
         map.put("u_2", "heart_rate", 45, 4);
         map.map.checkpoint(Sequence(4), false).unwrap();
-        assert!(map.map.replace_newest("default", "u_1", "heart_rate", found).unwrap());
+        assert!(map.map.replace_newest("default", "u_1", &old, found).unwrap());
         assert_eq!(map.latest("u_1")[0], ("heart_rate".to_owned(), expected.0, expected.1));
         // It counted once.
         map.replace("u_1", "heart_rate", None);
@@ -211,11 +218,14 @@ fn nothing_that_was_found_of_a_user_counts_once_the_user_is_forgotten() {
     let map = TestMap::new(0);
     map.put("u_1", "heart_rate", 50, 1);
     map.put("u_2", "heart_rate", 50, 2);
-    map.map.seek_newest("default", "u_1", "heart_rate");
-    map.map.forget("default", "u_1", Sequence(3));
     let older = Newest { recorded_at: 20, value: 7.0, sequence: Sequence(1) };
-    assert!(!map.map.replace_newest("default", "u_1", "heart_rate", Some(older)).unwrap());
-    assert_eq!(map.latest("u_1"), []);
+    for (through, ends, left) in [(0, false, one("heart_rate", 50, 1.0)), (1, true, Vec::new())] {
+        let old = map.newest("u_1", "heart_rate").unwrap();
+        map.map.seek_newest("default", "u_1", "heart_rate");
+        map.map.forget("default", "u_1", Sequence(through));
+        let done = map.map.replace_newest("default", "u_1", &old, Some(older)).unwrap();
+        assert_eq!((done, map.latest("u_1")), (ends, left), "{through}");
+    }
 }
 
 #[test]

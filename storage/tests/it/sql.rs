@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use futures_util::future::{Either, select};
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use systole_storage::hidden::{EVERY_METRIC, RetentionRule};
 use systole_storage::query::{QueryPool, SqlError, SqlFormat, SqlLimits, SqlQuestion};
+use systole_storage::{LatestValue, StoreError};
 use tokio::runtime::Runtime;
 
 use super::fixture::{Samples, TestStore, everything_of, heart_rate, range_of};
@@ -333,6 +335,58 @@ fn what_was_deleted_of_all_users_is_in_no_answer_before_and_after_its_bytes_are_
     let left = asker.rows("default", newest);
     let expected = |user: &str| json!([user, "2026-06-30T07:59:59Z"]);
     assert_eq!(left[1..], ["u_1", "u_2", "u_3"].map(expected));
+}
+
+#[test]
+fn a_value_whose_sample_age_took_does_not_come_back_when_samples_are_kept_longer() {
+    let (dir, mut store) = spread();
+    // Of 1970.
+    let old = |user: &str, metric| Samples { metric, rows: vec![(1000, 1.0)], ..heart_rate(user, 0, 0) };
+    for samples in [old("old_1", "heart_rate"), old("old_1", "steps"), old("u_1", "spo2")] {
+        store.commit(&samples);
+    }
+    store.flush();
+    store.store.checkpoint_series(store.store.flushed_position(), false).unwrap();
+    let rule = |metric: &str, days| RetentionRule { metric: metric.to_owned(), days };
+    let rules = vec![rule(EVERY_METRIC, Some(20_000)), rule("steps", None)];
+    store.store.set_retention("default", rules).unwrap();
+    store.compact();
+    store.commit(&old("old_2", "heart_rate"));
+    let asker = Asker::new(&store);
+    let shown = |table: &str| {
+        let old = "recorded_at < '1971-01-01T00:00:00Z'";
+        asker.rows("default", &format!("SELECT user_id, metric FROM {table} WHERE {old} ORDER BY 1, 2"))
+    };
+    assert_eq!(shown("latest"), [json!(["old_1", "steps"])]);
+    store.store.set_retention("default", Vec::new()).unwrap();
+    let left = [json!(["old_1", "steps"]), json!(["old_2", "heart_rate"])];
+    let in_map = |store: &TestStore, user: &str| {
+        let values = store.store.series().latest("default", user).unwrap();
+        values.into_iter().map(|value| value.metric).collect::<Vec<_>>()
+    };
+    for (round, changed) in [("dropped", 2), ("out of the map", 0)] {
+        assert_eq!((shown("samples"), shown("latest")), (left.to_vec(), left.to_vec()), "{round}");
+        let latest = asker.runtime.block_on(asker.pool.latest("default", "old_1")).unwrap();
+        assert_eq!(
+            latest.iter().map(|value| value.metric.as_str()).collect::<Vec<_>>(),
+            ["steps"],
+            "{round}"
+        );
+        assert_eq!(in_map(&store, "old_1").len(), if changed > 0 { 2 } else { 1 }, "{round}");
+        let find = |org: &str, user: &str, value: &LatestValue| {
+            let newest = asker.pool.newest_until(org, user, &value.metric, value.recorded_at);
+            Ok::<_, StoreError>((store.last, newest.unwrap()))
+        };
+        assert_eq!(store.store.forget_aged(find).unwrap(), changed, "{round}");
+    }
+    drop(asker);
+    drop(store);
+    let store = TestStore::open(dir.path());
+    assert_eq!(
+        (in_map(&store, "old_1"), in_map(&store, "old_2")),
+        (vec!["steps".to_owned()], vec!["heart_rate".to_owned()])
+    );
+    assert!(store.store.hidden().may_be_dropped("default", "heart_rate", 1000));
 }
 
 #[test]
