@@ -10,8 +10,8 @@ use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringViewArray, Timesta
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Column, ScalarValue};
 use datafusion::datasource::TableType;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -79,7 +79,8 @@ impl TableProvider for OrgLatest {
             store: self.store.clone(),
             footers: self.footers.clone(),
             columns,
-            users: filters.iter().find_map(named_users),
+            users: filters.iter().find_map(|filter| named(filter, "user_id")),
+            metrics: filters.iter().find_map(|filter| named(filter, "metric")),
         };
         Ok(Arc::new(LatestExec {
             source: Arc::new(source),
@@ -87,36 +88,35 @@ impl TableProvider for OrgLatest {
         }))
     }
 
-    /// A condition that names users leads to them; the planner asks it of each row all
-    /// the same.
+    /// A condition that names users leads to them, one that names metrics keeps others from
+    /// being looked up; the planner asks both of each row all the same.
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
         Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
     }
 }
 
-/// The users of `user_id = '...'` or `user_id IN (...)`.
-fn named_users(condition: &Expr) -> Option<BTreeSet<String>> {
-    let is_user = |column: &Column| column.name == "user_id";
+/// The texts of a column that a condition names, if it can hold of no other: `=`, `IN`, and
+/// what `AND` and `OR` make of them.
+fn named(condition: &Expr, name: &str) -> Option<BTreeSet<String>> {
+    let is_column = |expr: &Expr| matches!(expr, Expr::Column(column) if column.name == name);
     let text = |expr: &Expr| match expr {
         Expr::Literal(value, _) => ScalarValue::try_as_str(value).flatten().map(str::to_owned),
         _ => None,
     };
     match condition {
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => match (&**left, &**right) {
-            (Expr::Column(column), value) | (value, Expr::Column(column)) if is_user(column) => {
-                Some(BTreeSet::from([text(value)?]))
-            }
-            _ => None,
-        },
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
-            let (mut users, more) = (named_users(left)?, named_users(right)?);
-            users.extend(more);
-            Some(users)
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => {
+            let value = if is_column(left) { Some(right) } else { is_column(right).then_some(left) };
+            Some(BTreeSet::from([text(value?)?]))
         }
-        Expr::InList(list) if !list.negated => match &*list.expr {
-            Expr::Column(column) if is_user(column) => list.list.iter().map(text).collect(),
-            _ => None,
-        },
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => {
+            named(left, name).or_else(|| named(right, name))
+        }
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
+            let (mut texts, more) = (named(left, name)?, named(right, name)?);
+            texts.extend(more);
+            Some(texts)
+        }
+        Expr::InList(list) if !list.negated && is_column(&list.expr) => list.list.iter().map(text).collect(),
         _ => None,
     }
 }
@@ -129,6 +129,8 @@ struct Source {
     columns: Vec<usize>,
     /// Only these.
     users: Option<BTreeSet<String>>,
+    /// Only these.
+    metrics: Option<BTreeSet<String>>,
 }
 
 impl Source {
@@ -163,6 +165,9 @@ impl Source {
             None => series.latest_of_page(&self.org, page),
         };
         let mut users = users.map_err(|error: SeriesError| DataFusionError::External(Box::new(error)))?;
+        if let Some(metrics) = &self.metrics {
+            users.iter_mut().for_each(|(_, values)| values.retain(|value| metrics.contains(&value.metric)));
+        }
         self.hide(&hidden, &mut users).await?;
         Ok(batch(&users)?.project(&self.columns)?)
     }
@@ -233,5 +238,36 @@ impl ExecutionPlan for LatestExec {
             async move { source.page(page).await }
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::logical_expr::{col, lit};
+
+    use super::*;
+
+    #[test]
+    fn a_condition_names_what_it_can_hold_of() {
+        let (one, other) = (|| col("metric").eq(lit("steps")), || lit("spo2").eq(col("metric")));
+        let by_user = || col("user_id").eq(lit("u_1"));
+        let list = |negated| col("metric").in_list(vec![lit("steps"), lit("spo2")], negated);
+        let both: Option<&[&str]> = Some(&["spo2", "steps"]);
+        for (condition, expected) in [
+            (one(), Some(&["steps"][..])),
+            (list(false), both),
+            (one().or(other()), both),
+            (one().or(other()).and(by_user()), both),
+            (by_user().and(one()).or(other().and(by_user())), both),
+            (list(true), None),
+            (one().or(by_user()), None),
+            (by_user(), None),
+            (col("metric").gt(lit("steps")), None),
+            (col("metric").eq(col("user_id")), None),
+        ] {
+            let found = named(&condition, "metric");
+            let found: Option<Vec<&str>> = found.as_ref().map(|all| all.iter().map(String::as_str).collect());
+            assert_eq!(found.as_deref(), expected, "{condition}");
+        }
     }
 }
