@@ -34,8 +34,8 @@ impl QueryPool {
         hidden: &Hidden,
         mut values: Vec<LatestValue>,
     ) -> Result<Vec<LatestValue>, QueryError> {
-        for metric in take_hidden(org, user, hidden, &mut values) {
-            values.extend(self.latest_left(org, user, metric).await?);
+        for value in take_hidden(org, user, hidden, &mut values) {
+            values.extend(self.latest_left(org, user, value.metric).await?);
             values.sort_unstable_by(|a, b| a.metric.cmp(&b.metric));
         }
         Ok(values)
@@ -118,14 +118,14 @@ impl QueryPool {
     }
 }
 
-/// Takes out of a user's newest values what is hidden; the metrics among them of which
-/// another value may show, since the newest is being deleted or may be gone by its age.
+/// Takes out of a user's newest values what is hidden; those among them in whose place
+/// another value may show, since they are being deleted or may be gone by their age.
 pub(super) fn take_hidden(
     org: &str,
     user: &str,
     hidden: &Hidden,
     values: &mut Vec<LatestValue>,
-) -> Vec<String> {
+) -> Vec<LatestValue> {
     if hidden.hides_user(org, user, Sequence(u64::MAX)) {
         values.clear();
     }
@@ -133,7 +133,7 @@ pub(super) fn take_hidden(
     let may_be_gone = |value: &mut LatestValue| {
         hidden.deletes(org, user, value) || hidden.may_be_dropped(org, &value.metric, value.recorded_at)
     };
-    values.extract_if(.., may_be_gone).map(|value| value.metric).collect()
+    values.extract_if(.., may_be_gone).collect()
 }
 
 /// The newest value of a metric that shows, found among the samples.

@@ -339,6 +339,67 @@ fn what_was_deleted_of_all_users_is_in_no_answer_before_and_after_its_bytes_are_
 }
 
 #[test]
+fn many_deleted_newest_values_show_what_is_left_of_each() {
+    const DAY: i64 = 86_400_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    let user = |number: i64| format!("u_{number}");
+    // What is left is of the same day, or up to four years older, or nothing.
+    let left = |number: i64| match number % 5 {
+        0 => None,
+        1 => Some(JUNE_2026 - 2 - number),
+        2 => Some(JUNE_2026 - 10 * DAY - number),
+        3 => Some(JUNE_2026 - 200 * DAY - number),
+        _ => Some(JUNE_2026 - 1500 * DAY - number),
+    };
+    for number in 0..60 {
+        for metric in ["heart_rate", "steps"] {
+            let deleted = [(JUNE_2026 + number, 1.0), (JUNE_2026 + 20 * DAY, 2.0)];
+            let times = left(number).into_iter().flat_map(|time| [(time - 1000, 3.0), (time, number as f64)]);
+            let rows = times.chain(deleted).collect();
+            store.commit(&Samples { metric, rows, ..heart_rate(&user(number), 0, 0) });
+        }
+        if number == 30 {
+            store.flush();
+        }
+    }
+    store.compact();
+    for number in 40..50 {
+        // The newest that is left is a correction in memory.
+        let rows = left(number).into_iter().map(|time| (time, -1.0)).collect::<Vec<_>>();
+        if !rows.is_empty() {
+            store.commit(&Samples { rows, ..heart_rate(&user(number), 0, 0) });
+        }
+    }
+    store.commit(&Samples { metric: "spo2", ..heart_rate("u_7", JUNE_2026 - DAY, 3) });
+    store.erase("default", range_of(None, None, JUNE_2026..i64::MAX));
+    let asker = Asker::new(&store);
+    let text = "SELECT user_id, metric, CAST(recorded_at AS BIGINT), value FROM latest";
+    let mut expected = Vec::new();
+    for number in 0..60 {
+        let latest = asker.runtime.block_on(asker.pool.latest("default", &user(number))).unwrap();
+        let newest: Vec<_> =
+            latest.iter().filter(|it| it.metric != "spo2").map(|it| it.recorded_at).collect();
+        assert_eq!(newest, Vec::from_iter(left(number).into_iter().flat_map(|time| [time; 2])), "{number}");
+        let row = |it: LatestValue| json!([user(number), it.metric, it.recorded_at, it.value]);
+        expected.extend(latest.into_iter().map(row));
+    }
+    let sorted = |condition: &str| {
+        let mut rows = asker.rows("default", &format!("{text} {condition}"));
+        rows.sort_by_key(Value::to_string);
+        rows
+    };
+    expected.sort_by_key(Value::to_string);
+    assert_eq!(expected.len(), 2 * 48 + 1);
+    assert_eq!(sorted(""), expected);
+    let steps: Vec<Value> = expected.iter().filter(|row| row[1] == "steps").cloned().collect();
+    assert_eq!(sorted("WHERE metric = 'steps'"), steps);
+    let users = (0..60).map(|number| format!("'{}'", user(number))).collect::<Vec<_>>().join(",");
+    assert_eq!(sorted(&format!("WHERE user_id IN ({users})")), expected);
+    assert_eq!(sorted("WHERE user_id = 'u_7' AND metric IN ('spo2', 'steps')").len(), 2);
+}
+
+#[test]
 fn a_value_whose_sample_age_took_does_not_come_back_when_samples_are_kept_longer() {
     let (dir, mut store) = spread();
     // Of 1970.

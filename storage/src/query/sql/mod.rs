@@ -25,6 +25,7 @@ mod encode;
 mod hidden;
 mod latest;
 mod merged;
+mod newest;
 mod parts;
 mod run;
 mod samples;
