@@ -13,7 +13,8 @@
 //! and no order is done before its bytes are gone. Where something is damaged, the orders
 //! that it may hold something of are held up and tried again every hour, the others are
 //! done. What the receipt counts are files and segments that really held something of the
-//! order.
+//! order. Samples are counted beside the order; what is not counted before this begins is
+//! not counted at all.
 //!
 //! The thread owns no data: files are written by the compaction thread, the journal's
 //! current segment is sealed by the committer.
@@ -42,6 +43,8 @@ use crate::flusher::{FlushError, chain};
 /// How often it looks whether orders are due and files are aged; more often where the
 /// deadline is so short that this would be late.
 const LOOK: Duration = Duration::from_secs(60);
+/// How often the series map is searched for values whose samples age took.
+const AGED_PAUSE: Duration = Duration::from_secs(24 * 3600);
 /// How long it waits for the last readers of replaced files.
 const READERS_MAX: Duration = Duration::from_secs(60);
 /// Between two looks whether they are gone.
@@ -115,6 +118,8 @@ pub(crate) struct Eraser {
     pub(crate) replaced: BTreeSet<String>,
     /// Orders that damage held up the last time, and until when they rest.
     pub(crate) resting: Option<(BTreeSet<String>, Instant)>,
+    /// When the series map was last searched for values whose samples age took.
+    pub(crate) swept: Option<Instant>,
 }
 
 /// Orders that are held up by damage.
@@ -178,6 +183,7 @@ impl Eraser {
             };
             if reply.is_none() && !self.is_due() {
                 self.drop_aged();
+                self.forget_aged(false);
                 continue;
             }
             let outcome = self.carry_out();
@@ -187,6 +193,7 @@ impl Eraser {
                 tracing::error!(reason = chain(halt), "erasures wait on: a step failed");
             }
             self.drop_aged();
+            self.forget_aged(reply.is_some());
             if let Some(reply) = reply {
                 // Whoever asked may have gone.
                 let _ = reply.send(outcome.map_err(answer));
@@ -218,6 +225,7 @@ impl Eraser {
         self.attempts.settle();
         // Behind this everything they cover is in files, and in the journal.
         self.flush()?;
+        self.store.catalog().end_counts(&orders.ids())?;
         self.end_deliveries(&orders)?;
         let mut held_up = HeldUp::default();
         self.rewrite_files(&orders, &mut held_up)?;
@@ -415,6 +423,31 @@ impl Eraser {
         let dropped = self.compactor.rewrite(Box::new(move |file| Ok(store.is_aged(file))));
         if let Some(Err(error)) = dropped {
             tracing::error!(reason = chain(&error), "aged files could not be removed, trying again");
+        }
+    }
+
+    /// Takes newest values out of the series map whose samples age took, once a day or when
+    /// asked.
+    fn forget_aged(&mut self, asked: bool) {
+        let rests = self.swept.is_some_and(|at| at.elapsed() < AGED_PAUSE);
+        if rests && !asked || !self.store.hidden().drops_some() {
+            return;
+        }
+        self.swept = Some(Instant::now());
+        let forgotten = self.store.forget_aged(|org, user, value| {
+            if self.log.is_stopped() {
+                return Err(Halt::Stopping);
+            }
+            // Taken before the query, whose snapshot has everything up to there.
+            let through = self.log.head();
+            Ok((through, self.queries.newest_until(org, user, &value.metric, value.recorded_at)?))
+        });
+        match forgotten {
+            Ok(0) | Err(Halt::Stopping) => {}
+            Ok(values) => tracing::info!(values, "newest values went with their aged samples"),
+            Err(halt) => {
+                tracing::error!(reason = chain(&halt), "newest values of aged samples stay a day more");
+            }
         }
     }
 

@@ -4,7 +4,8 @@
 //! Constraints: immutable, swapped as a whole with the snapshot; asking costs two
 //! look-ups without allocation, nothing where an organisation hides nothing; each order
 //! that waits for all users of an organisation costs a comparison more. Its size
-//! is that of the orders that wait to be carried out, plus 16 bytes a blocked user.
+//! is that of the orders that wait to be carried out, plus 16 bytes a blocked user. An
+//! order more copies a 256th of those of its organisation; building it from many copies none.
 //!
 //! ```text
 //! tombstone durable -> here (hidden from every read) -> bytes rewritten -> gone from here
@@ -13,12 +14,16 @@
 //! Who writes: the committer, and recovery before it, add tombstones in commit order;
 //! whoever carries them out takes them away. Who asks: queries, merges, payloads.
 
+mod shards;
+
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hashbrown::{HashMap, HashSet};
 use sha2::{Digest, Sha256};
 
+use self::shards::Shards;
+use crate::catalog::Dropped;
 use crate::frame::{Erased, EventFrame, Group, SamplesFrame, Sequence, Tombstone};
 use crate::series::LatestValue;
 
@@ -38,19 +43,24 @@ pub struct RetentionRule {
 /// What is hidden, by organisation.
 #[derive(Clone, Debug, Default)]
 pub struct Hidden {
-    orgs: HashMap<String, Arc<OrgHidden>>,
+    orgs: Shards<String, Arc<OrgHidden>>,
     /// Where no rule says; `None` keeps samples for ever.
     default_days: Option<u32>,
+    /// Of any organisation samples recorded before this may have been dropped, when
+    /// `default_days` was another number.
+    dropped: Option<i64>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct OrgHidden {
     /// Orders that wait to be carried out, by the user whom they are about, in commit order.
-    users: HashMap<String, Vec<Arc<Tombstone>>>,
+    users: Shards<String, Vec<Arc<Tombstone>>>,
     /// Those about every user, in commit order.
     everyone: Vec<Arc<Tombstone>>,
     blocked: Arc<BlockedUsers>,
-    retention: Vec<RetentionRule>,
+    retention: Arc<[RetentionRule]>,
+    /// By metric, before when samples may have been dropped under rules of before.
+    dropped: Arc<HashMap<String, i64>>,
 }
 
 /// Users of one organisation from whom nothing is taken any more. Their names are
@@ -58,7 +68,7 @@ struct OrgHidden {
 #[derive(Clone, Debug, Default)]
 pub struct BlockedUsers {
     org: String,
-    hashes: HashSet<UserHash>,
+    hashes: Shards<UserHash, ()>,
 }
 
 /// What is kept of a blocked user's name.
@@ -79,7 +89,7 @@ impl BlockedUsers {
     /// Whether this user is one of them.
     #[must_use]
     pub fn contains(&self, user: &str) -> bool {
-        !self.hashes.is_empty() && self.hashes.contains(&blocked_hash(&self.org, user))
+        !self.hashes.is_empty() && self.hashes.get(&blocked_hash(&self.org, user)).is_some()
     }
 }
 
@@ -147,6 +157,14 @@ impl Hiding {
 }
 
 impl Hidden {
+    /// What some tombstones hide together.
+    #[must_use]
+    pub fn of_all(tombstones: &[Arc<Tombstone>]) -> Hidden {
+        let mut hidden = Hidden::default();
+        tombstones.iter().for_each(|tombstone| hidden.add(tombstone));
+        hidden
+    }
+
     /// This with another age of samples where no rule says.
     #[must_use]
     pub fn with_default_days(&self, default_days: Option<u32>) -> Hidden {
@@ -187,7 +205,7 @@ impl Hidden {
     }
 
     fn days(&self, org: &str, metric: &str) -> Option<u32> {
-        let rules = self.orgs.get(org).map_or(&[][..], |known| &known.retention);
+        let rules = self.orgs.get(org).map_or(&[][..], |known| &*known.retention);
         let rule = |metric: &str| rules.iter().find(|rule| rule.metric == metric);
         rule(metric).or_else(|| rule(EVERY_METRIC)).map_or(self.default_days, |rule| rule.days)
     }
@@ -195,7 +213,63 @@ impl Hidden {
     /// How long an organisation keeps what.
     #[must_use]
     pub fn retention(&self, org: &str) -> &[RetentionRule] {
-        self.orgs.get(org).map_or(&[], |known| &known.retention)
+        self.orgs.get(org).map_or(&[], |known| &*known.retention)
+    }
+
+    /// Whether a sample recorded then may have been dropped because of its age, now or under
+    /// rules of before. It may also be there, hidden or not.
+    #[must_use]
+    pub fn may_be_dropped(&self, org: &str, metric: &str, recorded_at: i64) -> bool {
+        let of_org = self.orgs.get(org).map(|known| &known.dropped);
+        let of = |metric: &str| of_org.and_then(|dropped| dropped.get(metric)).copied();
+        let before = [of(metric), of(EVERY_METRIC), self.dropped].into_iter().flatten().max();
+        recorded_at < self.cutoff(org, metric) || before.is_some_and(|before| recorded_at < before)
+    }
+
+    /// Whether samples of an organisation may have been dropped because of their age.
+    #[must_use]
+    pub fn drops(&self, org: &str) -> bool {
+        self.drops_by_default() || self.orgs.get(org).is_some_and(|known| known.drops())
+    }
+
+    /// Whether samples of any organisation may have been.
+    #[must_use]
+    pub fn drops_some(&self) -> bool {
+        self.drops_by_default() || self.orgs.values().any(|known| known.drops())
+    }
+
+    fn drops_by_default(&self) -> bool {
+        self.default_days.is_some() || self.dropped.is_some()
+    }
+
+    /// What may have been dropped under the present rules of an organisation.
+    #[must_use]
+    pub fn dropped_now(&self, org: &str) -> Vec<Dropped> {
+        let rules = self.retention(org);
+        let has_default = !rules.iter().any(|rule| rule.metric == EVERY_METRIC);
+        let default = has_default.then_some((EVERY_METRIC, self.default_days));
+        let all = rules.iter().map(|rule| (rule.metric.as_str(), rule.days)).chain(default);
+        all.filter_map(|(metric, days)| Some(dropped_within(org, metric, days?))).collect()
+    }
+
+    /// Notes what may have been dropped. What was noted before stays if it reaches further.
+    pub fn note_dropped(&mut self, all: &[Dropped]) {
+        for Dropped { org, metric, before } in all {
+            if org.is_empty() {
+                self.dropped = self.dropped.max(Some(*before));
+                continue;
+            }
+            let known = Arc::make_mut(&mut self.org_mut(org).dropped).entry_ref(metric).or_insert(*before);
+            *known = (*known).max(*before);
+        }
+    }
+
+    /// This as if samples were kept for ever.
+    #[must_use]
+    pub fn of_any_age(&self, org: &str) -> Hidden {
+        let mut hidden = self.with_default_days(None);
+        hidden.set_retention(org, &[]);
+        hidden
     }
 
     /// How long samples are kept where no rule says.
@@ -255,7 +329,7 @@ impl Hidden {
     /// Whether an order that waits to be carried out is about this user and no other.
     #[must_use]
     pub fn waits_for(&self, org: &str, user: &str) -> bool {
-        self.orgs.get(org).is_some_and(|known| known.users.contains_key(user))
+        self.orgs.get(org).is_some_and(|known| known.users.get(user).is_some())
     }
 
     /// An organisation's orders that wait to be carried out.
@@ -272,21 +346,27 @@ impl Hidden {
         waiting
     }
 
-    /// This, and what a tombstone covers. One that is there already changes nothing.
+    /// Hides what a tombstone covers. One that is there already changes nothing.
+    pub fn add(&mut self, tombstone: &Arc<Tombstone>) {
+        let known = self.org_mut(&tombstone.org);
+        let all = match tombstone.erased.user() {
+            Some(user) => known.users.or_default(user.to_owned()),
+            None => &mut known.everyone,
+        };
+        if all.iter().all(|other| other.id != tombstone.id) {
+            all.push(tombstone.clone());
+        }
+        if let Erased::User { user, block: true } = &tombstone.erased {
+            known.block(blocked_hash(&tombstone.org, user), &tombstone.org);
+        }
+    }
+
+    /// This, and what a tombstone covers.
     #[must_use]
     pub fn with(&self, tombstone: &Arc<Tombstone>) -> Hidden {
-        self.changed(&tombstone.org, |known| {
-            let all = match tombstone.erased.user() {
-                Some(user) => known.users.entry_ref(user).or_default(),
-                None => &mut known.everyone,
-            };
-            if all.iter().all(|other| other.id != tombstone.id) {
-                all.push(tombstone.clone());
-            }
-            if let Erased::User { user, block: true } = &tombstone.erased {
-                known.block(blocked_hash(&tombstone.org, user), &tombstone.org);
-            }
-        })
+        let mut hidden = self.clone();
+        hidden.add(tombstone);
+        hidden
     }
 
     /// This without orders that were carried out; who is blocked stays blocked.
@@ -294,40 +374,46 @@ impl Hidden {
     pub fn without(&self, done: &[Arc<Tombstone>]) -> Hidden {
         let ids: HashSet<&str> = done.iter().map(|tombstone| tombstone.id.as_str()).collect();
         let orgs: HashSet<&str> = done.iter().map(|tombstone| tombstone.org.as_str()).collect();
-        orgs.into_iter().fold(self.clone(), |hidden, org| {
-            hidden.changed(org, |known| known.keep(|other| !ids.contains(other.id.as_str())))
-        })
+        let mut hidden = self.clone();
+        for org in orgs {
+            hidden.org_mut(org).keep(|other| !ids.contains(other.id.as_str()));
+        }
+        hidden
     }
 
     /// As it was before a tombstone: what could be seen then of what it covers.
     #[must_use]
     pub fn before(&self, tombstone: &Tombstone) -> Hidden {
-        self.changed(&tombstone.org, |known| {
-            known.keep(|other| other.sequence < tombstone.sequence);
-            // It may be the one that blocks its user; one about all users blocks nobody.
-            if tombstone.erased.user().is_some() {
-                known.blocked = Arc::default();
-            }
-        })
+        let mut hidden = self.clone();
+        let known = hidden.org_mut(&tombstone.org);
+        known.keep(|other| other.sequence < tombstone.sequence);
+        // It may be the one that blocks its user; one about all users blocks nobody.
+        if tombstone.erased.user().is_some() {
+            known.blocked = Arc::default();
+        }
+        hidden
     }
 
-    /// This with a user that is blocked.
-    #[must_use]
-    pub fn with_blocked(&self, org: &str, hash: UserHash) -> Hidden {
-        self.changed(org, |known| known.block(hash, org))
+    /// Blocks a user.
+    pub fn block(&mut self, org: &str, hash: UserHash) {
+        self.org_mut(org).block(hash, org);
+    }
+
+    /// Sets how long an organisation keeps what.
+    pub fn set_retention(&mut self, org: &str, rules: &[RetentionRule]) {
+        self.org_mut(org).retention = rules.into();
     }
 
     /// This with other rules of how long an organisation keeps what.
     #[must_use]
-    pub fn with_retention(&self, org: &str, rules: Vec<RetentionRule>) -> Hidden {
-        self.changed(org, |known| known.retention = rules)
+    pub fn with_retention(&self, org: &str, rules: &[RetentionRule]) -> Hidden {
+        let mut hidden = self.clone();
+        hidden.set_retention(org, rules);
+        hidden
     }
 
-    fn changed(&self, org: &str, change: impl FnOnce(&mut OrgHidden)) -> Hidden {
-        let mut hidden = self.clone();
-        let known = hidden.orgs.entry_ref(org).or_default();
-        change(Arc::make_mut(known));
-        hidden
+    fn org_mut(&mut self, org: &str) -> &mut OrgHidden {
+        Arc::make_mut(self.orgs.or_default(org.to_owned()))
     }
 }
 
@@ -341,13 +427,18 @@ impl OrgHidden {
         self.users.is_empty() && self.everyone.is_empty() && self.blocked.hashes.is_empty()
     }
 
+    fn drops(&self) -> bool {
+        !self.dropped.is_empty() || self.retention.iter().any(|rule| rule.days.is_some())
+    }
+
     fn waiting(&self) -> impl Iterator<Item = &Arc<Tombstone>> {
         self.users.values().flatten().chain(&self.everyone)
     }
 
     /// Keeps of the orders those that are wanted.
     fn keep(&mut self, wanted: impl Fn(&Tombstone) -> bool) {
-        self.users.retain(|_, all| {
+        let stays = |all: &Vec<Arc<Tombstone>>| all.iter().all(|tombstone| wanted(tombstone));
+        self.users.retain(stays, |all| {
             all.retain(|tombstone| wanted(tombstone));
             !all.is_empty()
         });
@@ -357,7 +448,7 @@ impl OrgHidden {
     fn block(&mut self, hash: UserHash, org: &str) {
         let blocked = Arc::make_mut(&mut self.blocked);
         org.clone_into(&mut blocked.org);
-        blocked.hashes.insert(hash);
+        blocked.hashes.or_default(hash);
     }
 }
 
@@ -373,6 +464,13 @@ impl Hiding {
             }
         }
     }
+}
+
+/// What may be dropped where samples are kept for some days. A merge that began with a rule
+/// goes on with it for a while when it is replaced: a day longer is long enough.
+pub(crate) fn dropped_within(org: &str, metric: &str, days: u32) -> Dropped {
+    let before = now_ms().saturating_sub((i64::from(days) - 1) * DAY_MS);
+    Dropped { org: org.to_owned(), metric: metric.to_owned(), before }
 }
 
 fn now_ms() -> i64 {
@@ -468,6 +566,60 @@ mod tests {
     }
 
     #[test]
+    fn what_rules_of_before_may_have_dropped_is_known_of_their_metrics() {
+        let rule = |metric: &str, days| RetentionRule { metric: metric.into(), days };
+        let rules = [rule("weight", None), rule("steps", Some(10)), rule(EVERY_METRIC, Some(100))];
+        let mut hidden = Hidden::default().with_retention("acme", &rules);
+        let noted = hidden.dropped_now("acme");
+        assert_eq!(noted.iter().map(|it| it.metric.as_str()).collect::<Vec<_>>(), ["steps", EVERY_METRIC]);
+        hidden.set_retention("acme", &[]);
+        assert!(!hidden.drops("acme") && !hidden.may_be_dropped("acme", "steps", 0));
+        hidden.note_dropped(&noted);
+        // Less is known later, and changes nothing.
+        hidden.note_dropped(&[Dropped { before: 0, ..noted[0].clone() }]);
+        let days_ago = |days: i64| now_ms() - days * DAY_MS;
+        for (metric, days, dropped) in
+            [("steps", 8, false), ("steps", 10, true), ("heart_rate", 98, false), ("heart_rate", 100, true)]
+        {
+            assert_eq!(hidden.may_be_dropped("acme", metric, days_ago(days)), dropped, "{metric} {days}");
+            assert!(!hidden.may_be_dropped("default", metric, days_ago(days)), "{metric} {days}");
+        }
+        assert!(hidden.drops("acme") && !hidden.drops("default"));
+        hidden.note_dropped(&[dropped_within("", EVERY_METRIC, 1000)]);
+        assert!(hidden.drops("default") && hidden.may_be_dropped("default", "steps", days_ago(1000)));
+    }
+
+    #[test]
+    fn an_order_more_copies_little_and_what_is_built_nothing() {
+        const ORDERS: usize = 10_000;
+        let order = |number: usize| {
+            let user = format!("u_{number}");
+            tombstone(&format!("e_{number}"), number as u64, Erased::User { user, block: true })
+        };
+        let (mut built, mut one_by_one, mut copied) = (Hidden::default(), Hidden::default(), 0);
+        built.add(&order(0));
+        let place = Arc::as_ptr(built.orgs.get("acme").unwrap());
+        for number in 0..ORDERS {
+            built.add(&order(number));
+            let next = one_by_one.with(&order(number));
+            if let Some(before) = one_by_one.orgs.get("acme") {
+                let known = next.orgs.get("acme").unwrap();
+                copied += known.users.unshared(&before.users);
+                copied += known.blocked.hashes.unshared(&before.blocked.hashes);
+            }
+            one_by_one = next;
+        }
+        assert_eq!(Arc::as_ptr(built.orgs.get("acme").unwrap()), place, "it was copied");
+        // All of them each time would be 100 million.
+        assert!(copied < 1_000_000, "{copied}");
+        for hidden in [built, one_by_one] {
+            assert_eq!(hidden.waiting().len(), ORDERS);
+            assert!(hidden.hides_user("acme", "u_9999", Sequence(9999)));
+            assert!(hidden.blocked("acme").unwrap().contains("u_77"));
+        }
+    }
+
+    #[test]
     fn a_blocked_user_stays_blocked_and_hidden_when_the_erasure_is_done() {
         let erasure = tombstone("e", 7, user(true));
         let hidden = Hidden::default().with(&erasure).without(&[erasure]);
@@ -482,7 +634,7 @@ mod tests {
         let rule = |metric: &str, days| RetentionRule { metric: metric.into(), days };
         let hidden = Hidden::default().with_default_days(Some(1000));
         assert!(hidden.cutoff("acme", "steps") > 0);
-        let hidden = hidden.with_retention("acme", vec![rule(EVERY_METRIC, Some(30)), rule("steps", None)]);
+        let hidden = hidden.with_retention("acme", &[rule(EVERY_METRIC, Some(30)), rule("steps", None)]);
         assert_eq!(hidden.cutoff("acme", "steps"), i64::MIN);
         assert!(hidden.cutoff("acme", "heart_rate") > hidden.cutoff("default", "heart_rate"));
         let hiding = hidden.of("acme", "heart_rate", "u_1").unwrap();

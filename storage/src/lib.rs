@@ -43,7 +43,7 @@ pub mod store;
 
 pub use attempts::{AttemptKey, AttemptPage, AttemptPlace, AttemptQuery, AttemptStep};
 pub use catalog::{
-    BacklogRecord, CATALOG_FILE, Catalog, CatalogError, Commits, CursorRecord, EndpointChange,
+    BacklogRecord, CATALOG_FILE, Catalog, CatalogError, Commits, CursorRecord, Dropped, EndpointChange,
     EndpointRecord, ErasureRecord, ExceptionRecord, GivenUpRecord, HealthRecord, KeyRecord, LaneChanges,
     LaneRanges, MetricRecord, PreviousSecret, Removed,
 };

@@ -27,7 +27,8 @@ struct Shown<'a> {
 
 #[derive(Serialize)]
 struct ShownRemoved {
-    samples: u64,
+    /// `null` unless they were counted.
+    samples: Option<u64>,
     files: u64,
     segments: u64,
     deliveries: u64,

@@ -431,7 +431,16 @@ async fn samples_older_than_their_metric_is_kept_do_not_show_and_leave_the_disk(
     }
     assert!(!server.export("u1", OPERATOR).await.contains("heart_rate"));
     put(json!({"retention": []})).send().await.expect(200);
-    assert!(server.whole("heart_rate", "u1", OPERATOR).await.is_empty(), "it was removed");
+    for round in ["removed", "out of the newest values"] {
+        assert!(server.whole("heart_rate", "u1", OPERATOR).await.is_empty(), "{round}");
+        let latest = server.latest("u1", OPERATOR).await;
+        assert_eq!(latest.as_object().unwrap().keys().collect::<Vec<_>>(), ["weight"], "{round}");
+        assert_eq!(server.count("latest", OPERATOR).await, 1, "{round}");
+        server.compact().await;
+    }
+    server.push("u1", &[old("heart_rate", "bpm")]).await;
+    assert_eq!(server.latest("u1", OPERATOR).await["heart_rate"]["value"], 50.0);
+    assert_eq!(server.count("latest", OPERATOR).await, 2);
 }
 
 #[tokio::test]

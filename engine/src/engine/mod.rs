@@ -190,7 +190,7 @@ impl Engine {
             series_bytes: settings.series_bytes,
         })?;
         let (store, log) = (opened.store, opened.log);
-        store.set_default_retention(settings.retention_days);
+        store.set_default_retention(settings.retention_days)?;
         let intake = Intake::new(settings.ring_slots);
         let counters = Arc::new(Counters::default());
         counters.sequence.store(opened.last.0, Ordering::Relaxed);
@@ -276,6 +276,7 @@ impl Engine {
                 deadline: settings.erasure_deadline,
                 replaced: Default::default(),
                 resting: None,
+                swept: None,
             },
             &mut threads,
         )?;

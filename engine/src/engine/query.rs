@@ -165,6 +165,32 @@ pub(super) fn start_eraser(
     Ok(EraserHandle(requests))
 }
 
+/// How long an order is not answered because what it takes is being counted.
+const COUNT_WAIT: Duration = Duration::from_secs(10);
+
+/// Counts what an order took out of sight and notes it in the receipt. If that fails the
+/// receipt says no number.
+async fn count_samples(
+    queries: Arc<QueryPool>,
+    store: Arc<Store>,
+    tombstone: Tombstone,
+    metrics: Vec<String>,
+) {
+    let samples = match queries.count_erased(&tombstone, metrics).await {
+        Ok(samples) => samples,
+        Err(error) => {
+            tracing::warn!(%error, "the samples of an erasure could not be counted");
+            return;
+        }
+    };
+    let noted =
+        tokio::task::spawn_blocking(move || store.catalog().set_erased_samples(&tombstone.id, samples));
+    if let Ok(Err(error)) = noted.await {
+        let error: &dyn std::error::Error = &error;
+        tracing::warn!(error, "the samples of an erasure could not be noted");
+    }
+}
+
 /// Why something was not erased.
 #[derive(Debug, thiserror::Error)]
 pub enum EraseError {
@@ -214,17 +240,13 @@ impl Engine {
         let committed = self.inner.intake.submit_internal(encode_tombstone(&tombstone)).await?;
         let tombstone = Tombstone { sequence: committed.sequence, ..tombstone };
         self.on_store(|store| store.record_tombstones()).await?;
-        match self.inner.queries.count_erased(&tombstone, metrics).await {
-            Ok(samples) => {
-                let id = tombstone.id.clone();
-                let noted =
-                    self.on_store(move |store| Ok(store.catalog().set_erased_samples(&id, samples)?));
-                noted.await?;
-            }
-            // It is erased all the same; the receipt counts none.
-            Err(error) => tracing::warn!(%error, "the samples of an erasure could not be counted"),
-        }
-        Ok(tombstone.id)
+        let id = tombstone.id.clone();
+        let (queries, store) = (self.inner.queries.clone(), self.inner.store.clone());
+        // Its own task, so that a caller that goes away does not end it.
+        let counting = tokio::spawn(count_samples(queries, store, tombstone, metrics));
+        // What is not counted by then comes into the receipt later.
+        let _ = tokio::time::timeout(COUNT_WAIT, counting).await;
+        Ok(id)
     }
 
     /// The metrics of which an order about one user may take something.

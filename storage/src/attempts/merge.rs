@@ -7,14 +7,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
+
 use super::schema::{AttemptBlock, Blocks, Columns, blocks_of};
-use super::{AttemptFile, AttemptSet, AttemptsWriter, is_hidden};
+use super::{AttemptFile, AttemptSet, AttemptsWriter, place_of};
 use crate::catalog::AttemptFileRecord;
 use crate::compact::FILE_BYTES_MAX;
 use crate::disk::Disk;
 use crate::files::{FileReadError, FileWriteError, Period};
 use crate::frame::{AttemptRow, Erased, Tombstone};
-use crate::hidden::Hidden;
 
 /// Files of one level and day that wait for each other; one more, and they are merged.
 const LEVEL_FILES_MAX: usize = 8;
@@ -170,27 +171,23 @@ pub fn may_be_about(file: &AttemptFile, order: &Tombstone) -> bool {
 }
 
 /// How many rows of a file each of some orders to erase covers; nothing is read of a
-/// file that can have none.
-pub(crate) fn erased_rows(
-    file: &AttemptFile,
-    orders: &[(Arc<Tombstone>, Hidden)],
-) -> Result<Vec<u64>, FileReadError> {
+/// file that can have none. A row is asked only of the orders about its user.
+pub(crate) fn erased_rows(file: &AttemptFile, orders: &[Arc<Tombstone>]) -> Result<Vec<u64>, FileReadError> {
     let mut counts = vec![0; orders.len()];
-    let record = file.record();
-    let asked = (0..orders.len()).filter(|at| may_be_about(file, &orders[*at].0));
-    let asked: Vec<(usize, &str)> =
-        asked.filter_map(|at| Some((at, orders[at].0.erased.user()?))).collect();
-    if asked.is_empty() {
+    let mut by_user: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (at, order) in orders.iter().enumerate().filter(|(_, order)| may_be_about(file, order)) {
+        by_user.entry(order.erased.user().unwrap_or_default()).or_default().push(at);
+    }
+    if by_user.is_empty() {
         return Ok(counts);
     }
     for block in blocks_of(file, &Columns::keys(), 8 * 1024)? {
         let block = block?;
         for row in (0..block.rows()).map(|row| block.row(row)) {
-            for &(at, user) in &asked {
-                let hidden = &orders[at].1;
-                if row.user == Some(user) && is_hidden(hidden, &record.org, row.user, row.sequence, row.tie) {
-                    counts[at] += 1;
-                }
+            let Some(of_user) = row.user.and_then(|user| by_user.get(user)) else { continue };
+            let place = place_of(row.sequence, row.tie);
+            for &at in of_user {
+                counts[at] += u64::from(orders[at].erased.blocks() || place <= orders[at].sequence);
             }
         }
     }

@@ -56,10 +56,14 @@ const ROW_GROUP_ROWS: usize = 64 * 1024;
 const ROW_GROUP_BYTES: usize = 8 * 1024 * 1024;
 
 /// Whether an attempt is about an erased user: the message it delivered was committed
-/// before the erasure, whenever the attempt was; one without a place counts by its own.
+/// before the erasure, whenever the attempt was.
 pub(crate) fn is_hidden(hidden: &Hidden, org: &str, user: Option<&str>, sequence: u64, tie: u64) -> bool {
-    let place = if sequence > 0 { Sequence(sequence) } else { frame_of_tie(tie) };
-    user.is_some_and(|user| hidden.hides_user(org, user, place))
+    user.is_some_and(|user| hidden.hides_user(org, user, place_of(sequence, tie)))
+}
+
+/// Where the message of an attempt was committed; of one without a place, the attempt itself.
+fn place_of(sequence: u64, tie: u64) -> Sequence {
+    if sequence > 0 { Sequence(sequence) } else { frame_of_tie(tie) }
 }
 
 /// As `is_hidden`, of a whole row.

@@ -1,5 +1,5 @@
-//! Orders to erase with their receipts, users that are blocked, and how long samples
-//! are kept.
+//! Orders to erase with their receipts, users that are blocked, how long samples are kept,
+//! and what may have been dropped by that.
 //!
 //! An order names its user only until it was carried out: then the receipt stays, the
 //! names go. Of a blocked user a hash stays. An order about all users names none, one about
@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use rusqlite::{OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{Catalog, CatalogError, from_hex, now_ms, to_hex};
 use crate::frame::{Erased, Sequence, Tombstone};
@@ -16,8 +16,8 @@ use crate::hidden::{EVERY_METRIC, RetentionRule, UserHash, blocked_hash};
 /// What an erasure took away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Removed {
-    /// Samples that could be seen before it.
-    pub samples: u64,
+    /// Samples that could be seen before it; `None` unless they were counted in time.
+    pub samples: Option<u64>,
     /// Data files that were rewritten or removed.
     pub files: u64,
     /// Journal segments that were rewritten.
@@ -41,6 +41,21 @@ pub struct ErasureRecord {
     pub completed_at: Option<i64>,
 }
 
+/// Samples that may have been dropped because of their age, under rules that were replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    /// Whose; empty for those of every organisation.
+    pub org: String,
+    /// Canonical metric key, or [`EVERY_METRIC`].
+    pub metric: String,
+    /// Those recorded before this, milliseconds since 1970.
+    pub before: i64,
+}
+
+/// In the place of a number of samples: they may still be counted, and they will not be.
+const UNCOUNTED: i64 = -1;
+const NEVER_COUNTED: i64 = -2;
+
 const RECEIPT: &str = "id, samples, files, segments, deliveries, attempts, created_at, completed_at";
 
 impl Catalog {
@@ -62,7 +77,7 @@ impl Catalog {
             transaction.execute(
                 "INSERT INTO erasures (id, org, user_id, metric, time_start, time_end, block, sequence,
                      samples, files, segments, deliveries, attempts, created_at, completed_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, 0, 0, 0, 0, ?9, NULL)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?10, 0, 0, 0, 0, ?9, NULL)
                  ON CONFLICT (id) DO NOTHING",
                 (
                     &tombstone.id,
@@ -74,6 +89,7 @@ impl Catalog {
                     tombstone.erased.blocks(),
                     tombstone.sequence.0.cast_signed(),
                     tombstone.created_at,
+                    UNCOUNTED,
                 ),
             )?;
             if let Erased::User { user, block: true } = &tombstone.erased {
@@ -133,14 +149,32 @@ impl Catalog {
         Ok(statement.query_row((org, id), receipt).optional()?)
     }
 
-    /// Notes how many samples an erasure took out of sight.
+    /// Notes how many samples an erasure took out of sight, unless it is being carried out.
     ///
     /// # Errors
     /// [`CatalogError::Sql`].
     pub fn set_erased_samples(&self, id: &str, samples: u64) -> Result<(), CatalogError> {
         let connection = self.connection.lock();
-        let mut statement = connection.prepare_cached("UPDATE erasures SET samples = ?2 WHERE id = ?1")?;
-        statement.execute((id, samples.cast_signed()))?;
+        let mut statement =
+            connection.prepare_cached("UPDATE erasures SET samples = ?2 WHERE id = ?1 AND samples = ?3")?;
+        statement.execute((id, samples.cast_signed(), UNCOUNTED))?;
+        Ok(())
+    }
+
+    /// Ends the counting of samples for erasures that are going to be carried out: what is
+    /// counted from then on may be too few.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn end_counts(&self, ids: &[String]) -> Result<(), CatalogError> {
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction()?;
+        for id in ids {
+            let mut statement = transaction
+                .prepare_cached("UPDATE erasures SET samples = ?2 WHERE id = ?1 AND samples = ?3")?;
+            statement.execute((id, NEVER_COUNTED, UNCOUNTED))?;
+        }
+        transaction.commit()?;
         Ok(())
     }
 
@@ -207,11 +241,16 @@ impl Catalog {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Replaces an organisation's rules.
+    /// Replaces an organisation's rules, and notes what those of before may have dropped.
     ///
     /// # Errors
     /// [`CatalogError::Sql`].
-    pub fn put_retention(&self, org: &str, rules: &[RetentionRule]) -> Result<(), CatalogError> {
+    pub fn put_retention(
+        &self,
+        org: &str,
+        rules: &[RetentionRule],
+        dropped: &[Dropped],
+    ) -> Result<(), CatalogError> {
         let mut connection = self.connection.lock();
         let transaction = connection.transaction()?;
         transaction.execute("DELETE FROM retention WHERE org = ?1", [org])?;
@@ -221,9 +260,68 @@ impl Catalog {
                 (org, &rule.metric, rule.days),
             )?;
         }
+        put_dropped(&transaction, dropped)?;
         transaction.commit()?;
         Ok(())
     }
+
+    /// How many days samples were kept at the last start where no rule says; `None` for ever.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn default_days(&self) -> Result<Option<u32>, CatalogError> {
+        let connection = self.connection.lock();
+        let mut statement = connection.prepare("SELECT value FROM instance WHERE name = 'default_days'")?;
+        let days: Option<String> = statement.query_row([], |row| row.get(0)).optional()?;
+        let malformed = |_| CatalogError::Malformed { what: "number of days" };
+        days.map(|days| days.parse().map_err(malformed)).transpose()
+    }
+
+    /// Replaces how many days samples are kept where no rule says, and notes what may have
+    /// been dropped under the number of before.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn put_default_days(&self, days: Option<u32>, dropped: &[Dropped]) -> Result<(), CatalogError> {
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction()?;
+        transaction.execute("DELETE FROM instance WHERE name = 'default_days'", [])?;
+        if let Some(days) = days {
+            transaction.execute(
+                "INSERT INTO instance (name, value) VALUES ('default_days', ?1)",
+                [days.to_string()],
+            )?;
+        }
+        put_dropped(&transaction, dropped)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// What rules that were replaced may have dropped.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn dropped(&self) -> Result<Vec<Dropped>, CatalogError> {
+        let connection = self.connection.lock();
+        let mut statement = connection.prepare("SELECT org, metric, time_before FROM dropped")?;
+        let rows = statement.query_map([], |row| {
+            Ok(Dropped { org: row.get(0)?, metric: row.get(1)?, before: row.get(2)? })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+}
+
+/// Notes what may have been dropped; what was noted before stays if it reaches further.
+fn put_dropped(connection: &Connection, dropped: &[Dropped]) -> Result<(), CatalogError> {
+    for Dropped { org, metric, before } in dropped {
+        connection.execute(
+            "INSERT INTO dropped (org, metric, time_before) VALUES (?1, ?2, ?3)
+             ON CONFLICT (org, metric) DO UPDATE SET time_before = excluded.time_before
+             WHERE excluded.time_before > dropped.time_before",
+            (org, metric, before),
+        )?;
+    }
+    Ok(())
 }
 
 fn tombstone(row: &Row<'_>) -> Result<Tombstone, CatalogError> {
@@ -251,7 +349,7 @@ fn receipt(row: &Row<'_>) -> rusqlite::Result<ErasureRecord> {
     Ok(ErasureRecord {
         id: row.get(0)?,
         removed: Removed {
-            samples: count(1)?,
+            samples: u64::try_from(row.get::<_, i64>(1)?).ok(),
             files: count(2)?,
             segments: count(3)?,
             deliveries: count(4)?,
@@ -260,4 +358,35 @@ fn receipt(row: &Row<'_>) -> rusqlite::Result<ErasureRecord> {
         created_at: row.get(6)?,
         completed_at: row.get(7)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_noted_once_and_not_while_an_erasure_is_carried_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(dir.path()).unwrap();
+        let ids = ["counted", "late", "never"].map(str::to_owned);
+        let order = |id: &String| {
+            Arc::new(Tombstone {
+                id: id.clone(),
+                org: "acme".to_owned(),
+                erased: Erased::Range { user: None, metric: None, start: 0, end: 1 },
+                sequence: Sequence(1),
+                created_at: 0,
+            })
+        };
+        catalog.put_tombstones(&ids.each_ref().map(order)).unwrap();
+        let samples = |id: &str| catalog.erasure("acme", id).unwrap().unwrap().removed.samples;
+        assert_eq!(ids.each_ref().map(|id| samples(id)), [None; 3]);
+        for number in [0, 7] {
+            catalog.set_erased_samples("counted", number).unwrap();
+        }
+        catalog.end_counts(&ids).unwrap();
+        catalog.set_erased_samples("late", 7).unwrap();
+        catalog.finish_erasures(&ids).unwrap();
+        assert_eq!(ids.each_ref().map(|id| samples(id)), [Some(0), None, None]);
+    }
 }

@@ -14,7 +14,7 @@
 //! garbage         path of a file that was replaced and is not removed yet
 //! positions       name, sequence, ordering         ("flushed", "routed", "classified", "checkpointed")
 //! checkpoints     path, kind, sequence, ...        of the series map
-//! instance        name, value                      (key of event ids, last endpoint number)
+//! instance        name, value                      (key of event ids, last endpoint number, default days)
 //! endpoints       id, number, org, settings, secret, previous_secret and _until, start_sequence, ...
 //! lane_cursors    endpoint, sequence, ordinal      only of lanes that lag or are paused
 //! lane_health     endpoint, failing_since, paused_at  only of lanes that fail
@@ -24,6 +24,7 @@
 //! erasures        id, org, user_id until it is done, part, sequence, what was removed
 //! blocked_users   org, hash of the user
 //! retention       org, metric, days
+//! dropped         org, metric, time_before         what rules of before may have taken
 //! attempt_files   path, org, day, level, ...       what `files` says, of delivery attempts
 //! metrics         org, key, unit, ..., aggregate   an organisation's own, never changed
 //! ```
@@ -51,7 +52,7 @@ pub use attempts::AttemptFileRecord;
 pub use checkpoints::CheckpointRecord;
 pub use commits::Commits;
 pub use endpoints::{EndpointChange, EndpointRecord, PreviousSecret};
-pub use erasures::{ErasureRecord, Removed};
+pub use erasures::{Dropped, ErasureRecord, Removed};
 pub use files::{FileRecord, Flushed, SectionRecord};
 pub use keys::KeyRecord;
 pub use lanes::{BacklogRecord, GivenUpRecord, HealthRecord, LaneRanges};

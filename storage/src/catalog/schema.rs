@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::{CatalogError, now_ms};
 
 /// Raised with every change of the tables; each step is a transaction below.
-pub(super) const VERSION: i64 = 10;
+pub(super) const VERSION: i64 = 11;
 
 const TABLES: &str = "
 CREATE TABLE organisations (
@@ -252,6 +252,17 @@ ALTER TABLE given_up ADD COLUMN announced BIGINT NOT NULL DEFAULT 1;
 CREATE INDEX given_up_unannounced ON given_up (endpoint) WHERE announced = 0;
 ";
 
+/// Version 11: before when samples may have been dropped because of their age, under rules
+/// that are no longer there.
+const DROPPED: &str = "
+CREATE TABLE dropped (
+    org TEXT NOT NULL,
+    metric TEXT NOT NULL,
+    time_before BIGINT NOT NULL,
+    PRIMARY KEY (org, metric)
+);
+";
+
 pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(), CatalogError> {
     connection.busy_timeout(busy)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -297,6 +308,9 @@ pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(),
     }
     if found < 10 {
         transaction.execute_batch(ANNOUNCED)?;
+    }
+    if found < 11 {
+        transaction.execute_batch(DROPPED)?;
     }
     if found < VERSION {
         transaction.pragma_update(None, "user_version", VERSION)?;

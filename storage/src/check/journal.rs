@@ -315,12 +315,14 @@ impl Scan<'_> {
     }
 
     /// Whether no file need hold any of a group's rows: they were erased, or are older
-    /// than they are kept.
+    /// than they are kept, now or under rules of before.
     fn is_gone(&self, frame: &SamplesFrame, group: &Group<'_>, sequence: Sequence) -> bool {
-        let hiding = self.context.hidden.of(frame.org(), group.metric, group.user);
-        let hides =
-            |row| hiding.as_ref().is_some_and(|hiding| hiding.hides(frame.recorded_at(row), sequence));
-        group.rows().all(hides)
+        let (hidden, org, metric) = (&self.context.hidden, frame.org(), group.metric);
+        let hiding = hidden.of(org, metric, group.user);
+        group.rows().map(|row| frame.recorded_at(row)).all(|time| {
+            let erased = hiding.as_ref().is_some_and(|hiding| hiding.erases(time, sequence));
+            erased || hidden.may_be_dropped(org, metric, time)
+        })
     }
 
     /// Whether a file may hold a flushed group's rows, or those that superseded them.

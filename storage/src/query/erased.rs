@@ -3,10 +3,11 @@
 //!
 //! The series map knows one newest value a metric. When a part of a series is deleted
 //! it may be the deleted one; until the deletion is carried out and the map is right
-//! again, such metrics are looked up in the samples.
+//! again, such metrics are looked up in the samples. So are those whose newest value age
+//! may have taken, under a rule that is no longer there.
 //!
 //! What an order took from one user is counted by point reads; what one took from all users
-//! by a plan over the organisation, in turn with SQL statements and on their threads.
+//! by a plan over the organisation, one at a time, on the threads of SQL statements.
 
 use std::sync::Arc;
 
@@ -33,8 +34,8 @@ impl QueryPool {
         hidden: &Hidden,
         mut values: Vec<LatestValue>,
     ) -> Result<Vec<LatestValue>, QueryError> {
-        for metric in take_hidden(org, user, hidden, &mut values) {
-            values.extend(self.latest_left(org, user, metric).await?);
+        for value in take_hidden(org, user, hidden, &mut values) {
+            values.extend(self.latest_left(org, user, value.metric).await?);
             values.sort_unstable_by(|a, b| a.metric.cmp(&b.metric));
         }
         Ok(values)
@@ -54,19 +55,38 @@ impl QueryPool {
         Ok(newest.await.map_err(|_| QueryError::Stopping)??.map(|newest| of_metric(metric, newest)))
     }
 
-    /// The newest sample of a metric that shows. Runs on the calling thread, which must
-    /// be none of a runtime.
+    /// The newest sample of a metric that is there, of whatever age. Runs on the calling
+    /// thread, which must be none of a runtime.
     ///
     /// # Errors
     /// [`QueryError`].
     pub fn newest(&self, org: &str, user: &str, metric: &str) -> Result<Option<Newest>, QueryError> {
+        self.newest_until(org, user, metric, i64::MAX)
+    }
+
+    /// As [`QueryPool::newest`], of those that were recorded at this time at the latest.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub fn newest_until(
+        &self,
+        org: &str,
+        user: &str,
+        metric: &str,
+        last: i64,
+    ) -> Result<Option<Newest>, QueryError> {
+        let snapshot = self.store.snapshot();
+        let hidden = Arc::new(snapshot.hidden.of_any_age(org));
+        let snapshot = Arc::new(Snapshot { hidden, ..Snapshot::clone(&snapshot) });
+        let table = SamplesTable::new(org, snapshot, self.footers.clone());
+        let scan = Scan { end: last.saturating_add(1), ..whole(org, user, metric) };
         let runtime = self.runtime.as_ref().ok_or(QueryError::Stopping)?;
-        runtime.block_on(newest(&self.table(org), &whole(org, user, metric)))
+        runtime.block_on(newest(&table, &scan))
     }
 
     /// How many samples a tombstone took out of sight: those that showed before it. Of one
-    /// user they are of those `metrics`. Of all users a sample that was sent again behind the
-    /// tombstone, before this is asked, is not counted.
+    /// user they are of those `metrics`. Of all users a sample is not counted that was sent
+    /// again behind the tombstone and is in a file before this is asked.
     ///
     /// # Errors
     /// [`QueryError`].
@@ -75,7 +95,8 @@ impl QueryPool {
         let before = Arc::new(snapshot.hidden.before(tombstone));
         let snapshot = Arc::new(Snapshot { hidden: before, ..Snapshot::clone(&snapshot) });
         let Some(user) = tombstone.erased.user() else {
-            return self.sql.count(&tombstone.org, snapshot, covered_of_all(tombstone)).await;
+            let condition = covered_of_all(tombstone);
+            return self.sql.count(&tombstone.org, snapshot, tombstone.sequence, condition).await;
         };
         let _permit = self.permit().await?;
         let table = SamplesTable::new(&tombstone.org, snapshot, self.footers.clone());
@@ -97,19 +118,22 @@ impl QueryPool {
     }
 }
 
-/// Takes out of a user's newest values what is hidden; the metrics among them of which
-/// another value may show, since the newest is being deleted.
+/// Takes out of a user's newest values what is hidden; those among them in whose place
+/// another value may show, since they are being deleted or may be gone by their age.
 pub(super) fn take_hidden(
     org: &str,
     user: &str,
     hidden: &Hidden,
     values: &mut Vec<LatestValue>,
-) -> Vec<String> {
+) -> Vec<LatestValue> {
     if hidden.hides_user(org, user, Sequence(u64::MAX)) {
         values.clear();
     }
     values.retain(|value| value.recorded_at >= hidden.cutoff(org, &value.metric));
-    values.extract_if(.., |value| hidden.deletes(org, user, value)).map(|value| value.metric).collect()
+    let may_be_gone = |value: &mut LatestValue| {
+        hidden.deletes(org, user, value) || hidden.may_be_dropped(org, &value.metric, value.recorded_at)
+    };
+    values.extract_if(.., may_be_gone).collect()
 }
 
 /// The newest value of a metric that shows, found among the samples.

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::checkpoint::Writer;
 use super::layers::{Layers, Merge};
 use super::record::{COMPLETE, DIRTY, Key, Record, TOUCHED, VAGUE};
-use super::shard::Shard;
+use super::shard::{Shard, Sought};
 use super::tally::{SeriesStats, Tally};
 use super::{LatestValue, Newest, SeriesError, SeriesName, user_hash};
 use crate::catalog::Catalog;
@@ -96,7 +96,7 @@ impl SeriesMap {
     /// span before. Called before the samples are durable: if they never become
     /// so, the span is too wide, which only makes the classifier look in vain.
     pub fn widen(&self, name: &SeriesName<'_>, earliest: i64, latest: i64) -> Mark {
-        self.update(name, |record| record.widen(Key::of(name), earliest, latest))
+        self.update(name, None, |record| record.widen(Key::of(name), earliest, latest))
     }
 
     /// Takes in a durable run of samples, given by its span and its newest one.
@@ -104,7 +104,7 @@ impl SeriesMap {
         if newest.sequence.0 > self.advanced.load(Ordering::Relaxed) {
             self.advanced.fetch_max(newest.sequence.0, Ordering::Relaxed);
         }
-        self.update(name, |record| record.advance(Key::of(name), earliest, latest, newest));
+        self.update(name, Some(newest), |record| record.advance(Key::of(name), earliest, latest, newest));
     }
 
     /// The newest value of each metric of a user, sorted by metric. Reads files
@@ -116,7 +116,7 @@ impl SeriesMap {
         if let Some(values) = self.latest_in_memory(org, user) {
             return Ok(values);
         }
-        let values = self.with_complete(org, user, |record| record.view().latest())?;
+        let values = self.with_complete(org, user, |record, _| record.view().latest())?;
         Ok(values.unwrap_or_default())
     }
 
@@ -147,7 +147,7 @@ impl SeriesMap {
                 None => self.layers.load().may_hold(hash),
             }
         };
-        if partial { self.with_complete(org, user, |_| ()).map(drop) } else { Ok(()) }
+        if partial { self.with_complete(org, user, |_, _| ()).map(drop) } else { Ok(()) }
     }
 
     /// Makes everything of a user through a sequence gone: in memory, and in the
@@ -162,6 +162,8 @@ impl SeriesMap {
         let late = self.advanced.load(Ordering::Relaxed) > through.0;
         let flags = COMPLETE | DIRTY | if late { VAGUE } else { 0 };
         let mut shard = self.shard(hash);
+        // What was found of the user may be what is forgotten.
+        shard.sought.take_if(|sought| sought.is_of(org, user));
         let at = match shard.find(hash, org, user) {
             Some(at) => at,
             None if self.layers.load().may_hold(hash) => {
@@ -175,10 +177,20 @@ impl SeriesMap {
         self.tally.changed(before, record.measure());
     }
 
-    /// Makes `newest` the newest value of a metric, or removes it, where samples
-    /// were deleted. `through` is the position of the snapshot in which it was
-    /// found: what came later and is newer stays. Reads files if the user is not
-    /// in memory.
+    /// Begins to look for the newest sample of a metric that is there, in the place of a value
+    /// whose sample went. What comes from now on is kept in mind for
+    /// [`SeriesMap::replace_newest`]; everything before has a sequence up to the one returned.
+    /// One at a time.
+    pub fn seek_newest(&self, org: &str, user: &str, metric: &str) -> Sequence {
+        let mut shard = self.shard(user_hash(org, user));
+        shard.sought = Some(Box::new(Sought::new(org, user, metric)));
+        Sequence(self.advanced.load(Ordering::Relaxed))
+    }
+
+    /// Puts `found`, or what came since it was looked for if that is newer, in the place of a
+    /// newest value, or removes that. A value that is another one meanwhile stays. Reads files
+    /// if the user is not in memory. False if some of the user was forgotten meanwhile: then
+    /// nothing changed, and it is to be looked for again.
     ///
     /// # Errors
     /// [`SeriesError`]; then nothing changed.
@@ -186,15 +198,25 @@ impl SeriesMap {
         &self,
         org: &str,
         user: &str,
-        metric: &str,
-        through: Sequence,
-        newest: Option<Newest>,
-    ) -> Result<(), SeriesError> {
-        self.with_complete(org, user, |record| {
-            record.replace(metric.as_bytes(), through, newest);
+        old: &LatestValue,
+        found: Option<Newest>,
+    ) -> Result<bool, SeriesError> {
+        let metric = old.metric.as_bytes();
+        let replaced = self.with_complete(org, user, |record, sought| {
+            let known = record.view().newest_of_metric(metric);
+            if known.is_none_or(|known| !known.is(old)) {
+                return true;
+            }
+            let Some(sought) = sought.take_if(|sought| sought.is_metric_of(org, user, &old.metric)) else {
+                return false;
+            };
+            let newest = found.map(|found| found.or_newer(sought.came)).or(sought.came);
+            record.replace(metric, newest);
             record.set(DIRTY);
+            true
         })?;
-        Ok(())
+        // Of a user that is not there nothing is to be replaced.
+        Ok(replaced.unwrap_or(true))
     }
 
     /// How many pages [`SeriesMap::latest_of_page`] has.
@@ -214,9 +236,24 @@ impl SeriesMap {
         org: &str,
         page: usize,
     ) -> Result<Vec<(String, Vec<LatestValue>)>, SeriesError> {
+        let users = self.latest_of_orgs(page, |of| of == org)?;
+        Ok(users.into_iter().map(|(_, user, values)| (user, values)).collect())
+    }
+
+    /// As [`SeriesMap::latest_of_page`], of all organisations that are wanted: organisation,
+    /// user, newest values.
+    ///
+    /// # Errors
+    /// [`SeriesError`].
+    pub fn latest_of_orgs(
+        &self,
+        page: usize,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<(String, String, Vec<LatestValue>)>, SeriesError> {
+        let wanted = |record: &Record| wanted(&String::from_utf8_lossy(record.view().org()));
         let mut memory: Vec<Record> = {
             let shard = self.shards[page].lock();
-            let own = shard.records().iter().filter(|record| record.view().org() == org.as_bytes());
+            let own = shard.records().iter().filter(|record| wanted(record));
             own.map(|record| Record::copy(record.view())).collect()
         };
         memory.sort_unstable_by(|a, b| a.view().key().cmp(&b.view().key()));
@@ -226,10 +263,10 @@ impl SeriesMap {
         let mut merge = Merge::new(&layers.files, memory, first, last)?;
         let mut users = Vec::new();
         while let Some(record) = merge.next()? {
-            let view = record.view();
-            let values = if view.org() == org.as_bytes() { view.latest() } else { Vec::new() };
+            let values = if wanted(&record) { record.view().latest() } else { Vec::new() };
             if !values.is_empty() {
-                users.push((String::from_utf8_lossy(view.user()).into_owned(), values));
+                let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+                users.push((text(record.view().org()), text(record.view().user()), values));
             }
         }
         Ok(users)
@@ -275,9 +312,17 @@ impl SeriesMap {
         }
     }
 
-    fn update<T>(&self, name: &SeriesName<'_>, change: impl FnOnce(&mut Record) -> T) -> T {
+    fn update<T>(
+        &self,
+        name: &SeriesName<'_>,
+        newest: Option<Newest>,
+        change: impl FnOnce(&mut Record) -> T,
+    ) -> T {
         let hash = user_hash(name.org, name.user);
         let mut shard = self.shard(hash);
+        if let (Some(sought), Some(newest)) = (&mut shard.sought, newest) {
+            sought.meet(name, newest);
+        }
         let at = match shard.find(hash, name.org, name.user) {
             Some(at) => at,
             None => self.admit(&mut shard, hash, name.org, name.user),
@@ -303,12 +348,13 @@ impl SeriesMap {
     }
 
     /// Runs something on a user's complete record, which is read back before if it
-    /// must; `None` if there is no such user. Files are read without the lock.
+    /// must, and on what is sought in its shard; `None` if there is no such user. Files are
+    /// read without the lock.
     fn with_complete<T>(
         &self,
         org: &str,
         user: &str,
-        run: impl FnOnce(&mut Record) -> T,
+        run: impl FnOnce(&mut Record, &mut Option<Box<Sought>>) -> T,
     ) -> Result<Option<T>, SeriesError> {
         let hash = user_hash(org, user);
         loop {
@@ -334,11 +380,13 @@ impl SeriesMap {
                 }
                 (None, None) => return Ok(None),
             };
+            let mut sought = shard.sought.take();
             let record = shard.record(at);
             record.set(TOUCHED);
             let before = record.measure();
-            let outcome = run(record);
+            let outcome = run(record, &mut sought);
             self.tally.changed(before, record.measure());
+            shard.sought = sought;
             self.evict(&mut shard, self.bytes_max, EVICT_STEPS);
             return Ok(Some(outcome));
         }

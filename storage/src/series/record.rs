@@ -187,6 +187,12 @@ impl<'a> View<'a> {
         values
     }
 
+    /// The newest value of one metric.
+    pub(super) fn newest_of_metric(self, metric: &[u8]) -> Option<Newest> {
+        let at = self.find_text(metric).and_then(|place| self.find_newest(place))?;
+        Some(self.newest_of(at))
+    }
+
     pub(super) fn newest(self) -> impl Iterator<Item = (&'a [u8], Newest)> {
         (0..self.metrics()).map(move |index| {
             let at = self.newest_at() + index * NEWEST_BYTES;
@@ -358,15 +364,12 @@ impl Record {
         self.advance_metric(metric, newest);
     }
 
-    /// Sets or removes a metric's newest value; what came after `through` stays
-    /// if it is newer.
-    pub(super) fn replace(&mut self, metric: &[u8], through: Sequence, newest: Option<Newest>) {
-        let at = self.view().find_text(metric).and_then(|place| self.view().find_newest(place));
-        let kept = at.map(|at| self.view().newest_of(at)).filter(|old| old.sequence > through);
-        if let Some(at) = at {
+    /// Sets or removes a metric's newest value.
+    pub(super) fn replace(&mut self, metric: &[u8], newest: Option<Newest>) {
+        if let Some(at) = self.view().find_text(metric).and_then(|place| self.view().find_newest(place)) {
             self.cut(at, NEWEST_BYTES);
         }
-        for newest in newest.into_iter().chain(kept) {
+        if let Some(newest) = newest {
             let metric = self.place_of(metric);
             self.advance_metric(metric, newest);
         }
@@ -490,6 +493,16 @@ impl Record {
 }
 
 impl Newest {
+    /// Whether it is this value.
+    pub(crate) fn is(&self, value: &LatestValue) -> bool {
+        (self.recorded_at, self.sequence) == (value.recorded_at, value.sequence)
+    }
+
+    /// The newer of both.
+    pub(super) fn or_newer(self, other: Option<Newest>) -> Newest {
+        other.filter(|other| !self.beats(other)).unwrap_or(self)
+    }
+
     /// Later times win; of equal times the later received.
     fn beats(&self, other: &Newest) -> bool {
         let order = self.recorded_at.cmp(&other.recorded_at).then(self.sequence.cmp(&other.sequence));

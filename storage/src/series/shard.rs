@@ -4,6 +4,7 @@
 use hashbrown::HashTable;
 
 use super::record::{DIRTY, Record, TOUCHED, WRITING};
+use super::{Newest, SeriesName};
 
 /// A part of the map, behind its lock.
 #[derive(Debug, Default)]
@@ -13,6 +14,39 @@ pub(super) struct Shard {
     index: HashTable<u32>,
     /// Where the search for a record to evict goes on.
     hand: usize,
+    /// Of one of its users, while that is looked for.
+    pub(super) sought: Option<Box<Sought>>,
+}
+
+/// A metric whose newest value is being looked for among the samples.
+#[derive(Debug)]
+pub(super) struct Sought {
+    org: String,
+    user: String,
+    metric: String,
+    /// The newest sample that came since.
+    pub(super) came: Option<Newest>,
+}
+
+impl Sought {
+    pub(super) fn new(org: &str, user: &str, metric: &str) -> Sought {
+        Sought { org: org.to_owned(), user: user.to_owned(), metric: metric.to_owned(), came: None }
+    }
+
+    pub(super) fn is_of(&self, org: &str, user: &str) -> bool {
+        self.org == org && self.user == user
+    }
+
+    pub(super) fn is_metric_of(&self, org: &str, user: &str, metric: &str) -> bool {
+        self.metric == metric && self.is_of(org, user)
+    }
+
+    /// Takes note of a sample if it is one of these.
+    pub(super) fn meet(&mut self, name: &SeriesName<'_>, newest: Newest) {
+        if self.is_metric_of(name.org, name.user, name.metric) {
+            self.came = Some(newest.or_newer(self.came));
+        }
+    }
 }
 
 impl Shard {

@@ -18,7 +18,7 @@ use super::{Newest, SeriesError, SeriesName, user_hash};
 use crate::catalog::CheckpointRecord;
 use crate::disk::Disk;
 use crate::frame::Sequence;
-use crate::hidden::{EVERY_METRIC, Hidden};
+use crate::hidden::Hidden;
 
 /// Series that are compared at once: about 700 MB.
 const SERIES_MAX: u64 = 10_000_000;
@@ -54,7 +54,7 @@ pub(crate) fn verify(
 impl Told {
     /// What sound checkpoints say, oldest first. Of users whom orders to erase are about
     /// that wait to be carried out newest values are not compared, nor are those that orders
-    /// about all users cover.
+    /// about all users cover, nor those whose samples age may have taken.
     pub(crate) fn load(
         disk: &dyn Disk,
         data_dir: &Path,
@@ -96,7 +96,9 @@ impl Told {
         }
         for (metric, newest) in view.newest() {
             let metric = text(metric);
-            if !may_be_dropped(hidden, org, metric) && !is_erased(hidden, org, user, metric, newest) {
+            if !hidden.may_be_dropped(org, metric, newest.recorded_at)
+                && !is_erased(hidden, org, user, metric, newest)
+            {
                 let Newest { recorded_at, sequence, .. } = newest;
                 let newest = ToldNewest { recorded_at, sequence, met: AtomicBool::new(false) };
                 self.newest.insert(metric_hash(org, user, metric), newest);
@@ -139,14 +141,6 @@ impl ToldNewest {
     pub(crate) fn is_older_than(&self, recorded_at: i64, sequence: Sequence) -> bool {
         (self.recorded_at, self.sequence) < (recorded_at, sequence)
     }
-}
-
-/// Whether samples of a metric may have been dropped by age, now or under a shorter rule
-/// before.
-fn may_be_dropped(hidden: &Hidden, org: &str, metric: &str) -> bool {
-    let rules = hidden.retention(org).iter();
-    hidden.default_days().is_some()
-        || rules.map(|rule| rule.metric.as_str()).any(|of| of == metric || of == EVERY_METRIC)
 }
 
 /// Whether a newest value waits for what is left to be looked for.

@@ -112,16 +112,14 @@ impl Store {
         pace: &mut dyn Pace,
         done: &mut dyn FnMut(ErasedAttempts),
     ) -> Result<Vec<AttemptFile>, StoreError> {
-        let each: Vec<(Arc<Tombstone>, Hidden)> =
-            orders.iter().map(|order| (order.clone(), Hidden::default().with(order))).collect();
-        let all = orders.iter().fold(Hidden::default(), |hidden, order| hidden.with(order));
+        let hidden = Hidden::of_all(orders);
         let attempts = self.snapshot().attempts.clone();
         let mut damaged = Vec::new();
         for file in attempts.iter() {
             if !pace.go_on(0) {
                 break;
             }
-            match self.erase_from(file, &each, &all, pace) {
+            match self.erase_from(file, orders, &hidden, pace) {
                 Ok(erased) => erased.into_iter().for_each(&mut *done),
                 Err(StoreError::Read(error)) if leave_out([file.data()], &error) => damaged.push(file.clone()),
                 Err(error) => return Err(error),
@@ -135,7 +133,7 @@ impl Store {
     fn erase_from(
         &self,
         file: &AttemptFile,
-        orders: &[(Arc<Tombstone>, Hidden)],
+        orders: &[Arc<Tombstone>],
         hidden: &Hidden,
         pace: &mut dyn Pace,
     ) -> Result<Option<ErasedAttempts>, StoreError> {

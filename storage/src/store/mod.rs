@@ -190,8 +190,11 @@ pub struct Store {
     series: SeriesMap,
     /// Swapped by the committer (freeze) and the flush thread (done).
     snapshot: ArcSwap<Snapshot>,
-    /// Tombstones that are durable in the journal and not yet in the catalog.
+    /// Tombstones that are durable in the journal and not yet in the catalog, in commit
+    /// order. The committer adds to them: held for a moment only.
     unrecorded: Mutex<Vec<Arc<Tombstone>>>,
+    /// Held by whoever writes tombstones or rules into the catalog, until they are durable.
+    recording: Mutex<()>,
     /// Files that were replaced, until their last reader is gone.
     graveyard: Mutex<Vec<Weak<DataFile>>>,
     /// Everything through this is in files. The flush thread's.
@@ -259,6 +262,7 @@ impl Store {
             rows_unchecked: AtomicU64::new(0),
             snapshot: ArcSwap::from_pointee(snapshot),
             unrecorded: Mutex::default(),
+            recording: Mutex::default(),
             graveyard: Mutex::default(),
             _lock: lock,
         });

@@ -29,8 +29,8 @@ impl Orders {
     /// Those that wait, in commit order.
     #[must_use]
     pub fn new(all: Vec<Arc<Tombstone>>) -> Orders {
-        let hidden = all.iter().fold(Hidden::default(), |hidden, order| hidden.with(order));
-        let each = all.iter().map(|order| Hidden::default().with(order)).collect();
+        let hidden = Hidden::of_all(&all);
+        let each = all.chunks(1).map(Hidden::of_all).collect();
         let mut places: HashMap<String, HashMap<Option<String>, Vec<usize>>> = HashMap::new();
         for (place, order) in all.iter().enumerate() {
             let user = order.erased.user().map(str::to_owned);

@@ -187,4 +187,10 @@ fn a_store_of_which_something_was_erased_has_no_fault_at_any_step() {
     store.store.bury().unwrap();
     assert_eq!(store.paths(), [] as [String; 0]);
     assert_eq!(faults_of(store, &dir), [], "aged");
+
+    let store = TestStore::open(dir.path());
+    for org in ["default", "acme"] {
+        store.store.set_retention(org, Vec::new()).unwrap();
+    }
+    assert_eq!(faults_of(store, &dir), [], "kept for ever again");
 }

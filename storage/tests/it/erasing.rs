@@ -3,18 +3,21 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
-use systole_storage::disk::Disk;
+use systole_storage::disk::{Disk, RealDisk};
 use systole_storage::files::{DataFile, erased_in};
 use systole_storage::frame::{Erased, Frame, Kind, SamplesFrame, Stamp, Tombstone, encode_tombstone};
-use systole_storage::hidden::Hidden;
-use systole_storage::series::Newest;
-use systole_storage::{Orders, Sequence, Store, StoreError, Unhurried};
+use systole_storage::hidden::{EVERY_METRIC, Hidden, RetentionRule};
+use systole_storage::series::{Newest, SeriesName};
+use systole_storage::{
+    Catalog, Commits, LatestValue, Orders, Sequence, Store, StoreError, StoreSettings, Unhurried,
+};
 
-use super::fixture::{Samples, heart_rate, range_of};
+use super::fixture::{Samples, TestStore, everything_of, heart_rate, range_of};
 use super::machine::{
-    DATA_DIR, EVERYTHING, Key, Machine, Promise, Refused, Running, SERIES_BYTES, Step, Work, all_rows,
+    DATA_DIR, EVERYTHING, Key, Machine, Promise, Refused, Rows, Running, SERIES_BYTES, Step, Work, all_rows,
 };
 
 /// What is to be erased.
@@ -126,13 +129,23 @@ impl Running {
 pub(super) fn set_newest(store: &Store, orders: &Orders, through: Sequence) -> Result<(), StoreError> {
     let snapshot = store.snapshot();
     let rows = all_rows(&snapshot, &snapshot.hidden, "newest");
-    store.set_newest(orders, |org, user, metric| {
-        let of_it = |key: &&Key| (key.0.as_str(), key.1.as_str(), key.2.as_str()) == (org, user, metric);
-        let newest = rows.iter().filter(|(key, _)| of_it(key)).max_by_key(|(key, row)| (key.3, row.0));
-        let newest =
-            newest.map(|(key, row)| Newest { recorded_at: key.3, value: row.1, sequence: Sequence(row.0) });
-        Ok((through, newest))
-    })
+    store.set_newest(orders, |org, user, metric| Ok((through, newest_of(&rows, org, user, metric))))
+}
+
+/// Takes newest values out of the map as the engine does, found without queries.
+pub(super) fn forget_aged(running: &Running) -> Result<u64, StoreError> {
+    let rows = all_rows(&running.store.snapshot(), &Hidden::default(), "newest");
+    let find = |org: &str, user: &str, value: &LatestValue| {
+        Ok((running.synced, newest_of(&rows, org, user, &value.metric)))
+    };
+    running.store.forget_aged(find)
+}
+
+/// The newest row of a user's metric.
+pub(super) fn newest_of(rows: &Rows, org: &str, user: &str, metric: &str) -> Option<Newest> {
+    let of_it = |key: &&Key| (key.0.as_str(), key.1.as_str(), key.2.as_str()) == (org, user, metric);
+    let newest = rows.iter().filter(|(key, _)| of_it(key)).max_by_key(|(key, row)| (key.3, row.0));
+    newest.map(|(key, row)| Newest { recorded_at: key.3, value: row.1, sequence: Sequence(row.0) })
 }
 
 impl Machine {
@@ -204,4 +217,110 @@ fn newest_values_of_many_users_are_set_within_the_memory_of_the_map() {
         let latest = store.series().latest("default", &format!("u_{user}")).unwrap();
         assert_eq!((latest.len(), latest[0].recorded_at), (1, 1), "{user}");
     }
+}
+
+#[test]
+fn a_sample_that_comes_while_the_newest_value_is_looked_for_is_the_newest() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    let samples = |time: i64| Samples { rows: vec![(time, time as f64)], ..heart_rate("u_1", 0, 0) };
+    let newest = |store: &TestStore| store.store.series().latest("default", "u_1").unwrap();
+    let found =
+        |time: i64, sequence: Sequence| Some(Newest { recorded_at: time, value: time as f64, sequence });
+    let first = store.commit(&samples(10));
+    store.commit(&samples(1000));
+    store.erase("default", range_of(Some("u_1"), None, 900..2000));
+    let (inner, orders) = (store.store.clone(), Orders::new(store.store.hidden().waiting()));
+    // Older than the deleted one, newer than what is left.
+    let came = |_: &str, _: &str, _: &str| {
+        let through = store.last;
+        store.commit(&samples(500));
+        Ok::<_, StoreError>((through, found(10, first)))
+    };
+    inner.set_newest(&orders, came).unwrap();
+    assert_eq!(newest(&store)[0].recorded_at, 500);
+
+    // One that the map has and no snapshot yet.
+    store.commit(&samples(1000));
+    store.erase("default", range_of(Some("u_1"), None, 900..2000));
+    let orders = Orders::new(store.store.hidden().waiting());
+    let (before, mut asked) = (store.last, 0);
+    let last = store.last.next();
+    let name =
+        SeriesName { org: "default", user: "u_1", metric: "heart_rate", source: "garmin", device: None };
+    inner.series().advance(&name, 600, 600, found(600, last).unwrap());
+    let published = |_: &str, _: &str, _: &str| {
+        asked += 1;
+        Ok::<_, StoreError>(if asked == 1 { (before, found(500, before)) } else { (last, found(600, last)) })
+    };
+    inner.set_newest(&orders, published).unwrap();
+    assert_eq!((newest(&store)[0].recorded_at, asked), (600, 2));
+
+    // The user is erased meanwhile.
+    store.commit(&samples(700));
+    store.commit(&samples(1000));
+    store.erase("default", range_of(Some("u_1"), None, 900..2000));
+    let orders = Orders::new(store.store.hidden().waiting());
+    let erased = |_: &str, _: &str, _: &str| {
+        let through = store.last;
+        store.erase("default", everything_of("u_1", false));
+        Ok::<_, StoreError>((through, found(700, through)))
+    };
+    inner.set_newest(&orders, erased).unwrap();
+    assert_eq!(newest(&store), []);
+}
+
+/// Does something in the middle of the next transaction, and takes that back if it cannot be
+/// done before the transaction ends.
+#[derive(Default)]
+struct Meanwhile(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl Commits for Meanwhile {
+    fn before(&self) -> bool {
+        let Some(work) = self.0.lock().unwrap().take() else { return true };
+        let (done, waited) = mpsc::channel();
+        std::thread::spawn(move || {
+            work();
+            done.send(())
+        });
+        waited.recv_timeout(Duration::from_secs(20)).is_ok()
+    }
+
+    fn after(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn an_order_hides_while_the_catalog_is_being_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let commits = Arc::new(Meanwhile::default());
+    let catalog = Arc::new(Catalog::open_watched(dir.path(), commits.clone()).unwrap());
+    let settings = StoreSettings {
+        data_dir: dir.path().to_owned(),
+        segment_bytes: 64 * 1024,
+        flush_bytes: 1 << 20,
+        series_bytes: 1 << 20,
+    };
+    let store = Store::open_on(&settings, Arc::new(RealDisk), catalog.clone()).unwrap().store;
+    let order = |number: u64| {
+        let (store, sequence) = (store.clone(), Sequence(number));
+        let erased = everything_of(&format!("u_{number}"), false);
+        let (id, org) = (format!("era_{number}"), "default".to_owned());
+        let tombstone = Tombstone { id, org, erased, sequence, created_at: 0 };
+        let stamp = Stamp { sequence, synced: sequence, ordering: number, committed_at: 0 };
+        let bytes = encode_tombstone(&tombstone).seal(stamp);
+        move || store.publish_frames(&[Frame::parse(bytes.into()).unwrap()])
+    };
+    let waiting = || catalog.waiting_tombstones().unwrap().len();
+    order(1)();
+    *commits.0.lock().unwrap() = Some(Box::new(order(2)));
+    store.record_tombstones().unwrap();
+    assert_eq!((waiting(), store.hidden().waiting().len()), (1, 2));
+    let rule = RetentionRule { metric: EVERY_METRIC.to_owned(), days: Some(1) };
+    *commits.0.lock().unwrap() = Some(Box::new(order(3)));
+    store.set_retention("default", vec![rule]).unwrap();
+    assert_eq!((waiting(), store.hidden().waiting().len()), (1, 3));
+    store.record_tombstones().unwrap();
+    assert_eq!(waiting(), 3);
 }

@@ -122,7 +122,7 @@ pub struct TestStore {
     pub store: Arc<Store>,
     log: Arc<Log>,
     writer: JournalWriter,
-    last: Sequence,
+    pub last: Sequence,
 }
 
 impl TestStore {

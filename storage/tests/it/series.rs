@@ -51,6 +51,18 @@ impl TestMap {
         mark
     }
 
+    /// Puts another newest value in the place of a metric's, if it has one.
+    pub fn replace(&self, user: &str, metric: &str, found: Option<Newest>) {
+        let Some(old) = self.newest(user, metric) else { return };
+        self.map.seek_newest("default", user, metric);
+        assert!(self.map.replace_newest("default", user, &old, found).unwrap());
+    }
+
+    fn newest(&self, user: &str, metric: &str) -> Option<LatestValue> {
+        let latest = self.map.latest("default", user).unwrap();
+        latest.into_iter().find(|value| value.metric == metric)
+    }
+
     pub fn latest(&self, user: &str) -> Vec<(String, i64, f64)> {
         plain(self.map.latest("default", user).unwrap())
     }
@@ -168,16 +180,52 @@ fn a_replaced_newest_value_is_not_brought_back_by_an_older_checkpoint() {
     map.put("u_1", "heart_rate", 50, 1);
     map.map.checkpoint(Sequence(1), false).unwrap();
     let older = Newest { recorded_at: 20, value: 7.0, sequence: Sequence(1) };
-    map.map.replace_newest("default", "u_1", "heart_rate", Sequence(2), Some(older)).unwrap();
+    map.replace("u_1", "heart_rate", Some(older));
     assert_eq!(map.latest("u_1"), one("heart_rate", 20, 7.0));
     map.map.checkpoint(Sequence(2), false).unwrap();
     assert_eq!(map.latest("u_1"), one("heart_rate", 20, 7.0));
-    map.put("u_1", "heart_rate", 30, 3);
-    // Found in a snapshot that did not have the third yet.
-    map.map.replace_newest("default", "u_1", "heart_rate", Sequence(2), None).unwrap();
-    assert_eq!(map.latest("u_1"), one("heart_rate", 30, 3.0));
-    map.map.replace_newest("default", "u_1", "heart_rate", Sequence(3), None).unwrap();
+    map.replace("u_1", "heart_rate", None);
     assert_eq!(map.latest("u_1"), []);
+}
+
+#[test]
+fn what_comes_while_a_newest_value_is_looked_for_counts_also_if_it_is_older_than_that() {
+    let newest = |at: i64| Some(Newest { recorded_at: at, value: 7.0, sequence: Sequence(1) });
+    for (found, came, expected) in [
+        (None, 30, (30, 2.0)),
+        (newest(20), 30, (30, 2.0)),
+        (newest(40), 30, (40, 7.0)),
+        (None, 60, (60, 2.0)),
+    ] {
+        let map = TestMap::new(0);
+        map.put("u_1", "heart_rate", 50, 1);
+        let old = map.newest("u_1", "heart_rate").unwrap();
+        assert_eq!(map.map.seek_newest("default", "u_1", "heart_rate"), Sequence(1));
+        map.put("u_1", "heart_rate", came, 2);
+        map.put("u_1", "steps", 45, 3);
+        map.put("u_2", "heart_rate", 45, 4);
+        map.map.checkpoint(Sequence(4), false).unwrap();
+        assert!(map.map.replace_newest("default", "u_1", &old, found).unwrap());
+        assert_eq!(map.latest("u_1")[0], ("heart_rate".to_owned(), expected.0, expected.1));
+        // It counted once.
+        map.replace("u_1", "heart_rate", None);
+        assert_eq!(map.latest("u_1"), one("steps", 45, 3.0));
+    }
+}
+
+#[test]
+fn nothing_that_was_found_of_a_user_counts_once_the_user_is_forgotten() {
+    let map = TestMap::new(0);
+    map.put("u_1", "heart_rate", 50, 1);
+    map.put("u_2", "heart_rate", 50, 2);
+    let older = Newest { recorded_at: 20, value: 7.0, sequence: Sequence(1) };
+    for (through, ends, left) in [(0, false, one("heart_rate", 50, 1.0)), (1, true, Vec::new())] {
+        let old = map.newest("u_1", "heart_rate").unwrap();
+        map.map.seek_newest("default", "u_1", "heart_rate");
+        map.map.forget("default", "u_1", Sequence(through));
+        let done = map.map.replace_newest("default", "u_1", &old, Some(older)).unwrap();
+        assert_eq!((done, map.latest("u_1")), (ends, left), "{through}");
+    }
 }
 
 #[test]

@@ -135,7 +135,7 @@ fn play(map: &TestMap, step: &Step, sequence: Sequence, replaced: Option<Option<
         Step::Forget { user } => map.map.forget("default", USERS[user], sequence),
         Step::Replace { user, metric, .. } => {
             if let Some(newest) = replaced {
-                map.map.replace_newest("default", USERS[user], METRICS[metric], sequence, newest).unwrap();
+                map.replace(USERS[user], METRICS[metric], newest);
             }
         }
         _ => unreachable!("only what changes something"),

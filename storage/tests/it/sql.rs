@@ -1,11 +1,15 @@
 //! SQL: what it answers, whose it is, and where it stops.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use futures_util::future::{Either, select};
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use systole_storage::hidden::{EVERY_METRIC, RetentionRule};
 use systole_storage::query::{QueryPool, SqlError, SqlFormat, SqlLimits, SqlQuestion};
+use systole_storage::{LatestValue, StoreError};
 use tokio::runtime::Runtime;
 
 use super::fixture::{Samples, TestStore, everything_of, heart_rate, range_of};
@@ -320,7 +324,10 @@ fn what_was_deleted_of_all_users_is_in_no_answer_before_and_after_its_bytes_are_
         assert_eq!((counted, before - count("true", "default")), (samples, samples), "{metric:?} {from}");
     }
     assert_eq!(count(&within, "default"), 0);
-    assert_eq!(asker.rows("default", newest), [json!(["a \"user\"", "2026-06-30T07:28:24Z"])]);
+    let last = "2026-06-30T07:59:59Z";
+    let left = [("a \"user\"", "2026-06-30T07:28:24Z"), ("u_1", last), ("u_2", last), ("u_3", last)];
+    let left = left.map(|(user, time)| json!([user, time]));
+    assert_eq!(asker.rows("default", newest), left);
     store.commit(&heart_rate("u_3", JUNE_2026 + 60_000, 3));
     for round in ["hidden", "carried out"] {
         assert_eq!(count(&within, "default"), 3, "{round}");
@@ -328,9 +335,140 @@ fn what_was_deleted_of_all_users_is_in_no_answer_before_and_after_its_bytes_are_
         assert_eq!(count("true", "acme"), theirs, "{round}");
         store.carry_out(&asker.pool);
     }
-    let left = asker.rows("default", newest);
-    let expected = |user: &str| json!([user, "2026-06-30T07:59:59Z"]);
-    assert_eq!(left[1..], ["u_1", "u_2", "u_3"].map(expected));
+    assert_eq!(asker.rows("default", newest), left);
+}
+
+#[test]
+fn many_deleted_newest_values_show_what_is_left_of_each() {
+    const DAY: i64 = 86_400_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    let user = |number: i64| format!("u_{number}");
+    // What is left is of the same day, or up to four years older, or nothing.
+    let left = |number: i64| match number % 5 {
+        0 => None,
+        1 => Some(JUNE_2026 - 2 - number),
+        2 => Some(JUNE_2026 - 10 * DAY - number),
+        3 => Some(JUNE_2026 - 200 * DAY - number),
+        _ => Some(JUNE_2026 - 1500 * DAY - number),
+    };
+    for number in 0..60 {
+        for metric in ["heart_rate", "steps"] {
+            let deleted = [(JUNE_2026 + number, 1.0), (JUNE_2026 + 20 * DAY, 2.0)];
+            let times = left(number).into_iter().flat_map(|time| [(time - 1000, 3.0), (time, number as f64)]);
+            let rows = times.chain(deleted).collect();
+            store.commit(&Samples { metric, rows, ..heart_rate(&user(number), 0, 0) });
+        }
+        if number == 30 {
+            store.flush();
+        }
+    }
+    store.compact();
+    for number in 40..50 {
+        // The newest that is left is a correction in memory.
+        let rows = left(number).into_iter().map(|time| (time, -1.0)).collect::<Vec<_>>();
+        if !rows.is_empty() {
+            store.commit(&Samples { rows, ..heart_rate(&user(number), 0, 0) });
+        }
+    }
+    store.commit(&Samples { metric: "spo2", ..heart_rate("u_7", JUNE_2026 - DAY, 3) });
+    store.erase("default", range_of(None, None, JUNE_2026..i64::MAX));
+    let asker = Asker::new(&store);
+    let text = "SELECT user_id, metric, CAST(recorded_at AS BIGINT), value FROM latest";
+    let mut expected = Vec::new();
+    for number in 0..60 {
+        let latest = asker.runtime.block_on(asker.pool.latest("default", &user(number))).unwrap();
+        let newest: Vec<_> =
+            latest.iter().filter(|it| it.metric != "spo2").map(|it| it.recorded_at).collect();
+        assert_eq!(newest, Vec::from_iter(left(number).into_iter().flat_map(|time| [time; 2])), "{number}");
+        let row = |it: LatestValue| json!([user(number), it.metric, it.recorded_at, it.value]);
+        expected.extend(latest.into_iter().map(row));
+    }
+    let sorted = |condition: &str| {
+        let mut rows = asker.rows("default", &format!("{text} {condition}"));
+        rows.sort_by_key(Value::to_string);
+        rows
+    };
+    expected.sort_by_key(Value::to_string);
+    assert_eq!(expected.len(), 2 * 48 + 1);
+    assert_eq!(sorted(""), expected);
+    let steps: Vec<Value> = expected.iter().filter(|row| row[1] == "steps").cloned().collect();
+    assert_eq!(sorted("WHERE metric = 'steps'"), steps);
+    let users = (0..60).map(|number| format!("'{}'", user(number))).collect::<Vec<_>>().join(",");
+    assert_eq!(sorted(&format!("WHERE user_id IN ({users})")), expected);
+    assert_eq!(sorted("WHERE user_id = 'u_7' AND metric IN ('spo2', 'steps')").len(), 2);
+}
+
+#[test]
+fn a_value_whose_sample_age_took_does_not_come_back_when_samples_are_kept_longer() {
+    let (dir, mut store) = spread();
+    // Of 1970.
+    let old = |user: &str, metric| Samples { metric, rows: vec![(1000, 1.0)], ..heart_rate(user, 0, 0) };
+    for samples in [old("old_1", "heart_rate"), old("old_1", "steps"), old("u_1", "spo2")] {
+        store.commit(&samples);
+    }
+    store.flush();
+    store.store.checkpoint_series(store.store.flushed_position(), false).unwrap();
+    let rule = |metric: &str, days| RetentionRule { metric: metric.to_owned(), days };
+    let rules = vec![rule(EVERY_METRIC, Some(20_000)), rule("steps", None)];
+    store.store.set_retention("default", rules).unwrap();
+    store.compact();
+    store.commit(&old("old_2", "heart_rate"));
+    let asker = Asker::new(&store);
+    let shown = |table: &str| {
+        let old = "recorded_at < '1971-01-01T00:00:00Z'";
+        asker.rows("default", &format!("SELECT user_id, metric FROM {table} WHERE {old} ORDER BY 1, 2"))
+    };
+    assert_eq!(shown("latest"), [json!(["old_1", "steps"])]);
+    store.store.set_retention("default", Vec::new()).unwrap();
+    let left = [json!(["old_1", "steps"]), json!(["old_2", "heart_rate"])];
+    let in_map = |store: &TestStore, user: &str| {
+        let values = store.store.series().latest("default", user).unwrap();
+        values.into_iter().map(|value| value.metric).collect::<Vec<_>>()
+    };
+    for (round, changed) in [("dropped", 2), ("out of the map", 0)] {
+        assert_eq!((shown("samples"), shown("latest")), (left.to_vec(), left.to_vec()), "{round}");
+        let latest = asker.runtime.block_on(asker.pool.latest("default", "old_1")).unwrap();
+        assert_eq!(
+            latest.iter().map(|value| value.metric.as_str()).collect::<Vec<_>>(),
+            ["steps"],
+            "{round}"
+        );
+        assert_eq!(in_map(&store, "old_1").len(), if changed > 0 { 2 } else { 1 }, "{round}");
+        let find = |org: &str, user: &str, value: &LatestValue| {
+            let newest = asker.pool.newest_until(org, user, &value.metric, value.recorded_at);
+            Ok::<_, StoreError>((store.last, newest.unwrap()))
+        };
+        assert_eq!(store.store.forget_aged(find).unwrap(), changed, "{round}");
+    }
+    drop(asker);
+    drop(store);
+    let store = TestStore::open(dir.path());
+    assert_eq!(
+        (in_map(&store, "old_1"), in_map(&store, "old_2")),
+        (vec!["steps".to_owned()], vec!["heart_rate".to_owned()])
+    );
+    assert!(store.store.hidden().may_be_dropped("default", "heart_rate", 1000));
+}
+
+#[test]
+fn samples_of_an_order_are_counted_beside_statements_as_they_were_before_it() {
+    let (_dir, mut store) = spread();
+    let limits = SqlLimits { concurrency: 1, timeout: Duration::from_secs(600), rows_max: u64::MAX >> 8 };
+    let asker = Asker::with(&store, 64 << 20, limits);
+    let tombstone = store.erase("default", range_of(None, Some("heart_rate"), JUNE_2026..JUNE_2026 + 10_000));
+    // Sent again before the others are counted.
+    store.commit(&heart_rate("u_1", JUNE_2026, 5));
+    let question =
+        SqlQuestion { org: "default".to_owned(), text: ENDLESS.to_owned(), format: SqlFormat::Json };
+    let counted = asker.runtime.block_on(async {
+        let (endless, counting) = (asker.pool.sql(question), asker.pool.count_erased(&tombstone, Vec::new()));
+        match select(pin!(endless), pin!(counting)).await {
+            Either::Left(_) => panic!("it has an end"),
+            Either::Right((counted, _)) => counted.unwrap(),
+        }
+    });
+    assert_eq!(counted, 30);
 }
 
 #[test]

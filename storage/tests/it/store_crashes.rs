@@ -4,10 +4,11 @@
 use std::ops::Range;
 
 use systole_storage::AttemptRow;
+use systole_storage::hidden::{EVERY_METRIC, RetentionRule};
 
-use super::erasing::Order;
+use super::erasing::{Order, forget_aged, newest_of};
 use super::fixture::{Samples, attempt, everything_of, range_of};
-use super::machine::{Machine, Promise, Running, Step, Survivor};
+use super::machine::{Machine, Promise, Refused, Running, Step, Survivor, all_rows};
 use super::simulated_disk::Fault;
 
 const JUNE_2026: i64 = 1_782_805_500_000;
@@ -278,6 +279,75 @@ fn an_erasure_is_carried_out_to_the_end_after_a_stop_at_every_operation() {
 fn a_deletion_of_all_users_is_carried_out_to_the_end_after_a_stop_at_every_operation() {
     let stops = stop_everywhere(&deletions_of_all_users());
     assert!(stops > 350, "only {stops} operations");
+}
+
+/// Samples of 1970, and rules that keep them, drop them and keep what is left of them.
+fn age(machine: &Machine) -> Result<(), Refused> {
+    const OLD: i64 = 1_000;
+    let rule = RetentionRule { metric: EVERY_METRIC.to_owned(), days: Some(20_000) };
+    let (mut running, mut promise) = (machine.start()?, Promise::default());
+    let mut run = |running: &mut Running, steps: &[Step]| {
+        steps.iter().try_for_each(|step| running.run(step, &mut promise))
+    };
+    let later = Step::Commit(vec![named(1, "heart_rate", JUNE_2026, 3, 2.0)]);
+    run(&mut running, &[everyone(OLD, 1.0), Step::Flush, Step::Checkpoint, later, Step::Flush])?;
+    for org in ["default", "acme"] {
+        running.store.set_retention(org, vec![rule.clone()])?;
+    }
+    let hidden = Step::Commit(vec![named(4, "steps", OLD + 500, 1, 3.0), named(2, "steps", OLD, 1, 3.0)]);
+    run(&mut running, &[Step::Compact, hidden, Step::Checkpoint])?;
+    running.store.set_retention("default", Vec::new())?;
+    forget_aged(&running)?;
+    run(&mut running, &[Step::Flush, Step::Compact])?;
+    drop(running);
+    running = machine.start()?;
+    running.store.set_retention("acme", Vec::new())?;
+    forget_aged(&running)?;
+    Ok(())
+}
+
+/// Checks that a newest value has its sample, unless it is known that it may be gone.
+fn check_aged(running: &Running, what: &str) {
+    let hidden = running.store.hidden();
+    let rows = all_rows(&running.store.snapshot(), &hidden, what);
+    for (user, metric) in (1..=4).flat_map(|user| [(user, "heart_rate"), (user, "steps")]) {
+        let (org, user) = (org(user), name(user));
+        let latest = running.store.series().latest(org, &user).unwrap();
+        let told = latest.iter().find(|value| value.metric == metric).map(|value| value.recorded_at);
+        let there = newest_of(&rows, org, &user, metric).map(|newest| newest.recorded_at);
+        let asked = told.is_some_and(|time| hidden.may_be_dropped(org, metric, time));
+        assert!(asked || told == there, "{what}: {user} {metric}: {told:?}, and {there:?} is there");
+    }
+}
+
+#[test]
+fn a_value_whose_sample_age_took_is_known_to_be_gone_after_a_stop_at_every_operation() {
+    let mut stops = 0;
+    for operation in 0.. {
+        let machine = Machine::default();
+        machine.disk.fault_at(operation, Fault::Crash);
+        let aged = age(&machine);
+        if !machine.disk.has_crashed() {
+            aged.unwrap();
+            break;
+        }
+        stops += 1;
+        for power_loss in [None, Some(operation as u64)] {
+            let what = format!("operation {operation}, {power_loss:?}");
+            let machine = machine.after(power_loss);
+            let running = start(&machine, &what);
+            check_aged(&running, &what);
+            for org in ["default", "acme"] {
+                running.store.set_retention(org, Vec::new()).unwrap();
+                check_aged(&running, &format!("{what}, {org} kept"));
+            }
+            forget_aged(&running).unwrap();
+            check_aged(&running, &format!("{what}, swept"));
+            drop(running);
+            check_aged(&start(&machine, &what), &format!("{what}, again"));
+        }
+    }
+    assert!(stops > 100, "only {stops} operations");
 }
 
 /// The states in which every seventh operation left a machine: torn journals, files

@@ -1,6 +1,7 @@
 //! The table `latest` as SQL sees it: the newest value of each user and metric of one
 //! organisation, out of the series map, a page at a time. Where the map's value is being
-//! deleted, the one that shows instead is looked up among the samples.
+//! deleted or may be gone by its age, the one that shows instead is looked up among the
+//! samples: a few by point reads, those of several pages together by plans over `samples`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,10 +11,11 @@ use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringViewArray, Timesta
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Column, ScalarValue};
 use datafusion::datasource::TableType;
 use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::session_state::SessionState;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown};
 use datafusion::physical_expr::PhysicalExpr;
@@ -21,13 +23,15 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions,
 };
-use futures_util::StreamExt as _;
 
+use super::OrgSamples;
 use super::buffered::leaf_properties;
+use super::newest::{Missing, newest_of};
 use crate::hidden::Hidden;
 use crate::query::SamplesTable;
 use crate::query::erased::{newest_left, take_hidden};
 use crate::query::footers::Footers;
+use crate::query::metadata::CheckedReaders;
 use crate::series::{LatestValue, SeriesError};
 use crate::store::Store;
 
@@ -41,17 +45,30 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
+/// Values that are looked up one by one; more are by a plan.
+const POINT_READS_MAX: usize = 16;
+/// Values that are looked up together.
+const MISSING_MAX: usize = 16 * 1024;
+/// Values in memory while some are looked up: about 10 MB.
+const VALUES_MAX: usize = 64 * 1024;
+
 /// One organisation's newest values; there is no other in it.
 #[derive(Debug)]
 pub struct OrgLatest {
     org: Arc<str>,
     store: Arc<Store>,
+    readers: Arc<CheckedReaders>,
     footers: Arc<Footers>,
 }
 
 impl OrgLatest {
-    pub(super) fn new(org: &str, store: Arc<Store>, footers: Arc<Footers>) -> OrgLatest {
-        OrgLatest { org: org.into(), store, footers }
+    pub(super) fn new(
+        org: &str,
+        store: Arc<Store>,
+        readers: Arc<CheckedReaders>,
+        footers: Arc<Footers>,
+    ) -> OrgLatest {
+        OrgLatest { org: org.into(), store, readers, footers }
     }
 }
 
@@ -67,7 +84,7 @@ impl TableProvider for OrgLatest {
 
     async fn scan(
         &self,
-        _session: &dyn Session,
+        session: &dyn Session,
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
         _limit: Option<usize>,
@@ -77,9 +94,12 @@ impl TableProvider for OrgLatest {
         let source = Source {
             org: self.org.clone(),
             store: self.store.clone(),
+            readers: self.readers.clone(),
             footers: self.footers.clone(),
+            session: session.as_any().downcast_ref::<SessionState>().cloned(),
             columns,
-            users: filters.iter().find_map(named_users),
+            users: filters.iter().find_map(|filter| named(filter, "user_id")),
+            metrics: filters.iter().find_map(|filter| named(filter, "metric")),
         };
         Ok(Arc::new(LatestExec {
             source: Arc::new(source),
@@ -87,36 +107,35 @@ impl TableProvider for OrgLatest {
         }))
     }
 
-    /// A condition that names users leads to them; the planner asks it of each row all
-    /// the same.
+    /// A condition that names users leads to them, one that names metrics keeps others from
+    /// being looked up; the planner asks both of each row all the same.
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
         Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
     }
 }
 
-/// The users of `user_id = '...'` or `user_id IN (...)`.
-fn named_users(condition: &Expr) -> Option<BTreeSet<String>> {
-    let is_user = |column: &Column| column.name == "user_id";
+/// The texts of a column that a condition names, if it can hold of no other: `=`, `IN`, and
+/// what `AND` and `OR` make of them.
+fn named(condition: &Expr, name: &str) -> Option<BTreeSet<String>> {
+    let is_column = |expr: &Expr| matches!(expr, Expr::Column(column) if column.name == name);
     let text = |expr: &Expr| match expr {
         Expr::Literal(value, _) => ScalarValue::try_as_str(value).flatten().map(str::to_owned),
         _ => None,
     };
     match condition {
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => match (&**left, &**right) {
-            (Expr::Column(column), value) | (value, Expr::Column(column)) if is_user(column) => {
-                Some(BTreeSet::from([text(value)?]))
-            }
-            _ => None,
-        },
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
-            let (mut users, more) = (named_users(left)?, named_users(right)?);
-            users.extend(more);
-            Some(users)
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => {
+            let value = if is_column(left) { Some(right) } else { is_column(right).then_some(left) };
+            Some(BTreeSet::from([text(value?)?]))
         }
-        Expr::InList(list) if !list.negated => match &*list.expr {
-            Expr::Column(column) if is_user(column) => list.list.iter().map(text).collect(),
-            _ => None,
-        },
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => {
+            named(left, name).or_else(|| named(right, name))
+        }
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
+            let (mut texts, more) = (named(left, name)?, named(right, name)?);
+            texts.extend(more);
+            Some(texts)
+        }
+        Expr::InList(list) if !list.negated && is_column(&list.expr) => list.list.iter().map(text).collect(),
         _ => None,
     }
 }
@@ -125,26 +144,26 @@ fn named_users(condition: &Expr) -> Option<BTreeSet<String>> {
 struct Source {
     org: Arc<str>,
     store: Arc<Store>,
+    readers: Arc<CheckedReaders>,
     footers: Arc<Footers>,
+    /// For plans; `None` if the planner is another one than ours.
+    session: Option<SessionState>,
     columns: Vec<usize>,
     /// Only these.
     users: Option<BTreeSet<String>>,
+    /// Only these.
+    metrics: Option<BTreeSet<String>>,
+}
+
+/// Values of some pages.
+#[derive(Default)]
+struct Pages {
+    values: Vec<(String, LatestValue)>,
+    /// In whose place others may show.
+    missing: Vec<Missing>,
 }
 
 impl Source {
-    /// Leaves out what must not be seen, and finds what shows instead.
-    async fn hide(&self, hidden: &Hidden, users: &mut [(String, Vec<LatestValue>)]) -> Result<()> {
-        for (user, values) in users {
-            for metric in take_hidden(&self.org, user, hidden, values) {
-                // Newer than `hidden`, so it hides as much at least.
-                let table = SamplesTable::new(&self.org, self.store.snapshot(), self.footers.clone());
-                let left = newest_left(&table, &self.org, user, metric).await;
-                values.extend(left.map_err(|error| DataFusionError::External(Box::new(error)))?);
-            }
-        }
-        Ok(())
-    }
-
     fn pages(&self) -> usize {
         match &self.users {
             Some(_) => 1,
@@ -152,9 +171,27 @@ impl Source {
         }
     }
 
-    async fn page(&self, page: usize) -> Result<RecordBatch> {
+    /// The rows of a page, or of several if some of their values are to be looked up, and the
+    /// page behind them.
+    async fn rows_from(&self, first: usize, context: &Arc<TaskContext>) -> Result<(RecordBatch, usize)> {
         // Before the map is read: what was deleted stands here until the map is right.
         let hidden = self.store.hidden();
+        let (mut page, mut pages) = (first, Pages::default());
+        let is_full = |pages: &Pages| pages.missing.len() >= MISSING_MAX || pages.values.len() >= VALUES_MAX;
+        loop {
+            self.read(page, &hidden, &mut pages)?;
+            page += 1;
+            if pages.missing.is_empty() || is_full(&pages) || page >= self.pages() {
+                break;
+            }
+        }
+        let Pages { mut values, missing } = pages;
+        values.extend(self.left(missing, context).await?);
+        Ok((batch(&values)?.project(&self.columns)?, page))
+    }
+
+    /// Adds the values of a page.
+    fn read(&self, page: usize, hidden: &Hidden, pages: &mut Pages) -> Result<()> {
         let series = self.store.series();
         let users = match &self.users {
             Some(users) => {
@@ -162,14 +199,48 @@ impl Source {
             }
             None => series.latest_of_page(&self.org, page),
         };
-        let mut users = users.map_err(|error: SeriesError| DataFusionError::External(Box::new(error)))?;
-        self.hide(&hidden, &mut users).await?;
-        Ok(batch(&users)?.project(&self.columns)?)
+        let users: Vec<_> = users.map_err(|error: SeriesError| DataFusionError::External(Box::new(error)))?;
+        for (user, mut values) in users {
+            if let Some(metrics) = &self.metrics {
+                values.retain(|value| metrics.contains(&value.metric));
+            }
+            let hides = take_hidden(&self.org, &user, hidden, &mut values);
+            pages.missing.extend(hides.into_iter().map(|value| Missing { user: user.clone(), value }));
+            pages.values.extend(values.into_iter().map(|value| (user.clone(), value)));
+        }
+        Ok(())
+    }
+
+    /// What shows in the place of values.
+    async fn left(
+        &self,
+        missing: Vec<Missing>,
+        context: &Arc<TaskContext>,
+    ) -> Result<Vec<(String, LatestValue)>> {
+        // Newer than what hides them, so it hides as much at least.
+        let snapshot = self.store.snapshot();
+        let found = match &self.session {
+            Some(session) if missing.len() > POINT_READS_MAX => {
+                let samples = OrgSamples::new(&self.org, snapshot, self.readers.clone());
+                newest_of(&samples, session, context, &missing).await?
+            }
+            _ => {
+                let table = SamplesTable::new(&self.org, snapshot, self.footers.clone());
+                let mut found = Vec::with_capacity(missing.len());
+                for Missing { user, value } in &missing {
+                    let left = newest_left(&table, &self.org, user, value.metric.clone()).await;
+                    found.push(left.map_err(|error| DataFusionError::External(Box::new(error)))?);
+                }
+                found
+            }
+        };
+        let left = missing.into_iter().zip(found);
+        Ok(left.filter_map(|(missing, value)| Some((missing.user, value?))).collect())
     }
 }
 
-fn batch(users: &[(String, Vec<LatestValue>)]) -> Result<RecordBatch> {
-    let rows = || users.iter().flat_map(|(user, values)| values.iter().map(move |value| (user, value)));
+fn batch(values: &[(String, LatestValue)]) -> Result<RecordBatch> {
+    let rows = || values.iter();
     let times: TimestampMillisecondArray = rows().map(|(_, value)| Some(value.recorded_at)).collect();
     let columns: Vec<ArrayRef> = vec![
         Arc::new(StringViewArray::from_iter_values(rows().map(|(user, _)| user))),
@@ -225,13 +296,48 @@ impl ExecutionPlan for LatestExec {
         Ok(self)
     }
 
-    fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+    fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let source = self.source.clone();
-        let pages = futures_util::stream::iter(0..source.pages());
-        let rows = pages.then(move |page| {
-            let source = source.clone();
-            async move { source.page(page).await }
+        let rows = futures_util::stream::try_unfold(0, move |page| {
+            let (source, context) = (source.clone(), context.clone());
+            async move {
+                if page >= source.pages() {
+                    return Ok(None);
+                }
+                source.rows_from(page, &context).await.map(Some)
+            }
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::logical_expr::{col, lit};
+
+    use super::*;
+
+    #[test]
+    fn a_condition_names_what_it_can_hold_of() {
+        let (one, other) = (|| col("metric").eq(lit("steps")), || lit("spo2").eq(col("metric")));
+        let by_user = || col("user_id").eq(lit("u_1"));
+        let list = |negated| col("metric").in_list(vec![lit("steps"), lit("spo2")], negated);
+        let both: Option<&[&str]> = Some(&["spo2", "steps"]);
+        for (condition, expected) in [
+            (one(), Some(&["steps"][..])),
+            (list(false), both),
+            (one().or(other()), both),
+            (one().or(other()).and(by_user()), both),
+            (by_user().and(one()).or(other().and(by_user())), both),
+            (list(true), None),
+            (one().or(by_user()), None),
+            (by_user(), None),
+            (col("metric").gt(lit("steps")), None),
+            (col("metric").eq(col("user_id")), None),
+        ] {
+            let found = named(&condition, "metric");
+            let found: Option<Vec<&str>> = found.as_ref().map(|all| all.iter().map(String::as_str).collect());
+            assert_eq!(found.as_deref(), expected, "{condition}");
+        }
     }
 }

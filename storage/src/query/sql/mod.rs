@@ -26,6 +26,7 @@ mod hidden;
 mod latest;
 mod merged;
 mod neighbours;
+mod newest;
 mod parts;
 mod run;
 mod samples;

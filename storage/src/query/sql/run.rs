@@ -28,6 +28,7 @@ use super::encode::{CHUNK_ROWS, Encoder};
 use super::session;
 use super::statement::parse;
 use super::{OrgSamples, SqlError, SqlFormat, SqlLimits, SqlQuestion};
+use crate::frame::Sequence;
 use crate::query::QueryError;
 use crate::query::footers::Footers;
 use crate::query::metadata::CheckedReaders;
@@ -54,6 +55,8 @@ pub(in crate::query) struct Sql {
     footers: Arc<Footers>,
     limits: SqlLimits,
     running: Arc<Semaphore>,
+    /// One count at a time; more wait for as long as it takes.
+    counting: Arc<Semaphore>,
     runtime: Option<Runtime>,
 }
 
@@ -80,6 +83,7 @@ impl Sql {
             footers,
             limits,
             running: Arc::new(Semaphore::new(limits.concurrency.max(1))),
+            counting: Arc::new(Semaphore::new(1)),
             runtime: Some(runtime),
         })
     }
@@ -108,20 +112,23 @@ impl Sql {
         SqlAnswer::begin(messages).await
     }
 
-    /// How many samples of one organisation a condition holds of. In turn with statements and
-    /// on their threads, for as long as it takes.
+    /// How many samples of one organisation a condition holds of, as if nothing had come from
+    /// frame `before` on that is still in memory. On the threads of statements, beside those
+    /// that run, for as long as it takes.
     pub(in crate::query) async fn count(
         &self,
         org: &str,
         snapshot: Arc<Snapshot>,
+        before: Sequence,
         condition: Expr,
     ) -> Result<u64, QueryError> {
-        let permit = self.running.clone().acquire_owned().await.map_err(|_| QueryError::Stopping)?;
+        let permit = self.counting.clone().acquire_owned().await.map_err(|_| QueryError::Stopping)?;
         let runtime = self.runtime.as_ref().ok_or(QueryError::Stopping)?;
-        let samples: Arc<dyn TableProvider> = Arc::new(OrgSamples::new(org, snapshot, self.readers.clone()));
+        let samples = OrgSamples::new(org, snapshot, self.readers.clone()).before(before);
         let state = self.base.clone();
         let counting = async move {
             let _permit = permit;
+            let samples: Arc<dyn TableProvider> = Arc::new(samples);
             let rows = LogicalPlanBuilder::scan("samples", provider_as_source(samples), None)?;
             count_rows(&state, rows.filter(condition)?).await
         };
@@ -149,6 +156,7 @@ fn give_way() {
 impl Drop for Sql {
     fn drop(&mut self) {
         self.running.close();
+        self.counting.close();
         if let Some(runtime) = self.runtime.take() {
             // May be dropped inside another runtime, which must not block.
             runtime.shutdown_background();

@@ -37,6 +37,7 @@ use super::parts::{Frames, Part, frames_of, parts_of};
 use super::schema::{open_file_schema, run_schema, table_schema};
 use super::wanted::{Wanted, decides_by_metric};
 use crate::files::{DataFile, Section};
+use crate::frame::{SamplesFrame, Sequence};
 use crate::query::metadata::CheckedReaders;
 use crate::query::pool::files_url;
 use crate::query::supersede::SupersedeExec;
@@ -61,6 +62,12 @@ impl OrgSamples {
     pub(super) fn new(org: &str, snapshot: Arc<Snapshot>, readers: Arc<CheckedReaders>) -> OrgSamples {
         let frames = frames_of(&snapshot, org);
         OrgSamples { org: org.into(), snapshot, frames, readers }
+    }
+
+    /// Without the frames of the buffers from `sequence` on.
+    pub(super) fn before(self, sequence: Sequence) -> OrgSamples {
+        let came_before = |frame: &&SamplesFrame| frame.header().stamp.sequence < sequence;
+        OrgSamples { frames: self.frames.iter().filter(came_before).cloned().collect(), ..self }
     }
 
     fn plan(&self, wanted: &Wanted, columns: &[usize], partitions: usize) -> Result<Arc<dyn ExecutionPlan>> {

@@ -82,7 +82,7 @@ pub(super) fn of_org(
 ) -> SessionState {
     let tables = OrgTables {
         samples: Arc::new(OrgSamples::new(org, store.snapshot(), readers.clone())),
-        latest: Arc::new(OrgLatest::new(org, store.clone(), footers.clone())),
+        latest: Arc::new(OrgLatest::new(org, store.clone(), readers.clone(), footers.clone())),
         attempts: Arc::new(OrgAttempts::new(org, store.snapshot())),
     };
     let catalogs = Arc::new(OrgCatalogs(Arc::new(OrgCatalog(Arc::new(tables)))));
