@@ -14,6 +14,9 @@
 //! What is dialled is what was checked (see `dialer`). A redirect is an answer like any
 //! other.
 //!
+//! A receiver may answer before it has read the body. A 2xx then counts once all is
+//! written; if the connection ends before, the attempt failed.
+//!
 //! A connection that the receiver closed while it was idle costs nothing: if hyper
 //! can tell that nothing was sent, the request goes out on another one. If bytes had
 //! left, the receiver may have them, and it is a failed attempt. A connection of HTTP/2
@@ -156,6 +159,7 @@ impl Client {
             Err(_) => Err(PostFault::Timeout { timeout }),
             Ok(Err(PoolFault::Connect(fault))) => Err(PostFault::of_connect(fault)),
             Ok(Err(PoolFault::Exchange(fault))) => Err(PostFault::of_exchange(fault)),
+            Ok(Err(PoolFault::Cut)) => Err(PostFault::Cut),
             Ok(Ok((head, body))) => Ok(Answer {
                 status: head.status,
                 retry_after: retry_after(&head.headers, SystemTime::now()),
@@ -209,6 +213,10 @@ pub enum PostFault {
     /// event.
     #[error("no whole answer: {0}")]
     Exchange(Cause),
+    /// The answer was a success, and the connection ended before the receiver had
+    /// taken the whole request.
+    #[error("answered before the whole request was taken")]
+    Cut,
 }
 
 impl PostFault {

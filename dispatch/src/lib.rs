@@ -48,6 +48,7 @@ pub mod router;
 mod saver;
 mod secret;
 pub mod signer;
+mod stream;
 pub mod target;
 pub mod topic;
 pub mod trie;

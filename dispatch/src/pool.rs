@@ -23,7 +23,6 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper::header;
 use hyper::http::uri::Authority;
 use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::connect::Connection as _;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -34,8 +33,9 @@ use crate::client::{
     CONNECTION_WINDOW_BYTES, HEAD_BYTES_MAX, IDLE_PER_HOST_MAX, IDLE_TIMEOUT, PING_INTERVAL, PING_TIMEOUT,
     STREAM_WINDOW_BYTES,
 };
-use crate::connection::{Connection, Incame, Outgoing, Stream, Unanswered, read_body};
+use crate::connection::{Connection, Incame, Outgoing, Unanswered, read_body};
 use crate::dialer::{BoxError, Dialer};
+use crate::stream::Stream;
 use crate::target::Target;
 
 /// How often connections are looked at that nobody uses.
@@ -47,6 +47,8 @@ pub(crate) enum PoolFault {
     Connect(BoxError),
     /// There is one, and it broke.
     Exchange(hyper::Error),
+    /// It ended before the request was written, which was answered all the same.
+    Cut,
 }
 
 /// Dials, and keeps what it dialled. Clones are the same one.
@@ -104,6 +106,7 @@ impl Pool {
                 Err(Unanswered::Unsent(_, fault) | Unanswered::Broken(fault)) => {
                     return Err(PoolFault::Exchange(fault));
                 }
+                Err(Unanswered::Cut) => return Err(PoolFault::Cut),
             }
         }
     }
@@ -138,7 +141,7 @@ impl Pool {
             tokio::select! {
                 biased;
                 dialled = &mut dialling => {
-                    let stream = dialled.map_err(PoolFault::Connect)?;
+                    let stream = Stream::over(dialled.map_err(PoolFault::Connect)?);
                     return self.dialled(host, stream).await.map(|taken| (taken, true));
                 }
                 () = notified => {}
@@ -147,7 +150,7 @@ impl Pool {
     }
 
     async fn dialled(&self, host: &Host, stream: Stream) -> Result<Taken, PoolFault> {
-        if !stream.connected().is_negotiated_h2() {
+        if !stream.is_http2() {
             let connection = Connection::over(stream).await.map_err(PoolFault::Exchange)?;
             return Ok(Taken::Own(Box::new(connection)));
         }

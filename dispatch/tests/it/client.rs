@@ -25,7 +25,7 @@ pub(crate) fn ourselves() -> Arc<Targets> {
     Arc::new(Targets::parse(&["127.0.0.0/8"]).unwrap())
 }
 
-fn client() -> Client {
+pub(crate) fn client() -> Client {
     Client::new(ourselves())
 }
 
@@ -53,7 +53,7 @@ fn certificate() -> CertificateDer<'static> {
     CertificateDer::from_pem_file(key("tls.cert.pem")).unwrap()
 }
 
-fn acceptor() -> TlsAcceptor {
+pub(crate) fn acceptor() -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(server_config(rustls::DEFAULT_VERSIONS)))
 }
 
