@@ -18,7 +18,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::attempt::DeliveryLog;
 use crate::client::Client;
@@ -56,7 +56,8 @@ const STORE_AGAIN: Duration = Duration::from_secs(1);
 pub struct DispatchSettings {
     /// Threads that render, sign and send.
     pub threads: usize,
-    /// Bytes of bodies in flight to all receivers; beyond it deliveries wait.
+    /// Bytes of bodies that are not written yet, to all receivers; beyond it deliveries
+    /// wait.
     pub memory_bytes: usize,
 }
 
@@ -105,10 +106,10 @@ pub(crate) struct Shared {
     pub(crate) notices: Arc<dyn Notices>,
     pub(crate) clock: Clock,
     pub(crate) handle: Handle,
-    /// Bodies in flight, in units of [`MEMORY_UNIT`]; full waits.
+    /// Of bodies until they are written; full waits.
     memory: Memory,
-    /// The same for lanes whose last attempt failed, so that receivers that hang do
-    /// not hold what the others need.
+    /// The same for lanes that only fail, so that receivers that hang do not hold what
+    /// the others need.
     failing_memory: Memory,
     /// Turns to read the journal; full waits.
     pub(crate) readers: Semaphore,
@@ -138,7 +139,7 @@ impl fmt::Debug for Shared {
 impl Shared {
     /// Room for a body of `bytes`; one that is longer than all there is takes all of
     /// it. `None` when the server stops.
-    pub(crate) async fn memory(&self, bytes: usize, failing: bool) -> Option<SemaphorePermit<'_>> {
+    pub(crate) async fn memory(&self, bytes: usize, failing: bool) -> Option<OwnedSemaphorePermit> {
         let memory = if failing { &self.failing_memory } else { &self.memory };
         memory.take(bytes).await
     }

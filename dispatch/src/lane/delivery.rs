@@ -10,12 +10,12 @@ use hyper::HeaderMap;
 use super::carried::event_place;
 use super::job::Job;
 use super::render::{Opened, body_bytes, render, render_batch};
-use super::{Lane, LaneConfig, SHARE_UNITS};
+use super::{Lane, LaneConfig};
 use crate::attempt::{Attempt, SUCCESS_BODY_BYTES_MAX, Trigger};
 use crate::client::{Answer, PostFault};
 use crate::dispatcher::Shared;
-use crate::event::{EventKind, Payload, PayloadFault, PayloadSource, Place};
-use crate::memory::memory_units;
+use crate::event::{EventKind, Member, Payload, PayloadFault, PayloadSource, Place};
+use crate::memory::Body;
 
 /// Longest pause that a receiver may ask for: the last of the standard schedule.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10 * 3600);
@@ -92,22 +92,20 @@ impl Delivered {
 
 pub(super) async fn deliver(shared: &Shared, lane: &Lane, job: &mut Job, trigger: Trigger) -> Delivered {
     let config = lane.config.load_full();
-    let (events, _own, _memory) = loop {
+    let (events, room) = loop {
         let events = match open_wanted(shared, &config, job).await {
             Ok(events) => events,
             Err(Outcome::Gone) => return Delivered::gone(),
             Err(outcome) => return Delivered::of(outcome),
         };
-        // Taken before the body is made: bodies in flight are what deliveries hold. Its own
-        // share first: a receiver that hangs holds no more than that of everybody's.
-        let own = memory_units(body_bytes(&events)).min(SHARE_UNITS);
-        let Ok(own) = lane.share.acquire_many(own).await else { return Delivered::parked() };
-        let Some(memory) = shared.memory(body_bytes(&events), lane.is_failing()).await else {
-            return Delivered::parked();
-        };
+        // Taken before the body is made: bodies are what deliveries hold. Its own share
+        // first: a receiver that does not read holds no more than that of everybody's.
+        let bytes = body_bytes(&events);
+        let Some(own) = lane.share.take(bytes).await else { return Delivered::parked() };
+        let Some(all) = shared.memory(bytes, lane.is_failing()).await else { return Delivered::parked() };
         // While it waited for memory.
         if !events.iter().any(|event| event.payload.is_erased()) {
-            break (events, own, memory);
+            break (events, [own, all]);
         }
     };
     let id = shared.ids.seal(job.place, if job.is_own() { config.number } else { 0 });
@@ -118,45 +116,38 @@ pub(super) async fn deliver(shared: &Shared, lane: &Lane, job: &mut Job, trigger
         }
         events => render_batch(shared, &config, events),
     };
-    let exchange = post(shared, &config, &id, body).await;
+    let about = about(shared, &config, job, &id, &events);
+    // Nothing long is held while the receiver thinks.
+    drop(events);
+    let exchange = post(shared, &config, &id, Body::holding(room, body)).await;
     let outcome = judge(&exchange.answer);
     shared.counters.observe(exchange.duration);
-    let about = about(shared, &config, job, &id, &events);
     let failure =
         record(shared, lane, &config, Told { id, about, number: job.attempts + 1, trigger }, exchange);
     Delivered { outcome, failure }
 }
 
 /// The committed events that a request carries, as attempts are told of.
-fn about<'a>(
-    shared: &Shared,
-    config: &LaneConfig,
-    job: &Job,
-    id: &str,
-    events: &'a [Opened],
-) -> Vec<About<'a>> {
+fn about(shared: &Shared, config: &LaneConfig, job: &Job, id: &str, events: &[Opened]) -> Vec<About> {
+    let event_type = |event: &Opened| event.name(&config.settings).unwrap_or_default().to_owned();
     if let (false, [event]) = (job.is_own(), events) {
-        let event_type = event.name(&config.settings).unwrap_or_default();
         let user = event.payload.user().map(Into::into);
-        return vec![About { place: Some(job.place), message: id.to_owned(), event_type, user }];
+        let (place, message) = (Some(job.place), id.to_owned());
+        return vec![About { place, message, event_type: event_type(event), user }];
     }
     let carried = job.members();
-    let mut members = carried.chunk_by(|_, next| next.joined);
-    let of_event = |event: &'a Opened| {
-        let event_type = event.name(&config.settings).unwrap_or_default();
-        let user: Option<Arc<str>> = event.payload.user().map(Into::into);
-        let members = members.next().unwrap_or_default().iter();
-        let about = members.map(move |member| (member.place, event_type, user.clone()));
-        about.collect::<Vec<_>>()
+    let members = carried.chunk_by(|_, next| next.joined);
+    let of_event = |(event, members): (&Opened, &[Member])| {
+        let (event_type, user) = (event_type(event), event.payload.user().map(Arc::<str>::from));
+        let about = |member: &Member| About {
+            place: Some(member.place),
+            message: shared.ids.seal(member.place, 0),
+            event_type: event_type.clone(),
+            user: user.clone(),
+        };
+        members.iter().map(about).collect::<Vec<_>>()
     };
-    let all = events.iter().flat_map(of_event);
-    all.map(|(place, event_type, user)| About {
-        place: Some(place),
-        message: shared.ids.seal(place, 0),
-        event_type,
-        user,
-    })
-    .collect()
+    events.iter().zip(members).flat_map(of_event).collect()
 }
 
 /// What a job carries and the endpoint still wants; what is gone or unwanted is cut
@@ -241,14 +232,14 @@ struct Exchange {
     answer: Result<Answer, PostFault>,
 }
 
-async fn post(shared: &Shared, config: &LaneConfig, id: &str, body: Vec<u8>) -> Exchange {
+async fn post(shared: &Shared, config: &LaneConfig, id: &str, body: Bytes) -> Exchange {
     let mut headers = config.headers.clone();
     let started_at_ms = shared.clock.now_ms();
     let unix_seconds = u64::try_from(started_at_ms / 1000).unwrap_or_default();
     config.signer.sign(id, unix_seconds, &body, &mut headers);
     let started = Instant::now();
     let timeout = config.settings.timeout();
-    let answer = shared.client.post(&config.target, headers, Bytes::from(body), timeout).await;
+    let answer = shared.client.post(&config.target, headers, body, timeout).await;
     Exchange { started_at_ms, duration: started.elapsed(), answer }
 }
 
@@ -267,21 +258,21 @@ fn judge(answer: &Result<Answer, PostFault>) -> Outcome {
 }
 
 /// What an attempt was about.
-struct Told<'a> {
+struct Told {
     /// The request's id.
     id: String,
     /// Each event that it carried.
-    about: Vec<About<'a>>,
+    about: Vec<About>,
     number: u32,
     trigger: Trigger,
 }
 
 /// An event of an attempt.
-struct About<'a> {
+struct About {
     place: Option<Place>,
     /// The event's own id.
     message: String,
-    event_type: &'a str,
+    event_type: String,
     user: Option<Arc<str>>,
 }
 
@@ -290,7 +281,7 @@ fn record(
     shared: &Shared,
     lane: &Lane,
     config: &LaneConfig,
-    told: Told<'_>,
+    told: Told,
     exchange: Exchange,
 ) -> Option<Box<Failure>> {
     let Exchange { started_at_ms, duration, answer } = exchange;
@@ -311,7 +302,7 @@ fn record(
     let failure = (!success).then(|| {
         let first = told.about.first();
         Box::new(Failure {
-            event_type: first.map(|about| about.event_type.to_owned()),
+            event_type: first.map(|about| about.event_type.clone()),
             user: first.and_then(|about| about.user.clone()),
             status_code,
             error: error.clone(),
@@ -325,7 +316,7 @@ fn record(
             place,
             delivery: told.id.clone(),
             message,
-            event_type: event_type.to_owned(),
+            event_type,
             number: told.number,
             trigger: told.trigger,
             success,
@@ -369,11 +360,11 @@ pub(super) async fn deliver_example(
     let own = topic.name_for(&config.settings, EventKind::Created);
     let name = name.as_deref().or(own).or_else(|| topic.names().next()).unwrap_or_default();
     let body = render(lane, &config, &id, name, payload.as_ref());
-    let exchange = post(shared, &config, &id, body).await;
+    let exchange = post(shared, &config, &id, body.into()).await;
     let outcome = judge(&exchange.answer);
     // Who may see the endpoint alone may see its tests.
     let user = config.settings.user_id.as_deref().or(payload.user()).map(Into::into);
-    let about = vec![About { place: None, message: id.clone(), event_type: name, user }];
+    let about = vec![About { place: None, message: id.clone(), event_type: name.to_owned(), user }];
     let told = Told { id, about, number: 1, trigger: Trigger::Test };
     record(shared, lane, &config, told, exchange);
     outcome

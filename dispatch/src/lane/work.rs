@@ -1,7 +1,6 @@
 //! Workers: each delivers until nothing is ready or the window has shrunk.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::Lane;
 use super::delivery::{self, Delivered, Outcome};
@@ -86,15 +85,8 @@ impl Lane {
     fn count(&self, shared: &Shared, job: &Job, outcome: Outcome) {
         let counters = &shared.counters;
         match outcome {
-            Outcome::Delivered => {
-                self.failing.store(false, Ordering::Relaxed);
-                counters.delivered();
-            }
-            Outcome::Failed { .. } | Outcome::SwitchedOff => {
-                self.failing.store(true, Ordering::Relaxed);
-                counters.failed();
-            }
-            Outcome::Unreadable => counters.failed(),
+            Outcome::Delivered => counters.delivered(),
+            Outcome::Failed { .. } | Outcome::SwitchedOff | Outcome::Unreadable => counters.failed(),
             Outcome::Gone => {
                 counters.payload_gone();
                 tracing::warn!(endpoint = &*self.id, sequence = job.place.sequence, "payload gone, given up");

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use systole_dispatch::event::{Event, Payload, PayloadFault, PayloadSource, Place, Vocabulary};
@@ -14,11 +15,23 @@ pub(crate) struct Source {
     log: Arc<Log>,
     faults: Mutex<HashMap<Place, PayloadFault>>,
     opens: Mutex<HashMap<Place, usize>>,
+    /// What is added to the data of every event.
+    filler_bytes: AtomicUsize,
 }
 
 impl Source {
     pub(super) fn of(log: Arc<Log>) -> Source {
-        Source { log, faults: Mutex::default(), opens: Mutex::default() }
+        Source {
+            log,
+            faults: Mutex::default(),
+            opens: Mutex::default(),
+            filler_bytes: AtomicUsize::new(0),
+        }
+    }
+
+    /// Makes every event so much longer.
+    pub(crate) fn fill(&self, bytes: usize) {
+        self.filler_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// What opening a payload comes to from now on.
@@ -45,7 +58,7 @@ impl Source {
         let event = self.log.get(place).ok_or(PayloadFault::Gone)?;
         assert_eq!(event.decided_at, decided_at, "{place:?}");
         let timestamp = format!("2026-06-30T07:45:01.{:03}Z", place.sequence % 1000);
-        Ok(Told { event, timestamp })
+        Ok(Told { event, timestamp, filler: "x".repeat(self.filler_bytes.load(Ordering::Relaxed)) })
     }
 }
 
@@ -71,6 +84,7 @@ impl PayloadSource for Source {
 struct Told {
     event: Event,
     timestamp: String,
+    filler: String,
 }
 
 impl Payload for Told {
@@ -95,11 +109,12 @@ impl Payload for Told {
     }
 
     fn data_bytes(&self) -> usize {
-        64
+        64 + self.filler.len()
     }
 
     fn write_data(&self, _: Vocabulary, _: bool, out: &mut Vec<u8>) {
-        write!(out, r#"{{"sequence":{},"key":{}}}"#, self.event.place.sequence, self.event.key).unwrap();
+        let (sequence, key, filler) = (self.event.place.sequence, self.event.key, &self.filler);
+        write!(out, r#"{{"sequence":{sequence},"key":{key},"filler":"{filler}"}}"#).unwrap();
     }
 }
 
