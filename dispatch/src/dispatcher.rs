@@ -424,7 +424,7 @@ impl Dispatcher {
         name: Option<String>,
         payload: Box<dyn Payload>,
     ) -> Result<(), ManualFault> {
-        self.send_by_hand(lane, |lane, shared| lane.send_example(shared, id, name, payload))
+        self.send_by_hand(lane, |lane, shared, at| lane.send_example(shared, at, id, name, payload))
     }
 
     /// Sends an event to one endpoint once more, also while that is paused. A failure
@@ -434,7 +434,7 @@ impl Dispatcher {
     /// [`ManualFault`].
     pub fn resend(&self, endpoint: &str, place: Place, decided_at: u64) -> Result<(), ManualFault> {
         let lane = self.lane_that_is_on(endpoint)?;
-        self.send_by_hand(lane, |lane, shared| lane.resend(shared, place, decided_at))
+        self.send_by_hand(lane, |lane, shared, at| lane.resend(shared, at, place, decided_at))
     }
 
     /// Whether an endpoint is to get an event, as it stands now.
@@ -492,7 +492,7 @@ impl Dispatcher {
     fn send_by_hand<F>(
         &self,
         lane: Arc<Lane>,
-        send: impl FnOnce(Arc<Lane>, Arc<Shared>) -> F,
+        send: impl FnOnce(Arc<Lane>, Arc<Shared>, u64) -> F,
     ) -> Result<(), ManualFault>
     where
         F: Future<Output = ()> + Send + 'static,
@@ -502,7 +502,9 @@ impl Dispatcher {
             return Err(ManualFault::Stopping);
         }
         let place = lane.manual_place(&shared).ok_or(ManualFault::Busy)?;
-        let sending = send(lane, shared);
+        // What is asked for is asked of the endpoint as it is now.
+        let generation = lane.generation();
+        let sending = send(lane, shared, generation);
         self.shared.handle.spawn(async move {
             let _place = place;
             sending.await;

@@ -32,7 +32,7 @@ pub(crate) enum Outcome {
     },
     /// 410: the receiver wants nothing any more.
     SwitchedOff,
-    /// The endpoint's settings no longer want the event.
+    /// The endpoint no longer wants the event, or takes none.
     Unwanted,
     /// The payload is no longer there.
     Gone,
@@ -91,8 +91,8 @@ impl Delivered {
 }
 
 pub(super) async fn deliver(shared: &Shared, lane: &Lane, job: &mut Job, trigger: Trigger) -> Delivered {
-    let config = lane.config.load_full();
-    let (events, room) = loop {
+    let (config, events, room) = loop {
+        let config = lane.config();
         let events = match open_wanted(shared, &config, job).await {
             Ok(events) => events,
             Err(Outcome::Gone) => return Delivered::gone(),
@@ -103,9 +103,13 @@ pub(super) async fn deliver(shared: &Shared, lane: &Lane, job: &mut Job, trigger
         let bytes = body_bytes(&events);
         let Some(own) = lane.share.take(bytes).await else { return Delivered::parked() };
         let Some(all) = shared.memory(bytes, lane.is_failing()).await else { return Delivered::parked() };
-        // While it waited for memory.
-        if !events.iter().any(|event| event.payload.is_erased()) {
-            break (events, [own, all]);
+        // While it waited for payload and memory.
+        if !lane.is_at(job.generation) {
+            return Delivered::of(Outcome::Unwanted);
+        }
+        let is_as_it_was = Arc::ptr_eq(&config, &lane.config());
+        if is_as_it_was && !events.iter().any(|event| event.payload.is_erased()) {
+            break (config, events, [own, all]);
         }
     };
     let id = shared.ids.seal(job.place, if job.is_own() { config.number } else { 0 });

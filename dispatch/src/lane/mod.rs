@@ -202,9 +202,11 @@ impl Lane {
 
     /// As [`Lane::switch_off`], of its own accord; false if it was off.
     pub(crate) fn deactivate(&self) -> bool {
-        let mut config = LaneConfig::clone(&self.config.load());
-        config.settings.active = false;
-        self.config.store(Arc::new(config));
+        self.config.rcu(|config| {
+            let mut config = LaneConfig::clone(config);
+            config.settings.active = false;
+            config
+        });
         self.with(|state, _| {
             let was_on = state.mode != Mode::Off;
             state.reset(Mode::Off);
@@ -216,6 +218,17 @@ impl Lane {
     /// at once.
     pub fn switch_on(&self, from: Cursor) {
         self.with(|state, _| state.reset(Mode::Behind(from)));
+    }
+
+    /// Raised whenever it begins anew or ends.
+    pub(crate) fn generation(&self) -> u64 {
+        self.state.lock().generation
+    }
+
+    /// Whether it still takes what was meant for a generation.
+    fn is_at(&self, generation: u64) -> bool {
+        let state = self.state.lock();
+        state.generation == generation && state.mode != Mode::Off
     }
 
     /// Adds a range of which some is sent again.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 use systole_dispatch::event::{Event, Payload, PayloadFault, PayloadSource, Place, Vocabulary};
 use systole_dispatch::topic::TopicId;
@@ -17,6 +17,9 @@ pub(crate) struct Source {
     opens: Mutex<HashMap<Place, usize>>,
     /// What is added to the data of every event.
     filler_bytes: AtomicUsize,
+    /// Opening waits, and how many do.
+    held: Mutex<Option<usize>>,
+    let_go: Condvar,
 }
 
 impl Source {
@@ -26,7 +29,33 @@ impl Source {
             faults: Mutex::default(),
             opens: Mutex::default(),
             filler_bytes: AtomicUsize::new(0),
+            held: Mutex::default(),
+            let_go: Condvar::new(),
         }
+    }
+
+    /// From now on opening waits: of odd sequences, for others are opened by threads that
+    /// may not.
+    pub(crate) fn hold(&self) {
+        *self.held.lock().unwrap() = Some(0);
+    }
+
+    /// How many wait.
+    pub(crate) fn held(&self) -> usize {
+        self.held.lock().unwrap().unwrap_or_default()
+    }
+
+    pub(crate) fn let_go(&self) {
+        *self.held.lock().unwrap() = None;
+        self.let_go.notify_all();
+    }
+
+    fn wait(&self) {
+        let mut held = self.held.lock().unwrap();
+        if let Some(held) = held.as_mut() {
+            *held += 1;
+        }
+        drop(self.let_go.wait_while(held, |held| held.is_some()).unwrap());
     }
 
     /// Makes every event so much longer.
@@ -64,6 +93,7 @@ impl Source {
 
 impl PayloadSource for Source {
     fn open(&self, place: Place, decided_at: u64) -> Result<Box<dyn Payload>, PayloadFault> {
+        self.wait();
         self.told(place, decided_at).map(|told| -> Box<dyn Payload> { Box::new(told) })
     }
 
