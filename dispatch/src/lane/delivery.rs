@@ -84,6 +84,10 @@ impl Delivered {
         Delivered::of(Outcome::Parked)
     }
 
+    pub(super) fn unreadable() -> Delivered {
+        Delivered::of(Outcome::Unreadable)
+    }
+
     fn gone() -> Delivered {
         let failure = Failure { error: Some("payload_gone".to_owned()), ..Failure::default() };
         Delivered { outcome: Outcome::Gone, failure: Some(Box::new(failure)) }

@@ -177,6 +177,22 @@ fn a_payload_that_is_gone_is_given_up_and_one_that_is_unreadable_is_tried_again(
 }
 
 #[test]
+fn a_delivery_that_panics_is_tried_again_and_holds_up_none() {
+    let (world, hook) = (World::new(), Hook::willing());
+    // All of one key; of those that panic one lies in memory and one does not.
+    let events = world.log.append_many(20, 1);
+    events[..2].iter().for_each(|event| world.source.panic(event.place, true));
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    assert!(comes_within(SOON, || hook.count() == 18 && world.book.stored().exceptions.len() == 2));
+    assert!(comes_within(SOON, || run.lane("ep_1").in_flight() == 0));
+    events[..2].iter().for_each(|event| world.source.panic(event.place, false));
+    world.pass(Duration::from_secs(5));
+    assert!(comes_within(SOON, || hook.count() == 20 && world.book.stored().exceptions.is_empty()));
+    run.stop();
+    assert_eq!(hook.taken(), ids_of(&events));
+}
+
+#[test]
 fn a_ledger_that_fails_delays_and_loses_nothing() {
     let (world, failing, willing) = (World::new(), failing_each(10), Hook::willing());
     world.book.watch("ep_1", &failing);

@@ -1,6 +1,6 @@
 //! Bodies made from places.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -15,6 +15,7 @@ pub(crate) struct Source {
     log: Arc<Log>,
     faults: Mutex<HashMap<Place, PayloadFault>>,
     opens: Mutex<HashMap<Place, usize>>,
+    panics: Mutex<HashSet<Place>>,
     /// What is added to the data of every event.
     filler_bytes: AtomicUsize,
     /// Opening waits, and how many do.
@@ -28,6 +29,7 @@ impl Source {
             log,
             faults: Mutex::default(),
             opens: Mutex::default(),
+            panics: Mutex::default(),
             filler_bytes: AtomicUsize::new(0),
             held: Mutex::default(),
             let_go: Condvar::new(),
@@ -58,6 +60,12 @@ impl Source {
         drop(self.let_go.wait_while(held, |held| held.is_some()).unwrap());
     }
 
+    /// Whether opening a payload panics from now on.
+    pub(crate) fn panic(&self, place: Place, panics: bool) {
+        let mut all = self.panics.lock().unwrap();
+        if panics { all.insert(place) } else { all.remove(&place) };
+    }
+
     /// Makes every event so much longer.
     pub(crate) fn fill(&self, bytes: usize) {
         self.filler_bytes.store(bytes, Ordering::Relaxed);
@@ -81,6 +89,8 @@ impl Source {
 impl Source {
     fn told(&self, place: Place, decided_at: u64) -> Result<Told, PayloadFault> {
         *self.opens.lock().unwrap().entry(place).or_default() += 1;
+        let panics = self.panics.lock().unwrap().contains(&place);
+        assert!(!panics, "told to");
         if let Some(fault) = self.faults.lock().unwrap().get(&place) {
             return Err(*fault);
         }
