@@ -7,7 +7,6 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
@@ -18,7 +17,7 @@ use hyper::http::response::Parts;
 use hyper::{Request, Response};
 use tokio::time::Instant;
 
-use crate::client::{ANSWER_BYTES_MAX, READ_BUFFER_BYTES_MAX};
+use crate::client::{ANSWER_BYTES_MAX, IDLE_TIMEOUT, READ_BUFFER_BYTES_MAX};
 use crate::stream::{Stream, Unwritten};
 
 /// A request with its body.
@@ -121,9 +120,9 @@ impl Connection {
         self.idle_since = Instant::now();
     }
 
-    /// How long nobody had an exchange on it.
-    pub(crate) fn idle_for(&self) -> Duration {
-        self.idle_since.elapsed()
+    /// Whether one that rests is to be kept.
+    pub(crate) fn is_usable(&mut self) -> bool {
+        self.idle_since.elapsed() < IDLE_TIMEOUT && self.is_ready()
     }
 }
 

@@ -36,6 +36,7 @@ mod dialer;
 pub mod dispatcher;
 pub mod endpoint;
 pub mod event;
+mod hosts;
 pub mod id;
 mod keeper;
 pub mod lane;

@@ -16,25 +16,22 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hashbrown::HashMap;
 use http_body_util::Full;
 use hyper::Response;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper::header;
-use hyper::http::uri::Authority;
 use hyper_rustls::HttpsConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::task::coop::unconstrained;
 use tower_service::Service as _;
 
 use crate::client::{
-    CONNECTION_WINDOW_BYTES, HEAD_BYTES_MAX, IDLE_PER_HOST_MAX, IDLE_TIMEOUT, PING_INTERVAL, PING_TIMEOUT,
-    STREAM_WINDOW_BYTES,
+    CONNECTION_WINDOW_BYTES, HEAD_BYTES_MAX, PING_INTERVAL, PING_TIMEOUT, STREAM_WINDOW_BYTES,
 };
 use crate::connection::{Connection, Incame, Outgoing, Unanswered, read_body};
 use crate::dialer::{BoxError, Dialer};
+use crate::hosts::{Host, Hosts, Taken};
 use crate::stream::Stream;
 use crate::target::Target;
 
@@ -57,29 +54,9 @@ pub(crate) struct Pool(Arc<Shared>);
 
 struct Shared {
     connector: HttpsConnector<Dialer>,
-    hosts: Mutex<HashMap<Host, Kept>>,
+    hosts: Mutex<Hosts>,
     /// Somebody looks at the idle ones.
     is_looked_at: AtomicBool,
-}
-
-/// By whether it is called by TLS.
-type Host = (bool, Authority);
-
-/// What is kept of one host.
-#[derive(Default)]
-struct Kept {
-    /// The one that was used last is at the end.
-    idle: Vec<Connection>,
-    /// By HTTP/2, and when it was used last.
-    shared: Option<(SendRequest<Full<Bytes>>, Instant)>,
-    /// Who dials is told that there is one.
-    put_back: Arc<Notify>,
-}
-
-/// A connection for an exchange.
-enum Taken {
-    Own(Box<Connection>),
-    Shared(SendRequest<Full<Bytes>>),
 }
 
 impl Pool {
@@ -122,14 +99,16 @@ impl Pool {
         request.headers_mut().insert(header::HOST, target.host_header().clone());
         let answer = connection.exchange(request).await?;
         if connection.is_ready() {
-            self.put_back(host, connection);
+            connection.rest();
+            self.0.hosts.lock().put_back(host, connection);
         }
         Ok(answer)
     }
 
     /// Dials, or takes what is put back meanwhile; and whether it was dialled.
     async fn connect(&self, host: &Host, target: &Target) -> Result<(Taken, bool), PoolFault> {
-        let put_back = self.0.hosts.lock().entry(host.clone()).or_default().put_back.clone();
+        self.look_often();
+        let put_back = self.0.hosts.lock().put_back_to(host);
         let dialling = self.0.connector.clone().call(target.uri().clone());
         let mut dialling = std::pin::pin!(dialling);
         loop {
@@ -163,27 +142,8 @@ impl Pool {
             // Its exchanges are told what became of it.
             let _ = driver.await;
         });
-        let mut hosts = self.0.hosts.lock();
-        let kept = hosts.entry(host.clone()).or_default();
-        kept.shared = Some((sender.clone(), Instant::now()));
-        kept.put_back.notify_waiters();
-        drop(hosts);
-        self.look_often();
+        self.0.hosts.lock().share(host, sender.clone());
         Ok(Taken::Shared(sender))
-    }
-
-    fn put_back(&self, host: &Host, mut connection: Connection) {
-        connection.rest();
-        {
-            let mut hosts = self.0.hosts.lock();
-            let kept = hosts.entry_ref(host).or_default();
-            if kept.idle.len() == IDLE_PER_HOST_MAX {
-                return;
-            }
-            kept.idle.push(connection);
-            kept.put_back.notify_waiters();
-        }
-        self.look_often();
     }
 
     /// Looks at idle connections now and then, until the pool is dropped.
@@ -192,13 +152,14 @@ impl Pool {
             return;
         }
         let shared: Weak<Shared> = Arc::downgrade(&self.0);
-        tokio::spawn(async move {
+        // Within a task's budget it would look at some, and take the others for open.
+        tokio::spawn(unconstrained(async move {
             loop {
                 tokio::time::sleep(LOOK_INTERVAL).await;
                 let Some(shared) = shared.upgrade() else { break };
-                shared.drop_unusable();
+                shared.drop_unusable().await;
             }
-        });
+        }));
     }
 }
 
@@ -207,34 +168,23 @@ impl Shared {
     fn take(&self, host: &Host) -> Option<Taken> {
         loop {
             // What is closed is dropped outside the lock.
-            let mut connection = {
-                let mut hosts = self.hosts.lock();
-                let kept = hosts.get_mut(host)?;
-                if let Some((sender, used)) = &mut kept.shared
-                    && !sender.is_closed()
-                {
-                    *used = Instant::now();
-                    return Some(Taken::Shared(sender.clone()));
-                }
-                kept.idle.pop()?
-            };
-            if connection.idle_for() < IDLE_TIMEOUT && connection.is_ready() {
-                return Some(Taken::Own(Box::new(connection)));
+            let mut taken = self.hosts.lock().take(host)?;
+            if taken.is_usable() {
+                return Some(taken);
             }
         }
     }
 
-    fn drop_unusable(&self) {
-        let mut hosts = self.hosts.lock();
-        hosts.retain(|_, kept| {
-            kept.idle.retain_mut(|it| it.idle_for() < IDLE_TIMEOUT && it.is_ready());
-            let is_used = |(sender, used): &(SendRequest<Full<Bytes>>, Instant)| {
-                !sender.is_closed() && used.elapsed() < IDLE_TIMEOUT
-            };
-            kept.shared = kept.shared.take().filter(is_used);
-            let is_dialled = Arc::strong_count(&kept.put_back) > 1;
-            is_dialled || kept.shared.is_some() || !kept.idle.is_empty()
-        });
+    /// Drops what was closed or idle for too long: host by host and outside the lock,
+    /// which every exchange takes.
+    async fn drop_unusable(&self) {
+        let hosts = self.hosts.lock().names();
+        for host in hosts {
+            let mut idle = self.hosts.lock().take_out(&host);
+            idle.retain_mut(Connection::is_usable);
+            self.hosts.lock().bring_back(&host, idle);
+            tokio::task::yield_now().await;
+        }
     }
 }
 

@@ -13,10 +13,12 @@ use systole_dispatch::client::{ANSWER_BYTES_MAX, Answer, Client, PostFault};
 use systole_dispatch::target::Targets;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::runtime::Builder;
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
 use crate::receiver::{Manner, Receiver};
+use crate::world::comes_within;
 
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 const NO_CONTENT: &str = "HTTP/1.1 204 No Content\r\n\r\n";
@@ -337,6 +339,38 @@ async fn a_receiver_has_no_more_connections_than_exchanges_at_a_time() {
     assert_eq!(receiver.requests().len(), AT_ONCE * 200);
     // Where the machine stalls a connection may come back late.
     assert!(receiver.accepted() <= AT_ONCE + 4, "{} connections", receiver.accepted());
+}
+
+/// More of them than a task may poll at a time.
+#[test]
+fn connections_that_were_closed_are_all_dropped_at_the_next_look() {
+    const AT_ONCE: usize = 64;
+    let runtime = || Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (ours, theirs, client) = (runtime(), runtime(), client());
+    // Hosts of one machine.
+    let receivers: Vec<Receiver> = (0..4)
+        .map(|_| {
+            theirs.block_on(Receiver::start(Manner::Ask(Arc::new(|_| {
+                Box::pin(async {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    NO_CONTENT.as_bytes().to_vec()
+                })
+            }))))
+        })
+        .collect();
+    let posts: Vec<_> = (0..AT_ONCE * receivers.len())
+        .map(|number| {
+            let (client, url) = (client.clone(), receivers[number % receivers.len()].url());
+            ours.spawn(async move { post(&client, &url, LONG).await })
+        })
+        .collect();
+    for posted in posts {
+        ours.block_on(posted).unwrap().unwrap();
+    }
+    assert!(client.open_connections() > 200, "{}", client.open_connections());
+    drop(receivers);
+    drop(theirs);
+    assert!(comes_within(Duration::from_secs(12), || client.open_connections() == 0));
 }
 
 #[tokio::test]
