@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! exchange --> idle one of the host? --no--> dial --HTTP/1.1--> its own until its end
-//!     '          ^                            |  '--HTTP/2----> shared by all
+//!     '          ^                            |  '--HTTP/2----> shared by up to 64
 //!     '----------'- put back <----------------'
 //! ```
 //!
@@ -11,14 +11,16 @@
 //! ends its dial: there are never more connections than there were exchanges at a time.
 //! Every [`LOOK_INTERVAL`] those that were idle for too long or were closed are dropped.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Response;
-use hyper::client::conn::http2::{self, SendRequest};
+use hyper::client::conn::http2;
 use hyper::header;
 use hyper_rustls::HttpsConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -31,7 +33,7 @@ use crate::client::{
 };
 use crate::connection::{Connection, Incame, Outgoing, Unanswered, read_body};
 use crate::dialer::{BoxError, Dialer};
-use crate::hosts::{Host, Hosts, Taken};
+use crate::hosts::{Host, Hosts, Sender, Taken};
 use crate::stream::Stream;
 use crate::target::Target;
 
@@ -75,7 +77,10 @@ impl Pool {
             };
             let answered = match taken {
                 Taken::Own(connection) => self.exchange(&host, target, *connection, request).await,
-                Taken::Shared(sender) => exchange_shared(target, sender, request).await,
+                Taken::Shared(sender, number) => {
+                    let _lent = Lent { shared: &self.0, host: &host, number };
+                    exchange_shared(target, sender, request).await
+                }
             };
             match answered {
                 Ok(answer) => return Ok(answer),
@@ -110,7 +115,7 @@ impl Pool {
         self.look_often();
         let put_back = self.0.hosts.lock().put_back_to(host);
         let dialling = self.0.connector.clone().call(target.uri().clone());
-        let mut dialling = std::pin::pin!(dialling);
+        let mut dialling = pin!(dialling);
         loop {
             let notified = put_back.notified();
             // One may have come before.
@@ -134,16 +139,13 @@ impl Pool {
             return Ok(Taken::Own(Box::new(connection)));
         }
         if let Some(first) = self.0.take(host) {
-            // Another exchange was first, and one is enough.
+            // Another exchange was first, and this one has room there.
             return Ok(first);
         }
         let (sender, driver) = share(stream).await.map_err(PoolFault::Exchange)?;
-        tokio::spawn(async move {
-            // Its exchanges are told what became of it.
-            let _ = driver.await;
-        });
-        self.0.hosts.lock().share(host, sender.clone());
-        Ok(Taken::Shared(sender))
+        let streams_max = Arc::new(AtomicUsize::new(driver.current_max_send_streams()));
+        tokio::spawn(drive(driver, streams_max.clone()));
+        Ok(self.0.hosts.lock().share(host, sender, streams_max))
     }
 
     /// Looks at idle connections now and then, until the pool is dropped.
@@ -188,10 +190,23 @@ impl Shared {
     }
 }
 
-/// A connection that all exchanges share.
-async fn share(
-    stream: Stream,
-) -> Result<(SendRequest<Full<Bytes>>, http2::Connection<Stream, Full<Bytes>, TokioExecutor>), hyper::Error> {
+/// An exchange's part of a connection that it shares, given back however it ends.
+struct Lent<'a> {
+    shared: &'a Shared,
+    host: &'a Host,
+    number: u64,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        self.shared.hosts.lock().give_back(self.host, self.number);
+    }
+}
+
+type Driver = http2::Connection<Stream, Full<Bytes>, TokioExecutor>;
+
+/// A connection that exchanges share.
+async fn share(stream: Stream) -> Result<(Sender, Driver), hyper::Error> {
     http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_header_list_size(HEAD_BYTES_MAX)
@@ -203,9 +218,21 @@ async fn share(
         .await
 }
 
+/// Runs it until its end, of which its exchanges are told, and notes at each of them how
+/// many the receiver allows.
+async fn drive(driver: Driver, streams_max: Arc<AtomicUsize>) {
+    let mut driver = pin!(driver);
+    let _ = poll_fn(|context| {
+        let polled = driver.as_mut().poll(context);
+        streams_max.store(driver.current_max_send_streams(), Ordering::Relaxed);
+        polled
+    })
+    .await;
+}
+
 async fn exchange_shared(
     target: &Target,
-    mut sender: SendRequest<Full<Bytes>>,
+    mut sender: Sender,
     mut request: Outgoing,
 ) -> Result<Incame, Unanswered> {
     // The host is part of it.
