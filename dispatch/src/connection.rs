@@ -42,6 +42,8 @@ pub(crate) struct Connection {
     ended: bool,
     /// Of the last request.
     unwritten: Unwritten,
+    /// Exchanges begun.
+    exchanges: u32,
     /// Since when nobody has an exchange on it.
     idle_since: Instant,
 }
@@ -52,13 +54,14 @@ impl Connection {
         let mut builder = http1::Builder::new();
         let (sender, driver) = builder.max_buf_size(READ_BUFFER_BYTES_MAX).handshake(stream).await?;
         let driver = Box::pin(driver);
-        Ok(Connection { sender, driver, ended: false, unwritten, idle_since: Instant::now() })
+        Ok(Connection { sender, driver, ended: false, unwritten, exchanges: 0, idle_since: Instant::now() })
     }
 
     /// Sends a request and reads the answer; a success is one only with the whole
     /// request. Dropped before its end, it leaves a connection that is not ready any
     /// more.
     pub(crate) async fn exchange(&mut self, request: Outgoing) -> Result<Incame, Unanswered> {
+        self.exchanges += 1;
         self.unwritten.set(true);
         let sent = self.sender.try_send_request(request);
         let response = self.drive(sent).await.map_err(|mut fault| match fault.take_message() {
@@ -113,6 +116,11 @@ impl Connection {
         // Who polls it next brings a waker.
         self.poll(&mut Context::from_waker(Waker::noop()));
         !self.ended && !self.unwritten.is_left() && self.sender.is_ready()
+    }
+
+    /// Exchanges that it had.
+    pub(crate) fn exchanges(&self) -> u32 {
+        self.exchanges
     }
 
     /// Nobody has an exchange on it from now on.

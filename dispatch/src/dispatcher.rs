@@ -21,7 +21,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::attempt::DeliveryLog;
-use crate::client::Client;
+use crate::client::{CONNECTIONS_MAX, Client};
 use crate::clock::Clock;
 use crate::counters::Counters;
 use crate::endpoint::EndpointSettings;
@@ -59,11 +59,13 @@ pub struct DispatchSettings {
     /// Bytes of bodies that are not written yet, to all receivers; beyond it deliveries
     /// wait.
     pub memory_bytes: usize,
+    /// Connections to receivers that may be open, for whoever makes the client.
+    pub connections_max: usize,
 }
 
 impl Default for DispatchSettings {
     fn default() -> DispatchSettings {
-        DispatchSettings { threads: 2, memory_bytes: 256 * 1024 * 1024 }
+        DispatchSettings { threads: 2, memory_bytes: 256 * 1024 * 1024, connections_max: CONNECTIONS_MAX }
     }
 }
 

@@ -9,6 +9,9 @@
 //! A host is a scheme with a name and a port, so endpoints of one receiver share its
 //! connections. An exchange that dials takes one that another puts back meanwhile, and
 //! ends its dial: there are never more connections than there were exchanges at a time.
+//! Over all hosts so many may be open as the pool is told. If there is no room for one
+//! more, the one that was idle for longest is closed, or the first that becomes idle and
+//! that nobody of its host waits for.
 //! Every [`LOOK_INTERVAL`] those that were idle for too long or were closed are dropped.
 
 use std::future::poll_fn;
@@ -25,6 +28,7 @@ use hyper::header;
 use hyper_rustls::HttpsConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::coop::unconstrained;
 use tower_service::Service as _;
 
@@ -39,6 +43,9 @@ use crate::target::Target;
 
 /// How often connections are looked at that nobody uses.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Exchanges of one host that a connection has while other hosts wait for room.
+const EXCHANGES_MAX: u32 = 64;
 
 /// Why there is no answer.
 pub(crate) enum PoolFault {
@@ -57,24 +64,41 @@ pub(crate) struct Pool(Arc<Shared>);
 struct Shared {
     connector: HttpsConnector<Dialer>,
     hosts: Mutex<Hosts>,
+    /// For connections that are open or dialled; full waits.
+    room: Arc<Semaphore>,
+    /// Exchanges that wait for room.
+    waiting: AtomicUsize,
     /// Somebody looks at the idle ones.
     is_looked_at: AtomicBool,
 }
 
 impl Pool {
-    pub(crate) fn new(connector: HttpsConnector<Dialer>) -> Pool {
-        Pool(Arc::new(Shared { connector, hosts: Mutex::default(), is_looked_at: AtomicBool::new(false) }))
+    pub(crate) fn new(connector: HttpsConnector<Dialer>, connections_max: usize) -> Pool {
+        Pool(Arc::new(Shared {
+            connector,
+            hosts: Mutex::default(),
+            room: Arc::new(Semaphore::new(connections_max.clamp(1, Semaphore::MAX_PERMITS))),
+            waiting: AtomicUsize::new(0),
+            is_looked_at: AtomicBool::new(false),
+        }))
     }
 
     /// Sends a request to a receiver and reads its answer. A connection that was closed
-    /// while it was idle, before anything was sent, costs nothing.
-    pub(crate) async fn send(&self, target: &Target, mut request: Outgoing) -> Result<Incame, PoolFault> {
+    /// while it was idle, before anything was sent, costs nothing. `waits` is true while
+    /// there is no room for a connection.
+    pub(crate) async fn send(
+        &self,
+        target: &Target,
+        mut request: Outgoing,
+        waits: &AtomicBool,
+    ) -> Result<Incame, PoolFault> {
         let host = (target.is_https(), target.authority().clone());
         loop {
             let (taken, is_new) = match self.0.take(&host) {
                 Some(taken) => (taken, false),
-                None => self.connect(&host, target).await?,
+                None => self.connect(&host, target, waits).await?,
             };
+            waits.store(false, Ordering::Relaxed);
             let answered = match taken {
                 Taken::Own(connection) => self.exchange(&host, target, *connection, request).await,
                 Taken::Shared(sender, number) => {
@@ -105,17 +129,25 @@ impl Pool {
         let answer = connection.exchange(request).await?;
         if connection.is_ready() {
             connection.rest();
-            self.0.hosts.lock().put_back(host, connection);
+            let goes_on = connection.exchanges() < EXCHANGES_MAX;
+            let is_wanted = self.0.hosts.lock().put_back(host, connection);
+            if !(is_wanted && goes_on) {
+                self.0.make_room();
+            }
         }
         Ok(answer)
     }
 
     /// Dials, or takes what is put back meanwhile; and whether it was dialled.
-    async fn connect(&self, host: &Host, target: &Target) -> Result<(Taken, bool), PoolFault> {
+    async fn connect(
+        &self,
+        host: &Host,
+        target: &Target,
+        waits: &AtomicBool,
+    ) -> Result<(Taken, bool), PoolFault> {
         self.look_often();
         let put_back = self.0.hosts.lock().put_back_to(host);
-        let dialling = self.0.connector.clone().call(target.uri().clone());
-        let mut dialling = pin!(dialling);
+        let mut dialling = pin!(self.0.dial(target, waits));
         loop {
             let notified = put_back.notified();
             // One may have come before.
@@ -125,8 +157,7 @@ impl Pool {
             tokio::select! {
                 biased;
                 dialled = &mut dialling => {
-                    let stream = Stream::over(dialled.map_err(PoolFault::Connect)?);
-                    return self.dialled(host, stream).await.map(|taken| (taken, true));
+                    return self.dialled(host, dialled?).await.map(|taken| (taken, true));
                 }
                 () = notified => {}
             }
@@ -177,14 +208,44 @@ impl Shared {
         }
     }
 
+    async fn dial(&self, target: &Target, waits: &AtomicBool) -> Result<Stream, PoolFault> {
+        let room = self.room(waits).await;
+        let dialled = self.connector.clone().call(target.uri().clone()).await;
+        Ok(Stream::over(dialled.map_err(PoolFault::Connect)?, room))
+    }
+
+    /// Room for a connection.
+    async fn room(&self, waits: &AtomicBool) -> OwnedSemaphorePermit {
+        if let Ok(room) = self.room.clone().try_acquire_owned() {
+            return room;
+        }
+        waits.store(true, Ordering::Relaxed);
+        let _waiting = Waiting::new(&self.waiting);
+        self.make_room();
+        let room = self.room.clone().acquire_owned().await.expect("it is never closed");
+        waits.store(false, Ordering::Relaxed);
+        room
+    }
+
+    /// Closes what was idle for longest, if an exchange waits for room. To be called by
+    /// who waits from now on, and once more whenever something became idle.
+    fn make_room(&self) {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            let longest_idle = self.hosts.lock().take_longest_idle();
+            drop(longest_idle);
+        }
+    }
+
     /// Drops what was closed or idle for too long: host by host and outside the lock,
     /// which every exchange takes.
     async fn drop_unusable(&self) {
         let hosts = self.hosts.lock().names();
         for host in hosts {
             let mut idle = self.hosts.lock().take_out(&host);
-            idle.retain_mut(Connection::is_usable);
+            idle.retain_mut(|(_, connection)| connection.is_usable());
+            let kept = idle.len();
             self.hosts.lock().bring_back(&host, idle);
+            (0..kept).for_each(|_| self.make_room());
             tokio::task::yield_now().await;
         }
     }
@@ -199,7 +260,26 @@ struct Lent<'a> {
 
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
-        self.shared.hosts.lock().give_back(self.host, self.number);
+        let is_wanted = self.shared.hosts.lock().give_back(self.host, self.number);
+        if !is_wanted {
+            self.shared.make_room();
+        }
+    }
+}
+
+/// Counts an exchange while it waits.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Waiting<'_> {
+    fn new(waiting: &AtomicUsize) -> Waiting<'_> {
+        waiting.fetch_add(1, Ordering::SeqCst);
+        Waiting(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

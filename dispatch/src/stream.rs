@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::MaybeHttpsStream;
 use hyper_util::client::legacy::connect::Connection as _;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::dialer::Dialled;
 
@@ -19,6 +20,8 @@ use crate::dialer::Dialled;
 pub(crate) struct Stream {
     dialled: MaybeHttpsStream<Dialled>,
     unwritten: Unwritten,
+    /// Among the connections that may be open; given back once it is closed.
+    _room: OwnedSemaphorePermit,
 }
 
 /// Whether something is still to be written: set by who has something, and at each
@@ -37,8 +40,8 @@ impl Unwritten {
 }
 
 impl Stream {
-    pub(crate) fn over(dialled: MaybeHttpsStream<Dialled>) -> Stream {
-        Stream { dialled, unwritten: Unwritten::default() }
+    pub(crate) fn over(dialled: MaybeHttpsStream<Dialled>, room: OwnedSemaphorePermit) -> Stream {
+        Stream { dialled, unwritten: Unwritten::default(), _room: room }
     }
 
     /// For whoever waits until all is written.

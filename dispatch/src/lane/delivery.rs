@@ -38,6 +38,8 @@ pub(crate) enum Outcome {
     Gone,
     /// The payload cannot be read now, which says nothing of the receiver.
     Unreadable,
+    /// There was no connection to be had now, which says nothing of the receiver either.
+    Unsent,
     /// The server is stopping; the event stays undecided.
     Parked,
 }
@@ -48,7 +50,9 @@ impl Outcome {
         match self {
             Outcome::Delivered => Some(true),
             Outcome::Failed { .. } | Outcome::SwitchedOff => Some(false),
-            Outcome::Unwanted | Outcome::Gone | Outcome::Unreadable | Outcome::Parked => None,
+            Outcome::Unwanted | Outcome::Gone | Outcome::Unreadable | Outcome::Unsent | Outcome::Parked => {
+                None
+            }
         }
     }
 
@@ -129,6 +133,10 @@ pub(super) async fn deliver(shared: &Shared, lane: &Lane, job: &mut Job, trigger
     drop(events);
     let exchange = post(shared, &config, &id, Body::holding(room, body)).await;
     let outcome = judge(&exchange.answer);
+    if let (Outcome::Unsent, Err(fault)) = (outcome, &exchange.answer) {
+        tracing::warn!(endpoint = &*lane.id, id, error = %fault, "a delivery is not sent, to be tried again");
+        return Delivered::of(outcome);
+    }
     shared.counters.observe(exchange.duration);
     let failure =
         record(shared, lane, &config, Told { id, about, number: job.attempts + 1, trigger }, exchange);
@@ -252,8 +260,10 @@ async fn post(shared: &Shared, config: &LaneConfig, id: &str, body: Bytes) -> Ex
 }
 
 fn judge(answer: &Result<Answer, PostFault>) -> Outcome {
-    let Ok(answer) = answer else {
-        return Outcome::Failed { retry_after: None };
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(fault) if fault.is_ours() => return Outcome::Unsent,
+        Err(_) => return Outcome::Failed { retry_after: None },
     };
     match answer.status.as_u16() {
         200..=299 => Outcome::Delivered,

@@ -148,7 +148,7 @@ impl Lane {
                     shared.switch_off(self, DisabledReason::Gone, since_ms);
                 }
             }
-            Outcome::Failed { .. } | Outcome::Unreadable => shared.counters.failed(),
+            Outcome::Failed { .. } | Outcome::Unreadable | Outcome::Unsent => shared.counters.failed(),
             Outcome::Gone => shared.counters.payload_gone(),
             Outcome::Unwanted | Outcome::Parked => {}
         }

@@ -99,7 +99,9 @@ impl Lane {
         let counters = &shared.counters;
         match outcome {
             Outcome::Delivered => counters.delivered(),
-            Outcome::Failed { .. } | Outcome::SwitchedOff | Outcome::Unreadable => counters.failed(),
+            Outcome::Failed { .. } | Outcome::SwitchedOff | Outcome::Unreadable | Outcome::Unsent => {
+                counters.failed();
+            }
             Outcome::Gone => {
                 counters.payload_gone();
                 tracing::warn!(endpoint = &*self.id, sequence = job.place.sequence, "payload gone, given up");

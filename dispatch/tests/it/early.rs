@@ -141,8 +141,7 @@ async fn send(client: &Client, url: &str, body: &Bytes, timeout: Duration) -> Re
 async fn a_body_is_written_whole_though_its_answer_comes_first() {
     let body = body();
     for tls in [None, Some(acceptor())] {
-        let (client, scheme) =
-            if tls.is_some() { (trusting(), "https") } else { (client(), "http") };
+        let (client, scheme) = if tls.is_some() { (trusting(), "https") } else { (client(), "http") };
         let early = Early::start(ACCEPTED, Then::Reads, tls).await;
         let url = format!("{scheme}://localhost:{}/", early.address.port());
         for posts in 1..=2 {

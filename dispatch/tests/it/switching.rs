@@ -285,7 +285,11 @@ fn what_waits_for_its_payload_ends_with_its_endpoint() {
         world.log.append_many(1, 1);
         assert!(comes_within(SOON, || world.source.held() == 1));
         let lane = run.lane("ep_1");
-        if is_taken_away { run.dispatcher.remove("ep_1") } else { lane.switch_off() }
+        if is_taken_away {
+            run.dispatcher.remove("ep_1")
+        } else {
+            lane.switch_off()
+        }
         world.source.let_go();
         assert!(comes_within(SOON, || lane.in_flight() == 0));
         run.stop();

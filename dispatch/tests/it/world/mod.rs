@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use systole_dispatch::client::Client;
+use systole_dispatch::client::{CONNECTIONS_MAX, Client};
 use systole_dispatch::clock::Clock;
 use systole_dispatch::dialect::Dialect;
 use systole_dispatch::dispatcher::{DispatchParts, DispatchSettings, DispatchStats, Dispatcher};
@@ -142,6 +142,8 @@ pub(crate) struct World {
     wait_ms_max: AtomicI64,
     /// Of bodies in flight.
     memory_bytes: AtomicUsize,
+    /// Open to all receivers.
+    connections_max: AtomicUsize,
 }
 
 impl World {
@@ -158,12 +160,18 @@ impl World {
             endpoints: Mutex::default(),
             wait_ms_max: AtomicI64::new(i64::MAX),
             memory_bytes: AtomicUsize::new(DispatchSettings::default().memory_bytes),
+            connections_max: AtomicUsize::new(CONNECTIONS_MAX),
         }
     }
 
     /// From the next start on.
     pub(crate) fn limit_memory(&self, bytes: usize) {
         self.memory_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// From the next start on.
+    pub(crate) fn limit_connections(&self, most: usize) {
+        self.connections_max.store(most, Ordering::Relaxed);
     }
 
     /// Moves the clock on, of the log and of every dispatcher.
@@ -222,7 +230,7 @@ impl World {
             log: self.log.clone(),
             ledger: self.book.clone(),
             topics: Arc::new(topics()),
-            client: Client::new(Arc::new(targets())),
+            client: Client::new(Arc::new(targets()), self.connections_max.load(Ordering::Relaxed)),
             ids: cipher(),
             lanes: ids.iter().map(|id| self.restored(id)).collect(),
             routed: Cursor::behind(self.book.stored().routed),

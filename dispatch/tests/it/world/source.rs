@@ -63,7 +63,11 @@ impl Source {
     /// Whether opening a payload panics from now on.
     pub(crate) fn panic(&self, place: Place, panics: bool) {
         let mut all = self.panics.lock().unwrap();
-        if panics { all.insert(place) } else { all.remove(&place) };
+        if panics {
+            all.insert(place)
+        } else {
+            all.remove(&place)
+        };
     }
 
     /// Makes every event so much longer.
