@@ -2,18 +2,21 @@
 //! connections.
 //!
 //! Each connection is an open file. So are the data files that queries read, the
-//! journal and the catalog: half of the limit is kept for them, because a server
-//! that has run out can neither accept, nor flush, nor answer.
+//! journal and the catalog: a quarter of the limit is kept for them, because a server
+//! that has run out can neither accept, nor flush, nor answer. Half of it is for clients,
+//! a quarter for connections to receivers.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use systole_engine::events::webhooks::CONNECTIONS_MAX;
 
 use crate::settings::Settings;
 
 /// Raises the soft limit of open files to the hard limit, and lowers
-/// `http.connections_max` to half of it if it is more, with a line in the log.
+/// `http.connections_max` to half of it and `dispatch.connections_max` to a quarter if
+/// they are more, with a line in the log for each that somebody set.
 pub fn fit(settings: &mut Settings) {
     let Some(open_files) = raise() else { return };
-    let (wanted, most) = (settings.http.connections_max, connections_most(open_files));
+    let (wanted, most) = (settings.http.connections_max, part(open_files, 2));
     if wanted > most {
         tracing::warn!(
             open_files,
@@ -21,6 +24,16 @@ pub fn fit(settings: &mut Settings) {
         );
         settings.http.connections_max = most;
     }
+    let most = part(open_files, 4);
+    if let Some(wanted) = settings.dispatch.connections_max.filter(|wanted| *wanted > most) {
+        tracing::warn!(
+            open_files,
+            "dispatch.connections_max is lowered from {wanted} to {most}, a quarter of the open files the \
+             system allows"
+        );
+    }
+    let wanted = settings.dispatch.connections_max.unwrap_or(CONNECTIONS_MAX);
+    settings.dispatch.connections_max = Some(wanted.min(most));
 }
 
 /// The limit as it is then; `None` is no limit.
@@ -32,6 +45,6 @@ fn raise() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-fn connections_most(open_files: u64) -> usize {
-    usize::try_from(open_files / 2).unwrap_or(usize::MAX).max(1)
+fn part(open_files: u64, of: u64) -> usize {
+    usize::try_from(open_files / of).unwrap_or(usize::MAX).max(1)
 }

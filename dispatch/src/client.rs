@@ -1,8 +1,8 @@
 //! The pooled connections.
 //!
 //! By TLS (rustls, Mozilla's roots), or in the clear where [`Targets`] says so. Where
-//! the receiver offers HTTP/2 by ALPN, all exchanges with it share one connection; else
-//! it is HTTP/1.1 with keep-alive. Another connection to a receiver resumes the TLS
+//! the receiver offers HTTP/2 by ALPN, up to 64 exchanges with it share one connection, or
+//! as many as it allows; else it is HTTP/1.1 with keep-alive. Another connection to a receiver resumes the TLS
 //! session of one before, so the full handshake is paid once. One exchange:
 //!
 //! ```text
@@ -14,6 +14,9 @@
 //! What is dialled is what was checked (see `dialer`). A redirect is an answer like any
 //! other.
 //!
+//! A receiver may answer before it has read the body. A 2xx then counts once all is
+//! written; if the connection ends before, the attempt failed.
+//!
 //! A connection that the receiver closed while it was idle costs nothing: if hyper
 //! can tell that nothing was sent, the request goes out on another one. If bytes had
 //! left, the receiver may have them, and it is a failed attempt. A connection of HTTP/2
@@ -21,13 +24,14 @@
 //!
 //! Look-ups are bounded (see `look_up`), and who waits for one does so within its
 //! deadline. Connections of one receiver are bounded by the most exchanges that it had
-//! at a time (see `pool`), and of those that are idle at most 64 are kept.
+//! at a time, those of all by a number that the client is told (see `pool`). An exchange
+//! for which there is no connection, or no socket, says nothing of the receiver.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -66,9 +70,9 @@ pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// TLS sessions that are remembered, about 2 KB each; beyond it the oldest is forgotten
 /// and its receiver costs a full handshake again.
 const SESSIONS_MAX: usize = 4_096;
-/// Idle connections kept for one receiver, as many as a lane's window has at its
-/// widest; what is more is closed after its answer.
-pub const IDLE_PER_HOST_MAX: usize = 64;
+/// Connections that may be open unless somebody says otherwise, idle ones too, which
+/// hold about 30 KB each: some for each of ten thousand receivers, half a gigabyte.
+pub const CONNECTIONS_MAX: usize = 16 * 1024;
 /// How long a connection is kept without a request: as long as most receivers do, so
 /// that mostly they do not close it under a request, and well below the minutes after
 /// which load balancers forget it silently.
@@ -104,19 +108,22 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that calls what `targets` allow and trusts Mozilla's roots.
+    /// A client that calls what `targets` allow, over so many connections at most, and
+    /// trusts Mozilla's roots.
     #[must_use]
-    pub fn new(targets: Arc<Targets>) -> Client {
-        Client::with_config(targets, tls().with_webpki_roots().with_no_client_auth())
+    pub fn new(targets: Arc<Targets>, connections_max: usize) -> Client {
+        let config = tls().with_webpki_roots().with_no_client_auth();
+        Client::with_config(targets, connections_max, config)
     }
 
     /// The same trusting these roots instead.
     #[must_use]
-    pub fn with_roots(targets: Arc<Targets>, roots: RootCertStore) -> Client {
-        Client::with_config(targets, tls().with_root_certificates(roots).with_no_client_auth())
+    pub fn with_roots(targets: Arc<Targets>, connections_max: usize, roots: RootCertStore) -> Client {
+        let config = tls().with_root_certificates(roots).with_no_client_auth();
+        Client::with_config(targets, connections_max, config)
     }
 
-    fn with_config(targets: Arc<Targets>, mut config: ClientConfig) -> Client {
+    fn with_config(targets: Arc<Targets>, connections_max: usize, mut config: ClientConfig) -> Client {
         config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
         let open = Arc::new(AtomicU64::new(0));
         let connector = HttpsConnectorBuilder::new()
@@ -125,7 +132,7 @@ impl Client {
             .enable_http1()
             .enable_http2()
             .wrap_connector(Dialer::new(targets, open.clone()));
-        Client { pool: Pool::new(connector), open }
+        Client { pool: Pool::new(connector, connections_max), open }
     }
 
     /// Connections to receivers that are open now, idle ones too.
@@ -151,11 +158,14 @@ impl Client {
         body: Bytes,
         timeout: Duration,
     ) -> Result<Answer, PostFault> {
-        let exchange = self.pool.send(target, request(headers, body));
+        let waits = AtomicBool::new(false);
+        let exchange = self.pool.send(target, request(headers, body), &waits);
         match tokio::time::timeout(timeout, exchange).await {
+            Err(_) if waits.load(Ordering::Relaxed) => Err(PostFault::NoRoom),
             Err(_) => Err(PostFault::Timeout { timeout }),
             Ok(Err(PoolFault::Connect(fault))) => Err(PostFault::of_connect(fault)),
             Ok(Err(PoolFault::Exchange(fault))) => Err(PostFault::of_exchange(fault)),
+            Ok(Err(PoolFault::Cut)) => Err(PostFault::Cut),
             Ok(Ok((head, body))) => Ok(Answer {
                 status: head.status,
                 retry_after: retry_after(&head.headers, SystemTime::now()),
@@ -209,6 +219,16 @@ pub enum PostFault {
     /// event.
     #[error("no whole answer: {0}")]
     Exchange(Cause),
+    /// The answer was a success, and the connection ended before the receiver had
+    /// taken the whole request.
+    #[error("answered before the whole request was taken")]
+    Cut,
+    /// As many connections were open as may be, until the deadline. Nothing was sent.
+    #[error("not sent: too many connections are open")]
+    NoRoom,
+    /// The system gave no socket. Nothing was sent.
+    #[error("not sent: {0}")]
+    NoSocket(Cause),
 }
 
 impl PostFault {
@@ -216,10 +236,18 @@ impl PostFault {
         if let Some(refused) = find::<TargetFault>(fault.as_ref()) {
             return PostFault::Refused(refused.clone());
         }
+        if causes(fault.as_ref()).filter_map(<dyn Error>::downcast_ref).any(is_without_socket) {
+            return PostFault::NoSocket(Cause(fault));
+        }
         match find::<rustls::Error>(fault.as_ref()) {
             Some(_) => PostFault::Tls(Cause(fault)),
             None => PostFault::Connect(Cause(fault)),
         }
+    }
+
+    /// Whether it says nothing of the receiver.
+    pub(crate) fn is_ours(&self) -> bool {
+        matches!(self, PostFault::NoRoom | PostFault::NoSocket(_))
     }
 
     /// A receiver that wants another certificate says so behind the handshake.
@@ -249,6 +277,13 @@ fn tls() -> ConfigBuilder<ClientConfig, WantsVerifier> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider);
     builder.with_safe_default_protocol_versions().expect("ring has what TLS 1.2 and 1.3 need")
+}
+
+/// The process, or the system, has no file or port left.
+fn is_without_socket(fault: &io::Error) -> bool {
+    // ENFILE and EMFILE, which have no kind.
+    let is_out_of_files = matches!(fault.raw_os_error(), Some(23 | 24));
+    is_out_of_files || fault.kind() == io::ErrorKind::AddrNotAvailable
 }
 
 /// Without what depends on the connection.
@@ -292,6 +327,17 @@ fn causes<'a>(fault: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dial_without_a_socket_says_nothing_of_the_receiver() {
+        let (no_file, refused) = (io::Error::from_raw_os_error(24), io::ErrorKind::ConnectionRefused.into());
+        let (no_port, timeout) = (io::ErrorKind::AddrNotAvailable.into(), io::ErrorKind::TimedOut.into());
+        for (fault, expected) in [(no_file, true), (no_port, true), (refused, false), (timeout, false)] {
+            let text = fault.to_string();
+            let fault = PostFault::of_connect(Box::new(io::Error::other(fault)));
+            assert_eq!(fault.is_ours(), expected, "{text}");
+        }
+    }
 
     #[test]
     fn retry_after_is_read_as_seconds_or_as_a_date() {

@@ -7,7 +7,6 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
@@ -16,14 +15,11 @@ use hyper::client::conn::http1;
 use hyper::client::conn::http1::SendRequest;
 use hyper::http::response::Parts;
 use hyper::{Request, Response};
-use hyper_rustls::MaybeHttpsStream;
 use tokio::time::Instant;
 
-use crate::client::{ANSWER_BYTES_MAX, READ_BUFFER_BYTES_MAX};
-use crate::dialer::Dialled;
+use crate::client::{ANSWER_BYTES_MAX, IDLE_TIMEOUT, READ_BUFFER_BYTES_MAX};
+use crate::stream::{Stream, Unwritten};
 
-/// What goes over the network.
-pub(crate) type Stream = MaybeHttpsStream<Dialled>;
 /// A request with its body.
 pub(crate) type Outgoing = Request<Full<Bytes>>;
 /// An answer, its body cut.
@@ -35,6 +31,8 @@ pub(crate) enum Unanswered {
     Unsent(Box<Outgoing>, hyper::Error),
     /// The receiver may have it.
     Broken(hyper::Error),
+    /// The receiver said it has it, and the connection ended before it was written.
+    Cut,
 }
 
 /// A connection that is kept.
@@ -42,20 +40,29 @@ pub(crate) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     driver: Pin<Box<http1::Connection<Stream, Full<Bytes>>>>,
     ended: bool,
+    /// Of the last request.
+    unwritten: Unwritten,
+    /// Exchanges begun.
+    exchanges: u32,
     /// Since when nobody has an exchange on it.
     idle_since: Instant,
 }
 
 impl Connection {
     pub(crate) async fn over(stream: Stream) -> Result<Connection, hyper::Error> {
+        let unwritten = stream.unwritten();
         let mut builder = http1::Builder::new();
         let (sender, driver) = builder.max_buf_size(READ_BUFFER_BYTES_MAX).handshake(stream).await?;
-        Ok(Connection { sender, driver: Box::pin(driver), ended: false, idle_since: Instant::now() })
+        let driver = Box::pin(driver);
+        Ok(Connection { sender, driver, ended: false, unwritten, exchanges: 0, idle_since: Instant::now() })
     }
 
-    /// Sends a request and reads the answer. Dropped before its end, it leaves a
-    /// connection that is not ready any more.
+    /// Sends a request and reads the answer; a success is one only with the whole
+    /// request. Dropped before its end, it leaves a connection that is not ready any
+    /// more.
     pub(crate) async fn exchange(&mut self, request: Outgoing) -> Result<Incame, Unanswered> {
+        self.exchanges += 1;
+        self.unwritten.set(true);
         let sent = self.sender.try_send_request(request);
         let response = self.drive(sent).await.map_err(|mut fault| match fault.take_message() {
             Some(request) => Unanswered::Unsent(Box::new(request), fault.into_error()),
@@ -63,7 +70,25 @@ impl Connection {
         })?;
         let (head, body) = Response::into_parts(response);
         let body = self.drive(read_body(body)).await.map_err(Unanswered::Broken)?;
+        if head.status.is_success() {
+            self.write_out().await?;
+        }
         Ok((head, body))
+    }
+
+    /// Writes what is left of a request that was answered before it was read.
+    async fn write_out(&mut self) -> Result<(), Unanswered> {
+        poll_fn(|context| {
+            if self.unwritten.is_left() {
+                self.poll(context);
+            }
+            match (self.unwritten.is_left(), self.ended) {
+                (false, _) => Poll::Ready(Ok(())),
+                (true, true) => Poll::Ready(Err(Unanswered::Cut)),
+                (true, false) => Poll::Pending,
+            }
+        })
+        .await
     }
 
     /// Polls what waits for the connection, and the connection with it.
@@ -85,12 +110,17 @@ impl Connection {
         self.ended = self.ended || self.driver.as_mut().poll(context).is_ready();
     }
 
-    /// Whether another exchange may follow: the receiver has closed nothing, and said
-    /// no more than was asked.
+    /// Whether another exchange may follow: all is written, and the receiver has closed
+    /// nothing, and said no more than was asked.
     pub(crate) fn is_ready(&mut self) -> bool {
         // Who polls it next brings a waker.
         self.poll(&mut Context::from_waker(Waker::noop()));
-        !self.ended && self.sender.is_ready()
+        !self.ended && !self.unwritten.is_left() && self.sender.is_ready()
+    }
+
+    /// Exchanges that it had.
+    pub(crate) fn exchanges(&self) -> u32 {
+        self.exchanges
     }
 
     /// Nobody has an exchange on it from now on.
@@ -98,9 +128,9 @@ impl Connection {
         self.idle_since = Instant::now();
     }
 
-    /// How long nobody had an exchange on it.
-    pub(crate) fn idle_for(&self) -> Duration {
-        self.idle_since.elapsed()
+    /// Whether one that rests is to be kept.
+    pub(crate) fn is_usable(&mut self) -> bool {
+        self.idle_since.elapsed() < IDLE_TIMEOUT && self.is_ready()
     }
 }
 

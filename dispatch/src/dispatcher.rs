@@ -18,10 +18,10 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::attempt::DeliveryLog;
-use crate::client::Client;
+use crate::client::{CONNECTIONS_MAX, Client};
 use crate::clock::Clock;
 use crate::counters::Counters;
 use crate::endpoint::EndpointSettings;
@@ -56,13 +56,16 @@ const STORE_AGAIN: Duration = Duration::from_secs(1);
 pub struct DispatchSettings {
     /// Threads that render, sign and send.
     pub threads: usize,
-    /// Bytes of bodies in flight to all receivers; beyond it deliveries wait.
+    /// Bytes of bodies that are not written yet, to all receivers; beyond it deliveries
+    /// wait.
     pub memory_bytes: usize,
+    /// Connections to receivers that may be open, for whoever makes the client.
+    pub connections_max: usize,
 }
 
 impl Default for DispatchSettings {
     fn default() -> DispatchSettings {
-        DispatchSettings { threads: 2, memory_bytes: 256 * 1024 * 1024 }
+        DispatchSettings { threads: 2, memory_bytes: 256 * 1024 * 1024, connections_max: CONNECTIONS_MAX }
     }
 }
 
@@ -105,10 +108,10 @@ pub(crate) struct Shared {
     pub(crate) notices: Arc<dyn Notices>,
     pub(crate) clock: Clock,
     pub(crate) handle: Handle,
-    /// Bodies in flight, in units of [`MEMORY_UNIT`]; full waits.
+    /// Of bodies until they are written; full waits.
     memory: Memory,
-    /// The same for lanes whose last attempt failed, so that receivers that hang do
-    /// not hold what the others need.
+    /// The same for lanes that only fail, so that receivers that hang do not hold what
+    /// the others need.
     failing_memory: Memory,
     /// Turns to read the journal; full waits.
     pub(crate) readers: Semaphore,
@@ -138,7 +141,7 @@ impl fmt::Debug for Shared {
 impl Shared {
     /// Room for a body of `bytes`; one that is longer than all there is takes all of
     /// it. `None` when the server stops.
-    pub(crate) async fn memory(&self, bytes: usize, failing: bool) -> Option<SemaphorePermit<'_>> {
+    pub(crate) async fn memory(&self, bytes: usize, failing: bool) -> Option<OwnedSemaphorePermit> {
         let memory = if failing { &self.failing_memory } else { &self.memory };
         memory.take(bytes).await
     }
@@ -423,7 +426,7 @@ impl Dispatcher {
         name: Option<String>,
         payload: Box<dyn Payload>,
     ) -> Result<(), ManualFault> {
-        self.send_by_hand(lane, |lane, shared| lane.send_example(shared, id, name, payload))
+        self.send_by_hand(lane, |lane, shared, at| lane.send_example(shared, at, id, name, payload))
     }
 
     /// Sends an event to one endpoint once more, also while that is paused. A failure
@@ -433,7 +436,7 @@ impl Dispatcher {
     /// [`ManualFault`].
     pub fn resend(&self, endpoint: &str, place: Place, decided_at: u64) -> Result<(), ManualFault> {
         let lane = self.lane_that_is_on(endpoint)?;
-        self.send_by_hand(lane, |lane, shared| lane.resend(shared, place, decided_at))
+        self.send_by_hand(lane, |lane, shared, at| lane.resend(shared, at, place, decided_at))
     }
 
     /// Whether an endpoint is to get an event, as it stands now.
@@ -491,7 +494,7 @@ impl Dispatcher {
     fn send_by_hand<F>(
         &self,
         lane: Arc<Lane>,
-        send: impl FnOnce(Arc<Lane>, Arc<Shared>) -> F,
+        send: impl FnOnce(Arc<Lane>, Arc<Shared>, u64) -> F,
     ) -> Result<(), ManualFault>
     where
         F: Future<Output = ()> + Send + 'static,
@@ -501,7 +504,9 @@ impl Dispatcher {
             return Err(ManualFault::Stopping);
         }
         let place = lane.manual_place(&shared).ok_or(ManualFault::Busy)?;
-        let sending = send(lane, shared);
+        // What is asked for is asked of the endpoint as it is now.
+        let generation = lane.generation();
+        let sending = send(lane, shared, generation);
         self.shared.handle.spawn(async move {
             let _place = place;
             sending.await;

@@ -2,44 +2,50 @@
 //!
 //! ```text
 //! exchange --> idle one of the host? --no--> dial --HTTP/1.1--> its own until its end
-//!     '          ^                            |  '--HTTP/2----> shared by all
+//!     '          ^                            |  '--HTTP/2----> shared by up to 64
 //!     '----------'- put back <----------------'
 //! ```
 //!
 //! A host is a scheme with a name and a port, so endpoints of one receiver share its
 //! connections. An exchange that dials takes one that another puts back meanwhile, and
 //! ends its dial: there are never more connections than there were exchanges at a time.
+//! Over all hosts so many may be open as the pool is told. If there is no room for one
+//! more, the one that was idle for longest is closed, or the first that becomes idle and
+//! that nobody of its host waits for.
 //! Every [`LOOK_INTERVAL`] those that were idle for too long or were closed are dropped.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hashbrown::HashMap;
 use http_body_util::Full;
 use hyper::Response;
-use hyper::client::conn::http2::{self, SendRequest};
+use hyper::client::conn::http2;
 use hyper::header;
-use hyper::http::uri::Authority;
 use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::connect::Connection as _;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::coop::unconstrained;
 use tower_service::Service as _;
 
 use crate::client::{
-    CONNECTION_WINDOW_BYTES, HEAD_BYTES_MAX, IDLE_PER_HOST_MAX, IDLE_TIMEOUT, PING_INTERVAL, PING_TIMEOUT,
-    STREAM_WINDOW_BYTES,
+    CONNECTION_WINDOW_BYTES, HEAD_BYTES_MAX, PING_INTERVAL, PING_TIMEOUT, STREAM_WINDOW_BYTES,
 };
-use crate::connection::{Connection, Incame, Outgoing, Stream, Unanswered, read_body};
+use crate::connection::{Connection, Incame, Outgoing, Unanswered, read_body};
 use crate::dialer::{BoxError, Dialer};
+use crate::hosts::{Host, Hosts, Sender, Taken};
+use crate::stream::Stream;
 use crate::target::Target;
 
 /// How often connections are looked at that nobody uses.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Exchanges of one host that a connection has while other hosts wait for room.
+const EXCHANGES_MAX: u32 = 64;
 
 /// Why there is no answer.
 pub(crate) enum PoolFault {
@@ -47,6 +53,8 @@ pub(crate) enum PoolFault {
     Connect(BoxError),
     /// There is one, and it broke.
     Exchange(hyper::Error),
+    /// It ended before the request was written, which was answered all the same.
+    Cut,
 }
 
 /// Dials, and keeps what it dialled. Clones are the same one.
@@ -55,48 +63,48 @@ pub(crate) struct Pool(Arc<Shared>);
 
 struct Shared {
     connector: HttpsConnector<Dialer>,
-    hosts: Mutex<HashMap<Host, Kept>>,
+    hosts: Mutex<Hosts>,
+    /// For connections that are open or dialled; full waits.
+    room: Arc<Semaphore>,
+    /// Exchanges that wait for room.
+    waiting: AtomicUsize,
     /// Somebody looks at the idle ones.
     is_looked_at: AtomicBool,
 }
 
-/// By whether it is called by TLS.
-type Host = (bool, Authority);
-
-/// What is kept of one host.
-#[derive(Default)]
-struct Kept {
-    /// The one that was used last is at the end.
-    idle: Vec<Connection>,
-    /// By HTTP/2, and when it was used last.
-    shared: Option<(SendRequest<Full<Bytes>>, Instant)>,
-    /// Who dials is told that there is one.
-    put_back: Arc<Notify>,
-}
-
-/// A connection for an exchange.
-enum Taken {
-    Own(Box<Connection>),
-    Shared(SendRequest<Full<Bytes>>),
-}
-
 impl Pool {
-    pub(crate) fn new(connector: HttpsConnector<Dialer>) -> Pool {
-        Pool(Arc::new(Shared { connector, hosts: Mutex::default(), is_looked_at: AtomicBool::new(false) }))
+    pub(crate) fn new(connector: HttpsConnector<Dialer>, connections_max: usize) -> Pool {
+        Pool(Arc::new(Shared {
+            connector,
+            hosts: Mutex::default(),
+            room: Arc::new(Semaphore::new(connections_max.clamp(1, Semaphore::MAX_PERMITS))),
+            waiting: AtomicUsize::new(0),
+            is_looked_at: AtomicBool::new(false),
+        }))
     }
 
     /// Sends a request to a receiver and reads its answer. A connection that was closed
-    /// while it was idle, before anything was sent, costs nothing.
-    pub(crate) async fn send(&self, target: &Target, mut request: Outgoing) -> Result<Incame, PoolFault> {
+    /// while it was idle, before anything was sent, costs nothing. `waits` is true while
+    /// there is no room for a connection.
+    pub(crate) async fn send(
+        &self,
+        target: &Target,
+        mut request: Outgoing,
+        waits: &AtomicBool,
+    ) -> Result<Incame, PoolFault> {
         let host = (target.is_https(), target.authority().clone());
         loop {
             let (taken, is_new) = match self.0.take(&host) {
                 Some(taken) => (taken, false),
-                None => self.connect(&host, target).await?,
+                None => self.connect(&host, target, waits).await?,
             };
+            waits.store(false, Ordering::Relaxed);
             let answered = match taken {
                 Taken::Own(connection) => self.exchange(&host, target, *connection, request).await,
-                Taken::Shared(sender) => exchange_shared(target, sender, request).await,
+                Taken::Shared(sender, number) => {
+                    let _lent = Lent { shared: &self.0, host: &host, number };
+                    exchange_shared(target, sender, request).await
+                }
             };
             match answered {
                 Ok(answer) => return Ok(answer),
@@ -104,6 +112,7 @@ impl Pool {
                 Err(Unanswered::Unsent(_, fault) | Unanswered::Broken(fault)) => {
                     return Err(PoolFault::Exchange(fault));
                 }
+                Err(Unanswered::Cut) => return Err(PoolFault::Cut),
             }
         }
     }
@@ -119,16 +128,26 @@ impl Pool {
         request.headers_mut().insert(header::HOST, target.host_header().clone());
         let answer = connection.exchange(request).await?;
         if connection.is_ready() {
-            self.put_back(host, connection);
+            connection.rest();
+            let goes_on = connection.exchanges() < EXCHANGES_MAX;
+            let is_wanted = self.0.hosts.lock().put_back(host, connection);
+            if !(is_wanted && goes_on) {
+                self.0.make_room();
+            }
         }
         Ok(answer)
     }
 
     /// Dials, or takes what is put back meanwhile; and whether it was dialled.
-    async fn connect(&self, host: &Host, target: &Target) -> Result<(Taken, bool), PoolFault> {
-        let put_back = self.0.hosts.lock().entry(host.clone()).or_default().put_back.clone();
-        let dialling = self.0.connector.clone().call(target.uri().clone());
-        let mut dialling = std::pin::pin!(dialling);
+    async fn connect(
+        &self,
+        host: &Host,
+        target: &Target,
+        waits: &AtomicBool,
+    ) -> Result<(Taken, bool), PoolFault> {
+        self.look_often();
+        let put_back = self.0.hosts.lock().put_back_to(host);
+        let mut dialling = pin!(self.0.dial(target, waits));
         loop {
             let notified = put_back.notified();
             // One may have come before.
@@ -138,8 +157,7 @@ impl Pool {
             tokio::select! {
                 biased;
                 dialled = &mut dialling => {
-                    let stream = dialled.map_err(PoolFault::Connect)?;
-                    return self.dialled(host, stream).await.map(|taken| (taken, true));
+                    return self.dialled(host, dialled?).await.map(|taken| (taken, true));
                 }
                 () = notified => {}
             }
@@ -147,40 +165,18 @@ impl Pool {
     }
 
     async fn dialled(&self, host: &Host, stream: Stream) -> Result<Taken, PoolFault> {
-        if !stream.connected().is_negotiated_h2() {
+        if !stream.is_http2() {
             let connection = Connection::over(stream).await.map_err(PoolFault::Exchange)?;
             return Ok(Taken::Own(Box::new(connection)));
         }
         if let Some(first) = self.0.take(host) {
-            // Another exchange was first, and one is enough.
+            // Another exchange was first, and this one has room there.
             return Ok(first);
         }
         let (sender, driver) = share(stream).await.map_err(PoolFault::Exchange)?;
-        tokio::spawn(async move {
-            // Its exchanges are told what became of it.
-            let _ = driver.await;
-        });
-        let mut hosts = self.0.hosts.lock();
-        let kept = hosts.entry(host.clone()).or_default();
-        kept.shared = Some((sender.clone(), Instant::now()));
-        kept.put_back.notify_waiters();
-        drop(hosts);
-        self.look_often();
-        Ok(Taken::Shared(sender))
-    }
-
-    fn put_back(&self, host: &Host, mut connection: Connection) {
-        connection.rest();
-        {
-            let mut hosts = self.0.hosts.lock();
-            let kept = hosts.entry_ref(host).or_default();
-            if kept.idle.len() == IDLE_PER_HOST_MAX {
-                return;
-            }
-            kept.idle.push(connection);
-            kept.put_back.notify_waiters();
-        }
-        self.look_often();
+        let streams_max = Arc::new(AtomicUsize::new(driver.current_max_send_streams()));
+        tokio::spawn(drive(driver, streams_max.clone()));
+        Ok(self.0.hosts.lock().share(host, sender, streams_max))
     }
 
     /// Looks at idle connections now and then, until the pool is dropped.
@@ -189,13 +185,14 @@ impl Pool {
             return;
         }
         let shared: Weak<Shared> = Arc::downgrade(&self.0);
-        tokio::spawn(async move {
+        // Within a task's budget it would look at some, and take the others for open.
+        tokio::spawn(unconstrained(async move {
             loop {
                 tokio::time::sleep(LOOK_INTERVAL).await;
                 let Some(shared) = shared.upgrade() else { break };
-                shared.drop_unusable();
+                shared.drop_unusable().await;
             }
-        });
+        }));
     }
 }
 
@@ -204,41 +201,92 @@ impl Shared {
     fn take(&self, host: &Host) -> Option<Taken> {
         loop {
             // What is closed is dropped outside the lock.
-            let mut connection = {
-                let mut hosts = self.hosts.lock();
-                let kept = hosts.get_mut(host)?;
-                if let Some((sender, used)) = &mut kept.shared
-                    && !sender.is_closed()
-                {
-                    *used = Instant::now();
-                    return Some(Taken::Shared(sender.clone()));
-                }
-                kept.idle.pop()?
-            };
-            if connection.idle_for() < IDLE_TIMEOUT && connection.is_ready() {
-                return Some(Taken::Own(Box::new(connection)));
+            let mut taken = self.hosts.lock().take(host)?;
+            if taken.is_usable() {
+                return Some(taken);
             }
         }
     }
 
-    fn drop_unusable(&self) {
-        let mut hosts = self.hosts.lock();
-        hosts.retain(|_, kept| {
-            kept.idle.retain_mut(|it| it.idle_for() < IDLE_TIMEOUT && it.is_ready());
-            let is_used = |(sender, used): &(SendRequest<Full<Bytes>>, Instant)| {
-                !sender.is_closed() && used.elapsed() < IDLE_TIMEOUT
-            };
-            kept.shared = kept.shared.take().filter(is_used);
-            let is_dialled = Arc::strong_count(&kept.put_back) > 1;
-            is_dialled || kept.shared.is_some() || !kept.idle.is_empty()
-        });
+    async fn dial(&self, target: &Target, waits: &AtomicBool) -> Result<Stream, PoolFault> {
+        let room = self.room(waits).await;
+        let dialled = self.connector.clone().call(target.uri().clone()).await;
+        Ok(Stream::over(dialled.map_err(PoolFault::Connect)?, room))
+    }
+
+    /// Room for a connection.
+    async fn room(&self, waits: &AtomicBool) -> OwnedSemaphorePermit {
+        if let Ok(room) = self.room.clone().try_acquire_owned() {
+            return room;
+        }
+        waits.store(true, Ordering::Relaxed);
+        let _waiting = Waiting::new(&self.waiting);
+        self.make_room();
+        let room = self.room.clone().acquire_owned().await.expect("it is never closed");
+        waits.store(false, Ordering::Relaxed);
+        room
+    }
+
+    /// Closes what was idle for longest, if an exchange waits for room. To be called by
+    /// who waits from now on, and once more whenever something became idle.
+    fn make_room(&self) {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            let longest_idle = self.hosts.lock().take_longest_idle();
+            drop(longest_idle);
+        }
+    }
+
+    /// Drops what was closed or idle for too long: host by host and outside the lock,
+    /// which every exchange takes.
+    async fn drop_unusable(&self) {
+        let hosts = self.hosts.lock().names();
+        for host in hosts {
+            let mut idle = self.hosts.lock().take_out(&host);
+            idle.retain_mut(|(_, connection)| connection.is_usable());
+            let kept = idle.len();
+            self.hosts.lock().bring_back(&host, idle);
+            (0..kept).for_each(|_| self.make_room());
+            tokio::task::yield_now().await;
+        }
     }
 }
 
-/// A connection that all exchanges share.
-async fn share(
-    stream: Stream,
-) -> Result<(SendRequest<Full<Bytes>>, http2::Connection<Stream, Full<Bytes>, TokioExecutor>), hyper::Error> {
+/// An exchange's part of a connection that it shares, given back however it ends.
+struct Lent<'a> {
+    shared: &'a Shared,
+    host: &'a Host,
+    number: u64,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        let is_wanted = self.shared.hosts.lock().give_back(self.host, self.number);
+        if !is_wanted {
+            self.shared.make_room();
+        }
+    }
+}
+
+/// Counts an exchange while it waits.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Waiting<'_> {
+    fn new(waiting: &AtomicUsize) -> Waiting<'_> {
+        waiting.fetch_add(1, Ordering::SeqCst);
+        Waiting(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+type Driver = http2::Connection<Stream, Full<Bytes>, TokioExecutor>;
+
+/// A connection that exchanges share.
+async fn share(stream: Stream) -> Result<(Sender, Driver), hyper::Error> {
     http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_header_list_size(HEAD_BYTES_MAX)
@@ -250,9 +298,21 @@ async fn share(
         .await
 }
 
+/// Runs it until its end, of which its exchanges are told, and notes at each of them how
+/// many the receiver allows.
+async fn drive(driver: Driver, streams_max: Arc<AtomicUsize>) {
+    let mut driver = pin!(driver);
+    let _ = poll_fn(|context| {
+        let polled = driver.as_mut().poll(context);
+        streams_max.store(driver.current_max_send_streams(), Ordering::Relaxed);
+        polled
+    })
+    .await;
+}
+
 async fn exchange_shared(
     target: &Target,
-    mut sender: SendRequest<Full<Bytes>>,
+    mut sender: Sender,
     mut request: Outgoing,
 ) -> Result<Incame, Unanswered> {
     // The host is part of it.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use systole_engine::events::webhooks::{
-    DispatchSettings as EngineDispatch, MasterKey, Targets, WebhookSettings,
+    CONNECTIONS_MAX, DispatchSettings as EngineDispatch, MasterKey, Targets, WebhookSettings,
 };
 use systole_engine::{EngineSettings, SqlLimits};
 use tracing::level_filters::LevelFilter;
@@ -147,8 +147,11 @@ pub struct DispatchSettings {
     pub allow_targets: Targets,
     /// Threads that render, sign and send.
     pub threads: usize,
-    /// Bodies in flight to all receivers; beyond it deliveries wait.
+    /// Bodies that are not written yet, to all receivers; beyond it deliveries wait.
     pub memory_bytes: usize,
+    /// Open connections to all receivers; beyond it idle ones are closed, then
+    /// deliveries wait. `None` is a quarter of the open files, up to the engine's.
+    pub connections_max: Option<usize>,
     /// Journal kept for deliveries that wait; beyond it the oldest payloads are given
     /// up. `None` is a tenth of the disk.
     pub retention_bytes: Option<usize>,
@@ -223,6 +226,7 @@ impl Default for Settings {
                 allow_targets: Targets::default(),
                 threads: engine.webhooks.dispatch.threads,
                 memory_bytes: engine.webhooks.dispatch.memory_bytes,
+                connections_max: None,
                 retention_bytes: None,
                 retention_hours: 72,
                 master_key: None,
@@ -291,6 +295,7 @@ impl Settings {
                 dispatch: EngineDispatch {
                     threads: self.dispatch.threads,
                     memory_bytes: self.dispatch.memory_bytes,
+                    connections_max: self.dispatch.connections_max.unwrap_or(CONNECTIONS_MAX),
                 },
             },
         }
@@ -366,6 +371,14 @@ impl DispatchSettings {
         }
         reader.count("dispatch.threads", &mut self.threads, 1..=1024)?;
         reader.size("dispatch.memory_bytes", &mut self.memory_bytes, MIB..=1024 * 1024 * MIB)?;
+        let mut connections = 0;
+        reader.count_or(
+            "dispatch.connections_max",
+            &mut connections,
+            "a quarter of the open files, at most 16384",
+            1..=1 << 20,
+        )?;
+        self.connections_max = (connections > 0).then_some(connections);
         let mut retained = 0;
         reader.size_or(
             "dispatch.retention_bytes",

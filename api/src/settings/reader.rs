@@ -134,6 +134,19 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// As [`count`](Self::count), for a default that is no number.
+    pub(super) fn count_or(
+        &mut self,
+        name: &'static str,
+        field: &mut usize,
+        default: &str,
+        range: RangeInclusive<usize>,
+    ) -> Result<(), SettingFault> {
+        self.set(name, field, default.to_owned(), |value| {
+            value::count(value).and_then(|number| within(number, &range, |number| number.to_string()))
+        })
+    }
+
     pub(super) fn size(
         &mut self,
         name: &'static str,

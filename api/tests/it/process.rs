@@ -198,16 +198,21 @@ fn a_key_made_in_a_folder_without_data_says_so_once() {
 }
 
 #[test]
-fn connections_are_kept_to_half_of_the_open_files_that_the_system_can_allow() {
+fn connections_are_kept_to_parts_of_the_open_files_that_the_system_can_allow() {
     let dir = tempfile::tempdir().unwrap();
-    for (hard, line) in [("600", Some("http.connections_max is lowered from 400 to 300")), ("900", None)] {
+    let lowered = [
+        "http.connections_max is lowered from 400 to 300",
+        "dispatch.connections_max is lowered from 200 to 150",
+    ];
+    for (hard, lines) in [("600", Some(lowered)), ("900", None)] {
         let mut command = without_settings(Command::new("sh"));
         command.args(["-c", &format!("ulimit -Sn 100 && ulimit -Hn {hard} && exec \"$0\" \"$@\"")]);
         command.arg(env!("CARGO_BIN_EXE_systole")).env("SYSTOLE_HTTP_CONNECTIONS_MAX", "400");
+        command.env("SYSTOLE_DISPATCH_CONNECTIONS_MAX", "200");
         let (code, _, err) = Running::start_with(command, dir.path()).terminate();
         assert_eq!(code, Some(0), "{err}");
-        match line {
-            Some(line) => assert_eq!(err.matches(line).count(), 1, "{err}"),
+        match lines {
+            Some(lines) => lines.iter().for_each(|line| assert_eq!(err.matches(line).count(), 1, "{err}")),
             None => assert!(!err.contains("connections_max"), "{err}"),
         }
     }

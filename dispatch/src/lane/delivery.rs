@@ -10,12 +10,12 @@ use hyper::HeaderMap;
 use super::carried::event_place;
 use super::job::Job;
 use super::render::{Opened, body_bytes, render, render_batch};
-use super::{Lane, LaneConfig, SHARE_UNITS};
+use super::{Lane, LaneConfig};
 use crate::attempt::{Attempt, SUCCESS_BODY_BYTES_MAX, Trigger};
 use crate::client::{Answer, PostFault};
 use crate::dispatcher::Shared;
-use crate::event::{EventKind, Payload, PayloadFault, PayloadSource, Place};
-use crate::memory::memory_units;
+use crate::event::{EventKind, Member, Payload, PayloadFault, PayloadSource, Place};
+use crate::memory::Body;
 
 /// Longest pause that a receiver may ask for: the last of the standard schedule.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10 * 3600);
@@ -32,12 +32,14 @@ pub(crate) enum Outcome {
     },
     /// 410: the receiver wants nothing any more.
     SwitchedOff,
-    /// The endpoint's settings no longer want the event.
+    /// The endpoint no longer wants the event, or takes none.
     Unwanted,
     /// The payload is no longer there.
     Gone,
     /// The payload cannot be read now, which says nothing of the receiver.
     Unreadable,
+    /// There was no connection to be had now, which says nothing of the receiver either.
+    Unsent,
     /// The server is stopping; the event stays undecided.
     Parked,
 }
@@ -48,7 +50,9 @@ impl Outcome {
         match self {
             Outcome::Delivered => Some(true),
             Outcome::Failed { .. } | Outcome::SwitchedOff => Some(false),
-            Outcome::Unwanted | Outcome::Gone | Outcome::Unreadable | Outcome::Parked => None,
+            Outcome::Unwanted | Outcome::Gone | Outcome::Unreadable | Outcome::Unsent | Outcome::Parked => {
+                None
+            }
         }
     }
 
@@ -84,6 +88,10 @@ impl Delivered {
         Delivered::of(Outcome::Parked)
     }
 
+    pub(super) fn unreadable() -> Delivered {
+        Delivered::of(Outcome::Unreadable)
+    }
+
     fn gone() -> Delivered {
         let failure = Failure { error: Some("payload_gone".to_owned()), ..Failure::default() };
         Delivered { outcome: Outcome::Gone, failure: Some(Box::new(failure)) }
@@ -91,23 +99,25 @@ impl Delivered {
 }
 
 pub(super) async fn deliver(shared: &Shared, lane: &Lane, job: &mut Job, trigger: Trigger) -> Delivered {
-    let config = lane.config.load_full();
-    let (events, _own, _memory) = loop {
+    let (config, events, room) = loop {
+        let config = lane.config();
         let events = match open_wanted(shared, &config, job).await {
             Ok(events) => events,
             Err(Outcome::Gone) => return Delivered::gone(),
             Err(outcome) => return Delivered::of(outcome),
         };
-        // Taken before the body is made: bodies in flight are what deliveries hold. Its own
-        // share first: a receiver that hangs holds no more than that of everybody's.
-        let own = memory_units(body_bytes(&events)).min(SHARE_UNITS);
-        let Ok(own) = lane.share.acquire_many(own).await else { return Delivered::parked() };
-        let Some(memory) = shared.memory(body_bytes(&events), lane.is_failing()).await else {
-            return Delivered::parked();
-        };
-        // While it waited for memory.
-        if !events.iter().any(|event| event.payload.is_erased()) {
-            break (events, own, memory);
+        // Taken before the body is made: bodies are what deliveries hold. Its own share
+        // first: a receiver that does not read holds no more than that of everybody's.
+        let bytes = body_bytes(&events);
+        let Some(own) = lane.share.take(bytes).await else { return Delivered::parked() };
+        let Some(all) = shared.memory(bytes, lane.is_failing()).await else { return Delivered::parked() };
+        // While it waited for payload and memory.
+        if !lane.is_at(job.generation) {
+            return Delivered::of(Outcome::Unwanted);
+        }
+        let is_as_it_was = Arc::ptr_eq(&config, &lane.config());
+        if is_as_it_was && !events.iter().any(|event| event.payload.is_erased()) {
+            break (config, events, [own, all]);
         }
     };
     let id = shared.ids.seal(job.place, if job.is_own() { config.number } else { 0 });
@@ -118,45 +128,42 @@ pub(super) async fn deliver(shared: &Shared, lane: &Lane, job: &mut Job, trigger
         }
         events => render_batch(shared, &config, events),
     };
-    let exchange = post(shared, &config, &id, body).await;
-    let outcome = judge(&exchange.answer);
-    shared.counters.observe(exchange.duration);
     let about = about(shared, &config, job, &id, &events);
+    // Nothing long is held while the receiver thinks.
+    drop(events);
+    let exchange = post(shared, &config, &id, Body::holding(room, body)).await;
+    let outcome = judge(&exchange.answer);
+    if let (Outcome::Unsent, Err(fault)) = (outcome, &exchange.answer) {
+        tracing::warn!(endpoint = &*lane.id, id, error = %fault, "a delivery is not sent, to be tried again");
+        return Delivered::of(outcome);
+    }
+    shared.counters.observe(exchange.duration);
     let failure =
         record(shared, lane, &config, Told { id, about, number: job.attempts + 1, trigger }, exchange);
     Delivered { outcome, failure }
 }
 
 /// The committed events that a request carries, as attempts are told of.
-fn about<'a>(
-    shared: &Shared,
-    config: &LaneConfig,
-    job: &Job,
-    id: &str,
-    events: &'a [Opened],
-) -> Vec<About<'a>> {
+fn about(shared: &Shared, config: &LaneConfig, job: &Job, id: &str, events: &[Opened]) -> Vec<About> {
+    let event_type = |event: &Opened| event.name(&config.settings).unwrap_or_default().to_owned();
     if let (false, [event]) = (job.is_own(), events) {
-        let event_type = event.name(&config.settings).unwrap_or_default();
         let user = event.payload.user().map(Into::into);
-        return vec![About { place: Some(job.place), message: id.to_owned(), event_type, user }];
+        let (place, message) = (Some(job.place), id.to_owned());
+        return vec![About { place, message, event_type: event_type(event), user }];
     }
     let carried = job.members();
-    let mut members = carried.chunk_by(|_, next| next.joined);
-    let of_event = |event: &'a Opened| {
-        let event_type = event.name(&config.settings).unwrap_or_default();
-        let user: Option<Arc<str>> = event.payload.user().map(Into::into);
-        let members = members.next().unwrap_or_default().iter();
-        let about = members.map(move |member| (member.place, event_type, user.clone()));
-        about.collect::<Vec<_>>()
+    let members = carried.chunk_by(|_, next| next.joined);
+    let of_event = |(event, members): (&Opened, &[Member])| {
+        let (event_type, user) = (event_type(event), event.payload.user().map(Arc::<str>::from));
+        let about = |member: &Member| About {
+            place: Some(member.place),
+            message: shared.ids.seal(member.place, 0),
+            event_type: event_type.clone(),
+            user: user.clone(),
+        };
+        members.iter().map(about).collect::<Vec<_>>()
     };
-    let all = events.iter().flat_map(of_event);
-    all.map(|(place, event_type, user)| About {
-        place: Some(place),
-        message: shared.ids.seal(place, 0),
-        event_type,
-        user,
-    })
-    .collect()
+    events.iter().zip(members).flat_map(of_event).collect()
 }
 
 /// What a job carries and the endpoint still wants; what is gone or unwanted is cut
@@ -241,20 +248,22 @@ struct Exchange {
     answer: Result<Answer, PostFault>,
 }
 
-async fn post(shared: &Shared, config: &LaneConfig, id: &str, body: Vec<u8>) -> Exchange {
+async fn post(shared: &Shared, config: &LaneConfig, id: &str, body: Bytes) -> Exchange {
     let mut headers = config.headers.clone();
     let started_at_ms = shared.clock.now_ms();
     let unix_seconds = u64::try_from(started_at_ms / 1000).unwrap_or_default();
     config.signer.sign(id, unix_seconds, &body, &mut headers);
     let started = Instant::now();
     let timeout = config.settings.timeout();
-    let answer = shared.client.post(&config.target, headers, Bytes::from(body), timeout).await;
+    let answer = shared.client.post(&config.target, headers, body, timeout).await;
     Exchange { started_at_ms, duration: started.elapsed(), answer }
 }
 
 fn judge(answer: &Result<Answer, PostFault>) -> Outcome {
-    let Ok(answer) = answer else {
-        return Outcome::Failed { retry_after: None };
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(fault) if fault.is_ours() => return Outcome::Unsent,
+        Err(_) => return Outcome::Failed { retry_after: None },
     };
     match answer.status.as_u16() {
         200..=299 => Outcome::Delivered,
@@ -267,21 +276,21 @@ fn judge(answer: &Result<Answer, PostFault>) -> Outcome {
 }
 
 /// What an attempt was about.
-struct Told<'a> {
+struct Told {
     /// The request's id.
     id: String,
     /// Each event that it carried.
-    about: Vec<About<'a>>,
+    about: Vec<About>,
     number: u32,
     trigger: Trigger,
 }
 
 /// An event of an attempt.
-struct About<'a> {
+struct About {
     place: Option<Place>,
     /// The event's own id.
     message: String,
-    event_type: &'a str,
+    event_type: String,
     user: Option<Arc<str>>,
 }
 
@@ -290,7 +299,7 @@ fn record(
     shared: &Shared,
     lane: &Lane,
     config: &LaneConfig,
-    told: Told<'_>,
+    told: Told,
     exchange: Exchange,
 ) -> Option<Box<Failure>> {
     let Exchange { started_at_ms, duration, answer } = exchange;
@@ -311,7 +320,7 @@ fn record(
     let failure = (!success).then(|| {
         let first = told.about.first();
         Box::new(Failure {
-            event_type: first.map(|about| about.event_type.to_owned()),
+            event_type: first.map(|about| about.event_type.clone()),
             user: first.and_then(|about| about.user.clone()),
             status_code,
             error: error.clone(),
@@ -325,7 +334,7 @@ fn record(
             place,
             delivery: told.id.clone(),
             message,
-            event_type: event_type.to_owned(),
+            event_type,
             number: told.number,
             trigger: told.trigger,
             success,
@@ -369,11 +378,11 @@ pub(super) async fn deliver_example(
     let own = topic.name_for(&config.settings, EventKind::Created);
     let name = name.as_deref().or(own).or_else(|| topic.names().next()).unwrap_or_default();
     let body = render(lane, &config, &id, name, payload.as_ref());
-    let exchange = post(shared, &config, &id, body).await;
+    let exchange = post(shared, &config, &id, body.into()).await;
     let outcome = judge(&exchange.answer);
     // Who may see the endpoint alone may see its tests.
     let user = config.settings.user_id.as_deref().or(payload.user()).map(Into::into);
-    let about = vec![About { place: None, message: id.clone(), event_type: name, user }];
+    let about = vec![About { place: None, message: id.clone(), event_type: name.to_owned(), user }];
     let told = Told { id, about, number: 1, trigger: Trigger::Test };
     record(shared, lane, &config, told, exchange);
     outcome

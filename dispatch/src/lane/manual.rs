@@ -76,12 +76,15 @@ impl Lane {
         Some((own, shared.manual.turns.acquire().await.ok()?))
     }
 
-    /// Sends an event once more.
-    pub(crate) async fn resend(self: Arc<Lane>, shared: Arc<Shared>, place: Place, decided_at: u64) {
-        let (attempts, generation) = {
-            let state = self.state.lock();
-            (state.exceptions.get(&place).map_or(0, |waiting| waiting.attempts), state.generation)
-        };
+    /// Sends an event once more, unless the lane was switched since `generation`.
+    pub(crate) async fn resend(
+        self: Arc<Lane>,
+        shared: Arc<Shared>,
+        generation: u64,
+        place: Place,
+        decided_at: u64,
+    ) {
+        let attempts = self.state.lock().exceptions.get(&place).map_or(0, |waiting| waiting.attempts);
         let mut job = Job {
             place,
             ordinal: 0,
@@ -110,16 +113,20 @@ impl Lane {
         self.end_manual(&shared, generation, delivered.outcome);
     }
 
-    /// Sends an example.
+    /// Sends an example, also if the lane is off, but not if it was switched since
+    /// `generation`.
     pub(crate) async fn send_example(
         self: Arc<Lane>,
         shared: Arc<Shared>,
+        generation: u64,
         id: String,
         name: Option<String>,
         payload: Box<dyn Payload>,
     ) {
-        let generation = self.state.lock().generation;
         let Some(_turn) = self.manual_turn(&shared).await else { return };
+        if self.generation() != generation {
+            return;
+        }
         let outcome = delivery::deliver_example(&shared, &self, id, name, payload).await;
         self.end_manual(&shared, generation, outcome);
     }
@@ -141,7 +148,7 @@ impl Lane {
                     shared.switch_off(self, DisabledReason::Gone, since_ms);
                 }
             }
-            Outcome::Failed { .. } | Outcome::Unreadable => shared.counters.failed(),
+            Outcome::Failed { .. } | Outcome::Unreadable | Outcome::Unsent => shared.counters.failed(),
             Outcome::Gone => shared.counters.payload_gone(),
             Outcome::Unwanted | Outcome::Parked => {}
         }

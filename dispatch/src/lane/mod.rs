@@ -56,12 +56,12 @@ use std::sync::{Arc, OnceLock, Weak};
 use arc_swap::ArcSwap;
 use hyper::HeaderMap;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 
 use crate::dispatcher::Shared;
 use crate::endpoint::EndpointSettings;
 use crate::event::{Cursor, Event, Place};
 use crate::ledger::{BacklogKind, LaneRecord};
+use crate::memory::Memory;
 use crate::signer::Signer;
 use crate::target::Target;
 use gather::Shape;
@@ -74,8 +74,10 @@ pub(crate) use save::{Collected, Rest};
 pub use stats::LaneStats;
 pub(crate) use stats::Sums;
 
-/// What one lane's bodies in flight hold at most, in KiB: 16 MiB.
-const SHARE_UNITS: u32 = 16 * 1024;
+/// What one lane's bodies hold at most until they are written.
+const SHARE_BYTES: usize = 16 * 1024 * 1024;
+/// Failures in a row from which on a receiver may hang: one or two happen to any.
+const FAILING_MIN: u32 = 3;
 
 /// What a lane needs to know to deliver; replaced as a whole.
 #[derive(Clone, Debug)]
@@ -102,12 +104,10 @@ pub struct Lane {
     pub org: Arc<str>,
     config: ArcSwap<LaneConfig>,
     state: Mutex<State>,
-    /// What its bodies in flight may hold of the memory for all; full waits.
-    share: Semaphore,
+    /// What its bodies may hold of the memory for all; full waits.
+    share: Memory,
     /// What its requests that are sent by hand may hold.
     manual: ManualRoom,
-    /// Its last attempt failed: it shares memory with others like it.
-    failing: AtomicBool,
     /// The router has noted that there is work; its own.
     touched: AtomicBool,
     /// Who looks at it when, once a dispatcher has it.
@@ -144,9 +144,8 @@ impl Lane {
             org,
             config: ArcSwap::from_pointee(config),
             state: Mutex::new(state),
-            share: Semaphore::new(SHARE_UNITS as usize),
+            share: Memory::new(SHARE_BYTES),
             manual: ManualRoom::of_lane(),
-            failing: AtomicBool::new(false),
             touched: AtomicBool::new(false),
             post: OnceLock::new(),
         }
@@ -203,9 +202,11 @@ impl Lane {
 
     /// As [`Lane::switch_off`], of its own accord; false if it was off.
     pub(crate) fn deactivate(&self) -> bool {
-        let mut config = LaneConfig::clone(&self.config.load());
-        config.settings.active = false;
-        self.config.store(Arc::new(config));
+        self.config.rcu(|config| {
+            let mut config = LaneConfig::clone(config);
+            config.settings.active = false;
+            config
+        });
         self.with(|state, _| {
             let was_on = state.mode != Mode::Off;
             state.reset(Mode::Off);
@@ -219,14 +220,26 @@ impl Lane {
         self.with(|state, _| state.reset(Mode::Behind(from)));
     }
 
+    /// Raised whenever it begins anew or ends.
+    pub(crate) fn generation(&self) -> u64 {
+        self.state.lock().generation
+    }
+
+    /// Whether it still takes what was meant for a generation.
+    fn is_at(&self, generation: u64) -> bool {
+        let state = self.state.lock();
+        state.generation == generation && state.mode != Mode::Off
+    }
+
     /// Adds a range of which some is sent again.
     pub(crate) fn send_again(&self, kind: BacklogKind, from: Cursor, through: Cursor) -> Asked {
         self.with(|state, _| state.backlogs.add_asked(kind, from, through))
     }
 
-    /// Whether its last attempt failed.
+    /// Whether it only fails: it shares memory with others like it.
     pub(crate) fn is_failing(&self) -> bool {
-        self.failing.load(Ordering::Relaxed)
+        let state = self.state.lock();
+        matches!(state.mode, Mode::Paused(_)) || state.failures_in_a_row >= FAILING_MIN
     }
 
     /// Notes that there is work; false if that was noted before.

@@ -363,7 +363,7 @@ impl State {
                 self.failed(now_ms);
                 After::SwitchOff(DisabledReason::Gone)
             }
-            Outcome::Unreadable => self.retry(job, Duration::ZERO, retries, now_ms),
+            Outcome::Unreadable | Outcome::Unsent => self.retry(job, Duration::ZERO, retries, now_ms),
             Outcome::Failed { retry_after } => {
                 if self.failed(now_ms) {
                     return After::SwitchOff(DisabledReason::Failing);

@@ -1,7 +1,10 @@
 //! Workers: each delivers until nothing is ready or the window has shrunk.
 
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::task::Poll;
 
 use super::Lane;
 use super::delivery::{self, Delivered, Outcome};
@@ -35,7 +38,7 @@ impl Lane {
             let delivered = if shared.is_stopping() {
                 Delivered::parked()
             } else {
-                delivery::deliver(shared, &self, &mut job, trigger).await
+                self.deliver(shared, &mut job, trigger).await
             };
             let (next, reads) = self.end(shared, &job, delivered);
             if reads {
@@ -48,6 +51,15 @@ impl Lane {
         }
         // What came between the last look and the end.
         self.pump(shared);
+    }
+
+    /// An attempt; one that panics is none, so that its worker and its keys go on.
+    async fn deliver(&self, shared: &Arc<Shared>, job: &mut Job, trigger: Trigger) -> Delivered {
+        let sequence = job.place.sequence;
+        caught(delivery::deliver(shared, self, job, trigger)).await.unwrap_or_else(|| {
+            tracing::error!(endpoint = &*self.id, sequence, "a delivery panicked");
+            Delivered::unreadable()
+        })
     }
 
     /// Tells what came of a job; the worker's next one, and whether to read on.
@@ -86,15 +98,10 @@ impl Lane {
     fn count(&self, shared: &Shared, job: &Job, outcome: Outcome) {
         let counters = &shared.counters;
         match outcome {
-            Outcome::Delivered => {
-                self.failing.store(false, Ordering::Relaxed);
-                counters.delivered();
-            }
-            Outcome::Failed { .. } | Outcome::SwitchedOff => {
-                self.failing.store(true, Ordering::Relaxed);
+            Outcome::Delivered => counters.delivered(),
+            Outcome::Failed { .. } | Outcome::SwitchedOff | Outcome::Unreadable | Outcome::Unsent => {
                 counters.failed();
             }
-            Outcome::Unreadable => counters.failed(),
             Outcome::Gone => {
                 counters.payload_gone();
                 tracing::warn!(endpoint = &*self.id, sequence = job.place.sequence, "payload gone, given up");
@@ -102,4 +109,14 @@ impl Lane {
             Outcome::Unwanted | Outcome::Parked => {}
         }
     }
+}
+
+/// What a future comes to; `None` if it panics.
+async fn caught<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+        Ok(polled) => polled.map(Some),
+        Err(_) => Poll::Ready(None),
+    })
+    .await
 }

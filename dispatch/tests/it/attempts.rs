@@ -7,11 +7,12 @@ use std::time::Duration;
 use hyper::HeaderMap;
 use systole_dispatch::dialect::Dialect;
 use systole_dispatch::endpoint::EndpointSettings;
-use systole_dispatch::event::PayloadFault;
+use systole_dispatch::event::{EventKind, PayloadFault};
 use systole_dispatch::ledger::Exception;
 
 use crate::world::{
-    Draft, Hook, ORG, Reply, World, comes_within, id_of, ids_of, now_ms, place_of, settings, signer,
+    CHECK_IN, Draft, Hook, ORG, Reply, World, comes_within, filter, id_of, ids_of, now_ms, place_of,
+    settings, signer,
 };
 
 const SOON: Duration = Duration::from_secs(30);
@@ -174,6 +175,43 @@ fn a_payload_that_is_gone_is_given_up_and_one_that_is_unreadable_is_tried_again(
     assert_eq!(hook.taken(), ids_of(events[2..].iter()));
     let opens: Vec<usize> = events.iter().map(|event| world.source.opens(event.place)).collect();
     assert_eq!(opens, [1, 1, 2, 2, 1, 1]);
+}
+
+#[test]
+fn a_delivery_that_panics_is_tried_again_and_holds_up_none() {
+    let (world, hook) = (World::new(), Hook::willing());
+    // All of one key; of those that panic one lies in memory and one does not.
+    let events = world.log.append_many(20, 1);
+    events[..2].iter().for_each(|event| world.source.panic(event.place, true));
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    assert!(comes_within(SOON, || hook.count() == 18 && world.book.stored().exceptions.len() == 2));
+    assert!(comes_within(SOON, || run.lane("ep_1").in_flight() == 0));
+    events[..2].iter().for_each(|event| world.source.panic(event.place, false));
+    world.pass(Duration::from_secs(5));
+    assert!(comes_within(SOON, || hook.count() == 20 && world.book.stored().exceptions.is_empty()));
+    run.stop();
+    assert_eq!(hook.taken(), ids_of(&events));
+}
+
+#[test]
+fn what_finds_no_connection_is_tried_again_and_says_nothing_of_the_receiver() {
+    let world = World::new();
+    world.limit_connections(1);
+    let (slow, quick) = (Hook::start(|_| Reply::after(Duration::from_secs(4))), Hook::willing());
+    let of = |name, hook: &Hook| EndpointSettings { filter_types: filter(&[name]), ..settings(&hook.url()) };
+    world.endpoint_with("ep_slow", ORG, of("heart_rate.created", &slow));
+    let quickly = EndpointSettings { timeout_seconds: 1, ..of("check_in.created", &quick) };
+    let run = world.endpoint_with("ep_quick", ORG, quickly).start();
+    world.log.append(&[Draft::of(1)]);
+    assert!(comes_within(SOON, || slow.begun() == 1));
+    world.log.append(&[Draft { topic: CHECK_IN, kind: EventKind::Published, ..Draft::of(2) }]);
+    assert!(comes_within(SOON, || world.book.stored().exceptions.len() == 1));
+    let stats = run.dispatcher.endpoint_stats("ep_quick").unwrap();
+    assert!(stats.failing_since_ms.is_none() && world.diary.attempts().is_empty(), "{stats:?}");
+    assert!(comes_within(SOON, || slow.count() == 1));
+    world.pass(Duration::from_secs(5));
+    assert!(comes_within(SOON, || quick.count() == 1 && world.book.stored().exceptions.is_empty()));
+    run.stop();
 }
 
 #[test]

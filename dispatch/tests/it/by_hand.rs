@@ -117,6 +117,23 @@ fn a_receiver_that_hangs_holds_up_no_resend_to_another() {
 }
 
 #[test]
+fn what_waits_for_its_turn_ends_with_its_endpoint() {
+    let (world, hook) = (World::new(), Hook::start(|_| Reply::after(Duration::from_secs(1))));
+    world.book.store(|stored| stored.routed = 1);
+    let first = world.log.append_many(1, 1)[0].place;
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    (0..8).for_each(|_| run.dispatcher.resend("ep_1", first, 1).unwrap());
+    let payload = world.source.open(first, 1).unwrap();
+    run.dispatcher.send_example(run.lane("ep_1"), "evt_example".to_owned(), None, payload).unwrap();
+    assert!(comes_within(SOON, || hook.begun() == 4));
+    run.lane("ep_1").switch_off();
+    assert!(comes_within(SOON, || hook.count() == 4));
+    std::thread::sleep(Duration::from_millis(500));
+    run.stop();
+    assert_eq!(hook.begun(), 4);
+}
+
+#[test]
 fn what_was_never_sent_comes_by_a_replay_and_nothing_else_does() {
     let (world, hook) = (World::new(), Hook::willing());
     let run = world.endpoint("ep_1", &hook.url()).start();

@@ -9,14 +9,16 @@ use hyper::{HeaderMap, StatusCode};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
-use systole_dispatch::client::{ANSWER_BYTES_MAX, Answer, Client, PostFault};
+use systole_dispatch::client::{ANSWER_BYTES_MAX, Answer, CONNECTIONS_MAX, Client, PostFault};
 use systole_dispatch::target::Targets;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::runtime::Builder;
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
 use crate::receiver::{Manner, Receiver};
+use crate::world::comes_within;
 
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 const NO_CONTENT: &str = "HTTP/1.1 204 No Content\r\n\r\n";
@@ -25,8 +27,8 @@ pub(crate) fn ourselves() -> Arc<Targets> {
     Arc::new(Targets::parse(&["127.0.0.0/8"]).unwrap())
 }
 
-fn client() -> Client {
-    Client::new(ourselves())
+pub(crate) fn client() -> Client {
+    Client::new(ourselves(), CONNECTIONS_MAX)
 }
 
 fn answer(text: &str) -> Manner {
@@ -53,7 +55,7 @@ fn certificate() -> CertificateDer<'static> {
     CertificateDer::from_pem_file(key("tls.cert.pem")).unwrap()
 }
 
-fn acceptor() -> TlsAcceptor {
+pub(crate) fn acceptor() -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(server_config(rustls::DEFAULT_VERSIONS)))
 }
 
@@ -67,7 +69,7 @@ pub(crate) fn server_config(versions: &[&'static SupportedProtocolVersion]) -> S
 pub(crate) fn trusting() -> Client {
     let mut roots = RootCertStore::empty();
     roots.add(certificate()).unwrap();
-    Client::with_roots(ourselves(), roots)
+    Client::with_roots(ourselves(), CONNECTIONS_MAX, roots)
 }
 
 #[tokio::test]
@@ -259,7 +261,7 @@ async fn an_unknown_name_is_no_connection() {
 #[tokio::test]
 async fn what_is_not_open_is_not_dialled() {
     let receiver = Receiver::start(answer(NO_CONTENT)).await;
-    let strict = Client::new(Arc::new(Targets::default()));
+    let strict = Client::new(Arc::new(Targets::default()), 1);
     let port = receiver.address.port();
     for scheme in ["http", "https"] {
         for host in ["localhost", "127.0.0.1", "[::ffff:127.0.0.1]", "a.localhost"] {
@@ -337,6 +339,94 @@ async fn a_receiver_has_no_more_connections_than_exchanges_at_a_time() {
     assert_eq!(receiver.requests().len(), AT_ONCE * 200);
     // Where the machine stalls a connection may come back late.
     assert!(receiver.accepted() <= AT_ONCE + 4, "{} connections", receiver.accepted());
+}
+
+#[tokio::test]
+async fn a_connection_too_many_takes_the_place_of_the_longest_idle() {
+    let client = Client::new(ourselves(), 2);
+    let receivers = [
+        Receiver::start(answer(NO_CONTENT)).await,
+        Receiver::start(answer(NO_CONTENT)).await,
+        Receiver::start(answer(NO_CONTENT)).await,
+    ];
+    for number in [0, 1, 0, 2, 0, 1] {
+        post(&client, &receivers[number].url(), LONG).await.unwrap();
+        settle().await;
+        assert!(client.open_connections() <= 2);
+    }
+    assert_eq!(receivers.each_ref().map(Receiver::accepted), [1, 2, 1]);
+}
+
+#[tokio::test]
+async fn who_finds_no_room_for_a_connection_waits_and_says_nothing_of_the_receiver() {
+    let (silent, willing) =
+        (Receiver::start(Manner::Silence).await, Receiver::start(answer(NO_CONTENT)).await);
+    let client = Client::new(ourselves(), 1);
+    let (silent, url) = (silent.url(), willing.url());
+    let holding = post(&client, &silent, Duration::from_secs(1));
+    let waiting = async {
+        settle().await;
+        let fault = post(&client, &url, Duration::from_millis(100)).await.unwrap_err();
+        assert!(matches!(fault, PostFault::NoRoom), "{fault}");
+        // Each of them gets the one that there is.
+        tokio::join!(post(&client, &url, LONG), post(&client, &url, LONG))
+    };
+    let (fault, (first, second)) = tokio::join!(holding, waiting);
+    assert!(matches!(fault.unwrap_err(), PostFault::Timeout { .. }));
+    assert!(first.is_ok() && second.is_ok());
+    assert_eq!((willing.accepted(), client.open_connections()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_connection_that_becomes_idle_makes_room_for_who_waits() {
+    let pause = Manner::Ask(Arc::new(|_| {
+        Box::pin(async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            NO_CONTENT.as_bytes().to_vec()
+        })
+    }));
+    let (slow, quick) = (Receiver::start(pause).await, Receiver::start(answer(NO_CONTENT)).await);
+    let client = Client::new(ourselves(), 1);
+    let (slow, url) = (slow.url(), quick.url());
+    let waiting = async {
+        settle().await;
+        post(&client, &url, Duration::from_secs(5)).await
+    };
+    let (first, second) = tokio::join!(post(&client, &slow, LONG), waiting);
+    assert!(first.is_ok() && second.is_ok());
+    assert_eq!(client.open_connections(), 1);
+}
+
+/// More of them than a task may poll at a time.
+#[test]
+fn connections_that_were_closed_are_all_dropped_at_the_next_look() {
+    const AT_ONCE: usize = 64;
+    let runtime = || Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (ours, theirs, client) = (runtime(), runtime(), client());
+    // Hosts of one machine.
+    let receivers: Vec<Receiver> = (0..4)
+        .map(|_| {
+            theirs.block_on(Receiver::start(Manner::Ask(Arc::new(|_| {
+                Box::pin(async {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    NO_CONTENT.as_bytes().to_vec()
+                })
+            }))))
+        })
+        .collect();
+    let posts: Vec<_> = (0..AT_ONCE * receivers.len())
+        .map(|number| {
+            let (client, url) = (client.clone(), receivers[number % receivers.len()].url());
+            ours.spawn(async move { post(&client, &url, LONG).await })
+        })
+        .collect();
+    for posted in posts {
+        ours.block_on(posted).unwrap().unwrap();
+    }
+    assert!(client.open_connections() > 200, "{}", client.open_connections());
+    drop(receivers);
+    drop(theirs);
+    assert!(comes_within(Duration::from_secs(12), || client.open_connections() == 0));
 }
 
 #[tokio::test]

@@ -30,6 +30,11 @@ struct Http2 {
 
 impl Http2 {
     async fn start() -> Http2 {
+        Http2::with_streams(200).await
+    }
+
+    /// One that allows so many exchanges at a time over one connection.
+    async fn with_streams(most: u32) -> Http2 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut config = server_config(rustls::DEFAULT_VERSIONS);
@@ -44,7 +49,8 @@ impl Http2 {
                 tokio::spawn(async move {
                     let stream = TokioIo::new(acceptor.accept(stream).await.unwrap());
                     let service = service_fn(move |request| answer(request, requests.clone()));
-                    let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                    let mut serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                    serving.max_concurrent_streams(most);
                     let _ = serving.serve_connection(stream, service).await;
                 });
             }
@@ -104,6 +110,37 @@ async fn exchanges_with_a_receiver_of_http2_share_one_connection() {
     for request in &*requests {
         assert_eq!((request.version(), request.body().as_ref()), (Version::HTTP_2, b"{}".as_slice()));
         assert_eq!(request.headers()["content-type"], "application/json");
+    }
+}
+
+#[tokio::test]
+async fn exchanges_beyond_what_a_connection_of_http2_takes_get_another() {
+    for (most, at_once) in [(4, 4), (200, 64)] {
+        let (receiver, client) = (Http2::with_streams(most).await, trusting());
+        // The receiver says how many it allows.
+        for _ in 0..2 {
+            post(&client, &receiver.url("hook"), LONG).await.unwrap();
+            settle().await;
+        }
+        let waiting: Vec<_> = (0..at_once)
+            .map(|_| {
+                let (client, url) = (client.clone(), receiver.url("never"));
+                tokio::spawn(async move { post(&client, &url, LONG).await })
+            })
+            .collect();
+        while receiver.requests.lock().unwrap().len() < 2 + at_once {
+            settle().await;
+        }
+        assert_eq!(receiver.accepted(), 1);
+        for _ in 0..3 {
+            let answer = post(&client, &receiver.url("hook"), Duration::from_secs(5)).await.unwrap();
+            assert_eq!(answer.status, StatusCode::OK);
+        }
+        assert_eq!(receiver.accepted(), 2);
+        waiting.iter().for_each(tokio::task::JoinHandle::abort);
+        settle().await;
+        post(&client, &receiver.url("hook"), LONG).await.unwrap();
+        assert_eq!(receiver.accepted(), 2);
     }
 }
 

@@ -50,6 +50,26 @@ fn a_dead_endpoint_slows_no_other_and_is_paused_with_a_cursor() {
     assert_eq!(living.count(), 5000);
 }
 
+#[test]
+fn receivers_that_think_for_long_hold_no_memory_of_the_others() {
+    let (world, quick) = (World::new(), Hook::willing());
+    // Three quarters of it have room for five bodies at a time.
+    world.limit_memory(256 * 1024);
+    world.source.fill(32 * 1024);
+    let slow = ["ep_1", "ep_2", "ep_3"].map(|id| (id, Hook::start(|_| Reply::after(Duration::from_secs(8)))));
+    for (id, hook) in &slow {
+        world.endpoint(id, &hook.url());
+    }
+    let run = world.endpoint("ep_quick", &quick.url()).start();
+    let events = world.log.append_many(40, 40);
+    assert!(comes_within(Duration::from_secs(6), || quick.count() == 40), "{}", quick.count());
+    for (id, hook) in &slow {
+        assert!(comes_within(SOON, || hook.begun() >= WINDOW_FIRST), "{id}: {}", hook.begun());
+    }
+    assert_eq!(quick.taken(), ids_of(&events));
+    run.stop();
+}
+
 /// Retries of the first events, due in an hour.
 fn wait_for_an_hour(world: &World, events: &[Event]) {
     world.book.store(|stored| {

@@ -7,6 +7,7 @@ mod attempts;
 mod batches;
 mod by_hand;
 mod client;
+mod early;
 mod headers;
 mod http2;
 mod lagging;

@@ -261,3 +261,38 @@ fn an_endpoint_that_is_taken_away_gets_nothing_more() {
     run.stop();
     assert_eq!(hook.begun(), 10);
 }
+
+#[test]
+fn what_waits_for_its_payload_goes_where_the_endpoint_is_by_then() {
+    let (world, old, new) = (World::new(), Hook::willing(), Hook::willing());
+    let run = world.endpoint("ep_1", &old.url()).start();
+    world.source.hold();
+    let events = world.log.append_many(1, 1);
+    assert!(comes_within(SOON, || world.source.held() == 1));
+    run.reconfigure("ep_1", settings(&new.url()));
+    world.source.let_go();
+    assert!(comes_within(SOON, || new.count() == 1));
+    run.stop();
+    assert_eq!((old.begun(), new.taken()), (0, ids_of(&events)));
+}
+
+#[test]
+fn what_waits_for_its_payload_ends_with_its_endpoint() {
+    for is_taken_away in [false, true] {
+        let (world, hook) = (World::new(), Hook::willing());
+        let run = world.endpoint("ep_1", &hook.url()).start();
+        world.source.hold();
+        world.log.append_many(1, 1);
+        assert!(comes_within(SOON, || world.source.held() == 1));
+        let lane = run.lane("ep_1");
+        if is_taken_away {
+            run.dispatcher.remove("ep_1")
+        } else {
+            lane.switch_off()
+        }
+        world.source.let_go();
+        assert!(comes_within(SOON, || lane.in_flight() == 0));
+        run.stop();
+        assert_eq!((hook.begun(), world.diary.attempts().len()), (0, 0));
+    }
+}

@@ -30,6 +30,7 @@ use super::topics::{EventCatalogue, EventTopics};
 use super::{JournalEvents, Subscribed};
 use crate::registry::Registries;
 
+pub use systole_dispatch::client::CONNECTIONS_MAX;
 pub use systole_dispatch::dialect::Dialect;
 pub use systole_dispatch::dispatcher::{DispatchSettings, DispatchStats, ManualFault};
 pub use systole_dispatch::endpoint::{
@@ -205,7 +206,7 @@ impl Webhooks {
             log: Arc::new(events.clone()),
             ledger: Arc::new(ledger),
             topics: events.topics.topics().clone(),
-            client: Client::new(targets.clone()),
+            client: Client::new(targets.clone(), settings.dispatch.connections_max),
             ids: ids.clone(),
             lanes,
             routed: Cursor::behind(routed.0),

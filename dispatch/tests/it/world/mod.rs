@@ -11,12 +11,12 @@ mod log;
 mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use systole_dispatch::client::Client;
+use systole_dispatch::client::{CONNECTIONS_MAX, Client};
 use systole_dispatch::clock::Clock;
 use systole_dispatch::dialect::Dialect;
 use systole_dispatch::dispatcher::{DispatchParts, DispatchSettings, DispatchStats, Dispatcher};
@@ -140,6 +140,10 @@ pub(crate) struct World {
     endpoints: Mutex<BTreeMap<String, (Arc<str>, EndpointSettings)>>,
     /// Longest wait for a retry that a restart finds, in milliseconds.
     wait_ms_max: AtomicI64,
+    /// Of bodies in flight.
+    memory_bytes: AtomicUsize,
+    /// Open to all receivers.
+    connections_max: AtomicUsize,
 }
 
 impl World {
@@ -155,7 +159,19 @@ impl World {
             book: Arc::default(),
             endpoints: Mutex::default(),
             wait_ms_max: AtomicI64::new(i64::MAX),
+            memory_bytes: AtomicUsize::new(DispatchSettings::default().memory_bytes),
+            connections_max: AtomicUsize::new(CONNECTIONS_MAX),
         }
+    }
+
+    /// From the next start on.
+    pub(crate) fn limit_memory(&self, bytes: usize) {
+        self.memory_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// From the next start on.
+    pub(crate) fn limit_connections(&self, most: usize) {
+        self.connections_max.store(most, Ordering::Relaxed);
     }
 
     /// Moves the clock on, of the log and of every dispatcher.
@@ -206,12 +222,15 @@ impl World {
     pub(crate) fn start_without_router(&self) -> Run {
         let ids: Vec<String> = self.endpoints.lock().unwrap().keys().cloned().collect();
         let dispatcher = Dispatcher::start(DispatchParts {
-            settings: DispatchSettings::default(),
+            settings: DispatchSettings {
+                memory_bytes: self.memory_bytes.load(Ordering::Relaxed),
+                ..DispatchSettings::default()
+            },
             source: self.source.clone(),
             log: self.log.clone(),
             ledger: self.book.clone(),
             topics: Arc::new(topics()),
-            client: Client::new(Arc::new(targets())),
+            client: Client::new(Arc::new(targets()), self.connections_max.load(Ordering::Relaxed)),
             ids: cipher(),
             lanes: ids.iter().map(|id| self.restored(id)).collect(),
             routed: Cursor::behind(self.book.stored().routed),

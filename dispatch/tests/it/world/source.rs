@@ -1,8 +1,9 @@
 //! Bodies made from places.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write as _;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 
 use systole_dispatch::event::{Event, Payload, PayloadFault, PayloadSource, Place, Vocabulary};
 use systole_dispatch::topic::TopicId;
@@ -14,11 +15,64 @@ pub(crate) struct Source {
     log: Arc<Log>,
     faults: Mutex<HashMap<Place, PayloadFault>>,
     opens: Mutex<HashMap<Place, usize>>,
+    panics: Mutex<HashSet<Place>>,
+    /// What is added to the data of every event.
+    filler_bytes: AtomicUsize,
+    /// Opening waits, and how many do.
+    held: Mutex<Option<usize>>,
+    let_go: Condvar,
 }
 
 impl Source {
     pub(super) fn of(log: Arc<Log>) -> Source {
-        Source { log, faults: Mutex::default(), opens: Mutex::default() }
+        Source {
+            log,
+            faults: Mutex::default(),
+            opens: Mutex::default(),
+            panics: Mutex::default(),
+            filler_bytes: AtomicUsize::new(0),
+            held: Mutex::default(),
+            let_go: Condvar::new(),
+        }
+    }
+
+    /// From now on opening waits: of odd sequences, for others are opened by threads that
+    /// may not.
+    pub(crate) fn hold(&self) {
+        *self.held.lock().unwrap() = Some(0);
+    }
+
+    /// How many wait.
+    pub(crate) fn held(&self) -> usize {
+        self.held.lock().unwrap().unwrap_or_default()
+    }
+
+    pub(crate) fn let_go(&self) {
+        *self.held.lock().unwrap() = None;
+        self.let_go.notify_all();
+    }
+
+    fn wait(&self) {
+        let mut held = self.held.lock().unwrap();
+        if let Some(held) = held.as_mut() {
+            *held += 1;
+        }
+        drop(self.let_go.wait_while(held, |held| held.is_some()).unwrap());
+    }
+
+    /// Whether opening a payload panics from now on.
+    pub(crate) fn panic(&self, place: Place, panics: bool) {
+        let mut all = self.panics.lock().unwrap();
+        if panics {
+            all.insert(place)
+        } else {
+            all.remove(&place)
+        };
+    }
+
+    /// Makes every event so much longer.
+    pub(crate) fn fill(&self, bytes: usize) {
+        self.filler_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// What opening a payload comes to from now on.
@@ -39,18 +93,21 @@ impl Source {
 impl Source {
     fn told(&self, place: Place, decided_at: u64) -> Result<Told, PayloadFault> {
         *self.opens.lock().unwrap().entry(place).or_default() += 1;
+        let panics = self.panics.lock().unwrap().contains(&place);
+        assert!(!panics, "told to");
         if let Some(fault) = self.faults.lock().unwrap().get(&place) {
             return Err(*fault);
         }
         let event = self.log.get(place).ok_or(PayloadFault::Gone)?;
         assert_eq!(event.decided_at, decided_at, "{place:?}");
         let timestamp = format!("2026-06-30T07:45:01.{:03}Z", place.sequence % 1000);
-        Ok(Told { event, timestamp })
+        Ok(Told { event, timestamp, filler: "x".repeat(self.filler_bytes.load(Ordering::Relaxed)) })
     }
 }
 
 impl PayloadSource for Source {
     fn open(&self, place: Place, decided_at: u64) -> Result<Box<dyn Payload>, PayloadFault> {
+        self.wait();
         self.told(place, decided_at).map(|told| -> Box<dyn Payload> { Box::new(told) })
     }
 
@@ -71,6 +128,7 @@ impl PayloadSource for Source {
 struct Told {
     event: Event,
     timestamp: String,
+    filler: String,
 }
 
 impl Payload for Told {
@@ -95,11 +153,12 @@ impl Payload for Told {
     }
 
     fn data_bytes(&self) -> usize {
-        64
+        64 + self.filler.len()
     }
 
     fn write_data(&self, _: Vocabulary, _: bool, out: &mut Vec<u8>) {
-        write!(out, r#"{{"sequence":{},"key":{}}}"#, self.event.place.sequence, self.event.key).unwrap();
+        let (sequence, key, filler) = (self.event.place.sequence, self.event.key, &self.filler);
+        write!(out, r#"{{"sequence":{sequence},"key":{key},"filler":"{filler}"}}"#).unwrap();
     }
 }
 
