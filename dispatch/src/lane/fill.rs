@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::announce::SCHEDULE_OVER;
 use super::backlog::{SLICE_EVENTS, Span};
 use super::state::{Chore, Mode, State};
-use super::{Lane, pause};
+use super::{Lane, LaneConfig, pause};
 use crate::dispatcher::Shared;
 use crate::event::{Cursor, Event, EventReader, ReadFault, Step};
 use crate::ledger::{BacklogKind, GivenUp};
@@ -23,9 +23,9 @@ const CHORES_AT_ONCE: usize = 4096;
 /// Events looked at for one slice, of which few may be wanted.
 const SLICE_READS_MAX: usize = 4096;
 
-/// A reader that is kept from chore to chore.
+/// A reader that is kept from chore to chore, and the user it is for.
 #[derive(Default)]
-struct Kept(Option<Box<dyn EventReader>>);
+struct Kept(Option<(Option<String>, Box<dyn EventReader>)>);
 
 /// What a fill keeps from turn to turn.
 #[derive(Default)]
@@ -39,13 +39,20 @@ struct Readers {
 }
 
 impl Kept {
-    /// The reader of an organisation, at a cursor.
-    fn at(&mut self, shared: &Shared, org: &str, cursor: Cursor) -> &mut Box<dyn EventReader> {
-        let fits = self.0.as_ref().is_some_and(|reader| reader.cursor() == cursor);
-        if !fits {
+    /// The reader of what may concern a lane, at a cursor.
+    fn at(
+        &mut self,
+        shared: &Shared,
+        org: &str,
+        config: &LaneConfig,
+        cursor: Cursor,
+    ) -> &mut Box<dyn EventReader> {
+        let user = &config.settings.user_id;
+        if self.0.as_ref().is_some_and(|(of, reader)| of != user || reader.cursor() != cursor) {
             self.0 = None;
         }
-        self.0.get_or_insert_with(|| shared.log.reader_of(cursor, org, None))
+        let begin = || (user.clone(), shared.log.reader_of(cursor, org, user.as_deref()));
+        &mut self.0.get_or_insert_with(begin).1
     }
 }
 
@@ -113,6 +120,12 @@ impl Lane {
         shared.wants(&self.id, &self.config.load().settings, event)
     }
 
+    /// Whether it is still for the same user. Asked under its lock, behind a read: else the
+    /// reader passed over what the new one is to get.
+    fn is_for_user_of(&self, config: &LaneConfig) -> bool {
+        self.config.load().settings.user_id == config.settings.user_id
+    }
+
     /// Reads one event of its own; false once there is none, or it has joined the
     /// router, which was at `known` when that was asked last.
     fn follow(&self, shared: &Shared, kept: &mut Kept, known: &mut Cursor, cursor: Cursor) -> bool {
@@ -120,8 +133,8 @@ impl Lane {
             // Not for each event: the router holds it while it routes.
             *known = *shared.routed.lock();
         }
-        let through = *known;
-        let reader = kept.at(shared, &self.org, cursor);
+        let (through, config) = (*known, self.config());
+        let reader = kept.at(shared, &self.org, &config, cursor);
         let wanted = |org: &str| (*org == *self.org).then_some(0);
         let step = reader.next(&wanted, through);
         let reached = reader.cursor();
@@ -129,7 +142,7 @@ impl Lane {
             Ok(Step::Event(event)) => {
                 let fits = self.fits(shared, &event);
                 self.with(|state, now_ms| {
-                    if state.mode != Mode::Behind(cursor) {
+                    if state.mode != Mode::Behind(cursor) || !self.is_for_user_of(&config) {
                         return;
                     }
                     state.mode = Mode::Behind(reached);
@@ -147,7 +160,7 @@ impl Lane {
                 let routed = shared.routed.lock();
                 *known = *routed;
                 self.with(|state, _| {
-                    if state.mode != Mode::Behind(cursor) {
+                    if state.mode != Mode::Behind(cursor) || !self.is_for_user_of(&config) {
                         return true;
                     }
                     if reached >= *routed {
@@ -183,10 +196,10 @@ impl Lane {
             Ok(_) => {}
             Err(fault) => return self.skip(shared, fault, cursor, |_, _| {}),
         }
-        let through = *shared.routed.lock();
+        let (through, config) = (*shared.routed.lock(), self.config());
         let mut at = cursor;
         loop {
-            let reader = kept.at(shared, &self.org, at);
+            let reader = kept.at(shared, &self.org, &config, at);
             let wanted = |org: &str| (*org == *self.org).then_some(0);
             match reader.next(&wanted, through) {
                 Ok(Step::Event(event)) => {
@@ -206,7 +219,11 @@ impl Lane {
                 }
                 Ok(Step::Pause) => {
                     let reached = reader.cursor();
-                    self.with(|state, now_ms| state.probe_without(reached, now_ms));
+                    self.with(|state, now_ms| {
+                        if self.is_for_user_of(&config) {
+                            state.probe_without(reached, now_ms);
+                        }
+                    });
                     return false;
                 }
                 Err(fault) => {
@@ -272,7 +289,8 @@ impl Lane {
                 return false;
             }
         };
-        let reader = kept.at(shared, &self.org, span.at);
+        let config = self.config();
+        let reader = kept.at(shared, &self.org, &config, span.at);
         let wanted = |org: &str| (*org == *self.org).then_some(0);
         let mut events = Vec::with_capacity(SLICE_EVENTS);
         let mut paused = false;
@@ -305,7 +323,11 @@ impl Lane {
             }
         }
         let reached = reader.cursor();
-        self.with(|state, now_ms| state.take_slice(span, &events, reached, now_ms));
+        self.with(|state, now_ms| {
+            if self.is_for_user_of(&config) {
+                state.take_slice(span, &events, reached, now_ms);
+            }
+        });
         // What is not there yet may come.
         !paused || reached >= through
     }

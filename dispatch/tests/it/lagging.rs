@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use systole_dispatch::endpoint::EndpointSettings;
-use systole_dispatch::event::{Cursor, Event};
+use systole_dispatch::event::{Cursor, Event, EventKind};
 use systole_dispatch::ledger::Exception;
 
-use crate::world::{Hook, ORG, Reply, World, comes_within, filter, ids_of, now_ms, settings};
+use crate::world::{
+    CHECK_IN, Draft, Hook, ORG, Reply, World, comes_within, filter, ids_of, now_ms, settings,
+};
 
 const SOON: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_secs(20);
@@ -115,6 +117,55 @@ fn lanes_that_read_for_long_let_another_one_have_its_turn() {
     assert!(comes_within(SOON, || run.stats().lanes_behind == 0));
     run.stop();
     assert_eq!(hook.taken(), ids_of(&events[4990..]));
+}
+
+#[test]
+fn a_lane_of_one_user_reads_what_is_about_that_user_alone() {
+    let (world, hook) = (World::new(), Hook::willing());
+    let of = |user: &'static str| Draft { user: Some(user), ..Draft::of(1) };
+    let events: Vec<Event> = (0..3000)
+        .flat_map(|number| world.log.append(&[of(if number % 300 == 7 { "u_2" } else { "u_1" })]))
+        .collect();
+    let bound = EndpointSettings { user_id: Some("u_2".to_owned()), ..settings(&hook.url()) };
+    world.endpoint_with("ep_1", ORG, bound);
+    world.book.store(|stored| {
+        stored.rows.insert("ep_1".to_owned(), Cursor { sequence: 1, ordinal: 0 });
+        stored.routed = 3000;
+    });
+    let run = world.start();
+    assert!(comes_within(SOON, || hook.count() == 10 && run.stats().lanes_behind == 0));
+    run.stop();
+    assert_eq!(hook.taken(), ids_of(events.iter().filter(|event| event.user.as_deref() == Some("u_2"))));
+    assert!(world.log.reads() < 20, "{} reads", world.log.reads());
+}
+
+#[test]
+fn a_lane_that_gets_another_user_while_it_reads_passes_over_nothing_of_that_one() {
+    let (world, hook) = (World::new(), Hook::willing());
+    let bound = |user: &str| EndpointSettings {
+        user_id: Some(user.to_owned()),
+        filter_types: filter(&["check_in.created"]),
+        ..settings(&hook.url())
+    };
+    // What the endpoint is for at first it does not want, so it reads on and on.
+    world.log.append_many(3000, 400);
+    world.endpoint_with("ep_1", ORG, bound("u_1"));
+    world.book.store(|stored| {
+        stored.rows.insert("ep_1".to_owned(), Cursor { sequence: 1, ordinal: 0 });
+        stored.routed = 3000;
+    });
+    world.log.slow_down(Duration::from_millis(1));
+    let run = world.start();
+    assert!(comes_within(SOON, || world.log.reads() > 10));
+    run.reconfigure("ep_1", bound("u_2"));
+    let check_in = Draft { user: Some("u_2"), topic: CHECK_IN, kind: EventKind::Published, ..Draft::of(1) };
+    let events: Vec<Event> = (0..5).flat_map(|_| world.log.append(std::slice::from_ref(&check_in))).collect();
+    assert!(comes_within(SOON, || hook.count() == 5 && run.stats().lanes_behind == 0));
+    world.log.slow_down(Duration::ZERO);
+    run.stop();
+    assert_eq!(hook.taken(), ids_of(&events));
+    assert_eq!(world.log.users(), [Some("u_1".to_owned()), Some("u_2".to_owned())]);
+    assert!(world.log.reads() < 3000, "{} reads", world.log.reads());
 }
 
 #[test]
