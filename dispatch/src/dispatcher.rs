@@ -18,7 +18,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::SemaphorePermit;
 
 use crate::attempt::DeliveryLog;
 use crate::client::Client;
@@ -28,7 +28,7 @@ use crate::endpoint::EndpointSettings;
 use crate::event::{Cursor, Event, EventKind, EventLog, Payload, PayloadSource, Place, ReadFault, Step};
 use crate::id::IdCipher;
 use crate::keeper::keep;
-use crate::lane::{Agenda, Asked, Lane, LaneStats, ManualRoom, Sums};
+use crate::lane::{Agenda, Asked, Lane, LaneStats, ManualRoom, ReadTurns, Sums};
 use crate::ledger::{BacklogKind, GivenUp, Ledger};
 use crate::look_up::LOOK_UPS_MAX;
 use crate::memory::Memory;
@@ -41,8 +41,6 @@ pub use crate::counters::DispatchStats;
 
 /// Events routed between two looks at the lanes' joins.
 const ROUTED_AT_ONCE: usize = 256;
-/// Lanes that read the journal at once.
-const READERS_MAX: usize = 4;
 /// Threads that may block: look-ups hold some for half a minute, and saving, reading and
 /// opening payloads find 256 beside them.
 const BLOCKING_THREADS_MAX: usize = LOOK_UPS_MAX + 256;
@@ -111,7 +109,7 @@ pub(crate) struct Shared {
     /// not hold what the others need.
     failing_memory: Memory,
     /// Turns to read the journal; full waits.
-    pub(crate) readers: Semaphore,
+    pub(crate) readers: ReadTurns,
     pub(crate) counters: Counters,
     /// Where the router is; held while it routes, so that a lane can join.
     pub(crate) routed: Mutex<Cursor>,
@@ -276,7 +274,7 @@ impl Dispatcher {
             handle: runtime.handle().clone(),
             memory: Memory::new(parts.settings.memory_bytes / 4 * 3),
             failing_memory: Memory::new(parts.settings.memory_bytes / 4),
-            readers: Semaphore::new(READERS_MAX),
+            readers: ReadTurns::new(),
             counters: Counters::default(),
             routed: Mutex::new(parts.routed),
             routed_sequence: AtomicU64::new(parts.routed.sequence.saturating_sub(1)),

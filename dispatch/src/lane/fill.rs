@@ -2,10 +2,13 @@
 //! while it is paused, the router's place when it resumes, and its backlogs.
 //!
 //! Reading may block, so it is done on threads that may, and a few lanes at a time. One
-//! that has read for 200 ms goes behind those that wait.
+//! that has read for 200 ms goes behind those that wait. What a paused lane reads has
+//! turns of its own, so that one that answers again waits for nobody's events.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
 
 use super::announce::SCHEDULE_OVER;
 use super::backlog::{SLICE_EVENTS, Span};
@@ -16,12 +19,68 @@ use crate::event::{Cursor, Event, EventReader, ReadFault, Step};
 use crate::ledger::{BacklogKind, GivenUp};
 use crate::notice::MessageFailed;
 
+/// Lanes that read at once, of each kind of turn.
+const READERS_MAX: usize = 4;
 /// How long a lane reads before others have their turn.
-const TURN: Duration = Duration::from_millis(200);
+const TURN_MAX: Duration = Duration::from_millis(200);
 /// Chores done before what was read is sent, and others have their turn.
 const CHORES_AT_ONCE: usize = 4096;
-/// Events looked at for one slice, of which few may be wanted.
+/// Events looked at for one slice, or for a probe, of which few may be wanted.
 const SLICE_READS_MAX: usize = 4096;
+
+/// Which turn a chore waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// To read events that are sent.
+    Events,
+    /// To look for an event to probe with.
+    Probe,
+    /// To join the router.
+    Resume,
+}
+
+impl Chore {
+    pub(super) fn turn(self) -> Turn {
+        match self {
+            Chore::Follow(_) | Chore::Backlog(_) => Turn::Events,
+            Chore::Probe(_) => Turn::Probe,
+            Chore::Resume(_) => Turn::Resume,
+        }
+    }
+}
+
+/// The turns that a lane has, or waits for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Turns([bool; 3]);
+
+impl Turns {
+    pub(super) fn has(self, turn: Turn) -> bool {
+        self.0[turn as usize]
+    }
+
+    /// False if it is there already.
+    fn add(&mut self, turn: Turn) -> bool {
+        !std::mem::replace(&mut self.0[turn as usize], true)
+    }
+
+    fn remove(&mut self, turn: Turn) {
+        self.0[turn as usize] = false;
+    }
+}
+
+/// Turns to read the journal, over all lanes; whoever finds none waits.
+#[derive(Debug)]
+pub(crate) struct ReadTurns([Semaphore; 3]);
+
+impl ReadTurns {
+    pub(crate) fn new() -> ReadTurns {
+        ReadTurns(std::array::from_fn(|_| Semaphore::new(READERS_MAX)))
+    }
+
+    fn of(&self, turn: Turn) -> &Semaphore {
+        &self.0[turn as usize]
+    }
+}
 
 /// A reader that is kept from chore to chore, and the user it is for.
 #[derive(Default)]
@@ -59,18 +118,23 @@ impl Kept {
 impl Lane {
     /// Reads on where reading may block, unless that is under way.
     pub(super) fn fill_soon(self: &Arc<Lane>, shared: &Arc<Shared>) {
-        if shared.is_stopping() || self.with(|state, _| std::mem::replace(&mut state.filling, true)) {
+        if shared.is_stopping() {
             return;
         }
+        let begin = |state: &mut State, now_ms| {
+            let turn = state.chore(now_ms)?.turn();
+            state.turns.add(turn).then_some(turn)
+        };
+        let Some(turn) = self.with(begin) else { return };
         let (lane, shared) = (self.clone(), shared.clone());
         let handle = shared.handle.clone();
         handle.spawn(async move {
             let mut readers = Readers::default();
             // Few at once: a thousand lanes that lag must not read all together.
-            while let Ok(_turn) = shared.readers.acquire().await {
+            while let Ok(_turn) = shared.readers.of(turn).acquire().await {
                 let (reader, filled) = (lane.clone(), shared.clone());
                 let reading = tokio::task::spawn_blocking(move || {
-                    let goes_on = reader.fill(&filled, &mut readers);
+                    let goes_on = reader.fill(&filled, turn, &mut readers);
                     reader.pump(&filled);
                     goes_on.then_some(readers)
                 });
@@ -79,7 +143,7 @@ impl Lane {
                     Ok(None) => break,
                     Err(_) => {
                         tracing::error!(endpoint = &*lane.id, "reading for a lane panicked");
-                        lane.with(|state, _| state.filling = false);
+                        lane.with(|state, _| state.turns.remove(turn));
                         break;
                     }
                 }
@@ -87,15 +151,16 @@ impl Lane {
         });
     }
 
-    /// Reads until there is nothing to read or no room, or its turn is over: then it is
-    /// true, and the lane is still being filled.
-    fn fill(self: &Arc<Lane>, shared: &Arc<Shared>, readers: &mut Readers) -> bool {
+    /// Does chores of one kind until there is nothing to read or no room, or its turn is
+    /// over: then it is true, and the lane has to have another one.
+    fn fill(self: &Arc<Lane>, shared: &Arc<Shared>, turn: Turn, readers: &mut Readers) -> bool {
         let begun = Instant::now();
+        // What a paused lane reads is short, or others have their turn meanwhile.
+        let chores_max = if turn == Turn::Events { CHORES_AT_ONCE } else { 1 };
         let Readers { own, behind, routed } = readers;
         for chores in 0.. {
-            let chore = self.with(|state, now_ms| state.chore(now_ms));
-            let Some(chore) = chore.filter(|_| !shared.is_stopping()) else { break };
-            if chores == CHORES_AT_ONCE || begun.elapsed() >= TURN {
+            let Some(chore) = self.next_chore(shared, turn) else { break };
+            if chores == chores_max || begun.elapsed() >= TURN_MAX {
                 return true;
             }
             let goes_on = match chore {
@@ -109,11 +174,26 @@ impl Lane {
                 }
             };
             if !goes_on {
+                self.with(|state, _| state.turns.remove(turn));
                 break;
             }
         }
-        self.with(|state, _| state.filling = false);
+        let waits = |state: &mut State, now_ms| state.chore(now_ms).is_some_and(|chore| chore.turn() != turn);
+        if self.with(waits) {
+            self.fill_soon(shared);
+        }
         false
+    }
+
+    /// What is to be read next in such a turn; if there is nothing, the turn is given up.
+    fn next_chore(&self, shared: &Shared, turn: Turn) -> Option<Chore> {
+        self.with(|state, now_ms| {
+            let chore = state.chore(now_ms).filter(|chore| chore.turn() == turn && !shared.is_stopping());
+            if chore.is_none() {
+                state.turns.remove(turn);
+            }
+            chore
+        })
     }
 
     fn fits(&self, shared: &Shared, event: &Event) -> bool {
@@ -181,7 +261,7 @@ impl Lane {
         }
     }
 
-    /// Reads until there is an event to probe with.
+    /// Looks for an event to probe with; true if it is to look on.
     fn find_probe(&self, shared: &Shared, kept: &mut Kept, cursor: Cursor) -> bool {
         match self.alive_from(shared, cursor) {
             Ok(alive) if alive > cursor => {
@@ -198,7 +278,7 @@ impl Lane {
         }
         let (through, config) = (*shared.routed.lock(), self.config());
         let mut at = cursor;
-        loop {
+        for _ in 0..SLICE_READS_MAX {
             let reader = kept.at(shared, &self.org, &config, at);
             let wanted = |org: &str| (*org == *self.org).then_some(0);
             match reader.next(&wanted, through) {
@@ -235,6 +315,12 @@ impl Lane {
                 }
             }
         }
+        self.with(|state, _| {
+            if self.is_for_user_of(&config) {
+                state.looked(cursor, at);
+            }
+        });
+        true
     }
 
     /// Joins the router; what rests is sent behind live events.

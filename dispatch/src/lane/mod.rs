@@ -69,6 +69,7 @@ use state::{Mode, State};
 
 pub(crate) use agenda::Agenda;
 pub(crate) use backlog::Asked;
+pub(crate) use fill::ReadTurns;
 pub(crate) use manual::ManualRoom;
 pub(crate) use save::{Collected, Rest};
 pub use stats::LaneStats;

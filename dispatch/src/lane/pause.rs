@@ -189,6 +189,16 @@ impl State {
         self.send_probe(now_ms);
     }
 
+    /// No event to probe with was found by a reader that stood at `from`, as far as `at`.
+    pub(super) fn looked(&mut self, from: Cursor, at: Cursor) {
+        if let Mode::Paused(pause) = &mut self.mode
+            && pause.at.max(pause.alive) == from
+            && pause.probe.is_none()
+        {
+            pause.at = at;
+        }
+    }
+
     /// There is no event to probe with before `reached`: an exception that is due
     /// serves as well.
     pub(super) fn probe_without(&mut self, reached: Cursor, now_ms: i64) {
@@ -274,6 +284,7 @@ pub(super) fn live_tickets(job: &Job) -> BTreeSet<Ticket> {
 #[cfg(test)]
 mod tests {
     use super::super::job::Origin;
+    use super::super::state::Chore;
     use super::*;
     use crate::event::{EventKind, Place};
 
@@ -309,6 +320,19 @@ mod tests {
             starts.push(pause.next_ms);
         }
         assert_eq!(starts, [5_000, 15_000, 35_000, 75_000, 115_000, 155_000]);
+    }
+
+    #[test]
+    fn who_looks_for_a_probe_goes_on_where_that_ended_unless_something_before_it_rests_too() {
+        let at = |sequence| Cursor { sequence, ordinal: 0 };
+        let mut state = State { mode: Mode::Paused(Pause::new(Some(at(5)), 0)), ..State::default() };
+        assert_eq!(state.chore(0), Some(Chore::Probe(at(5))));
+        state.looked(at(5), at(4101));
+        assert_eq!(state.chore(0), Some(Chore::Probe(at(4101))));
+        let Mode::Paused(pause) = &mut state.mode else { panic!("it goes on") };
+        (pause.from, pause.at) = (Some(at(3)), at(3));
+        state.looked(at(4101), at(9000));
+        assert_eq!(state.chore(0), Some(Chore::Probe(at(3))));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::backlog::{Backlogs, SLICE_EVENTS, Span};
 use super::carried::cursor_of;
 use super::delivery::Outcome;
+use super::fill::Turns;
 use super::gather::Shape;
 use super::job::{Job, Origin, Queues};
 use super::known::Known;
@@ -78,8 +79,8 @@ pub(super) struct State {
     pub(super) row: Option<Cursor>,
     /// What the catalog has of its health.
     pub(super) health_saved: Health,
-    /// Somebody reads the journal for this lane now.
-    pub(super) filling: bool,
+    /// Somebody reads the journal for this lane now, or waits to.
+    pub(super) turns: Turns,
     pub(super) counts: Counts,
     /// How requests are made.
     pub(super) shape: Shape,
@@ -238,11 +239,11 @@ impl State {
 
     /// Whether it is time to read on.
     pub(super) fn wants_fill(&self, now_ms: i64) -> bool {
-        !self.filling
-            && match self.chore(now_ms) {
-                Some(Chore::Follow(_)) => self.held() < TAKEN_MAX / 2,
-                other => other.is_some(),
-            }
+        let chore = self.chore(now_ms).filter(|chore| !self.turns.has(chore.turn()));
+        match chore {
+            Some(Chore::Follow(_)) => self.held() < TAKEN_MAX / 2,
+            other => other.is_some(),
+        }
     }
 
     /// What is to be read next.
@@ -586,7 +587,7 @@ impl State {
             queues: std::mem::take(&mut self.queues),
             workers: self.workers,
             window: WINDOW_FIRST,
-            filling: self.filling,
+            turns: self.turns,
             unsaved: Unsaved { wiped: true, given_up, notices, ..Unsaved::default() },
             counts: Counts { passed: 0, ..self.counts },
             shape: self.shape,
