@@ -264,8 +264,14 @@ impl State {
         Some(given_up)
     }
 
-    /// Sends a probe as soon as may be: somebody saw the receiver answer.
-    pub(super) fn hurry(&mut self, now_ms: i64) {
+    /// The receiver took something that was sent by hand: it does not only fail, and need
+    /// not wait for the next probe.
+    pub(super) fn answered(&mut self, generation: u64, now_ms: i64) {
+        if generation != self.generation {
+            return;
+        }
+        self.failures_in_a_row = 0;
+        self.health.failing_since_ms = None;
         if let Mode::Paused(pause) = &mut self.mode {
             pause.next_ms = pause.next_ms.min(now_ms);
         }
@@ -283,7 +289,7 @@ pub(super) fn live_tickets(job: &Job) -> BTreeSet<Ticket> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::job::Origin;
+    use super::super::delivery::Outcome;
     use super::super::state::Chore;
     use super::*;
     use crate::event::{EventKind, Place};
@@ -320,6 +326,29 @@ mod tests {
             starts.push(pause.next_ms);
         }
         assert_eq!(starts, [5_000, 15_000, 35_000, 75_000, 115_000, 155_000]);
+    }
+
+    #[test]
+    fn what_succeeds_by_hand_ends_the_time_of_failing_unless_the_lane_began_anew() {
+        let mut state = State { failures_in_a_row: 19, generation: 1, ..State::default() };
+        state.mode = Mode::Paused(Pause::new(None, 40_000));
+        state.health.failing_since_ms = Some(7);
+        state.answered(0, 100);
+        assert_eq!((state.health.failing_since_ms, state.failures_in_a_row), (Some(7), 19));
+        state.answered(1, 100);
+        assert_eq!((state.health.failing_since_ms, state.failures_in_a_row), (None, 0));
+        assert!(matches!(&state.mode, Mode::Paused(pause) if pause.is_due(100)));
+    }
+
+    #[test]
+    fn a_day_without_a_failure_begins_the_time_of_failing_anew() {
+        const HOUR: i64 = 3_600_000;
+        let mut state = State { mode: Mode::Paused(Pause::new(None, 0)), ..State::default() };
+        let mut since = |hours: i64| {
+            state.finish(&job(), Outcome::Failed { retry_after: None }, &[], hours * HOUR);
+            state.health.failing_since_ms.map(|since| since / HOUR)
+        };
+        assert_eq!([1, 25, 30, 55, 79].map(&mut since), [1, 1, 1, 55, 55].map(Some));
     }
 
     #[test]

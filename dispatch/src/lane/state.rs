@@ -31,7 +31,10 @@ pub(super) const EXCEPTIONS_MAX: usize = 1000;
 /// Live events taken although so many wait: else a lane that resumes would take none.
 pub(super) const TAKEN_MIN: usize = WINDOW_FIRST;
 /// An endpoint that only fails for so long is switched off.
-const FAILING_MAX_MS: i64 = 5 * 24 * 3600 * 1000;
+const FAILING_MAX_MS: i64 = 5 * DAY_MS;
+/// Without a failure for longer than this nobody knows that it failed meanwhile.
+const FAILURE_GAP_MAX_MS: i64 = DAY_MS;
+const DAY_MS: i64 = 24 * 3600 * 1000;
 /// How soon a lane that could not read on tries again.
 const READ_AGAIN_MS: i64 = 100;
 
@@ -390,7 +393,10 @@ impl State {
         self.window = (self.window / 2).max(1);
         self.failures_in_a_row += 1;
         self.counts.failed += 1;
-        self.counts.last_failure_ms = Some(now_ms);
+        let before_ms = self.counts.last_failure_ms.replace(now_ms);
+        if before_ms.is_some_and(|before| now_ms.saturating_sub(before) > FAILURE_GAP_MAX_MS) {
+            self.health.failing_since_ms = None;
+        }
         let since = *self.health.failing_since_ms.get_or_insert(now_ms);
         now_ms.saturating_sub(since) >= FAILING_MAX_MS
     }

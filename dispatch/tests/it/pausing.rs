@@ -1,7 +1,7 @@
 //! Receivers that are down for long, and what becomes of their endpoints. The clock stands
 //! still but for what is said to pass.
 
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -234,6 +234,38 @@ fn one_success_ends_what_would_have_switched_off() {
     world.log.append_many(3, 3);
     assert!(comes_within(SOON, || hook.count() > before));
     assert!(!run.lane("ep_1").is_off());
+    run.stop();
+    assert_eq!(world.book.switch_offs(), []);
+}
+
+#[test]
+fn who_took_what_was_sent_by_hand_did_not_only_fail() {
+    let (world, takes) = (World::still(), Arc::<AtomicBool>::default());
+    let taking = takes.clone();
+    // The first event alone, and no other.
+    let hook = Hook::start(move |delivery| {
+        let is_first = place_of(&delivery.id).sequence == 1;
+        Reply::status(if is_first && taking.load(Ordering::Relaxed) { 200 } else { 500 })
+    });
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    let first = world.log.append_many(60, 30).swap_remove(0);
+    let lane = run.lane("ep_1");
+    assert!(comes_within(SOON, || lane.is_paused() && lane.in_flight() == 0));
+    let fail_for_20_hours = || {
+        let before = hook.count();
+        world.pass(20 * HOUR);
+        assert!(comes_within(SOON, || hook.count() > before && lane.in_flight() == 0));
+    };
+    (0..5).for_each(|_| fail_for_20_hours());
+    takes.store(true, Ordering::Relaxed);
+    let before = hook.count();
+    run.dispatcher.resend("ep_1", first.place, first.decided_at).unwrap();
+    // It is tried at once, and fails.
+    assert!(comes_within(SOON, || hook.count() == before + 2 && lane.in_flight() == 0));
+    let since = || run.dispatcher.endpoint_stats("ep_1").unwrap().failing_since_ms;
+    assert!(comes_within(SOON, || since() == Some(world.now_ms())));
+    (0..5).for_each(|_| fail_for_20_hours());
+    assert!(lane.is_paused() && !lane.is_off());
     run.stop();
     assert_eq!(world.book.switch_offs(), []);
 }
