@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use super::job::{Job, Origin};
 use super::state::{EXCEPTIONS_MAX, Mode, State, WINDOW_FIRST};
 use super::taken::Ticket;
@@ -262,6 +264,15 @@ impl State {
         let given_up = GivenUp { from, through: begin, at_ms: now_ms, quiet: false };
         self.give_up_range(given_up);
         Some(given_up)
+    }
+
+    /// A restart finds many that are paused: their first probes come one after the other,
+    /// within as long as is between two of one lane.
+    pub(super) fn spread_probe(&mut self, id: &str, now_ms: i64) {
+        if let Mode::Paused(pause) = &mut self.mode {
+            let share = xxh3_64(id.as_bytes()) % ms(PROBE_MAX).cast_unsigned();
+            pause.next_ms = now_ms.saturating_add(share.cast_signed());
+        }
     }
 
     /// The receiver took something that was sent by hand: it does not only fail, and need

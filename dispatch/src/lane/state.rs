@@ -164,7 +164,7 @@ impl State {
         let ahead: BTreeSet<Place> =
             exceptions.iter().map(|exception| exception.place).chain(carried.iter().copied()).collect();
         let mode = match (health.paused_at_ms, row) {
-            // Probed at once.
+            // When it is probed is chosen once it is on an agenda.
             (Some(_), row) => Mode::Paused(Pause::new(row, 0)),
             (None, Some(from)) => Mode::Behind(from),
             (None, None) => Mode::Live,
