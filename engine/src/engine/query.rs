@@ -116,8 +116,11 @@ impl Parts {
                 classifier.run();
             })?,
         );
-        let to = intake.clone();
-        threads.push(spawn("notices", move || publisher.run(&to))?);
+        let (to, guard) = (intake.clone(), PoisonOnPanic { intake: intake.clone(), thread: "notices" });
+        threads.push(spawn("notices", move || {
+            let _guard = guard;
+            publisher.run(&to);
+        })?);
         let (routed, guard) = (webhooks.clone(), PoisonOnPanic { intake: intake.clone(), thread: "router" });
         threads.insert(
             0,
