@@ -46,7 +46,7 @@ const ROUTED_AT_ONCE: usize = 256;
 const BLOCKING_THREADS_MAX: usize = LOOK_UPS_MAX + 256;
 /// How long requests in flight may take to end at a stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
-/// How soon it is tried again to store that an endpoint is off.
+/// How soon it is tried again to store that an endpoint is off, or to announce it.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Sizes a dispatcher runs with.
@@ -177,31 +177,35 @@ impl Shared {
             return;
         }
         tracing::warn!(endpoint = &*lane.id, reason = reason.as_str(), "endpoint switched off");
-        let (endpoint, org) = (lane.id.clone(), lane.org.clone());
-        self.notices.publish(Notice::EndpointDisabled { endpoint, org, reason, failing_since_ms });
         let (shared, lane) = (self.clone(), lane.clone());
         self.handle.spawn(async move {
-            while !shared.store_off(&lane, reason).await && !shared.is_stopping() {
+            while !shared.store_off(&lane, reason, failing_since_ms).await && !shared.is_stopping() {
                 tokio::time::sleep(STORE_AGAIN).await;
             }
         });
     }
 
-    /// Stores that an endpoint is off, unless it was switched on meanwhile; false if
-    /// that failed.
-    async fn store_off(self: &Arc<Shared>, lane: &Arc<Lane>, reason: DisabledReason) -> bool {
+    /// Stores that an endpoint is off, unless it was switched on meanwhile, and announces
+    /// it once no restart finds it on again; false if either failed.
+    async fn store_off(
+        self: &Arc<Shared>,
+        lane: &Arc<Lane>,
+        reason: DisabledReason,
+        failing_since_ms: Option<i64>,
+    ) -> bool {
         let (shared, lane) = (self.clone(), lane.clone());
         let stored = tokio::task::spawn_blocking(move || {
             shared.reroute(&lane);
-            let stored = shared.ledger.switch_off(&lane.id, reason, &|| lane.is_off());
-            if let Err(fault) = &stored {
+            if let Err(fault) = shared.ledger.switch_off(&lane.id, reason, &|| lane.is_off()) {
                 tracing::error!(
                     endpoint = &*lane.id,
                     error = %fault,
                     "cannot store that an endpoint is off, trying again"
                 );
+                return false;
             }
-            stored.is_ok()
+            let (endpoint, org) = (lane.id.clone(), lane.org.clone());
+            shared.notices.publish(Notice::EndpointDisabled { endpoint, org, reason, failing_since_ms })
         });
         stored.await.unwrap_or(true)
     }
@@ -389,13 +393,12 @@ impl Dispatcher {
         self.shared.lanes.lock().get(id).cloned()
     }
 
-    /// Announces what the last run gave up and did not announce, or was about to say that
-    /// it did. May read disk; an endpoint that is gone announces nothing.
-    pub fn announce_again(&self, endpoint: &str, given_up: GivenUp) {
-        if let Some(lane) = self.lane(endpoint) {
-            let failed = lane.failed_before(&self.shared, given_up);
-            self.shared.notices.publish(Notice::MessageFailed(failed));
-        }
+    /// What can be said now of what was given up and not announced, if the endpoint is
+    /// still there. May read disk.
+    #[must_use]
+    pub fn failed_before(&self, endpoint: &str, given_up: GivenUp) -> Option<Notice> {
+        let failed = self.lane(endpoint)?.failed_before(&self.shared, given_up);
+        Some(Notice::MessageFailed(failed))
     }
 
     /// Ends deliveries of an organisation that wait for another attempt and for which

@@ -117,9 +117,10 @@ impl Parts {
             })?,
         );
         let (to, guard) = (intake.clone(), PoisonOnPanic { intake: intake.clone(), thread: "notices" });
+        let told = webhooks.clone();
         threads.push(spawn("notices", move || {
             let _guard = guard;
-            publisher.run(&to);
+            publisher.run(&to, &|most| told.unannounced(most));
         })?);
         let (routed, guard) = (webhooks.clone(), PoisonOnPanic { intake: intake.clone(), thread: "router" });
         threads.insert(

@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use hashbrown::HashMap;
 use systole_dispatch::Place;
@@ -54,16 +55,27 @@ impl DeliveryLog for Diary {
 #[derive(Debug, Default)]
 pub(crate) struct Board {
     notices: Mutex<Vec<Notice>>,
+    /// How many of the next notices find no room.
+    refusals: AtomicI64,
 }
 
 impl Board {
     pub(crate) fn notices(&self) -> Vec<Notice> {
         self.notices.lock().unwrap().clone()
     }
+
+    /// This many of the next notices find no room.
+    pub(crate) fn refuse(&self, notices: i64) {
+        self.refusals.store(notices, Ordering::Relaxed);
+    }
 }
 
 impl Notices for Board {
-    fn publish(&self, notice: Notice) {
-        self.notices.lock().unwrap().push(notice);
+    fn publish(&self, notice: Notice) -> bool {
+        let has_room = self.refusals.fetch_sub(1, Ordering::Relaxed) <= 0;
+        if has_room {
+            self.notices.lock().unwrap().push(notice);
+        }
+        has_room
     }
 }
