@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::announce::SCHEDULE_OVER;
 use super::backlog::{SLICE_EVENTS, Span};
+use super::known::{KEPT_MAX, OUTCOMES_MAX};
 use super::state::{Chore, Mode, State};
 use super::{Lane, LaneConfig, pause};
 use crate::dispatcher::Shared;
@@ -68,17 +69,37 @@ impl Turns {
     }
 }
 
-/// Turns to read the journal, over all lanes; whoever finds none waits.
+/// Turns to read the journal, over all lanes.
 #[derive(Debug)]
-pub(crate) struct ReadTurns([Semaphore; 3]);
+pub(crate) struct ReadTurns {
+    /// Of each kind; whoever finds none waits.
+    turns: [Semaphore; 3],
+    /// Room to keep what is known of a range; whoever finds none asks again.
+    known: Arc<Semaphore>,
+}
 
 impl ReadTurns {
     pub(crate) fn new() -> ReadTurns {
-        ReadTurns(std::array::from_fn(|_| Semaphore::new(READERS_MAX)))
+        ReadTurns {
+            turns: std::array::from_fn(|_| Semaphore::new(READERS_MAX)),
+            known: Arc::new(Semaphore::new(KEPT_MAX)),
+        }
     }
 
     fn of(&self, turn: Turn) -> &Semaphore {
-        &self.0[turn as usize]
+        &self.turns[turn as usize]
+    }
+}
+
+impl State {
+    /// Others have their turn; `is_over` if the lane does not wait for another one.
+    fn end_turn(&mut self, turn: Turn, is_over: bool, turns: &ReadTurns) {
+        if is_over {
+            self.turns.remove(turn);
+        }
+        if turn == Turn::Events {
+            self.keep_known(|| turns.known.clone().try_acquire_owned().ok());
+        }
     }
 }
 
@@ -143,7 +164,7 @@ impl Lane {
                     Ok(None) => break,
                     Err(_) => {
                         tracing::error!(endpoint = &*lane.id, "reading for a lane panicked");
-                        lane.with(|state, _| state.turns.remove(turn));
+                        lane.with(|state, _| state.end_turn(turn, true, &shared.readers));
                         break;
                     }
                 }
@@ -161,6 +182,7 @@ impl Lane {
         for chores in 0.. {
             let Some(chore) = self.next_chore(shared, turn) else { break };
             if chores == chores_max || begun.elapsed() >= TURN_MAX {
+                self.with(|state, _| state.end_turn(turn, false, &shared.readers));
                 return true;
             }
             let goes_on = match chore {
@@ -174,7 +196,7 @@ impl Lane {
                 }
             };
             if !goes_on {
-                self.with(|state, _| state.turns.remove(turn));
+                self.with(|state, _| state.end_turn(turn, true, &shared.readers));
                 break;
             }
         }
@@ -190,7 +212,7 @@ impl Lane {
         self.with(|state, now_ms| {
             let chore = state.chore(now_ms).filter(|chore| chore.turn() == turn && !shared.is_stopping());
             if chore.is_none() {
-                state.turns.remove(turn);
+                state.end_turn(turn, true, &shared.readers);
             }
             chore
         })
@@ -431,15 +453,18 @@ impl Lane {
         if span.kind == BacklogKind::Passed {
             return Ok(span.through);
         }
-        let (sequences, is_whole) = self.with(|state, _| state.begin_to_know(span));
-        let through = Cursor::behind(*sequences.end()).min(span.through);
+        let Some((sequences, is_whole)) = self.with(|state, _| state.begin_to_know(span)) else {
+            return Ok(span.at);
+        };
+        let (first, mut last) = (*sequences.start(), *sequences.end());
         if !is_whole {
             // What is attempted from now on is noted.
-            let outcomes = shared.deliveries.outcomes(&self.org, &self.id, sequences.clone())?;
-            let given_up = shared.ledger.given_up(&self.id, sequences)?;
+            let outcomes = shared.deliveries.outcomes(&self.org, &self.id, sequences, OUTCOMES_MAX)?;
+            last = outcomes.through.clamp(first, last);
+            let given_up = shared.ledger.given_up(&self.id, first..=last)?;
             self.with(|state, _| state.learn(span, outcomes, given_up));
         }
-        Ok(through)
+        Ok(Cursor::behind(last).min(span.through))
     }
 
     /// Goes on behind what was dropped; false if the journal cannot be read now.

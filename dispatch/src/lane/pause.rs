@@ -142,6 +142,7 @@ impl State {
 
     /// Everything that waits rests from now on.
     fn pause(&mut self, unkept: BTreeSet<Ticket>, now_ms: i64) {
+        self.known = None;
         let waiting = self.queues.clear();
         let mut tickets = unkept;
         // What was to be drawn together is read again.

@@ -308,6 +308,9 @@ impl State {
             }
         }
         self.backlogs.reached(reached);
+        if let Some(known) = self.known.as_mut().filter(|_| is_asked) {
+            known.reached(reached);
+        }
         if reached >= span.through {
             self.known = None;
         }

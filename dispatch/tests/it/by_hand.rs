@@ -195,6 +195,28 @@ fn the_delivery_log_is_asked_about_many_frames_at_once() {
 }
 
 #[test]
+fn answers_of_the_delivery_log_that_end_early_leave_nothing_out_and_send_nothing_twice() {
+    let (world, hook) = (World::new(), Hook::willing());
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    let sent = world.log.append_many(600, 100);
+    assert!(comes_within(SOON, || hook.count() == 600 && world.diary.attempts().len() == 600));
+    let lane = run.lane("ep_1");
+    lane.switch_off();
+    let gap = world.log.append_many(400, 100);
+    assert!(comes_within(SOON, || run.stats().routed_sequence == 1000));
+    lane.switch_on(Cursor::behind(1000));
+    world.diary.answer_at_most(50);
+    let through = Cursor::behind(1000);
+    assert_eq!(run.dispatcher.replay_missing("ep_1", Cursor::default(), through), Ok(true));
+    assert!(comes_within(SOON, || hook.taken().len() == 1000), "{}", hook.taken().len());
+    assert!(comes_within(SOON, || world.book.stored().backlogs.is_empty()));
+    run.stop();
+    assert_eq!((hook.count(), hook.taken()), (1000, ids_of(sent.iter().chain(&gap))));
+    let asked: Vec<u64> = world.diary.asked().iter().map(|sequences| *sequences.start()).collect();
+    assert_eq!(asked[..12], [0, 51, 101, 151, 201, 251, 301, 351, 401, 451, 501, 551]);
+}
+
+#[test]
 fn what_succeeds_while_a_recovery_reads_is_not_sent_again() {
     let (world, (told, hook)) = (World::new(), obedient(500));
     let run = world.endpoint("ep_1", &hook.url()).start();
