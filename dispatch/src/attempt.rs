@@ -88,9 +88,10 @@ pub trait DeliveryLog: fmt::Debug + Send + Sync {
     fn record(&self, attempt: Attempt);
 
     /// Of each event of these frames that was attempted to an endpoint, whether any
-    /// attempt succeeded; those that were recorded before the call are among them. May
-    /// read disk, and wait for it: for a thread that may block, about many frames at
-    /// once.
+    /// attempt succeeded; those that were recorded before the call are among them. Ends
+    /// before the frame with which there would be more than `most`, but not before the
+    /// second. May read disk, and wait for it: for a thread that may block, about many
+    /// frames at once.
     ///
     /// # Errors
     /// [`DeliveryLogFault`].
@@ -99,7 +100,17 @@ pub trait DeliveryLog: fmt::Debug + Send + Sync {
         org: &str,
         endpoint: &str,
         sequences: RangeInclusive<u64>,
-    ) -> Result<HashMap<Place, bool>, DeliveryLogFault>;
+        most: usize,
+    ) -> Result<Outcomes, DeliveryLogFault>;
+}
+
+/// What became of the events of some frames.
+#[derive(Clone, Debug, Default)]
+pub struct Outcomes {
+    /// Of each that was attempted, whether any attempt succeeded.
+    pub by_place: HashMap<Place, bool>,
+    /// The last frame of which that is told.
+    pub through: u64,
 }
 
 /// The delivery log cannot be read.

@@ -18,7 +18,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::attempt::DeliveryLog;
 use crate::client::{CONNECTIONS_MAX, Client};
@@ -28,7 +28,7 @@ use crate::endpoint::EndpointSettings;
 use crate::event::{Cursor, Event, EventKind, EventLog, Payload, PayloadSource, Place, ReadFault, Step};
 use crate::id::IdCipher;
 use crate::keeper::keep;
-use crate::lane::{Agenda, Asked, Lane, LaneStats, ManualRoom, Sums};
+use crate::lane::{Agenda, Asked, Lane, LaneStats, ManualRoom, ReadTurns, Sums};
 use crate::ledger::{BacklogKind, GivenUp, Ledger};
 use crate::look_up::LOOK_UPS_MAX;
 use crate::memory::Memory;
@@ -41,14 +41,12 @@ pub use crate::counters::DispatchStats;
 
 /// Events routed between two looks at the lanes' joins.
 const ROUTED_AT_ONCE: usize = 256;
-/// Lanes that read the journal at once.
-const READERS_MAX: usize = 4;
 /// Threads that may block: look-ups hold some for half a minute, and saving, reading and
 /// opening payloads find 256 beside them.
 const BLOCKING_THREADS_MAX: usize = LOOK_UPS_MAX + 256;
 /// How long requests in flight may take to end at a stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
-/// How soon it is tried again to store that an endpoint is off.
+/// How soon it is tried again to store that an endpoint is off, or to announce it.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Sizes a dispatcher runs with.
@@ -114,7 +112,7 @@ pub(crate) struct Shared {
     /// the others need.
     failing_memory: Memory,
     /// Turns to read the journal; full waits.
-    pub(crate) readers: Semaphore,
+    pub(crate) readers: ReadTurns,
     pub(crate) counters: Counters,
     /// Where the router is; held while it routes, so that a lane can join.
     pub(crate) routed: Mutex<Cursor>,
@@ -182,31 +180,35 @@ impl Shared {
             return;
         }
         tracing::warn!(endpoint = &*lane.id, reason = reason.as_str(), "endpoint switched off");
-        let (endpoint, org) = (lane.id.clone(), lane.org.clone());
-        self.notices.publish(Notice::EndpointDisabled { endpoint, org, reason, failing_since_ms });
         let (shared, lane) = (self.clone(), lane.clone());
         self.handle.spawn(async move {
-            while !shared.store_off(&lane, reason).await && !shared.is_stopping() {
+            while !shared.store_off(&lane, reason, failing_since_ms).await && !shared.is_stopping() {
                 tokio::time::sleep(STORE_AGAIN).await;
             }
         });
     }
 
-    /// Stores that an endpoint is off, unless it was switched on meanwhile; false if
-    /// that failed.
-    async fn store_off(self: &Arc<Shared>, lane: &Arc<Lane>, reason: DisabledReason) -> bool {
+    /// Stores that an endpoint is off, unless it was switched on meanwhile, and announces
+    /// it once no restart finds it on again; false if either failed.
+    async fn store_off(
+        self: &Arc<Shared>,
+        lane: &Arc<Lane>,
+        reason: DisabledReason,
+        failing_since_ms: Option<i64>,
+    ) -> bool {
         let (shared, lane) = (self.clone(), lane.clone());
         let stored = tokio::task::spawn_blocking(move || {
             shared.reroute(&lane);
-            let stored = shared.ledger.switch_off(&lane.id, reason, &|| lane.is_off());
-            if let Err(fault) = &stored {
+            if let Err(fault) = shared.ledger.switch_off(&lane.id, reason, &|| lane.is_off()) {
                 tracing::error!(
                     endpoint = &*lane.id,
                     error = %fault,
                     "cannot store that an endpoint is off, trying again"
                 );
+                return false;
             }
-            stored.is_ok()
+            let (endpoint, org) = (lane.id.clone(), lane.org.clone());
+            shared.notices.publish(Notice::EndpointDisabled { endpoint, org, reason, failing_since_ms })
         });
         stored.await.unwrap_or(true)
     }
@@ -279,7 +281,7 @@ impl Dispatcher {
             handle: runtime.handle().clone(),
             memory: Memory::new(parts.settings.memory_bytes / 4 * 3),
             failing_memory: Memory::new(parts.settings.memory_bytes / 4),
-            readers: Semaphore::new(READERS_MAX),
+            readers: ReadTurns::new(),
             counters: Counters::default(),
             routed: Mutex::new(parts.routed),
             routed_sequence: AtomicU64::new(parts.routed.sequence.saturating_sub(1)),
@@ -394,13 +396,12 @@ impl Dispatcher {
         self.shared.lanes.lock().get(id).cloned()
     }
 
-    /// Announces what the last run gave up and did not announce, or was about to say that
-    /// it did. May read disk; an endpoint that is gone announces nothing.
-    pub fn announce_again(&self, endpoint: &str, given_up: GivenUp) {
-        if let Some(lane) = self.lane(endpoint) {
-            let failed = lane.failed_before(&self.shared, given_up);
-            self.shared.notices.publish(Notice::MessageFailed(failed));
-        }
+    /// What can be said now of what was given up and not announced, if the endpoint is
+    /// still there. May read disk.
+    #[must_use]
+    pub fn failed_before(&self, endpoint: &str, given_up: GivenUp) -> Option<Notice> {
+        let failed = self.lane(endpoint)?.failed_before(&self.shared, given_up);
+        Some(Notice::MessageFailed(failed))
     }
 
     /// Ends deliveries of an organisation that wait for another attempt and for which

@@ -2,39 +2,45 @@
 //!
 //! Constraints: a look-up holds a thread until the resolver gives up, which takes half a
 //! minute where name servers are silent, whatever became of whoever asked. At most 256
-//! are under way, at most 8 of one zone. Of zones that were slow last time at most 64:
-//! thousands of silent ones leave room for the others.
+//! are under way, at most 8 of one zone. Of zones that were slow last time at most 64, and
+//! of those of which nothing is known 64: thousands of silent ones leave room for the
+//! others. How a zone was last time is remembered of 65,536 that were quick and as many
+//! that were slow.
 //!
 //! ```text
-//! name --> turn of its zone --> turn of the quick, or of the slow --> a thread --> addresses
+//! name --> turn of its zone --> turn of the quick, the slow or the unknown --> a thread --> addresses
 //! ```
 //!
 //! Full waits, and whoever waits gives up at its own deadline. Nothing is kept of what
 //! a name stood for: it is judged anew at each dial.
 
 use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Look-ups under way, which is how many threads they hold.
-pub(crate) const LOOK_UPS_MAX: usize = QUICK_MAX + SLOW_MAX;
-/// Those of zones that answered at once, or of which nothing is known.
-const QUICK_MAX: usize = 192;
+pub(crate) const LOOK_UPS_MAX: usize = QUICK_MAX + SLOW_MAX + UNKNOWN_MAX;
+/// Those of zones that answered at once.
+const QUICK_MAX: usize = 128;
 /// Those of zones that did not.
 const SLOW_MAX: usize = 64;
+/// Those of zones of which nothing is known.
+const UNKNOWN_MAX: usize = 64;
 /// Those of one zone.
 const ZONE_MAX: usize = 8;
 /// What took longer is slow: a name server was silent.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
-/// Zones that are remembered, beside those that are asked about.
+/// Zones that are kept, beside those that are asked about.
 const ZONES_MAX: usize = 4_096;
+/// Zones that are remembered as quick, and as slow, with about 16 bytes each.
+const REMEMBERED_MAX: usize = 65_536;
 /// A label that is no longer is taken for a part of what registries sell under.
 const REGISTRY_LABEL_MAX: usize = 3;
 
@@ -46,6 +52,7 @@ type Resolve = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 struct Limits {
     quick: usize,
     slow: usize,
+    unknown: usize,
     zone: usize,
     slow_after: Duration,
 }
@@ -61,18 +68,29 @@ struct Shared {
     limits: Limits,
     quick: Arc<Semaphore>,
     slow: Arc<Semaphore>,
+    unknown: Arc<Semaphore>,
     zones: Mutex<HashMap<String, Arc<Zone>>>,
+    remembered: Mutex<Remembered>,
+    /// Nobody outside can tell which zones have the same hash.
+    hasher: RandomState,
 }
 
 /// Names that the same servers answer for, as far as their labels tell.
 struct Zone {
     turns: Arc<Semaphore>,
-    /// Its last look-up was.
-    is_slow: AtomicBool,
+    hash: u64,
+}
+
+/// How zones were last time, by the hashes of their names.
+#[derive(Debug, Default)]
+struct Remembered {
+    quick: HashSet<u64>,
+    slow: HashSet<u64>,
 }
 
 /// Turns of a look-up under way; it is over when they are dropped.
 struct Turns {
+    shared: Arc<Shared>,
     zone: Arc<Zone>,
     _own: OwnedSemaphorePermit,
     _shared: OwnedSemaphorePermit,
@@ -87,7 +105,13 @@ impl fmt::Debug for LookUps {
 impl LookUps {
     /// By the system's resolver.
     pub(crate) fn of_system() -> LookUps {
-        let limits = Limits { quick: QUICK_MAX, slow: SLOW_MAX, zone: ZONE_MAX, slow_after: SLOW_AFTER };
+        let limits = Limits {
+            quick: QUICK_MAX,
+            slow: SLOW_MAX,
+            unknown: UNKNOWN_MAX,
+            zone: ZONE_MAX,
+            slow_after: SLOW_AFTER,
+        };
         LookUps::with(limits, |name| Ok((name, 0).to_socket_addrs()?.collect()))
     }
 
@@ -100,7 +124,10 @@ impl LookUps {
             limits,
             quick: Arc::new(Semaphore::new(limits.quick)),
             slow: Arc::new(Semaphore::new(limits.slow)),
+            unknown: Arc::new(Semaphore::new(limits.unknown)),
             zones: Mutex::default(),
+            remembered: Mutex::default(),
+            hasher: RandomState::new(),
         };
         LookUps { shared: Arc::new(shared) }
     }
@@ -124,10 +151,14 @@ impl LookUps {
     async fn turns(&self, name: &str) -> io::Result<Turns> {
         let zone = self.shared.zone(name);
         let _own = zone.turns.clone().acquire_owned().await.map_err(io::Error::other)?;
-        let is_slow = zone.is_slow.load(Ordering::Relaxed);
-        let shared = if is_slow { &self.shared.slow } else { &self.shared.quick };
+        let was_slow = self.shared.remembered.lock().was_slow(zone.hash);
+        let shared = match was_slow {
+            Some(false) => &self.shared.quick,
+            Some(true) => &self.shared.slow,
+            None => &self.shared.unknown,
+        };
         let _shared = shared.clone().acquire_owned().await.map_err(io::Error::other)?;
-        Ok(Turns { zone, _own, _shared })
+        Ok(Turns { shared: self.shared.clone(), zone, _own, _shared })
     }
 }
 
@@ -135,7 +166,29 @@ impl Turns {
     /// Takes them as a whole: a closure that named one of them would leave the others
     /// with whoever asked.
     fn end(self, is_slow: bool) {
-        self.zone.is_slow.store(is_slow, Ordering::Relaxed);
+        self.shared.remembered.lock().note(self.zone.hash, is_slow);
+    }
+}
+
+impl Remembered {
+    /// `None` if nothing is known.
+    fn was_slow(&self, zone: u64) -> Option<bool> {
+        let is_known = self.slow.contains(&zone) || self.quick.contains(&zone);
+        is_known.then(|| self.slow.contains(&zone))
+    }
+
+    fn note(&mut self, zone: u64, is_slow: bool) {
+        let (zones, others) =
+            if is_slow { (&mut self.slow, &mut self.quick) } else { (&mut self.quick, &mut self.slow) };
+        others.remove(&zone);
+        // Full forgets any of its kind: no number of quick ones makes forget a slow one.
+        if zones.len() >= REMEMBERED_MAX
+            && !zones.contains(&zone)
+            && let Some(any) = zones.iter().next().copied()
+        {
+            zones.remove(&any);
+        }
+        zones.insert(zone);
     }
 }
 
@@ -147,12 +200,8 @@ impl Shared {
             // Those that nobody asks about.
             zones.retain(|_, zone| Arc::strong_count(zone) > 1);
         }
-        let new = || {
-            Arc::new(Zone {
-                turns: Arc::new(Semaphore::new(self.limits.zone)),
-                is_slow: AtomicBool::new(false),
-            })
-        };
+        let hash = self.hasher.hash_one(&key);
+        let new = || Arc::new(Zone { turns: Arc::new(Semaphore::new(self.limits.zone)), hash });
         zones.entry(key).or_insert_with(new).clone()
     }
 }
@@ -170,7 +219,7 @@ fn zone_of(name: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use parking_lot::Condvar;
 
@@ -232,9 +281,11 @@ mod tests {
         }
     }
 
-    fn look_ups(quick: usize, slow: usize, zone: usize) -> (Told, LookUps) {
+    /// Six of the quick, two of the slow, four of the unknown, and three of one zone.
+    fn look_ups() -> (Told, LookUps) {
         let servers = Arc::<Servers>::default();
-        let limits = Limits { quick, slow, zone, slow_after: Duration::from_millis(20) };
+        let slow_after = Duration::from_millis(20);
+        let limits = Limits { quick: 6, slow: 2, unknown: 4, zone: 3, slow_after };
         let asked = servers.clone();
         (Told(servers), LookUps::with(limits, move |name| asked.answer(name)))
     }
@@ -255,7 +306,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_silent_zone_holds_its_share_alone_also_once_everybody_gave_up() {
-        let (servers, look_ups) = look_ups(6, 2, 3);
+        let (servers, look_ups) = look_ups();
         for round in 0..3 {
             ask_and_give_up(&look_ups, (0..20).map(|n| format!("{n}-{round}.silent.example"))).await;
             assert!(servers.settles_at(3).await);
@@ -271,34 +322,73 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn zones_that_were_silent_leave_room_for_the_others_until_they_answer() {
-        let (servers, look_ups) = look_ups(6, 2, 3);
+    async fn zones_that_are_silent_leave_room_for_the_others_until_they_answer() {
+        let (servers, look_ups) = look_ups();
         let silent = || (0..6).map(|n| format!("hook.silent{n}.example"));
-        // At first nothing is known of them, and they hold all there is.
+        assert!(look_ups.look_up("quick.org").await.is_ok());
+        // At first nothing is known of them: they hold up those that are as unknown.
         ask_and_give_up(&look_ups, silent()).await;
-        assert!(servers.settles_at(6).await);
-        let waiting = tokio::time::timeout(Duration::from_millis(50), look_ups.look_up("quick.org"));
+        assert!(servers.settles_at(4).await);
+        let waiting = tokio::time::timeout(Duration::from_millis(50), look_ups.look_up("new.org"));
         assert!(waiting.await.is_err());
+        let quick = tokio::time::timeout(SOON, look_ups.look_up("a.quick.org")).await;
+        assert!(quick.is_ok_and(|quick| quick.is_ok()));
         servers.speak(true);
         assert!(servers.settles_at(0).await);
         servers.speak(false);
+        // Four of them were slow, and the other two are unknown still.
         ask_and_give_up(&look_ups, silent()).await;
-        assert!(servers.settles_at(2).await);
-        let quick = tokio::time::timeout(SOON, look_ups.look_up("quick.org")).await;
-        assert!(quick.is_ok_and(|quick| quick.is_ok()));
-        // Two of them were asked again and were slow again; the others answer.
+        assert!(servers.settles_at(4).await);
+        for name in ["quick.org", "new.org"] {
+            let asked = tokio::time::timeout(SOON, look_ups.look_up(name)).await;
+            assert!(asked.is_ok_and(|asked| asked.is_ok()), "{name}");
+        }
+        // Of those that were asked again each was slow again; the others answer.
         servers.speak(true);
         assert!(servers.settles_at(0).await);
         for name in silent() {
             assert!(look_ups.look_up(&name).await.is_ok());
         }
-        let zones = look_ups.shared.zones.lock();
-        assert!(zones.values().all(|zone| !zone.is_slow.load(Ordering::Relaxed)));
+        assert!(look_ups.shared.remembered.lock().slow.is_empty());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_zone_that_was_silent_is_slow_still_when_many_others_were_asked_about() {
+        let (servers, look_ups) = look_ups();
+        let silent = || (0..4).map(|n| format!("hook.silent{n}.example"));
+        ask_and_give_up(&look_ups, silent()).await;
+        assert!(servers.settles_at(4).await);
+        servers.speak(true);
+        assert!(servers.settles_at(0).await);
+        servers.speak(false);
+        for number in 0..2 * ZONES_MAX {
+            look_ups.shared.zone(&format!("zone{number}.example"));
+        }
+        assert!(!look_ups.shared.zones.lock().contains_key("silent0.example"));
+        ask_and_give_up(&look_ups, silent()).await;
+        assert!(servers.settles_at(2).await);
+    }
+
+    #[test]
+    fn of_so_many_zones_is_remembered_how_they_were_and_quick_ones_push_out_no_slow_one() {
+        let mut remembered = Remembered::default();
+        let many = REMEMBERED_MAX as u64;
+        remembered.note(0, true);
+        (1..=2 * many).for_each(|zone| remembered.note(zone, false));
+        assert_eq!(remembered.quick.len(), REMEMBERED_MAX);
+        assert_eq!(
+            [0, 2 * many, 2 * many + 1].map(|zone| remembered.was_slow(zone)),
+            [Some(true), Some(false), None]
+        );
+        remembered.note(0, false);
+        assert_eq!((remembered.was_slow(0), remembered.slow.len()), (Some(false), 0));
+        (1..=2 * many).for_each(|zone| remembered.note(zone, true));
+        assert_eq!(remembered.slow.len(), REMEMBERED_MAX);
     }
 
     #[tokio::test]
     async fn a_name_without_an_address_is_not_found_and_zones_are_forgotten() {
-        let (_, look_ups) = look_ups(6, 2, 3);
+        let (_, look_ups) = look_ups();
         let fault = look_ups.look_up("nobody.example").await.unwrap_err();
         assert_eq!(fault.kind(), io::ErrorKind::NotFound);
         let kept = look_ups.shared.zone("kept.example");

@@ -99,7 +99,7 @@ impl DisabledReason {
 
 /// Publishes what lanes announce.
 pub trait Notices: fmt::Debug + Send + Sync {
-    /// Takes a notice. Never blocks; holds a bounded number and says itself when it
-    /// drops one.
-    fn publish(&self, notice: Notice);
+    /// Takes a notice; false if there is no room for it now. Never blocks. What the ledger
+    /// has noted of it is found there later.
+    fn publish(&self, notice: Notice) -> bool;
 }

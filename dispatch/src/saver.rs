@@ -70,7 +70,9 @@ impl Shared {
         for (lane, collected) in open.lanes.iter().zip(&collected) {
             lane.saved(collected, &changes, now_ms);
         }
-        notices.into_iter().for_each(|failed| self.notices.publish(Notice::MessageFailed(failed)));
+        for failed in notices {
+            self.notices.publish(Notice::MessageFailed(failed));
+        }
         open.lanes.retain(|lane| match lane.rest(routed) {
             Rest::Busy => true,
             Rest::Needs(sequence) => {

@@ -382,7 +382,10 @@ impl Pace for Turns<'_> {
             Err(error) => {
                 self.has_failed = true;
                 compactor.counters.compaction_failures.fetch_add(1, Ordering::Relaxed);
-                tracing::error!(reason = chain(&error), "a merge beside a rewrite failed, trying again later");
+                tracing::error!(
+                    reason = chain(&error),
+                    "a merge beside a rewrite failed, trying again later"
+                );
             }
         }
     }
@@ -405,8 +408,12 @@ mod tests {
     /// A store with runs of one sample each, and as many files of attempts of one day.
     fn store_with_runs(data_dir: &Path, runs: u64) -> Arc<Store> {
         let (data_dir, mib) = (data_dir.to_owned(), 1 << 20);
-        let settings =
-            StoreSettings { data_dir, segment_bytes: mib as u64, flush_bytes: 64 * mib, series_bytes: 64 * mib };
+        let settings = StoreSettings {
+            data_dir,
+            segment_bytes: mib as u64,
+            flush_bytes: 64 * mib,
+            series_bytes: 64 * mib,
+        };
         let Opened { store, .. } = Store::open(&settings).unwrap();
         for run in 1..=runs {
             let stamp = |sequence| Stamp {

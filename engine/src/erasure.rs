@@ -518,6 +518,8 @@ mod tests {
             assert_eq!(answer(halt), FlushError::DiskFull);
         }
         let files = Halt::Seal(AppendError::NoSegment(io::Error::other("too many open files")));
-        assert!(matches!(answer(files), FlushError::Failed { reason } if reason.contains("cannot be sealed")));
+        assert!(
+            matches!(answer(files), FlushError::Failed { reason } if reason.contains("cannot be sealed"))
+        );
     }
 }

@@ -41,7 +41,7 @@ pub mod query;
 pub mod series;
 pub mod store;
 
-pub use attempts::{AttemptKey, AttemptPage, AttemptPlace, AttemptQuery, AttemptStep};
+pub use attempts::{AttemptKey, AttemptOutcomes, AttemptPage, AttemptPlace, AttemptQuery, AttemptStep};
 pub use catalog::{
     BacklogRecord, CATALOG_FILE, Catalog, CatalogError, Commits, CursorRecord, Dropped, EndpointChange,
     EndpointRecord, ErasureRecord, ExceptionRecord, GivenUpRecord, HealthRecord, KeyRecord, LaneChanges,

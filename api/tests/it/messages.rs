@@ -414,9 +414,19 @@ async fn what_failed_is_listed_sent_again_by_hand_and_seen_in_the_figures() {
         server.get(&format!("{message}/attempts"), &bound).await.expect(200).json()["data"],
         json!([])
     );
+    let misspelt = json!({"event_typ": "check_in.created"});
+    let refused = server.post(&format!("{endpoint}/test"), OPERATOR, &misspelt).await.expect(422).json();
+    assert_eq!(refused["detail"][0]["type"], "unknown_field");
     let off = json!({"active": false}).to_string();
     server.request("PATCH", &endpoint).key(OPERATOR).body(off).send().await.expect(200);
     assert_eq!(server.post(&resend, OPERATOR, &json!({})).await.expect(409).code(), "endpoint_off");
+    for what in ["recover", "replay-missing"] {
+        // The second span has nothing in it.
+        for since in ["2026-01-01T00:00:00Z", "2999-01-01T00:00:00Z"] {
+            let asked = server.post(&format!("{endpoint}/{what}"), OPERATOR, &json!({"since": since})).await;
+            assert_eq!(asked.expect(409).code(), "endpoint_off", "{what} since {since}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! given up --noted with its notice--> saved --> published --> announced, says the ledger
-//!                                       '-- a crash: the next run announces it
+//!                                       '-- no room, or a crash: announced out of the ledger
 //! ```
 
 use super::Lane;
@@ -65,8 +65,8 @@ impl Lane {
         }
     }
 
-    /// What a run before this one gave up and may not have announced: what can be said
-    /// of it now. May read disk.
+    /// What was given up and may not have been announced: what can be said of it now. May
+    /// read disk.
     pub(crate) fn failed_before(&self, shared: &Shared, given_up: GivenUp) -> MessageFailed {
         let GivenUp { from, through, .. } = given_up;
         let range = self.failed_range(from, through, SCHEDULE_OVER);

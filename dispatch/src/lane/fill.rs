@@ -2,30 +2,110 @@
 //! while it is paused, the router's place when it resumes, and its backlogs.
 //!
 //! Reading may block, so it is done on threads that may, and a few lanes at a time. One
-//! that has read for 200 ms goes behind those that wait.
+//! that has read for 200 ms goes behind those that wait. What a paused lane reads has
+//! turns of its own, so that one that answers again waits for nobody's events.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
+
 use super::announce::SCHEDULE_OVER;
 use super::backlog::{SLICE_EVENTS, Span};
+use super::known::{KEPT_MAX, OUTCOMES_MAX};
 use super::state::{Chore, Mode, State};
-use super::{Lane, pause};
+use super::{Lane, LaneConfig, pause};
 use crate::dispatcher::Shared;
 use crate::event::{Cursor, Event, EventReader, ReadFault, Step};
 use crate::ledger::{BacklogKind, GivenUp};
 use crate::notice::MessageFailed;
 
+/// Lanes that read at once, of each kind of turn.
+const READERS_MAX: usize = 4;
 /// How long a lane reads before others have their turn.
-const TURN: Duration = Duration::from_millis(200);
+const TURN_MAX: Duration = Duration::from_millis(200);
 /// Chores done before what was read is sent, and others have their turn.
 const CHORES_AT_ONCE: usize = 4096;
-/// Events looked at for one slice, of which few may be wanted.
+/// Events looked at for one slice, or for a probe, of which few may be wanted.
 const SLICE_READS_MAX: usize = 4096;
 
-/// A reader that is kept from chore to chore.
+/// Which turn a chore waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// To read events that are sent.
+    Events,
+    /// To look for an event to probe with.
+    Probe,
+    /// To join the router.
+    Resume,
+}
+
+impl Chore {
+    pub(super) fn turn(self) -> Turn {
+        match self {
+            Chore::Follow(_) | Chore::Backlog(_) => Turn::Events,
+            Chore::Probe(_) => Turn::Probe,
+            Chore::Resume(_) => Turn::Resume,
+        }
+    }
+}
+
+/// The turns that a lane has, or waits for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Turns([bool; 3]);
+
+impl Turns {
+    pub(super) fn has(self, turn: Turn) -> bool {
+        self.0[turn as usize]
+    }
+
+    /// False if it is there already.
+    fn add(&mut self, turn: Turn) -> bool {
+        !std::mem::replace(&mut self.0[turn as usize], true)
+    }
+
+    fn remove(&mut self, turn: Turn) {
+        self.0[turn as usize] = false;
+    }
+}
+
+/// Turns to read the journal, over all lanes.
+#[derive(Debug)]
+pub(crate) struct ReadTurns {
+    /// Of each kind; whoever finds none waits.
+    turns: [Semaphore; 3],
+    /// Room to keep what is known of a range; whoever finds none asks again.
+    known: Arc<Semaphore>,
+}
+
+impl ReadTurns {
+    pub(crate) fn new() -> ReadTurns {
+        ReadTurns {
+            turns: std::array::from_fn(|_| Semaphore::new(READERS_MAX)),
+            known: Arc::new(Semaphore::new(KEPT_MAX)),
+        }
+    }
+
+    fn of(&self, turn: Turn) -> &Semaphore {
+        &self.turns[turn as usize]
+    }
+}
+
+impl State {
+    /// Others have their turn; `is_over` if the lane does not wait for another one.
+    fn end_turn(&mut self, turn: Turn, is_over: bool, turns: &ReadTurns) {
+        if is_over {
+            self.turns.remove(turn);
+        }
+        if turn == Turn::Events {
+            self.keep_known(|| turns.known.clone().try_acquire_owned().ok());
+        }
+    }
+}
+
+/// A reader that is kept from chore to chore, and the user it is for.
 #[derive(Default)]
-struct Kept(Option<Box<dyn EventReader>>);
+struct Kept(Option<(Option<String>, Box<dyn EventReader>)>);
 
 /// What a fill keeps from turn to turn.
 #[derive(Default)]
@@ -39,31 +119,43 @@ struct Readers {
 }
 
 impl Kept {
-    /// The reader of an organisation, at a cursor.
-    fn at(&mut self, shared: &Shared, org: &str, cursor: Cursor) -> &mut Box<dyn EventReader> {
-        let fits = self.0.as_ref().is_some_and(|reader| reader.cursor() == cursor);
-        if !fits {
+    /// The reader of what may concern a lane, at a cursor.
+    fn at(
+        &mut self,
+        shared: &Shared,
+        org: &str,
+        config: &LaneConfig,
+        cursor: Cursor,
+    ) -> &mut Box<dyn EventReader> {
+        let user = &config.settings.user_id;
+        if self.0.as_ref().is_some_and(|(of, reader)| of != user || reader.cursor() != cursor) {
             self.0 = None;
         }
-        self.0.get_or_insert_with(|| shared.log.reader_of(cursor, org, None))
+        let begin = || (user.clone(), shared.log.reader_of(cursor, org, user.as_deref()));
+        &mut self.0.get_or_insert_with(begin).1
     }
 }
 
 impl Lane {
     /// Reads on where reading may block, unless that is under way.
     pub(super) fn fill_soon(self: &Arc<Lane>, shared: &Arc<Shared>) {
-        if shared.is_stopping() || self.with(|state, _| std::mem::replace(&mut state.filling, true)) {
+        if shared.is_stopping() {
             return;
         }
+        let begin = |state: &mut State, now_ms| {
+            let turn = state.chore(now_ms)?.turn();
+            state.turns.add(turn).then_some(turn)
+        };
+        let Some(turn) = self.with(begin) else { return };
         let (lane, shared) = (self.clone(), shared.clone());
         let handle = shared.handle.clone();
         handle.spawn(async move {
             let mut readers = Readers::default();
             // Few at once: a thousand lanes that lag must not read all together.
-            while let Ok(_turn) = shared.readers.acquire().await {
+            while let Ok(_turn) = shared.readers.of(turn).acquire().await {
                 let (reader, filled) = (lane.clone(), shared.clone());
                 let reading = tokio::task::spawn_blocking(move || {
-                    let goes_on = reader.fill(&filled, &mut readers);
+                    let goes_on = reader.fill(&filled, turn, &mut readers);
                     reader.pump(&filled);
                     goes_on.then_some(readers)
                 });
@@ -72,7 +164,7 @@ impl Lane {
                     Ok(None) => break,
                     Err(_) => {
                         tracing::error!(endpoint = &*lane.id, "reading for a lane panicked");
-                        lane.with(|state, _| state.filling = false);
+                        lane.with(|state, _| state.end_turn(turn, true, &shared.readers));
                         break;
                     }
                 }
@@ -80,15 +172,17 @@ impl Lane {
         });
     }
 
-    /// Reads until there is nothing to read or no room, or its turn is over: then it is
-    /// true, and the lane is still being filled.
-    fn fill(self: &Arc<Lane>, shared: &Arc<Shared>, readers: &mut Readers) -> bool {
+    /// Does chores of one kind until there is nothing to read or no room, or its turn is
+    /// over: then it is true, and the lane has to have another one.
+    fn fill(self: &Arc<Lane>, shared: &Arc<Shared>, turn: Turn, readers: &mut Readers) -> bool {
         let begun = Instant::now();
+        // What a paused lane reads is short, or others have their turn meanwhile.
+        let chores_max = if turn == Turn::Events { CHORES_AT_ONCE } else { 1 };
         let Readers { own, behind, routed } = readers;
         for chores in 0.. {
-            let chore = self.with(|state, now_ms| state.chore(now_ms));
-            let Some(chore) = chore.filter(|_| !shared.is_stopping()) else { break };
-            if chores == CHORES_AT_ONCE || begun.elapsed() >= TURN {
+            let Some(chore) = self.next_chore(shared, turn) else { break };
+            if chores == chores_max || begun.elapsed() >= TURN_MAX {
+                self.with(|state, _| state.end_turn(turn, false, &shared.readers));
                 return true;
             }
             let goes_on = match chore {
@@ -102,15 +196,36 @@ impl Lane {
                 }
             };
             if !goes_on {
+                self.with(|state, _| state.end_turn(turn, true, &shared.readers));
                 break;
             }
         }
-        self.with(|state, _| state.filling = false);
+        let waits = |state: &mut State, now_ms| state.chore(now_ms).is_some_and(|chore| chore.turn() != turn);
+        if self.with(waits) {
+            self.fill_soon(shared);
+        }
         false
+    }
+
+    /// What is to be read next in such a turn; if there is nothing, the turn is given up.
+    fn next_chore(&self, shared: &Shared, turn: Turn) -> Option<Chore> {
+        self.with(|state, now_ms| {
+            let chore = state.chore(now_ms).filter(|chore| chore.turn() == turn && !shared.is_stopping());
+            if chore.is_none() {
+                state.end_turn(turn, true, &shared.readers);
+            }
+            chore
+        })
     }
 
     fn fits(&self, shared: &Shared, event: &Event) -> bool {
         shared.wants(&self.id, &self.config.load().settings, event)
+    }
+
+    /// Whether it is still for the same user. Asked under its lock, behind a read: else the
+    /// reader passed over what the new one is to get.
+    fn is_for_user_of(&self, config: &LaneConfig) -> bool {
+        self.config.load().settings.user_id == config.settings.user_id
     }
 
     /// Reads one event of its own; false once there is none, or it has joined the
@@ -120,8 +235,8 @@ impl Lane {
             // Not for each event: the router holds it while it routes.
             *known = *shared.routed.lock();
         }
-        let through = *known;
-        let reader = kept.at(shared, &self.org, cursor);
+        let (through, config) = (*known, self.config());
+        let reader = kept.at(shared, &self.org, &config, cursor);
         let wanted = |org: &str| (*org == *self.org).then_some(0);
         let step = reader.next(&wanted, through);
         let reached = reader.cursor();
@@ -129,7 +244,7 @@ impl Lane {
             Ok(Step::Event(event)) => {
                 let fits = self.fits(shared, &event);
                 self.with(|state, now_ms| {
-                    if state.mode != Mode::Behind(cursor) {
+                    if state.mode != Mode::Behind(cursor) || !self.is_for_user_of(&config) {
                         return;
                     }
                     state.mode = Mode::Behind(reached);
@@ -147,7 +262,7 @@ impl Lane {
                 let routed = shared.routed.lock();
                 *known = *routed;
                 self.with(|state, _| {
-                    if state.mode != Mode::Behind(cursor) {
+                    if state.mode != Mode::Behind(cursor) || !self.is_for_user_of(&config) {
                         return true;
                     }
                     if reached >= *routed {
@@ -168,7 +283,7 @@ impl Lane {
         }
     }
 
-    /// Reads until there is an event to probe with.
+    /// Looks for an event to probe with; true if it is to look on.
     fn find_probe(&self, shared: &Shared, kept: &mut Kept, cursor: Cursor) -> bool {
         match self.alive_from(shared, cursor) {
             Ok(alive) if alive > cursor => {
@@ -183,10 +298,10 @@ impl Lane {
             Ok(_) => {}
             Err(fault) => return self.skip(shared, fault, cursor, |_, _| {}),
         }
-        let through = *shared.routed.lock();
+        let (through, config) = (*shared.routed.lock(), self.config());
         let mut at = cursor;
-        loop {
-            let reader = kept.at(shared, &self.org, at);
+        for _ in 0..SLICE_READS_MAX {
+            let reader = kept.at(shared, &self.org, &config, at);
             let wanted = |org: &str| (*org == *self.org).then_some(0);
             match reader.next(&wanted, through) {
                 Ok(Step::Event(event)) => {
@@ -206,7 +321,11 @@ impl Lane {
                 }
                 Ok(Step::Pause) => {
                     let reached = reader.cursor();
-                    self.with(|state, now_ms| state.probe_without(reached, now_ms));
+                    self.with(|state, now_ms| {
+                        if self.is_for_user_of(&config) {
+                            state.probe_without(reached, now_ms);
+                        }
+                    });
                     return false;
                 }
                 Err(fault) => {
@@ -218,6 +337,12 @@ impl Lane {
                 }
             }
         }
+        self.with(|state, _| {
+            if self.is_for_user_of(&config) {
+                state.looked(cursor, at);
+            }
+        });
+        true
     }
 
     /// Joins the router; what rests is sent behind live events.
@@ -272,7 +397,8 @@ impl Lane {
                 return false;
             }
         };
-        let reader = kept.at(shared, &self.org, span.at);
+        let config = self.config();
+        let reader = kept.at(shared, &self.org, &config, span.at);
         let wanted = |org: &str| (*org == *self.org).then_some(0);
         let mut events = Vec::with_capacity(SLICE_EVENTS);
         let mut paused = false;
@@ -305,7 +431,11 @@ impl Lane {
             }
         }
         let reached = reader.cursor();
-        self.with(|state, now_ms| state.take_slice(span, &events, reached, now_ms));
+        self.with(|state, now_ms| {
+            if self.is_for_user_of(&config) {
+                state.take_slice(span, &events, reached, now_ms);
+            }
+        });
         // What is not there yet may come.
         !paused || reached >= through
     }
@@ -323,15 +453,18 @@ impl Lane {
         if span.kind == BacklogKind::Passed {
             return Ok(span.through);
         }
-        let (sequences, is_whole) = self.with(|state, _| state.begin_to_know(span));
-        let through = Cursor::behind(*sequences.end()).min(span.through);
+        let Some((sequences, is_whole)) = self.with(|state, _| state.begin_to_know(span)) else {
+            return Ok(span.at);
+        };
+        let (first, mut last) = (*sequences.start(), *sequences.end());
         if !is_whole {
             // What is attempted from now on is noted.
-            let outcomes = shared.deliveries.outcomes(&self.org, &self.id, sequences.clone())?;
-            let given_up = shared.ledger.given_up(&self.id, sequences)?;
+            let outcomes = shared.deliveries.outcomes(&self.org, &self.id, sequences, OUTCOMES_MAX)?;
+            last = outcomes.through.clamp(first, last);
+            let given_up = shared.ledger.given_up(&self.id, first..=last)?;
             self.with(|state, _| state.learn(span, outcomes, given_up));
         }
-        Ok(through)
+        Ok(Cursor::behind(last).min(span.through))
     }
 
     /// Goes on behind what was dropped; false if the journal cannot be read now.

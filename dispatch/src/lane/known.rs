@@ -4,19 +4,28 @@
 //! It is asked of the delivery log for up to 4,096 frames at once, as each question may
 //! take a tenth of a second, and kept from slice to slice. What is attempted meanwhile is noted
 //! here, so it never grows old: it begins empty, and what the log says is added to it.
+//!
+//! Constraints: at most 65,536 outcomes, or those of one frame. Of all lanes 16 keep theirs
+//! while others have their turn to read; the others, and who pauses, ask again.
 
 use std::ops::RangeInclusive;
 
 use hashbrown::HashMap;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::backlog::Span;
-use super::state::State;
-use crate::event::{Event, Place};
+use super::state::{Mode, State};
+use crate::attempt::Outcomes;
+use crate::event::{Cursor, Event, Place};
 use crate::ledger::{BacklogKind, GivenUp};
 
 /// Frames asked about at once, at most and at first.
 const FRAMES_MAX: u64 = 4096;
 const FRAMES_FIRST: u64 = 256;
+/// Outcomes of one answer, but for those of its first frame: about 3 MiB.
+pub(super) const OUTCOMES_MAX: usize = 65_536;
+/// Lanes that keep what they know from turn to turn.
+pub(super) const KEPT_MAX: usize = 16;
 /// With more outcomes than this fewer frames are asked about the next time: about 1 MiB.
 const OUTCOMES_MANY: usize = 16_384;
 /// With fewer than this, more are.
@@ -34,6 +43,10 @@ pub(super) struct Known {
     given_up: Vec<GivenUp>,
     /// The log has said all it knows.
     is_whole: bool,
+    /// Everything before this was read.
+    at: Cursor,
+    /// It is kept from turn to turn.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl Known {
@@ -50,6 +63,8 @@ impl Known {
             outcomes: HashMap::new(),
             given_up: Vec::new(),
             is_whole: false,
+            at: span.at,
+            room: None,
         }
     }
 
@@ -72,18 +87,27 @@ impl Known {
         self.is_whole && self.is_of(span)
     }
 
-    /// Adds what the delivery log and the ledger say of its frames.
-    fn learn(&mut self, outcomes: HashMap<Place, bool>, given_up: Vec<GivenUp>) {
-        for (place, succeeded) in outcomes {
+    /// Adds what the delivery log and the ledger say of its frames, or of the first of them.
+    fn learn(&mut self, Outcomes { by_place, through }: Outcomes, given_up: Vec<GivenUp>) {
+        let (first, last) = (*self.sequences.start(), *self.sequences.end());
+        self.sequences = first..=through.clamp(first, last);
+        self.outcomes.retain(|place, _| self.sequences.contains(&place.sequence));
+        for (place, succeeded) in by_place {
             *self.outcomes.entry(place).or_default() |= succeeded;
         }
         self.given_up.extend(given_up);
         self.is_whole = true;
     }
 
+    /// Everything before this was read.
+    pub(super) fn reached(&mut self, at: Cursor) {
+        self.at = self.at.max(at);
+    }
+
     /// An event was attempted.
     pub(super) fn attempted(&mut self, place: Place, succeeded: bool) {
-        if self.sequences.contains(&place.sequence) {
+        // What was read is not asked about again.
+        if place.sequence >= self.at.sequence && self.sequences.contains(&place.sequence) {
             *self.outcomes.entry(place).or_default() |= succeeded;
         }
     }
@@ -109,19 +133,32 @@ impl Known {
 
 impl State {
     /// The frames with which a span begins, and whether all is known of them. If not, what
-    /// is attempted from now on is noted.
-    pub(super) fn begin_to_know(&mut self, span: Span) -> (RangeInclusive<u64>, bool) {
+    /// is attempted from now on is noted. `None` if the span is not read any more.
+    pub(super) fn begin_to_know(&mut self, span: Span) -> Option<(RangeInclusive<u64>, bool)> {
+        if !matches!(self.mode, Mode::Live | Mode::Behind(_)) {
+            return None;
+        }
         if let Some(known) = self.known.as_ref().filter(|known| known.is_of(span)) {
-            return (known.sequences.clone(), known.is_whole);
+            return Some((known.sequences.clone(), known.is_whole));
         }
         let mut known = Known::begin(span, self.known.as_ref());
+        known.room = self.known.as_mut().and_then(|before| before.room.take());
         // The ledger does not know of these.
         self.unsaved.given_up.iter().for_each(|range| known.gave_up(*range));
-        (self.known.insert(known).sequences.clone(), false)
+        Some((self.known.insert(known).sequences.clone(), false))
+    }
+
+    /// Forgets what is known, unless there is room to keep it until the lane reads on.
+    pub(super) fn keep_known(&mut self, room: impl FnOnce() -> Option<OwnedSemaphorePermit>) {
+        let Some(known) = &mut self.known else { return };
+        known.room = known.room.take().or_else(room);
+        if known.room.is_none() {
+            self.known = None;
+        }
     }
 
     /// Adds what the delivery log and the ledger say of them.
-    pub(super) fn learn(&mut self, span: Span, outcomes: HashMap<Place, bool>, given_up: Vec<GivenUp>) {
+    pub(super) fn learn(&mut self, span: Span, outcomes: Outcomes, given_up: Vec<GivenUp>) {
         if let Some(known) = self.known.as_mut().filter(|known| known.is_of(span)) {
             known.learn(outcomes, given_up);
         }
@@ -130,8 +167,13 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+
     use super::*;
-    use crate::event::{Cursor, EventKind};
+    use crate::event::EventKind;
     use crate::lane::tests::event;
 
     fn place(sequence: u64) -> Place {
@@ -142,8 +184,8 @@ mod tests {
         Span { number: 1, kind, at: Cursor { sequence, ordinal: 2 }, through: Cursor::behind(100_000) }
     }
 
-    fn outcomes(sequences: std::ops::Range<u64>, succeeded: bool) -> HashMap<Place, bool> {
-        sequences.map(|sequence| (place(sequence), succeeded)).collect()
+    fn outcomes(sequences: std::ops::Range<u64>, succeeded: bool, through: u64) -> Outcomes {
+        Outcomes { by_place: sequences.map(|sequence| (place(sequence), succeeded)).collect(), through }
     }
 
     #[test]
@@ -156,7 +198,7 @@ mod tests {
             assert!(!known.is_whole(span(kind, 10)));
             let given_up =
                 GivenUp { from: Cursor::behind(13), through: Cursor::behind(14), at_ms: 0, quiet: false };
-            known.learn(outcomes(10..13, false), vec![given_up]);
+            known.learn(outcomes(10..13, false, u64::MAX), vec![given_up]);
             known.attempted(place(12), true);
             known.gave_up(GivenUp {
                 from: Cursor::behind(14),
@@ -172,6 +214,53 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_ends_early_is_of_the_frames_it_tells_of() {
+        let mut known = Known::begin(span(BacklogKind::Missing, 10), None);
+        known.attempted(place(40), true);
+        known.attempted(place(60), true);
+        known.learn(outcomes(10..50, true, 49), Vec::new());
+        let whole = |sequence| known.is_whole(span(BacklogKind::Missing, sequence));
+        assert_eq!([10, 49, 50].map(whole), [true, true, false]);
+        assert_eq!((known.outcomes.len(), known.next_frames()), (40, FRAMES_FIRST));
+        // It tells of the first frame at least.
+        let mut known = Known::begin(span(BacklogKind::Missing, 10), None);
+        known.learn(outcomes(10..11, true, 3), Vec::new());
+        assert_eq!(known.sequences, 10..=10);
+    }
+
+    #[test]
+    fn what_was_read_is_not_noted() {
+        let mut known = Known::begin(span(BacklogKind::Missing, 10), None);
+        known.learn(outcomes(0..0, true, u64::MAX), Vec::new());
+        known.reached(Cursor { sequence: 100, ordinal: 3 });
+        (10..=100).for_each(|sequence| known.attempted(place(sequence), true));
+        assert_eq!(known.outcomes.len(), 1, "of the frame that is read");
+    }
+
+    #[test]
+    fn what_is_known_is_kept_while_there_is_room_and_until_the_lane_pauses() {
+        let (room, span) = (Arc::new(Semaphore::new(1)), span(BacklogKind::Missing, 10));
+        let keep = || room.clone().try_acquire_owned().ok();
+        let knowing = || {
+            let mut state = State::default();
+            assert!(state.begin_to_know(span).is_some());
+            state.learn(span, outcomes(10..20, true, 19), Vec::new());
+            state.keep_known(keep);
+            state
+        };
+        let (mut kept, forgotten) = (knowing(), knowing());
+        assert_eq!((kept.known.is_some(), forgotten.known.is_some()), (true, false));
+        // The next question keeps the room.
+        let next = Span { at: Cursor::behind(19), ..span };
+        assert_eq!(kept.begin_to_know(next), Some((20..=275, false)));
+        kept.keep_known(|| None);
+        assert!(kept.known.is_some());
+        kept.failures_in_a_row = u32::MAX;
+        kept.pause_if_failing(BTreeSet::new(), 0);
+        assert_eq!((kept.begin_to_know(next), room.available_permits()), (None, 1));
+    }
+
+    #[test]
     fn more_frames_are_asked_about_where_there_are_few_attempts() {
         let (mut at, mut counts, mut before) = (1, Vec::new(), None);
         for attempts in [0, 0, 0, OUTCOMES_MANY, OUTCOMES_MANY, OUTCOMES_FEW, 1, 1] {
@@ -183,7 +272,7 @@ mod tests {
             at = frames.end() + 1;
             // Of one frame, as it may be.
             let of_frame = (0..attempts).map(|group| (Place { group: group as u32, ..place(0) }, true));
-            known.learn(of_frame.collect(), Vec::new());
+            known.learn(Outcomes { by_place: of_frame.collect(), through: u64::MAX }, Vec::new());
             before = Some(known);
         }
         assert_eq!(counts, [256, 1024, 4096, 4096, 1024, 256, 256, 1024]);

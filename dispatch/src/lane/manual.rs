@@ -135,8 +135,7 @@ impl Lane {
         match outcome {
             Outcome::Delivered => {
                 shared.counters.delivered();
-                // Who answers again need not wait for the next probe.
-                self.with(|state, now_ms| state.hurry(now_ms));
+                self.with(|state, now_ms| state.answered(generation, now_ms));
             }
             Outcome::SwitchedOff => {
                 shared.counters.failed();

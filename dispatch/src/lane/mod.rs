@@ -69,6 +69,7 @@ use state::{Mode, State};
 
 pub(crate) use agenda::Agenda;
 pub(crate) use backlog::Asked;
+pub(crate) use fill::ReadTurns;
 pub(crate) use manual::ManualRoom;
 pub(crate) use save::{Collected, Rest};
 pub use stats::LaneStats;
@@ -155,8 +156,11 @@ impl Lane {
     pub(crate) fn enlist(self: &Arc<Lane>, agenda: &Arc<Agenda>) {
         let post = Post { agenda: agenda.clone(), me: Arc::downgrade(self), slot: Mutex::default() };
         if self.post.set(post).is_ok() {
-            // Whatever it needs, the next save is to know.
-            self.with(|state, _| state.unsaved.needs = true);
+            self.with(|state, now_ms| {
+                // Whatever it needs, the next save is to know.
+                state.unsaved.needs = true;
+                state.spread_probe(&self.id, now_ms);
+            });
         }
     }
 

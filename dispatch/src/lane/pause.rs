@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use super::job::{Job, Origin};
 use super::state::{EXCEPTIONS_MAX, Mode, State, WINDOW_FIRST};
 use super::taken::Ticket;
@@ -140,6 +142,7 @@ impl State {
 
     /// Everything that waits rests from now on.
     fn pause(&mut self, unkept: BTreeSet<Ticket>, now_ms: i64) {
+        self.known = None;
         let waiting = self.queues.clear();
         let mut tickets = unkept;
         // What was to be drawn together is read again.
@@ -187,6 +190,16 @@ impl State {
             pause.probe = Some(Job::of(event, Origin::Probe, generation));
         }
         self.send_probe(now_ms);
+    }
+
+    /// No event to probe with was found by a reader that stood at `from`, as far as `at`.
+    pub(super) fn looked(&mut self, from: Cursor, at: Cursor) {
+        if let Mode::Paused(pause) = &mut self.mode
+            && pause.at.max(pause.alive) == from
+            && pause.probe.is_none()
+        {
+            pause.at = at;
+        }
     }
 
     /// There is no event to probe with before `reached`: an exception that is due
@@ -254,8 +267,23 @@ impl State {
         Some(given_up)
     }
 
-    /// Sends a probe as soon as may be: somebody saw the receiver answer.
-    pub(super) fn hurry(&mut self, now_ms: i64) {
+    /// A restart finds many that are paused: their first probes come one after the other,
+    /// within as long as is between two of one lane.
+    pub(super) fn spread_probe(&mut self, id: &str, now_ms: i64) {
+        if let Mode::Paused(pause) = &mut self.mode {
+            let share = xxh3_64(id.as_bytes()) % ms(PROBE_MAX).cast_unsigned();
+            pause.next_ms = now_ms.saturating_add(share.cast_signed());
+        }
+    }
+
+    /// The receiver took something that was sent by hand: it does not only fail, and need
+    /// not wait for the next probe.
+    pub(super) fn answered(&mut self, generation: u64, now_ms: i64) {
+        if generation != self.generation {
+            return;
+        }
+        self.failures_in_a_row = 0;
+        self.health.failing_since_ms = None;
         if let Mode::Paused(pause) = &mut self.mode {
             pause.next_ms = pause.next_ms.min(now_ms);
         }
@@ -273,7 +301,8 @@ pub(super) fn live_tickets(job: &Job) -> BTreeSet<Ticket> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::job::Origin;
+    use super::super::delivery::Outcome;
+    use super::super::state::Chore;
     use super::*;
     use crate::event::{EventKind, Place};
 
@@ -309,6 +338,42 @@ mod tests {
             starts.push(pause.next_ms);
         }
         assert_eq!(starts, [5_000, 15_000, 35_000, 75_000, 115_000, 155_000]);
+    }
+
+    #[test]
+    fn what_succeeds_by_hand_ends_the_time_of_failing_unless_the_lane_began_anew() {
+        let mut state = State { failures_in_a_row: 19, generation: 1, ..State::default() };
+        state.mode = Mode::Paused(Pause::new(None, 40_000));
+        state.health.failing_since_ms = Some(7);
+        state.answered(0, 100);
+        assert_eq!((state.health.failing_since_ms, state.failures_in_a_row), (Some(7), 19));
+        state.answered(1, 100);
+        assert_eq!((state.health.failing_since_ms, state.failures_in_a_row), (None, 0));
+        assert!(matches!(&state.mode, Mode::Paused(pause) if pause.is_due(100)));
+    }
+
+    #[test]
+    fn a_day_without_a_failure_begins_the_time_of_failing_anew() {
+        const HOUR: i64 = 3_600_000;
+        let mut state = State { mode: Mode::Paused(Pause::new(None, 0)), ..State::default() };
+        let mut since = |hours: i64| {
+            state.finish(&job(), Outcome::Failed { retry_after: None }, &[], hours * HOUR);
+            state.health.failing_since_ms.map(|since| since / HOUR)
+        };
+        assert_eq!([1, 25, 30, 55, 79].map(&mut since), [1, 1, 1, 55, 55].map(Some));
+    }
+
+    #[test]
+    fn who_looks_for_a_probe_goes_on_where_that_ended_unless_something_before_it_rests_too() {
+        let at = |sequence| Cursor { sequence, ordinal: 0 };
+        let mut state = State { mode: Mode::Paused(Pause::new(Some(at(5)), 0)), ..State::default() };
+        assert_eq!(state.chore(0), Some(Chore::Probe(at(5))));
+        state.looked(at(5), at(4101));
+        assert_eq!(state.chore(0), Some(Chore::Probe(at(4101))));
+        let Mode::Paused(pause) = &mut state.mode else { panic!("it goes on") };
+        (pause.from, pause.at) = (Some(at(3)), at(3));
+        state.looked(at(4101), at(9000));
+        assert_eq!(state.chore(0), Some(Chore::Probe(at(3))));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::backlog::{Backlogs, SLICE_EVENTS, Span};
 use super::carried::cursor_of;
 use super::delivery::Outcome;
+use super::fill::Turns;
 use super::gather::Shape;
 use super::job::{Job, Origin, Queues};
 use super::known::Known;
@@ -30,7 +31,10 @@ pub(super) const EXCEPTIONS_MAX: usize = 1000;
 /// Live events taken although so many wait: else a lane that resumes would take none.
 pub(super) const TAKEN_MIN: usize = WINDOW_FIRST;
 /// An endpoint that only fails for so long is switched off.
-const FAILING_MAX_MS: i64 = 5 * 24 * 3600 * 1000;
+const FAILING_MAX_MS: i64 = 5 * DAY_MS;
+/// Without a failure for longer than this nobody knows that it failed meanwhile.
+const FAILURE_GAP_MAX_MS: i64 = DAY_MS;
+const DAY_MS: i64 = 24 * 3600 * 1000;
 /// How soon a lane that could not read on tries again.
 const READ_AGAIN_MS: i64 = 100;
 
@@ -78,8 +82,8 @@ pub(super) struct State {
     pub(super) row: Option<Cursor>,
     /// What the catalog has of its health.
     pub(super) health_saved: Health,
-    /// Somebody reads the journal for this lane now.
-    pub(super) filling: bool,
+    /// Somebody reads the journal for this lane now, or waits to.
+    pub(super) turns: Turns,
     pub(super) counts: Counts,
     /// How requests are made.
     pub(super) shape: Shape,
@@ -160,7 +164,7 @@ impl State {
         let ahead: BTreeSet<Place> =
             exceptions.iter().map(|exception| exception.place).chain(carried.iter().copied()).collect();
         let mode = match (health.paused_at_ms, row) {
-            // Probed at once.
+            // When it is probed is chosen once it is on an agenda.
             (Some(_), row) => Mode::Paused(Pause::new(row, 0)),
             (None, Some(from)) => Mode::Behind(from),
             (None, None) => Mode::Live,
@@ -238,11 +242,11 @@ impl State {
 
     /// Whether it is time to read on.
     pub(super) fn wants_fill(&self, now_ms: i64) -> bool {
-        !self.filling
-            && match self.chore(now_ms) {
-                Some(Chore::Follow(_)) => self.held() < TAKEN_MAX / 2,
-                other => other.is_some(),
-            }
+        let chore = self.chore(now_ms).filter(|chore| !self.turns.has(chore.turn()));
+        match chore {
+            Some(Chore::Follow(_)) => self.held() < TAKEN_MAX / 2,
+            other => other.is_some(),
+        }
     }
 
     /// What is to be read next.
@@ -304,6 +308,9 @@ impl State {
             }
         }
         self.backlogs.reached(reached);
+        if let Some(known) = self.known.as_mut().filter(|_| is_asked) {
+            known.reached(reached);
+        }
         if reached >= span.through {
             self.known = None;
         }
@@ -389,7 +396,10 @@ impl State {
         self.window = (self.window / 2).max(1);
         self.failures_in_a_row += 1;
         self.counts.failed += 1;
-        self.counts.last_failure_ms = Some(now_ms);
+        let before_ms = self.counts.last_failure_ms.replace(now_ms);
+        if before_ms.is_some_and(|before| now_ms.saturating_sub(before) > FAILURE_GAP_MAX_MS) {
+            self.health.failing_since_ms = None;
+        }
         let since = *self.health.failing_since_ms.get_or_insert(now_ms);
         now_ms.saturating_sub(since) >= FAILING_MAX_MS
     }
@@ -586,7 +596,7 @@ impl State {
             queues: std::mem::take(&mut self.queues),
             workers: self.workers,
             window: WINDOW_FIRST,
-            filling: self.filling,
+            turns: self.turns,
             unsaved: Unsaved { wiped: true, given_up, notices, ..Unsaved::default() },
             counts: Counts { passed: 0, ..self.counts },
             shape: self.shape,

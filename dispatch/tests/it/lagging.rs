@@ -6,16 +6,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use systole_dispatch::endpoint::EndpointSettings;
-use systole_dispatch::event::{Cursor, Event};
-use systole_dispatch::ledger::Exception;
+use systole_dispatch::event::{Cursor, Event, EventKind};
+use systole_dispatch::ledger::{Exception, Health};
 
-use crate::world::{Hook, ORG, Reply, World, comes_within, filter, ids_of, now_ms, settings};
+use crate::world::{
+    CHECK_IN, Draft, Hook, ORG, Reply, World, comes_within, filter, ids_of, now_ms, settings,
+};
 
 const SOON: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_secs(20);
 /// Most deliveries that wait for another attempt, and most in flight; the lane's.
 const EXCEPTIONS_MAX: usize = 1000;
 const WINDOW_FIRST: usize = 8;
+/// Events that take a lane seconds to read.
+const MANY: u64 = 20_000;
 
 /// Where nobody listens.
 fn refused_url() -> String {
@@ -70,7 +74,7 @@ fn receivers_that_think_for_long_hold_no_memory_of_the_others() {
     run.stop();
 }
 
-/// Retries of the first events, due in an hour.
+/// Retries of events, due in an hour.
 fn wait_for_an_hour(world: &World, events: &[Event]) {
     world.book.store(|stored| {
         for event in events {
@@ -135,6 +139,122 @@ fn lanes_that_read_for_long_let_another_one_have_its_turn() {
     assert!(comes_within(SOON, || run.stats().lanes_behind == 0));
     run.stop();
     assert_eq!(hook.taken(), ids_of(&events[4990..]));
+}
+
+/// Lanes that want nothing of many events before them; those from `paused` on are paused.
+fn idle_readers(world: &World, url: &str, count: usize, paused: usize) {
+    let unwanted = EndpointSettings { filter_types: filter(&["check_in.created"]), ..settings(url) };
+    world.log.append_many(MANY, 400);
+    for number in 0..count {
+        let id = format!("idle_{number}");
+        world.endpoint_with(&id, ORG, unwanted.clone());
+        world.book.store(|stored| {
+            stored.rows.insert(id.clone(), Cursor { sequence: 1, ordinal: 0 });
+            if number >= paused {
+                stored.health.insert(id, pause(world));
+            }
+            stored.routed = MANY;
+        });
+    }
+}
+
+fn pause(world: &World) -> Health {
+    Health { failing_since_ms: Some(world.now_ms()), paused_at_ms: Some(world.now_ms()) }
+}
+
+#[test]
+fn a_lane_that_answers_again_waits_for_nobody_who_reads_for_long() {
+    let (world, hook) = (World::new(), Hook::willing());
+    idle_readers(&world, &hook.url(), 8, 4);
+    let tried = world.log.events().swap_remove(9);
+    wait_for_an_hour(&world, std::slice::from_ref(&tried));
+    world.endpoint("ep_1", &hook.url());
+    world.book.store(|stored| {
+        stored.health.insert("ep_1".to_owned(), pause(&world));
+        stored.routed = MANY;
+    });
+    world.log.slow_down(Duration::from_millis(1));
+    let run = world.start_without_router();
+    // Probes are due, and one lane has nothing to probe with yet.
+    world.pass(Duration::from_secs(60));
+    assert!(comes_within(SOON, || world.log.users().len() == 8));
+    world.pass(Duration::from_secs(3600));
+    assert!(comes_within(SOON, || !run.lane("ep_1").is_paused()));
+    let (reads, stats) = (world.log.reads(), run.stats());
+    assert_eq!((stats.lanes_behind, stats.lanes_paused), (4, 4));
+    world.log.slow_down(Duration::ZERO);
+    run.stop();
+    assert!(reads < 2 * MANY as usize, "{reads} reads came before it");
+    assert_eq!(hook.taken(), ids_of([&tried]));
+}
+
+#[test]
+fn lanes_that_look_for_a_probe_for_long_let_another_one_look() {
+    let (world, hook) = (World::new(), Hook::willing());
+    idle_readers(&world, &hook.url(), 4, 0);
+    world.endpoint("ep_last", &hook.url());
+    world.book.store(|stored| drop(stored.health.insert("ep_last".to_owned(), pause(&world))));
+    world.log.slow_down(Duration::from_micros(300));
+    let run = world.start();
+    world.pass(Duration::from_secs(60));
+    assert!(comes_within(SOON, || world.log.users().len() == 4));
+    let event = world.log.append_many(1, 1);
+    assert!(comes_within(SOON, || hook.count() == 1));
+    let reads = world.log.reads();
+    world.log.slow_down(Duration::ZERO);
+    run.stop();
+    // Those before it looked at 4,096 events each, or twice as many.
+    assert!(reads < 3 * MANY as usize, "{reads} reads came before it");
+    assert_eq!(hook.taken(), ids_of(&event));
+}
+
+#[test]
+fn a_lane_of_one_user_reads_what_is_about_that_user_alone() {
+    let (world, hook) = (World::new(), Hook::willing());
+    let of = |user: &'static str| Draft { user: Some(user), ..Draft::of(1) };
+    let events: Vec<Event> = (0..3000)
+        .flat_map(|number| world.log.append(&[of(if number % 300 == 7 { "u_2" } else { "u_1" })]))
+        .collect();
+    let bound = EndpointSettings { user_id: Some("u_2".to_owned()), ..settings(&hook.url()) };
+    world.endpoint_with("ep_1", ORG, bound);
+    world.book.store(|stored| {
+        stored.rows.insert("ep_1".to_owned(), Cursor { sequence: 1, ordinal: 0 });
+        stored.routed = 3000;
+    });
+    let run = world.start();
+    assert!(comes_within(SOON, || hook.count() == 10 && run.stats().lanes_behind == 0));
+    run.stop();
+    assert_eq!(hook.taken(), ids_of(events.iter().filter(|event| event.user.as_deref() == Some("u_2"))));
+    assert!(world.log.reads() < 20, "{} reads", world.log.reads());
+}
+
+#[test]
+fn a_lane_that_gets_another_user_while_it_reads_passes_over_nothing_of_that_one() {
+    let (world, hook) = (World::new(), Hook::willing());
+    let bound = |user: &str| EndpointSettings {
+        user_id: Some(user.to_owned()),
+        filter_types: filter(&["check_in.created"]),
+        ..settings(&hook.url())
+    };
+    // What the endpoint is for at first it does not want, so it reads on and on.
+    world.log.append_many(3000, 400);
+    world.endpoint_with("ep_1", ORG, bound("u_1"));
+    world.book.store(|stored| {
+        stored.rows.insert("ep_1".to_owned(), Cursor { sequence: 1, ordinal: 0 });
+        stored.routed = 3000;
+    });
+    world.log.slow_down(Duration::from_millis(1));
+    let run = world.start();
+    assert!(comes_within(SOON, || world.log.reads() > 10));
+    run.reconfigure("ep_1", bound("u_2"));
+    let check_in = Draft { user: Some("u_2"), topic: CHECK_IN, kind: EventKind::Published, ..Draft::of(1) };
+    let events: Vec<Event> = (0..5).flat_map(|_| world.log.append(std::slice::from_ref(&check_in))).collect();
+    assert!(comes_within(SOON, || hook.count() == 5 && run.stats().lanes_behind == 0));
+    world.log.slow_down(Duration::ZERO);
+    run.stop();
+    assert_eq!(hook.taken(), ids_of(&events));
+    assert_eq!(world.log.users(), [Some("u_1".to_owned()), Some("u_2".to_owned())]);
+    assert!(world.log.reads() < 3000, "{} reads", world.log.reads());
 }
 
 #[test]

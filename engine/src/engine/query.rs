@@ -116,8 +116,12 @@ impl Parts {
                 classifier.run();
             })?,
         );
-        let to = intake.clone();
-        threads.push(spawn("notices", move || publisher.run(&to))?);
+        let (to, guard) = (intake.clone(), PoisonOnPanic { intake: intake.clone(), thread: "notices" });
+        let told = webhooks.clone();
+        threads.push(spawn("notices", move || {
+            let _guard = guard;
+            publisher.run(&to, &|most| told.unannounced(most));
+        })?);
         let (routed, guard) = (webhooks.clone(), PoisonOnPanic { intake: intake.clone(), thread: "router" });
         threads.insert(
             0,

@@ -99,6 +99,10 @@ impl Webhooks {
         until_ms: Option<i64>,
     ) -> Result<(), AgainError> {
         let start = self.start_of(org, endpoint)?;
+        // Also where nothing is to be sent.
+        if self.dispatcher.lane(endpoint).is_some_and(|lane| lane.is_off()) {
+            return Err(AgainError::Off);
+        }
         let kept = Cursor::behind(self.log.removed().0);
         let through = match until_ms {
             Some(until) => self.cursor_at(until)?,

@@ -6,9 +6,8 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::HashMap;
 use systole_dispatch::attempt::{
-    Attempt, DeliveryLog, DeliveryLogFault, SUCCESS_BODY_BYTES_MAX, Trigger as DispatchTrigger,
+    Attempt, DeliveryLog, DeliveryLogFault, Outcomes, SUCCESS_BODY_BYTES_MAX, Trigger as DispatchTrigger,
 };
 use systole_dispatch::client::ANSWER_BYTES_MAX;
 use systole_dispatch::event::{EventKind, Place};
@@ -58,17 +57,18 @@ impl DeliveryLog for JournalDeliveries {
         org: &str,
         endpoint: &str,
         sequences: RangeInclusive<u64>,
-    ) -> Result<HashMap<Place, bool>, DeliveryLogFault> {
+        most: usize,
+    ) -> Result<Outcomes, DeliveryLogFault> {
         if !self.queue.settle_within(SETTLE_MAX) {
             return Err(DeliveryLogFault(Box::new(Unsettled)));
         }
-        let found = self.store.attempt_outcomes(org, endpoint, sequences);
+        let found = self.store.attempt_outcomes(org, endpoint, sequences, most);
         let found = found.map_err(|error| DeliveryLogFault(Box::new(error)))?;
-        let known = found.into_iter().filter_map(|((sequence, group, chunk, kind), success)| {
+        let known = found.by_place.into_iter().filter_map(|((sequence, group, chunk, kind), success)| {
             let kind = EventKind::from_number(kind)?;
             Some((Place { sequence, group, chunk, kind }, success))
         });
-        Ok(known.collect())
+        Ok(Outcomes { by_place: known.collect(), through: found.through })
     }
 }
 

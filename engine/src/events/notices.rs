@@ -1,12 +1,13 @@
 //! What lanes announce, published as events: `message.failed`, `endpoint.disabled`.
 //!
 //! Constraints: a lane never waits for the journal; at most [`WAITING_MAX`] notices
-//! wait, and beyond it they are dropped and said. What was announced before a stop is
-//! published by it. The catalog knows of each delivery that was given up whether that
-//! was announced, so what a crash or a full queue lost the next start announces; what
-//! was published and not noted by a crash it announces twice. `endpoint.disabled` is
-//! announced once at most.
+//! wait. What was announced before a stop is published by it. The catalog knows of each
+//! delivery that was given up whether that was announced: what found no room is read from
+//! there once there is some, and what a crash lost by the next start; what was published
+//! and not noted by a crash comes twice. `endpoint.disabled` is announced once it is
+//! stored, and once at most.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 use systole_dispatch::event::Cursor;
 use systole_dispatch::notice::{ENDPOINT_DISABLED, MESSAGE_FAILED, MessageFailed, Notice, Notices};
 use systole_storage::frame::{Published, encode_published};
-use systole_storage::{Catalog, CursorRecord};
+use systole_storage::{Catalog, CursorRecord, Draft};
 
 use super::ledger::cursor_record;
 use crate::commit::{CommitError, Intake, block_on_ack};
@@ -24,8 +25,10 @@ use crate::commit::{CommitError, Intake, block_on_ack};
 /// Notices that wait for the journal: some seconds of an endpoint whose deliveries are
 /// all given up.
 const WAITING_MAX: usize = 4096;
-/// Notices published until the catalog is told.
+/// Notices handed in before one is waited for, and published until the catalog is told.
 const BATCH: usize = 64;
+/// Notices that are read from the catalog at once.
+const PAGE: u32 = 4096;
 /// Pause after the disk was full.
 const RETRY: Duration = Duration::from_millis(500);
 /// How often the thread looks whether the queue is stopped.
@@ -37,6 +40,8 @@ pub(crate) struct NoticeQueue {
     sender: SyncSender<Notice>,
     /// Nothing more comes.
     ended: Arc<AtomicBool>,
+    /// Some found no room, or are of the last run.
+    overflowed: Arc<AtomicBool>,
 }
 
 /// Publishes what was taken, on a thread of its own.
@@ -44,15 +49,23 @@ pub(crate) struct NoticeQueue {
 pub(crate) struct NoticePublisher {
     receiver: Receiver<Notice>,
     ended: Arc<AtomicBool>,
+    overflowed: Arc<AtomicBool>,
     /// Knows what was announced.
     catalog: Arc<Catalog>,
+    /// What was announced out of the catalog last: its own notice may come behind.
+    announced: BTreeSet<Noted>,
 }
+
+/// What the catalog has of a notice: the endpoint, and its events from the first to behind
+/// the last.
+type Noted = (Arc<str>, Cursor, Cursor);
 
 /// A queue, and what empties it.
 pub(crate) fn notice_queue(catalog: Arc<Catalog>) -> (NoticeQueue, NoticePublisher) {
     let (sender, receiver) = sync_channel(WAITING_MAX);
-    let ended = Arc::new(AtomicBool::new(false));
-    (NoticeQueue { sender, ended: ended.clone() }, NoticePublisher { receiver, ended, catalog })
+    let (ended, overflowed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
+    let queue = NoticeQueue { sender, ended: ended.clone(), overflowed: overflowed.clone() };
+    (queue, NoticePublisher { receiver, ended, overflowed, catalog, announced: BTreeSet::new() })
 }
 
 impl NoticeQueue {
@@ -63,79 +76,132 @@ impl NoticeQueue {
 }
 
 impl Notices for NoticeQueue {
-    fn publish(&self, notice: Notice) {
+    fn publish(&self, notice: Notice) -> bool {
         match self.sender.try_send(notice) {
-            Ok(()) => {}
+            Ok(()) => true,
             Err(TrySendError::Full(notice)) => {
-                tracing::warn!(endpoint = endpoint_of(&notice), "a notice was dropped: too many wait");
+                self.overflowed.store(true, Ordering::Release);
+                tracing::warn!(endpoint = endpoint_of(&notice), "a notice comes later: too many wait");
+                false
             }
             Err(TrySendError::Disconnected(notice)) => {
                 tracing::warn!(endpoint = endpoint_of(&notice), "a notice was dropped: the server stops");
+                false
             }
         }
     }
 }
 
 impl NoticePublisher {
-    /// Publishes until the queue is stopped and empty. Blocks.
-    pub(crate) fn run(self, intake: &Arc<Intake>) {
+    /// Publishes until the queue is stopped and empty; `unannounced` gives so many of what
+    /// the catalog has as not announced. Blocks.
+    pub(crate) fn run(mut self, intake: &Arc<Intake>, unannounced: &dyn Fn(u32) -> Vec<Notice>) {
         // The committer takes frames until the last notice is one.
         let _open = intake.keep_open();
         loop {
             // Asked first: what was announced before the stop is in the queue then.
             let ended = self.ended.load(Ordering::Acquire);
-            match self.receiver.recv_timeout(LOOK_EACH) {
+            let is_empty = match self.receiver.recv_timeout(LOOK_EACH) {
                 Ok(first) => {
                     let batch = std::iter::once(first).chain(self.receiver.try_iter()).take(BATCH);
-                    let published: Vec<Notice> =
-                        batch.filter(|notice| self.publish(intake, notice)).collect();
+                    let batch: Vec<Notice> = batch.collect();
+                    let is_empty = batch.len() < BATCH;
+                    let new = batch.into_iter().filter(|notice| !self.was_announced(notice)).collect();
+                    let published = self.publish(intake, new);
                     self.note(&published);
+                    is_empty
                 }
-                Err(RecvTimeoutError::Timeout) if !ended => {}
+                Err(RecvTimeoutError::Timeout) if !ended => {
+                    // Whatever was behind its row is here by now.
+                    self.announced.clear();
+                    true
+                }
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
+            };
+            // Not before: what waits in the queue is in the catalog too.
+            if is_empty && !ended && self.overflowed.swap(false, Ordering::AcqRel) {
+                self.catch_up(intake, unannounced(PAGE));
             }
         }
     }
 
-    /// Notes in the catalog that these are durable.
-    fn note(&self, published: &[Notice]) {
-        let ranges: Vec<_> = published.iter().flat_map(noted).collect();
-        if ranges.is_empty() {
-            return;
+    /// Publishes what the catalog has as not announced.
+    fn catch_up(&mut self, intake: &Arc<Intake>, mut page: Vec<Notice>) {
+        let count = page.len();
+        let (mut published_count, mut is_noted) = (0, true);
+        self.announced.clear();
+        while !page.is_empty() {
+            let rest = page.split_off(page.len().min(BATCH));
+            let published = self.publish(intake, std::mem::replace(&mut page, rest));
+            is_noted &= self.note(&published);
+            published_count += published.len();
+            self.announced.extend(published.iter().flat_map(noted));
         }
-        if let Err(error) = self.catalog.mark_announced(&ranges) {
-            let error = crate::flusher::chain(&error);
+        // Else the same ones would come again.
+        if count == PAGE as usize && published_count == count && is_noted {
+            self.overflowed.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether it was announced out of the catalog, where it stood before it came here.
+    fn was_announced(&self, notice: &Notice) -> bool {
+        let noted = noted(notice);
+        !noted.is_empty() && noted.iter().all(|noted| self.announced.contains(noted))
+    }
+
+    /// Notes in the catalog that these are durable; false if that failed.
+    fn note(&self, published: &[Notice]) -> bool {
+        let noted: Vec<Noted> = published.iter().flat_map(noted).collect();
+        if noted.is_empty() {
+            return true;
+        }
+        let ranges: Vec<(&str, CursorRecord, CursorRecord)> = noted
+            .iter()
+            .map(|(endpoint, from, through)| (&**endpoint, cursor_record(*from), cursor_record(*through)))
+            .collect();
+        let marked = self.catalog.mark_announced(&ranges);
+        if let Err(error) = &marked {
+            let error = crate::flusher::chain(error);
             tracing::warn!(error, "what was announced could not be noted, and will be announced again");
         }
+        marked.is_ok()
     }
 
-    /// Publishes a notice, and tries again while the disk is full; whether it did.
-    fn publish(&self, intake: &Arc<Intake>, notice: &Notice) -> bool {
-        let (org, user, name, data) = event_of(notice);
-        let data = data.to_string();
-        let event = Published { org, user, name, id: None, bound: false, data: &data };
+    /// Publishes notices, and tries again while the disk is full; returns those that it did.
+    /// All are handed in before one is waited for.
+    fn publish(&self, intake: &Arc<Intake>, notices: Vec<Notice>) -> Vec<Notice> {
+        let (mut published, mut waiting) = (Vec::with_capacity(notices.len()), notices);
         loop {
-            match block_on_ack(intake.submit_internal(encode_published(&event))) {
-                Ok(_) => return true,
-                Err(CommitError::DiskFull) if !self.ended.load(Ordering::Acquire) => {
-                    std::thread::sleep(RETRY);
-                }
-                Err(error) => {
-                    let error = crate::flusher::chain(&error);
-                    tracing::warn!(endpoint = endpoint_of(notice), error, "a notice was not published");
-                    return false;
+            let hand_in = |notice: Notice| (intake.submit_internal(draft_of(&notice)), notice);
+            let handed_in: Vec<_> = waiting.drain(..).map(hand_in).collect();
+            for (ack, notice) in handed_in {
+                match block_on_ack(ack) {
+                    Ok(_) => published.push(notice),
+                    Err(CommitError::DiskFull) if !self.ended.load(Ordering::Acquire) => waiting.push(notice),
+                    Err(error) => {
+                        let error = crate::flusher::chain(&error);
+                        tracing::warn!(endpoint = endpoint_of(&notice), error, "a notice was not published");
+                    }
                 }
             }
+            if waiting.is_empty() {
+                return published;
+            }
+            std::thread::sleep(RETRY);
         }
     }
 }
 
+fn draft_of(notice: &Notice) -> Draft {
+    let (org, user, name, data) = event_of(notice);
+    let data = data.to_string();
+    encode_published(&Published { org, user, name, id: None, bound: false, data: &data })
+}
+
 /// What the catalog has of it.
-fn noted(notice: &Notice) -> Vec<(&str, CursorRecord, CursorRecord)> {
+fn noted(notice: &Notice) -> Vec<Noted> {
     let Notice::MessageFailed(failed) = notice else { return Vec::new() };
-    let range = |(from, through): &(Cursor, Cursor)| {
-        (&*failed.endpoint, cursor_record(*from), cursor_record(*through))
-    };
+    let range = |(from, through): &(Cursor, Cursor)| (failed.endpoint.clone(), *from, *through);
     failed.noted.iter().map(range).collect()
 }
 
@@ -188,13 +254,15 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_notice_says_which_endpoint_it_is_about_and_what_happened() {
-        let failed = Notice::MessageFailed(MessageFailed {
+    const FROM: Cursor = Cursor { sequence: 7, ordinal: 0 };
+    const THROUGH: Cursor = Cursor { sequence: 7, ordinal: 1 };
+
+    fn failed(noted: Vec<(Cursor, Cursor)>) -> Notice {
+        Notice::MessageFailed(MessageFailed {
             endpoint: "ep_1".into(),
             org: "acme".into(),
-            from: Cursor { sequence: 7, ordinal: 0 },
-            through: Cursor { sequence: 7, ordinal: 1 },
+            from: FROM,
+            through: THROUGH,
             message: Some(FailedMessage {
                 id: "evt_1".to_owned(),
                 event_type: Some("steps.created".to_owned()),
@@ -204,8 +272,13 @@ mod tests {
             status_code: Some(500),
             error: None,
             attempts: 8,
-            noted: vec![(Cursor { sequence: 7, ordinal: 0 }, Cursor { sequence: 7, ordinal: 1 })],
-        });
+            noted,
+        })
+    }
+
+    #[test]
+    fn a_notice_says_which_endpoint_it_is_about_and_what_happened() {
+        let failed = failed(vec![(FROM, THROUGH)]);
         let (org, user, name, data) = event_of(&failed);
         assert_eq!((org, user, name), ("acme", Some("u_1"), "message.failed"));
         assert_eq!(
@@ -213,8 +286,7 @@ mod tests {
             json!({"endpoint_id": "ep_1", "message_id": "evt_1", "event_type": "steps.created",
                 "message_count": 1, "status_code": 500, "error": null, "attempt_count": 8})
         );
-        let of = |sequence, ordinal| CursorRecord { sequence, ordinal };
-        assert_eq!(noted(&failed), [("ep_1", of(7, 0), of(7, 1))]);
+        assert_eq!(noted(&failed), [(Arc::<str>::from("ep_1"), FROM, THROUGH)]);
         let disabled = Notice::EndpointDisabled {
             endpoint: "ep_1".into(),
             org: "acme".into(),
@@ -229,18 +301,36 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_full_queue_drops_and_never_waits() {
+    fn queue() -> (tempfile::TempDir, NoticeQueue, NoticePublisher) {
         let dir = tempfile::tempdir().unwrap();
         let (queue, publisher) = notice_queue(Arc::new(Catalog::open(dir.path()).unwrap()));
+        (dir, queue, publisher)
+    }
+
+    #[test]
+    fn a_full_queue_never_waits_and_has_the_catalog_read_again() {
+        let (_dir, queue, publisher) = queue();
         let notice = Notice::EndpointDisabled {
             endpoint: "ep_1".into(),
             org: "acme".into(),
             reason: DisabledReason::Gone,
             failing_since_ms: None,
         };
-        (0..WAITING_MAX + 10).for_each(|_| queue.publish(notice.clone()));
+        // A start reads it too.
+        assert!(publisher.overflowed.swap(false, Ordering::Relaxed));
+        let taken = (0..WAITING_MAX + 10).filter(|_| queue.publish(notice.clone())).count();
+        assert_eq!(taken, WAITING_MAX);
+        assert!(publisher.overflowed.load(Ordering::Relaxed));
         drop(queue);
         assert_eq!(publisher.receiver.iter().count(), WAITING_MAX);
+    }
+
+    #[test]
+    fn what_was_announced_out_of_the_catalog_is_known_when_its_own_notice_comes() {
+        let (_dir, _queue, mut publisher) = queue();
+        let later = Cursor { ordinal: 2, ..THROUGH };
+        publisher.announced.extend(noted(&failed(vec![(FROM, THROUGH)])));
+        let told = [vec![(FROM, THROUGH)], vec![(FROM, THROUGH), (THROUGH, later)], Vec::new()];
+        assert_eq!(told.map(|noted| publisher.was_announced(&failed(noted))), [true, false, false]);
     }
 }

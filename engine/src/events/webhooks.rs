@@ -17,10 +17,10 @@ use systole_dispatch::endpoint::{ENDPOINT_ID_PREFIX, HeaderFault};
 use systole_dispatch::event::Cursor;
 use systole_dispatch::id::{IdCipher, RandomFault, random_id};
 use systole_dispatch::lane::{Lane, LaneConfig};
-use systole_dispatch::notice::Notices;
+use systole_dispatch::notice::{Notice, Notices};
 use systole_storage::frame::Frame;
 use systole_storage::journal::Log;
-use systole_storage::{Catalog, CatalogError, EndpointChange, EndpointRecord, GivenUpRecord, Sequence};
+use systole_storage::{Catalog, CatalogError, EndpointChange, EndpointRecord, Sequence};
 
 use super::example::example;
 use super::keyring::{Keyring, PrepareFault};
@@ -43,10 +43,6 @@ pub use systole_dispatch::vault::{MasterKey, MasterKeyFault};
 
 pub use super::keyring::KeyringFault;
 pub use super::rotation::{GRACE_SECONDS_DEFAULT, GRACE_SECONDS_MAX};
-
-/// Notices that a start publishes of what the last run gave up: as many as may wait for
-/// the journal. The others come with the next start.
-const ANNOUNCED_AT_START: u32 = 4096;
 
 /// Why an endpoint was not made, changed or found.
 #[derive(Debug, thiserror::Error)]
@@ -126,8 +122,6 @@ pub struct Webhooks {
     pub(super) keyring: Keyring,
     pub(super) dispatcher: Dispatcher,
     pub(super) endpoints: Endpoints,
-    /// What the last run gave up and did not announce; the router's thread does.
-    unannounced: Mutex<Vec<GivenUpRecord>>,
 }
 
 /// What webhooks are made of.
@@ -185,8 +179,6 @@ impl Webhooks {
         subscribed.set_floor(0);
         records.iter().for_each(|record| subscribed.add(&record.org, record.start.0));
         let lanes = restore(&catalog, &targets, &keyring, &records)?;
-        // Before lanes give up anything else.
-        let unannounced = catalog.unannounced(ANNOUNCED_AT_START)?;
         // Without a saved position no lane ever went without a row.
         let routed = catalog.routed()?.unwrap_or_else(|| events.log.head()).max(events.log.removed());
         let endpoints: Endpoints =
@@ -227,7 +219,6 @@ impl Webhooks {
             keyring,
             dispatcher,
             endpoints,
-            unannounced: Mutex::new(unannounced),
         })
     }
 
@@ -241,13 +232,22 @@ impl Webhooks {
         Ok(self.catalog.classified()?.unwrap_or(earliest).max(self.log.removed()))
     }
 
-    /// Announces what the last run could not, and routes events to lanes until the log
-    /// stops. Blocks.
+    /// Routes events to lanes until the log stops. Blocks.
     pub(crate) fn route(&self) {
-        for record in std::mem::take(&mut *self.unannounced.lock()) {
-            self.dispatcher.announce_again(&record.endpoint, given_up_of(&record));
-        }
         self.dispatcher.route(|org| self.subscribed.since(org));
+    }
+
+    /// So many of what was given up and not announced, oldest first. May read disk.
+    pub(crate) fn unannounced(&self, most: u32) -> Vec<Notice> {
+        let records = self.catalog.unannounced(most).unwrap_or_else(|error| {
+            let error = crate::flusher::chain(&error);
+            tracing::warn!(error, "what was not announced cannot be read, and comes with the next start");
+            Vec::new()
+        });
+        records
+            .iter()
+            .filter_map(|record| self.dispatcher.failed_before(&record.endpoint, given_up_of(record)))
+            .collect()
     }
 
     /// Parks deliveries. Blocks for some seconds at most.

@@ -41,8 +41,58 @@ pub(super) fn look(
 /// The place of a message: sequence, group, chunk, kind.
 pub type AttemptPlace = (u64, u32, u16, u8);
 
+/// What became of the messages of some frames.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AttemptOutcomes {
+    /// Of each that was sent, whether any attempt succeeded.
+    pub by_place: HashMap<AttemptPlace, bool>,
+    /// The last frame of which that is told.
+    pub through: u64,
+}
+
+/// Outcomes of the first of some frames, as many as fit.
+struct Found {
+    outcomes: AttemptOutcomes,
+    most: usize,
+    /// With more than this the last frames are left out.
+    full: usize,
+}
+
+impl Found {
+    fn new(through: u64, most: usize) -> Found {
+        let outcomes = AttemptOutcomes { by_place: HashMap::new(), through };
+        Found { outcomes, most, full: most.saturating_mul(2) }
+    }
+
+    fn add(&mut self, place: AttemptPlace, succeeded: bool) {
+        if place.0 > self.outcomes.through {
+            return;
+        }
+        *self.outcomes.by_place.entry(place).or_default() |= succeeded;
+        if self.outcomes.by_place.len() > self.full {
+            self.shorten();
+            // One frame may have more.
+            self.full = self.full.max(2 * self.outcomes.by_place.len());
+        }
+    }
+
+    /// Leaves out the last frames until there are no more than may be, or one frame's.
+    fn shorten(&mut self) {
+        let AttemptOutcomes { by_place, through } = &mut self.outcomes;
+        if by_place.len() <= self.most {
+            return;
+        }
+        let mut sequences: Vec<u64> = by_place.keys().map(|place| place.0).collect();
+        let (before, over, _) = sequences.select_nth_unstable(self.most);
+        let first = before.iter().copied().min().unwrap_or(*over);
+        *through = first.max(over.saturating_sub(1));
+        by_place.retain(|place, _| place.0 <= *through);
+    }
+}
+
 /// Of each message with a place in `sequences` that was sent to an endpoint, whether any
-/// attempt succeeded.
+/// attempt succeeded. Ends before the frame with which there would be more than `most`, but
+/// not before the second that has any.
 ///
 /// # Errors
 /// [`FileReadError`].
@@ -51,12 +101,13 @@ pub(crate) fn outcomes(
     org: &str,
     endpoint: &str,
     sequences: RangeInclusive<u64>,
-) -> Result<HashMap<AttemptPlace, bool>, FileReadError> {
+    most: usize,
+) -> Result<AttemptOutcomes, FileReadError> {
     let (first, last) = (*sequences.start().max(&1), *sequences.end());
-    let mut found: HashMap<AttemptPlace, bool> = HashMap::new();
+    let mut found = Found::new(last, most);
     let mut add = |row: &AttemptRow<&str>| {
-        if row.endpoint == endpoint && (first..=last).contains(&row.sequence) {
-            *found.entry((row.sequence, row.group, row.chunk, row.kind)).or_default() |= row.success;
+        if row.endpoint == endpoint && row.sequence >= first {
+            found.add((row.sequence, row.group, row.chunk, row.kind), row.success);
         }
     };
     frames_of(snapshot, org).iter().for_each(|frame| frame.iter().for_each(|row| add(&row)));
@@ -71,7 +122,8 @@ pub(crate) fn outcomes(
             }
         }
     }
-    Ok(found)
+    found.shorten();
+    Ok(found.outcomes)
 }
 
 /// What the statistics of a row group say.

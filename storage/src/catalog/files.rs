@@ -86,9 +86,9 @@ impl FileRecord {
     /// The rows of an organisation's metric.
     #[must_use]
     pub fn section(&self, org: &str, metric: &str) -> Option<&SectionRecord> {
-        let found = self.sections.binary_search_by(|section| {
-            (section.org.as_str(), section.metric.as_str()).cmp(&(org, metric))
-        });
+        let found = self
+            .sections
+            .binary_search_by(|section| (section.org.as_str(), section.metric.as_str()).cmp(&(org, metric)));
         found.ok().map(|at| &self.sections[at])
     }
 }

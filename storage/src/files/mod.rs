@@ -36,9 +36,9 @@ pub use block::{Block, BlockError, block_schema};
 pub use blocks::{BLOCK_BYTES, BlockFault, check_blocks};
 #[cfg(feature = "query")]
 pub(crate) use columns::ColumnsBuilder;
-pub use erased::{erased_in, may_hold};
 #[cfg(feature = "query")]
 pub(crate) use erased::may_cover;
+pub use erased::{erased_in, may_hold};
 pub(crate) use layout::{DAY_MS, day_of, temporary};
 pub use layout::{
     Partition, Period, RUNS_DIR, SAMPLES_DIR, is_run, is_temporary, level_and_number, run_file,

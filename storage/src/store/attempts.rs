@@ -5,13 +5,11 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-
 use super::compaction::leave_out;
 use super::start::{present, remove_for_good};
 use super::{Pace, Snapshot, Store, StoreError};
 use crate::attempts::{
-    AttemptFile, AttemptPage, AttemptPlace, AttemptQuery, AttemptSet, DAYS_KEPT, MergeHalt, attempt_path,
+    AttemptFile, AttemptOutcomes, AttemptPage, AttemptQuery, AttemptSet, DAYS_KEPT, MergeHalt, attempt_path,
     due_merge, erased_rows, merge_files, outcomes, page, row_is_hidden,
 };
 use crate::catalog::{AttemptFileRecord, Catalog};
@@ -56,7 +54,8 @@ impl Store {
     }
 
     /// Of each message with a place in `sequences` that was sent to an endpoint, whether
-    /// any attempt succeeded. What has no place is left out.
+    /// any attempt succeeded. What has no place is left out. Ends before the frame with
+    /// which there would be more than `most`, but not before the second that has any.
     ///
     /// # Errors
     /// [`StoreError::Read`].
@@ -65,8 +64,9 @@ impl Store {
         org: &str,
         endpoint: &str,
         sequences: RangeInclusive<u64>,
-    ) -> Result<HashMap<AttemptPlace, bool>, StoreError> {
-        Ok(outcomes(&self.snapshot(), org, endpoint, sequences)?)
+        most: usize,
+    ) -> Result<AttemptOutcomes, StoreError> {
+        Ok(outcomes(&self.snapshot(), org, endpoint, sequences, most)?)
     }
 
     /// Makes durable attempts visible. The committer's, and recovery's.
@@ -121,7 +121,9 @@ impl Store {
             }
             match self.erase_from(file, orders, &hidden, pace) {
                 Ok(erased) => erased.into_iter().for_each(&mut *done),
-                Err(StoreError::Read(error)) if leave_out([file.data()], &error) => damaged.push(file.clone()),
+                Err(StoreError::Read(error)) if leave_out([file.data()], &error) => {
+                    damaged.push(file.clone())
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -91,9 +91,8 @@ impl Orders {
     #[must_use]
     pub fn maybe_in(&self, bytes: &[u8]) -> BTreeSet<String> {
         let has = |name: &str| bytes.windows(name.len().max(1)).any(|part| part == name.as_bytes());
-        let may_cover = |order: &&Arc<Tombstone>| {
-            order.erased.user().is_none_or(|user| has(user) || has(&order.org))
-        };
+        let may_cover =
+            |order: &&Arc<Tombstone>| order.erased.user().is_none_or(|user| has(user) || has(&order.org));
         self.all.iter().filter(may_cover).map(|order| order.id.clone()).collect()
     }
 

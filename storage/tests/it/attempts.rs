@@ -1,6 +1,7 @@
 //! Delivery attempts: found wherever they stand, merged, aged, erased.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use hashbrown::HashMap;
@@ -335,8 +336,16 @@ fn a_message_succeeded_if_any_attempt_of_it_did() {
                 *expected.entry((row.sequence, row.group, row.chunk, row.kind)).or_default() |= row.success;
             }
         }
-        let found = store.store.attempt_outcomes("acme", "ep_2", range.clone()).unwrap();
-        assert_eq!(found, expected, "{range:?}");
+        for most in [usize::MAX, 40, 7, 1] {
+            let found = store.store.attempt_outcomes("acme", "ep_2", range.clone(), most).unwrap();
+            let is_told = |place: &AttemptPlace| place.0 <= found.through;
+            let mut told = expected.clone();
+            told.retain(|place, _| is_told(place));
+            assert_eq!(found.by_place, told, "{range:?} {most}");
+            let frames: BTreeSet<u64> = told.keys().map(|place| place.0).collect();
+            assert!(told.len() <= most || frames.len() == 1, "{range:?} {most}: {}", told.len());
+            assert_eq!(told.len() == expected.len(), found.through == *range.end(), "{range:?} {most}");
+        }
     }
 }
 

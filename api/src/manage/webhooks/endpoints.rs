@@ -10,7 +10,7 @@ use systole_engine::events::webhooks::{
     Webhooks,
 };
 
-use super::wish::{apply, new_settings};
+use super::wish::{apply, new_settings, refuse_unknown};
 use crate::error::{Entry, Quoted, Refusal};
 use crate::manage::fields::{fields, read_body, text, timestamp};
 use crate::manage::page::{LIMIT_DEFAULT, LIMIT_MAX, Page, Place, Step};
@@ -117,6 +117,7 @@ pub(crate) async fn secret(call: Call<'_>) -> Result<Reply, Refusal> {
 pub(crate) async fn test(mut call: Call<'_>) -> Result<Reply, Refusal> {
     let body = read_body(&mut call).await?;
     let fields = if body.trim_ascii().is_empty() { Map::new() } else { fields(&body)? };
+    refuse_unknown(&fields, &["event_type"], "test")?;
     let (org, id) = (call.org.clone(), found(&call).await?.id);
     let name = text(&fields, "event_type")?;
     let catalogue = call.app.engine.webhooks().catalogue(&call.org);

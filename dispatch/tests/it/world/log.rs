@@ -64,6 +64,10 @@ struct State {
     pause: Duration,
     /// How often the next calls to settle panic.
     panics: usize,
+    /// Calls to readers of lanes.
+    reads: usize,
+    /// The users that those are for, in the order they were made.
+    users: Vec<Option<String>>,
 }
 
 impl Log {
@@ -133,6 +137,16 @@ impl Log {
         self.state.lock().unwrap().pause = pause;
     }
 
+    /// How often lanes have read.
+    pub(crate) fn reads(&self) -> usize {
+        self.state.lock().unwrap().reads
+    }
+
+    /// The users that lanes have made readers for.
+    pub(crate) fn users(&self) -> Vec<Option<String>> {
+        self.state.lock().unwrap().users.clone()
+    }
+
     /// This many of the next calls to settle panic.
     pub(crate) fn panic(&self, calls: usize) {
         self.state.lock().unwrap().panics = calls;
@@ -141,7 +155,13 @@ impl Log {
 
 impl EventLog for Log {
     fn reader(&self, from: Cursor) -> Box<dyn EventReader> {
-        Box::new(Reader { state: self.state.clone(), at: from, seen: 0 })
+        Box::new(Reader { state: self.state.clone(), at: from, seen: 0, of: None })
+    }
+
+    fn reader_of(&self, from: Cursor, org: &str, user: Option<&str>) -> Box<dyn EventReader> {
+        self.state.lock().unwrap().users.push(user.map(str::to_owned));
+        let of = Some((org.to_owned(), user.map(str::to_owned)));
+        Box::new(Reader { state: self.state.clone(), at: from, seen: 0, of })
     }
 
     fn wait(&self, seen: u64) -> bool {
@@ -172,6 +192,13 @@ struct Reader {
     state: Arc<Mutex<State>>,
     at: Cursor,
     seen: u64,
+    /// The organisation, and perhaps its user, to which it is held.
+    of: Option<(String, Option<String>)>,
+}
+
+/// Whether an event is for a reader of an organisation, or of one of its users.
+fn concerns(event: &Event, (org, user): &(String, Option<String>)) -> bool {
+    *event.org == **org && (user.is_none() || event.user.as_deref() == user.as_deref())
 }
 
 impl EventReader for Reader {
@@ -181,6 +208,7 @@ impl EventReader for Reader {
             std::thread::sleep(pause);
         }
         let mut state = self.state.lock().unwrap();
+        state.reads += usize::from(self.of.is_some());
         self.seen = state.head;
         if state.failures > 0 {
             state.failures -= 1;
@@ -194,7 +222,10 @@ impl EventReader for Reader {
             return Err(ReadFault::Dropped { through: state.dropped });
         }
         let first = state.events.partition_point(|event| event.cursor() < self.at);
-        let is_wanted = |event: &&Event| wanted(&event.org).is_some_and(|since| event.place.sequence > since);
+        let is_wanted = |event: &&Event| {
+            wanted(&event.org).is_some_and(|since| event.place.sequence > since)
+                && self.of.as_ref().is_none_or(|of| concerns(event, of))
+        };
         match state.events[first..].iter().find(is_wanted).filter(|event| event.cursor() < through) {
             Some(event) => {
                 self.at = Cursor { ordinal: event.ordinal + 1, ..event.cursor() };

@@ -135,8 +135,9 @@ pub(crate) struct World {
     pub(crate) book: Arc<Book>,
     pub(crate) diary: Arc<Diary>,
     pub(crate) board: Arc<Board>,
-    /// How far the clock runs ahead of the system's, in milliseconds.
-    ahead_ms: Arc<AtomicI64>,
+    clock: Clock,
+    /// How far it was moved on, in milliseconds.
+    passed_ms: Arc<AtomicI64>,
     endpoints: Mutex<BTreeMap<String, (Arc<str>, EndpointSettings)>>,
     /// Longest wait for a retry that a restart finds, in milliseconds.
     wait_ms_max: AtomicI64,
@@ -147,11 +148,25 @@ pub(crate) struct World {
 }
 
 impl World {
+    /// One whose clock runs.
     pub(crate) fn new() -> World {
-        let ahead_ms = Arc::<AtomicI64>::default();
-        let log = Arc::new(Log::new(clock(&ahead_ms)));
+        World::by(now_ms)
+    }
+
+    /// One whose clock stands still but for what [`World::pass`] moves it on.
+    pub(crate) fn still() -> World {
+        let began_ms = now_ms();
+        World::by(move || began_ms)
+    }
+
+    fn by(told_ms: impl Fn() -> i64 + Send + Sync + 'static) -> World {
+        let passed_ms = Arc::<AtomicI64>::default();
+        let passed = passed_ms.clone();
+        let clock = Clock::new(move || told_ms() + passed.load(Ordering::Relaxed));
+        let log = Arc::new(Log::new(clock.clone()));
         World {
-            ahead_ms,
+            clock,
+            passed_ms,
             diary: Arc::default(),
             board: Arc::default(),
             source: Arc::new(Source::of(log.clone())),
@@ -176,12 +191,12 @@ impl World {
 
     /// Moves the clock on, of the log and of every dispatcher.
     pub(crate) fn pass(&self, time: Duration) {
-        self.ahead_ms.fetch_add(i64::try_from(time.as_millis()).unwrap(), Ordering::Relaxed);
+        self.passed_ms.fetch_add(i64::try_from(time.as_millis()).unwrap(), Ordering::Relaxed);
     }
 
     /// Milliseconds since 1970, by the clock that is moved.
     pub(crate) fn now_ms(&self) -> i64 {
-        clock(&self.ahead_ms).now_ms()
+        self.clock.now_ms()
     }
 
     /// Restarts find every retry due within this time, as if hours had passed.
@@ -236,7 +251,7 @@ impl World {
             routed: Cursor::behind(self.book.stored().routed),
             deliveries: self.diary.clone(),
             notices: self.board.clone(),
-            clock: clock(&self.ahead_ms),
+            clock: self.clock.clone(),
         });
         Run { dispatcher: Arc::new(dispatcher.unwrap()), router: None }
     }
@@ -247,11 +262,6 @@ impl World {
         run.route();
         run
     }
-}
-
-fn clock(ahead_ms: &Arc<AtomicI64>) -> Clock {
-    let ahead_ms = ahead_ms.clone();
-    Clock::new(move || now_ms() + ahead_ms.load(Ordering::Relaxed))
 }
 
 fn cipher() -> IdCipher {
