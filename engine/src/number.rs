@@ -33,7 +33,8 @@ mod tests {
     fn short_numbers_are_written_as_the_algorithm_for_any_writes_them() {
         let tenths = (-20_000..20_000).map(|tenths| f64::from(tenths) / 10.0);
         let thousandths = (0..30_000).map(|number| f64::from(number) / 1000.0);
-        let edges = [0.0, -0.0, 1e8, 99_999_999.9, 1e9, 1e15, 1e16, 1e17, 1e22, -1e8, 0.1 + 0.2, 1.0 / 3.0];
+        let edges: [f64; 12] =
+            [0.0, -0.0, 1e8, 99_999_999.9, 1e9, 1e15, 1e16, 1e17, 1e22, -1e8, 0.1 + 0.2, 1.0 / 3.0];
         let near = edges.iter().flat_map(|edge| [edge.next_up(), edge.next_down()]);
         let spread = (0..20_000_u64).map(|number| f64::from_bits(number.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
         let all = tenths.chain(thousandths).chain(edges).chain(near).chain(spread);

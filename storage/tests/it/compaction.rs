@@ -226,7 +226,7 @@ fn what_is_merged_while_files_are_written_anew_loses_what_was_erased_too() {
     }
     let before: BTreeSet<String> = store.paths().into_iter().collect();
     let order = [store.erase("default", everything_of("u_1", false))];
-    let holds = |file: &Arc<DataFile>| Ok(!erased_in(file, &order)?.is_empty());
+    let holds = |file: &Arc<DataFile>| Ok::<bool, StoreError>(!erased_in(file, &order)?.is_empty());
     let held: RefCell<BTreeSet<String>> = RefCell::default();
     let which = |file: &Arc<DataFile>| {
         let holds = holds(file)?;

@@ -180,7 +180,7 @@ mod tests {
         let invalid = ["[1]", "7", r#"{"data":[]}"#, r#"{"data":null}"#, r#"{"data":7}"#, "{}"];
         for body in invalid {
             let refused = EventBody::read(body.as_bytes()).and_then(|body| body.data()).err().unwrap();
-            assert!(matches!(refused, Refusal::Invalid(..)), "{body}: {refused:?}");
+            assert!(matches!(refused, Refusal::Invalid { .. }), "{body}: {refused:?}");
         }
     }
 }

@@ -102,7 +102,7 @@ impl NeighboursExec {
             && !group.is_empty()
             && plan.filter_expr().iter().all(Option::is_none)
             && plan.limit_options().is_none()
-            && plan.dynamic_filter_expr().is_none();
+            && plan.dynamic_expressions_produced().is_empty();
         let is_steady = |aggregate: &Arc<AggregateFunctionExpr>| {
             aggregate.groups_accumulator_supported()
                 && !aggregate.is_distinct()
