@@ -430,10 +430,10 @@ mod tests {
             .map(|number| {
                 let (metric, unit) = metrics[(number % kinds) as usize];
                 let value = match random.below(6) {
-                    0 => format!("{}.{}", random.below(99), random.below(1000)),
-                    1 => format!("{}e0", random.below(100)),
-                    2 => format!("{:.17}", random.below(1_000_000) as f64 / 1e4),
-                    _ => random.below(100).to_string(),
+                    0 => format!("{}.{}", 70 + random.below(30), random.below(1000)),
+                    1 => format!("{}e1", 7 + random.below(3)),
+                    2 => format!("{:.17}", 70.0 + random.below(300_000) as f64 / 1e4),
+                    _ => (70 + random.below(30)).to_string(),
                 };
                 let time = format!("2026-06-30T07:{:02}:{:02}", number, random.below(60));
                 let zone = random.of(&["Z", "Z", "Z", ".25Z", "+02:00"]);

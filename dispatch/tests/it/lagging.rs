@@ -193,7 +193,9 @@ fn lanes_that_look_for_a_probe_for_long_let_another_one_look() {
     let (world, hook) = (World::new(), Hook::willing());
     idle_readers(&world, &hook.url(), 4, 0);
     world.endpoint("ep_last", &hook.url());
-    world.book.store(|stored| drop(stored.health.insert("ep_last".to_owned(), pause(&world))));
+    world.book.store(|stored| {
+        stored.health.insert("ep_last".to_owned(), pause(&world));
+    });
     world.log.slow_down(Duration::from_micros(300));
     let run = world.start();
     world.pass(Duration::from_secs(60));

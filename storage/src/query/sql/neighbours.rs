@@ -325,7 +325,7 @@ mod tests {
         let grouped = [
             "SELECT user_id, sum(value), count(*), avg(value), min(value), max(recorded_at) FROM samples GROUP BY 1 ORDER BY 1".to_owned(),
             format!("SELECT user_id, {day}, avg(value), count(source) FROM samples GROUP BY 1, 2 ORDER BY 1, 2"),
-            "SELECT user_id, stddev(value) FROM samples WHERE value > 7 GROUP BY 1 HAVING count(*) > 1 ORDER BY 1".to_owned(),
+            "SELECT user_id, round(stddev(value), 6) FROM samples WHERE value > 7 GROUP BY 1 HAVING count(*) > 1 ORDER BY 1".to_owned(),
             "SELECT DISTINCT user_id FROM samples ORDER BY 1".to_owned(),
             "SELECT upper(user_id), sum(value) FROM samples GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 3".to_owned(),
         ];
