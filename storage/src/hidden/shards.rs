@@ -119,7 +119,7 @@ mod tests {
     }
 
     fn filled(entries: usize) -> Shards<String, Counted> {
-        let mut map = Shards::default();
+        let mut map: Shards<String, Counted> = Shards::default();
         for entry in 0..entries {
             map.or_default(format!("key {entry}")).0 = entry;
         }
