@@ -364,8 +364,8 @@ fn many_deleted_newest_values_show_what_is_left_of_each() {
         }
     }
     store.compact();
-    for number in 40..50 {
-        // The newest that is left is a correction in memory.
+    for number in (10..20).chain(40..50) {
+        // The newest that is left is a correction, of a sample in a file or in memory.
         let rows = left(number).into_iter().map(|time| (time, -1.0)).collect::<Vec<_>>();
         if !rows.is_empty() {
             store.commit(&Samples { rows, ..heart_rate(&user(number), 0, 0) });

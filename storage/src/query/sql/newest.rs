@@ -5,6 +5,7 @@
 //! past: there are at most [`WINDOWS_MS`] and one more. Memory is that of what is asked for.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -59,7 +60,7 @@ pub(super) async fn newest_of(
         let plan = samples.scan(session, Some(&projection), &conditions, None).await?;
         let mut rows = execute_stream(plan, context.clone())?;
         while let Some(batch) = rows.next().await {
-            found.take(&batch?);
+            found.take(&batch?, start..end);
         }
         found.forget();
         if found.places.is_empty() {
@@ -70,7 +71,8 @@ pub(super) async fn newest_of(
     Ok(found.newest)
 }
 
-/// What rows must fulfil to be wanted; all that do are.
+/// What a scan is told to look for. It may give other rows too, of which some are superseded:
+/// what supersedes a row is read only if the conditions hold of it.
 fn conditions<'a>(
     places: impl Iterator<Item = (&'a String, &'a HashMap<String, usize>)> + Clone,
     start: i64,
@@ -98,12 +100,13 @@ struct Found {
 }
 
 impl Found {
-    fn take(&mut self, batch: &RecordBatch) {
+    /// Takes in the rows of a window.
+    fn take(&mut self, batch: &RecordBatch, window: Range<i64>) {
         let (users, metrics) = (batch.column(0).as_string_view(), batch.column(1).as_string_view());
         let times = batch.column(2).as_primitive::<TimestampMillisecondType>().values();
         let values = batch.column(3).as_primitive::<Float64Type>().values();
         let sequences = batch.column(4).as_primitive::<UInt64Type>().values();
-        for row in 0..batch.num_rows() {
+        for row in (0..batch.num_rows()).filter(|&row| window.contains(&times[row])) {
             let of_metric = self.places.get(metrics.value(row));
             let Some(&place) = of_metric.and_then(|users_of| users_of.get(users.value(row))) else {
                 continue;
