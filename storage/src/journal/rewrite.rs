@@ -174,11 +174,14 @@ impl SegmentRewriter {
     }
 }
 
-/// The frame at the start of `rest`, with what is to stand in its place.
+/// A frame as it stands, and what is to stand in its place, if that is something else.
+type Changed<'a> = (Header, &'a [u8], Option<Vec<u8>>);
+
+/// The frame at the start of `rest`.
 fn changed_frame<'a>(
     rest: &'a [u8],
     change: &mut impl FnMut(&Header, &[u8]) -> Result<Option<Vec<u8>>, FrameFault>,
-) -> Result<(Header, &'a [u8], Option<Vec<u8>>), FrameFault> {
+) -> Result<Changed<'a>, FrameFault> {
     let header = verify(rest)?;
     let whole = rest.get(..header.frame_bytes()).ok_or(FrameFault::Payload { what: "cut short" })?;
     let other = change(&header, whole)?;

@@ -182,9 +182,11 @@ impl ExecutionPlan for NeighboursExec {
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let input = self.input.execute(partition, context)?;
         let aggregates = self.aggregates.iter();
-        let accumulators = aggregates
-            .map(|aggregate| Ok((aggregate.create_groups_accumulator()?, aggregate.expressions())))
-            .collect::<Result<_>>()?;
+        let accumulate = |aggregate: &Arc<AggregateFunctionExpr>| {
+            let (groups, arguments) = (aggregate.create_groups_accumulator()?, aggregate.expressions());
+            Ok(Accumulated { groups, arguments })
+        };
+        let accumulators = aggregates.map(accumulate).collect::<Result<_>>()?;
         let mut runs =
             Runs { schema: self.schema(), keys: self.keys.clone(), accumulators, groups: Vec::new() };
         let states = input.map(move |batch| runs.aggregate(&batch?));
@@ -192,12 +194,19 @@ impl ExecutionPlan for NeighboursExec {
     }
 }
 
+/// One aggregate.
+struct Accumulated {
+    /// Empty between two batches.
+    groups: Box<dyn GroupsAccumulator>,
+    /// What it is given.
+    arguments: Vec<Arc<dyn PhysicalExpr>>,
+}
+
 /// The runs of one partition, a batch at a time.
 struct Runs {
     schema: SchemaRef,
     keys: Vec<Arc<dyn PhysicalExpr>>,
-    /// Each with what it is given; empty between two batches.
-    accumulators: Vec<(Box<dyn GroupsAccumulator>, Vec<Arc<dyn PhysicalExpr>>)>,
+    accumulators: Vec<Accumulated>,
     /// The group of each row.
     groups: Vec<usize>,
 }
@@ -214,10 +223,10 @@ impl Runs {
         for key in &keys {
             columns.push(take(key, &firsts, None)?);
         }
-        for (accumulator, arguments) in &mut self.accumulators {
+        for Accumulated { groups, arguments } in &mut self.accumulators {
             let values = evaluate(arguments, batch)?;
-            accumulator.update_batch(&values, &self.groups, None, firsts.len())?;
-            columns.extend(accumulator.state(EmitTo::All)?);
+            groups.update_batch(&values, &self.groups, None, firsts.len())?;
+            columns.extend(groups.state(EmitTo::All)?);
         }
         Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
     }
