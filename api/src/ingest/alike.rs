@@ -500,7 +500,7 @@ mod tests {
                 None => left += 1,
             }
         }
-        assert!(taken > 800 && left > 800, "{taken} taken, {left} left");
+        assert!(taken > 400 && left > 400, "{taken} taken, {left} left");
     }
 
     #[test]
