@@ -241,8 +241,11 @@ async fn deliver_writes_its_report_and_compares_it_with_another() {
         command.args(more).arg("--json").arg(&file);
         command
     };
-    for more in [vec![], vec!["--against", file.to_str().expect("text")]] {
-        let mut command = run(&more);
+    let against = ["--against", file.to_str().expect("text")];
+    for (prefix, more) in [("first", [].as_slice()), ("second", against.as_slice())] {
+        let mut command = run(more);
+        // By default it is the second, in which both may begin.
+        command.args(["--run-prefix", prefix]);
         let output = tokio::task::spawn_blocking(move || command.output()).await;
         let output = output.expect("no panic").expect("the program starts");
         let text = String::from_utf8_lossy(&output.stdout);
