@@ -1,9 +1,10 @@
 //! The pooled connections.
 //!
 //! By TLS (rustls, Mozilla's roots), or in the clear where [`Targets`] says so. Where
-//! the receiver offers HTTP/2 by ALPN, up to 64 exchanges with it share one connection, or
-//! as many as it allows; else it is HTTP/1.1 with keep-alive. Another connection to a receiver resumes the TLS
-//! session of one before, so the full handshake is paid once. One exchange:
+//! the receiver offers HTTP/2 by ALPN, up to 64 exchanges with it share one connection,
+//! or as many as it allows; else it is HTTP/1.1 with keep-alive. Another connection to a
+//! receiver resumes the TLS session of one before, so the full handshake is paid once.
+//! One exchange:
 //!
 //! ```text
 //! |<----------------------- one deadline -------------------------->|

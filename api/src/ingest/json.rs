@@ -1,7 +1,7 @@
 //! Decoding a batch: from bytes to the engine's columns.
 //!
-//! A batch of points that are written alike is decoded by `alike`, in a tenth of the
-//! time. What that leaves is parsed here, and so are all faults found.
+//! A batch of points that are written alike is decoded by `alike`. What that leaves is
+//! parsed here, and so are all faults found.
 //!
 //! simd-json turns the body into a tape in place: nodes in document order, whose
 //! strings are borrowed from the body. The tape is walked once. Fields may stand
