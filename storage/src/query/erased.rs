@@ -129,9 +129,12 @@ pub(super) fn take_hidden(
     if hidden.hides_user(org, user, Sequence(u64::MAX)) {
         values.clear();
     }
-    values.retain(|value| value.recorded_at >= hidden.cutoff(org, &value.metric));
+    // Asked once: mostly samples are kept for ever.
+    let ages = hidden.drops(org);
+    values.retain(|value| !ages || value.recorded_at >= hidden.cutoff(org, &value.metric));
     let may_be_gone = |value: &mut LatestValue| {
-        hidden.deletes(org, user, value) || hidden.may_be_dropped(org, &value.metric, value.recorded_at)
+        hidden.deletes(org, user, value)
+            || ages && hidden.may_be_dropped(org, &value.metric, value.recorded_at)
     };
     values.extract_if(.., may_be_gone).collect()
 }
