@@ -1,6 +1,7 @@
 //! The small sizes, with counts and checksums that must not change.
 
 use systole_benches::commit::{LOADS, submissions};
+use systole_benches::deliver::{self, deliveries};
 use systole_benches::query::{Place, Question, filled};
 use systole_benches::{Size, decode, flush};
 
@@ -80,5 +81,17 @@ fn an_answer_does_not_depend_on_where_the_samples_lie() {
             "{outcome}"
         );
         assert_eq!(outcome.checksum, 0xd73639efe49c9958, "{outcome}");
+    }
+}
+
+#[test]
+fn every_body_is_received_over_no_more_connections_than_were_needed_at_a_time() {
+    for load in deliver::LOADS {
+        let mut deliveries = deliveries(load, Size::Small);
+        deliveries.post();
+        let outcome = deliveries.outcome();
+        println!("{outcome}");
+        assert_eq!((outcome.deliveries, outcome.bytes), (640, 640 * load.body_bytes as u64), "{outcome}");
+        assert!((1..=u64::from(load.in_flight)).contains(&outcome.connections), "{outcome}");
     }
 }

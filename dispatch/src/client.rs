@@ -104,6 +104,8 @@ pub(crate) static OURS: [HeaderName; 11] = [
 #[derive(Clone)]
 pub struct Client {
     pool: Pool,
+    /// Whose connections of the pool: those that are kept apart are another's.
+    is_apart: bool,
     /// Shared with the dialer, which counts.
     open: Arc<AtomicU64>,
 }
@@ -133,7 +135,12 @@ impl Client {
             .enable_http1()
             .enable_http2()
             .wrap_connector(Dialer::new(targets, open.clone()));
-        Client { pool: Pool::new(connector, connections_max), open }
+        Client { pool: Pool::new(connector, connections_max), is_apart: false, open }
+    }
+
+    /// The same client with connections of its own, of those that may be open together.
+    pub(crate) fn apart(&self) -> Client {
+        Client { is_apart: true, ..self.clone() }
     }
 
     /// Connections to receivers that are open now, idle ones too.
@@ -160,7 +167,7 @@ impl Client {
         timeout: Duration,
     ) -> Result<Answer, PostFault> {
         let waits = AtomicBool::new(false);
-        let exchange = self.pool.send(target, request(headers, body), &waits);
+        let exchange = self.pool.send(target, self.is_apart, request(headers, body), &waits);
         match tokio::time::timeout(timeout, exchange).await {
             Err(_) if waits.load(Ordering::Relaxed) => Err(PostFault::NoRoom),
             Err(_) => Err(PostFault::Timeout { timeout }),

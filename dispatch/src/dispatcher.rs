@@ -2,10 +2,14 @@
 //!
 //! ```text
 //! router thread   reads events once, offers each to the lanes that want it
-//! workers         on the dispatch runtime: render, sign, send
-//! keeper          every 100 ms: lanes of which something is due
-//! saver           every 200 ms: what must survive a crash, in one transaction
+//! workers         of two crews: render, sign, send
+//! keeper          when something of a lane is due, looks at it
+//! saver thread    every 200 ms: what must survive a crash, in one transaction
 //! ```
+//!
+//! Lanes that only fail are worked for by a crew of their own, whose thread gives way to
+//! the others': what dead receivers cost (dials, TLS, answers that are cut, retries) is
+//! not waited for by those that answer.
 //!
 //! Whoever starts it keeps it, and stops it: requests in flight get some seconds to
 //! end, then what is undecided is left to the next start.
@@ -13,24 +17,25 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::Runtime;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::attempt::DeliveryLog;
 use crate::client::{CONNECTIONS_MAX, Client};
 use crate::clock::Clock;
 use crate::counters::Counters;
+use crate::crew::Crews;
 use crate::endpoint::EndpointSettings;
 use crate::event::{Cursor, Event, EventKind, EventLog, Payload, PayloadSource, Place, ReadFault, Step};
 use crate::id::IdCipher;
 use crate::keeper::keep;
 use crate::lane::{Agenda, Asked, Lane, LaneStats, ManualRoom, ReadTurns, Sums};
 use crate::ledger::{BacklogKind, GivenUp, Ledger};
-use crate::look_up::LOOK_UPS_MAX;
 use crate::memory::Memory;
 use crate::notice::{DisabledReason, Notice, Notices};
 use crate::router::Router;
@@ -41,9 +46,6 @@ pub use crate::counters::DispatchStats;
 
 /// Events routed between two looks at the lanes' joins.
 const ROUTED_AT_ONCE: usize = 256;
-/// Threads that may block: look-ups hold some for half a minute, and saving, reading and
-/// opening payloads find 256 beside them.
-const BLOCKING_THREADS_MAX: usize = LOOK_UPS_MAX + 256;
 /// How long requests in flight may take to end at a stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How soon it is tried again to store that an endpoint is off, or to announce it.
@@ -93,6 +95,9 @@ pub struct DispatchParts {
     pub notices: Arc<dyn Notices>,
     /// The time.
     pub clock: Clock,
+    /// Lowers the calling thread's priority: called by threads that give way to those that
+    /// deliver.
+    pub give_way: fn(),
 }
 
 /// What workers, router, keeper and saver share.
@@ -100,12 +105,11 @@ pub(crate) struct Shared {
     pub(crate) source: Arc<dyn PayloadSource>,
     pub(crate) log: Arc<dyn EventLog>,
     pub(crate) topics: Arc<Topics>,
-    pub(crate) client: Client,
+    pub(crate) crews: Crews,
     pub(crate) ids: IdCipher,
     pub(crate) deliveries: Arc<dyn DeliveryLog>,
     pub(crate) notices: Arc<dyn Notices>,
     pub(crate) clock: Clock,
-    pub(crate) handle: Handle,
     /// Of bodies until they are written; full waits.
     memory: Memory,
     /// The same for lanes that only fail, so that receivers that hang do not hold what
@@ -181,7 +185,7 @@ impl Shared {
         }
         tracing::warn!(endpoint = &*lane.id, reason = reason.as_str(), "endpoint switched off");
         let (shared, lane) = (self.clone(), lane.clone());
-        self.handle.spawn(async move {
+        self.crews.living.handle.spawn(async move {
             while !shared.store_off(&lane, reason, failing_since_ms).await && !shared.is_stopping() {
                 tokio::time::sleep(STORE_AGAIN).await;
             }
@@ -253,32 +257,33 @@ pub enum ManualFault {
 #[derive(Debug)]
 pub struct Dispatcher {
     shared: Arc<Shared>,
-    runtime: Mutex<Option<Runtime>>,
+    threads: Mutex<Option<Threads>>,
+}
+
+/// What runs until the stop.
+#[derive(Debug)]
+struct Threads {
+    crews: [Runtime; 2],
+    saver: JoinHandle<()>,
 }
 
 impl Dispatcher {
-    /// Starts runtime, keeper and saver; the router runs in [`Dispatcher::route`].
+    /// Starts crews, keeper and saver; the router runs in [`Dispatcher::route`].
     ///
     /// # Errors
     /// The system's, if threads cannot be started.
     pub fn start(parts: DispatchParts) -> std::io::Result<Dispatcher> {
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(parts.settings.threads.max(1))
-            .thread_name("dispatch")
-            .max_blocking_threads(BLOCKING_THREADS_MAX)
-            .enable_all()
-            .build()?;
+        let (crews, runtimes) = Crews::start(parts.settings.threads, parts.client, parts.give_way)?;
         let router = Router::new(&parts.lanes, &parts.topics);
         let lanes = parts.lanes.into_iter().map(|lane| (lane.id.to_string(), lane)).collect();
         let shared = Arc::new(Shared {
             source: parts.source,
             log: parts.log,
             topics: parts.topics,
-            client: parts.client,
+            crews,
             ids: parts.ids,
             deliveries: parts.deliveries,
             notices: parts.notices,
-            handle: runtime.handle().clone(),
             memory: Memory::new(parts.settings.memory_bytes / 4 * 3),
             failing_memory: Memory::new(parts.settings.memory_bytes / 4),
             readers: ReadTurns::new(),
@@ -296,9 +301,13 @@ impl Dispatcher {
             stopping: AtomicBool::new(false),
         });
         shared.lanes().iter().for_each(|lane| lane.enlist(&shared.agenda));
-        runtime.spawn(keep(shared.clone()));
-        runtime.spawn(save_often(shared.clone()));
-        Ok(Dispatcher { shared, runtime: Mutex::new(Some(runtime)) })
+        shared.crews.living.handle.spawn(keep(shared.clone()));
+        let (saves, give_way) = (shared.clone(), parts.give_way);
+        let saver = std::thread::Builder::new().name("delivery-saver".to_owned()).spawn(move || {
+            give_way();
+            save_often(&saves);
+        })?;
+        Ok(Dispatcher { shared, threads: Mutex::new(Some(Threads { crews: runtimes, saver })) })
     }
 
     /// Routes events until the log stops. Blocks: give it a thread of its own.
@@ -508,7 +517,7 @@ impl Dispatcher {
         // What is asked for is asked of the endpoint as it is now.
         let generation = lane.generation();
         let sending = send(lane, shared, generation);
-        self.shared.handle.spawn(async move {
+        self.shared.crews.living.handle.spawn(async move {
             let _place = place;
             sending.await;
         });
@@ -555,7 +564,7 @@ impl Dispatcher {
             retries_waiting: sums.retries_waiting,
             retries_due: sums.retries_due,
             in_flight: sums.in_flight,
-            open_connections: self.shared.client.open_connections(),
+            open_connections: self.shared.crews.living.client.open_connections(),
             lanes_behind: sums.behind,
             lanes_paused: sums.paused,
             backlogs: sums.backlogs,
@@ -568,7 +577,7 @@ impl Dispatcher {
     /// saves where everybody is. Blocks; must not be called on a runtime's thread.
     pub fn stop(&self) {
         self.shared.stopping.store(true, Ordering::Release);
-        let Some(runtime) = self.runtime.lock().take() else { return };
+        let Some(Threads { crews, saver }) = self.threads.lock().take() else { return };
         let deadline = std::time::Instant::now() + STOP_GRACE;
         while std::time::Instant::now() < deadline
             && self.shared.lanes().iter().any(|lane| lane.in_flight() > 0)
@@ -579,7 +588,20 @@ impl Dispatcher {
         self.shared.save();
         self.shared.save();
         self.shared.end_saving();
-        runtime.shutdown_timeout(Duration::from_secs(1));
+        saver.thread().unpark();
+        if saver.join().is_err() {
+            tracing::error!("the thread that saves deliveries panicked");
+        }
+        let [living, failing] = crews;
+        failing.shutdown_background();
+        living.shutdown_timeout(Duration::from_secs(1));
         tracing::info!("deliveries parked");
+    }
+}
+
+impl Drop for Dispatcher {
+    fn drop(&mut self) {
+        // What it started ends by itself, if it was not stopped.
+        self.shared.stopping.store(true, Ordering::Release);
     }
 }

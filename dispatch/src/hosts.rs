@@ -18,8 +18,15 @@ use tokio::time::Instant;
 use crate::client::IDLE_TIMEOUT;
 use crate::connection::Connection;
 
-/// A name and a port, and whether it is called by TLS.
-pub(crate) type Host = (bool, Authority);
+/// Where a connection leads, and who uses it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Host {
+    /// A name and a port.
+    pub(crate) authority: Authority,
+    pub(crate) is_https: bool,
+    /// Its connections are kept apart from others to the same name and port.
+    pub(crate) is_apart: bool,
+}
 
 /// Sends over a connection of HTTP/2.
 pub(crate) type Sender = SendRequest<Full<Bytes>>;

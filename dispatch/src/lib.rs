@@ -31,6 +31,7 @@ pub mod client;
 pub mod clock;
 mod connection;
 mod counters;
+mod crew;
 pub mod dialect;
 mod dialer;
 pub mod dispatcher;

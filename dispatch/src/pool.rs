@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A host is a scheme with a name and a port, so endpoints of one receiver share its
-//! connections. An exchange that dials takes one that another puts back meanwhile, and
+//! connections; those that only fail have others (see `crew`). An exchange that dials takes one that another puts back meanwhile, and
 //! ends its dial: there are never more connections than there were exchanges at a time.
 //! Over all hosts so many may be open as the pool is told. If there is no room for one
 //! more, the one that was idle for longest is closed, or the first that becomes idle and
@@ -89,10 +89,11 @@ impl Pool {
     pub(crate) async fn send(
         &self,
         target: &Target,
+        is_apart: bool,
         mut request: Outgoing,
         waits: &AtomicBool,
     ) -> Result<Incame, PoolFault> {
-        let host = (target.is_https(), target.authority().clone());
+        let host = Host { authority: target.authority().clone(), is_https: target.is_https(), is_apart };
         loop {
             let (taken, is_new) = match self.0.take(&host) {
                 Some(taken) => (taken, false),

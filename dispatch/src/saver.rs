@@ -109,13 +109,12 @@ impl Shared {
     }
 }
 
-/// Saves until the server stops.
-pub(crate) async fn save_often(shared: Arc<Shared>) {
-    let mut ticks = tokio::time::interval(SAVE_INTERVAL);
+/// Saves until the server stops, on a thread of its own that gives way to those that
+/// deliver: with many failures to keep it takes the CPU for milliseconds.
+pub(crate) fn save_often(shared: &Shared) {
     while !shared.is_stopping() {
-        ticks.tick().await;
-        let saver = shared.clone();
-        // It says itself how that went, and one that failed is made again.
-        drop(tokio::task::spawn_blocking(move || saver.save()).await);
+        // It says itself how that went, and what failed is saved by the next one.
+        shared.save();
+        std::thread::park_timeout(SAVE_INTERVAL);
     }
 }

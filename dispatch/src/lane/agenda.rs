@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -101,6 +102,12 @@ impl Agenda {
             timers.remove(&old);
         }
         timers.insert(timer, lane);
+    }
+
+    /// How long the keeper may rest, as far as is known.
+    pub(crate) fn next_due(&self) -> Option<Duration> {
+        let (next_ms, _) = *self.timers.lock().first_key_value()?.0;
+        Some(Duration::from_millis(u64::try_from(next_ms.saturating_sub(self.now_ms())).unwrap_or(0)))
     }
 
     /// Lanes that the keeper must look at by now.

@@ -13,6 +13,7 @@ use super::render::{Opened, body_bytes, render, render_batch};
 use super::{Lane, LaneConfig};
 use crate::attempt::{Attempt, SUCCESS_BODY_BYTES_MAX, Trigger};
 use crate::client::{Answer, PostFault};
+use crate::crew::Crew;
 use crate::dispatcher::Shared;
 use crate::event::{EventKind, Member, Payload, PayloadFault, PayloadSource, Place};
 use crate::memory::Body;
@@ -98,7 +99,13 @@ impl Delivered {
     }
 }
 
-pub(super) async fn deliver(shared: &Shared, lane: &Lane, job: &mut Job, trigger: Trigger) -> Delivered {
+pub(super) async fn deliver(
+    shared: &Shared,
+    lane: &Lane,
+    job: &mut Job,
+    trigger: Trigger,
+    crew: &Crew,
+) -> Delivered {
     let (config, events, room) = loop {
         let config = lane.config();
         let events = match open_wanted(shared, &config, job).await {
@@ -131,7 +138,7 @@ pub(super) async fn deliver(shared: &Shared, lane: &Lane, job: &mut Job, trigger
     let about = about(shared, &config, job, &id, &events);
     // Nothing long is held while the receiver thinks.
     drop(events);
-    let exchange = post(shared, &config, &id, Body::holding(room, body)).await;
+    let exchange = post(shared, crew, &config, &id, Body::holding(room, body)).await;
     let outcome = judge(&exchange.answer);
     if let (Outcome::Unsent, Err(fault)) = (outcome, &exchange.answer) {
         tracing::warn!(endpoint = &*lane.id, id, error = %fault, "a delivery is not sent, to be tried again");
@@ -248,14 +255,14 @@ struct Exchange {
     answer: Result<Answer, PostFault>,
 }
 
-async fn post(shared: &Shared, config: &LaneConfig, id: &str, body: Bytes) -> Exchange {
+async fn post(shared: &Shared, crew: &Crew, config: &LaneConfig, id: &str, body: Bytes) -> Exchange {
     let mut headers = config.headers.clone();
     let started_at_ms = shared.clock.now_ms();
     let unix_seconds = u64::try_from(started_at_ms / 1000).unwrap_or_default();
     config.signer.sign(id, unix_seconds, &body, &mut headers);
     let started = Instant::now();
     let timeout = config.settings.timeout();
-    let answer = shared.client.post(&config.target, headers, body, timeout).await;
+    let answer = crew.client.post(&config.target, headers, body, timeout).await;
     Exchange { started_at_ms, duration: started.elapsed(), answer }
 }
 
@@ -378,7 +385,7 @@ pub(super) async fn deliver_example(
     let own = topic.name_for(&config.settings, EventKind::Created);
     let name = name.as_deref().or(own).or_else(|| topic.names().next()).unwrap_or_default();
     let body = render(lane, &config, &id, name, payload.as_ref());
-    let exchange = post(shared, &config, &id, body.into()).await;
+    let exchange = post(shared, &shared.crews.living, &config, &id, body.into()).await;
     let outcome = judge(&exchange.answer);
     // Who may see the endpoint alone may see its tests.
     let user = config.settings.user_id.as_deref().or(payload.user()).map(Into::into);

@@ -148,7 +148,7 @@ impl Lane {
         };
         let Some(turn) = self.with(begin) else { return };
         let (lane, shared) = (self.clone(), shared.clone());
-        let handle = shared.handle.clone();
+        let handle = shared.crews.living.handle.clone();
         handle.spawn(async move {
             let mut readers = Readers::default();
             // Few at once: a thousand lanes that lag must not read all together.

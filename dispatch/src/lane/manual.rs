@@ -100,7 +100,8 @@ impl Lane {
             carried: None,
         };
         let Some(_turn) = self.manual_turn(&shared).await else { return };
-        let delivered = delivery::deliver(&shared, &self, &mut job, Trigger::Manual).await;
+        let delivered =
+            delivery::deliver(&shared, &self, &mut job, Trigger::Manual, &shared.crews.living).await;
         if let Some(succeeded) = delivered.outcome.succeeded() {
             self.with(|state, _| {
                 state.attempted(&job, succeeded);

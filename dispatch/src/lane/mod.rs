@@ -77,8 +77,6 @@ pub(crate) use stats::Sums;
 
 /// What one lane's bodies hold at most until they are written.
 const SHARE_BYTES: usize = 16 * 1024 * 1024;
-/// Failures in a row from which on a receiver may hang: one or two happen to any.
-const FAILING_MIN: u32 = 3;
 
 /// What a lane needs to know to deliver; replaced as a whole.
 #[derive(Clone, Debug)]
@@ -240,10 +238,9 @@ impl Lane {
         self.with(|state, _| state.backlogs.add_asked(kind, from, through))
     }
 
-    /// Whether it only fails: it shares memory with others like it.
+    /// Whether it only fails: it shares memory and threads with others like it.
     pub(crate) fn is_failing(&self) -> bool {
-        let state = self.state.lock();
-        matches!(state.mode, Mode::Paused(_)) || state.failures_in_a_row >= FAILING_MIN
+        self.state.lock().is_failing()
     }
 
     /// Notes that there is work; false if that was noted before.

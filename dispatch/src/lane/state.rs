@@ -30,6 +30,8 @@ pub(super) const WINDOW_FIRST: usize = 8;
 pub(super) const EXCEPTIONS_MAX: usize = 1000;
 /// Live events taken although so many wait: else a lane that resumes would take none.
 pub(super) const TAKEN_MIN: usize = WINDOW_FIRST;
+/// Failures in a row from which on a receiver may hang: one or two happen to any.
+const FAILING_MIN: u32 = 3;
 /// An endpoint that only fails for so long is switched off.
 const FAILING_MAX_MS: i64 = 5 * DAY_MS;
 /// Without a failure for longer than this nobody knows that it failed meanwhile.
@@ -234,6 +236,10 @@ impl State {
             Mode::Live | Mode::Off => false,
         };
         rests || self.is_excepted(event.place) || self.taken.contains(at) || self.backlogs.will_send(at)
+    }
+
+    pub(super) fn is_failing(&self) -> bool {
+        matches!(self.mode, Mode::Paused(_)) || self.failures_in_a_row >= FAILING_MIN
     }
 
     pub(super) fn wants_worker(&self) -> bool {

@@ -11,6 +11,7 @@ use super::delivery::{self, Delivered, Outcome};
 use super::job::{Job, Origin};
 use super::state::After;
 use crate::attempt::Trigger;
+use crate::crew::Crew;
 use crate::dispatcher::Shared;
 
 impl Lane {
@@ -20,16 +21,23 @@ impl Lane {
             let job = self.with(|state, now_ms| {
                 let job = if state.wants_worker() { state.next_job(now_ms) } else { None };
                 state.workers += usize::from(job.is_some());
-                job
+                job.map(|job| (job, state.is_failing()))
             });
-            let Some(job) = job else { return };
-            let (lane, shared_too) = (self.clone(), shared.clone());
-            shared.handle.spawn(async move { lane.work(&shared_too, job).await });
+            let Some((job, is_failing)) = job else { return };
+            self.employ(shared, job, is_failing);
         }
     }
 
-    async fn work(self: Arc<Lane>, shared: &Arc<Shared>, first: Job) {
+    /// Has a worker begin with a job, in the crew for what only fails or in the other.
+    fn employ(self: &Arc<Lane>, shared: &Arc<Shared>, first: Job, is_failing: bool) {
+        let (lane, shared_too) = (self.clone(), shared.clone());
+        let crew = shared.crews.of(is_failing);
+        crew.handle.spawn(async move { lane.work(&shared_too, first, is_failing).await });
+    }
+
+    async fn work(self: Arc<Lane>, shared: &Arc<Shared>, first: Job, is_failing: bool) {
         let mut job = first;
+        let crew = shared.crews.of(is_failing);
         loop {
             let trigger = match job.origin {
                 Origin::Backlog { is_manual: true, .. } => Trigger::Manual,
@@ -38,13 +46,16 @@ impl Lane {
             let delivered = if shared.is_stopping() {
                 Delivered::parked()
             } else {
-                self.deliver(shared, &mut job, trigger).await
+                self.deliver(shared, crew, &mut job, trigger).await
             };
             let (next, reads) = self.end(shared, &job, delivered);
             if reads {
                 self.fill_soon(shared);
             }
             match next {
+                Some(next) if self.is_failing() != is_failing => {
+                    return self.employ(shared, next, !is_failing);
+                }
                 Some(next) => job = next,
                 None => break,
             }
@@ -54,9 +65,9 @@ impl Lane {
     }
 
     /// An attempt; one that panics is none, so that its worker and its keys go on.
-    async fn deliver(&self, shared: &Arc<Shared>, job: &mut Job, trigger: Trigger) -> Delivered {
+    async fn deliver(&self, shared: &Arc<Shared>, crew: &Crew, job: &mut Job, trigger: Trigger) -> Delivered {
         let sequence = job.place.sequence;
-        caught(delivery::deliver(shared, self, job, trigger)).await.unwrap_or_else(|| {
+        caught(delivery::deliver(shared, self, job, trigger, crew)).await.unwrap_or_else(|| {
             tracing::error!(endpoint = &*self.id, sequence, "a delivery panicked");
             Delivered::unreadable()
         })

@@ -205,6 +205,7 @@ impl Webhooks {
             deliveries,
             notices,
             clock: Clock::default(),
+            give_way: crate::priority::give_way,
         })
         .map_err(WebhookStartError::Threads)?;
         Ok(Webhooks {

@@ -252,6 +252,7 @@ impl World {
             deliveries: self.diary.clone(),
             notices: self.board.clone(),
             clock: self.clock.clone(),
+            give_way: || (),
         });
         Run { dispatcher: Arc::new(dispatcher.unwrap()), router: None }
     }
