@@ -295,7 +295,7 @@ impl Dispatcher {
             lanes: Mutex::new(lanes),
             agenda: Arc::new(Agenda::new(parts.clock.clone())),
             clock: parts.clock,
-            saver: Mutex::default(),
+            saver: Mutex::new(Saver::new(parts.routed)),
             manual: ManualRoom::of_all(),
             router,
             stopping: AtomicBool::new(false),

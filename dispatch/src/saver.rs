@@ -12,13 +12,15 @@ use hashbrown::HashMap;
 
 use crate::dispatcher::Shared;
 use crate::event::Cursor;
-use crate::lane::{Collected, Lane, Rest};
+use crate::lane::{Collected, Lane, Positions, Rest};
 use crate::ledger::{Changes, SAVE_INTERVAL};
 use crate::notice::Notice;
 
 /// What saving remembers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Saver {
+    /// The position of lanes without a row, as the ledger has it.
+    saved: Cursor,
     /// The positions that were saved last.
     last: Option<(u64, u64)>,
     /// The first frame that each lane needs that has nothing to save, if it needs one.
@@ -28,6 +30,11 @@ pub(crate) struct Saver {
 }
 
 impl Saver {
+    /// One that begins where the ledger has the router.
+    pub(crate) fn new(saved: Cursor) -> Saver {
+        Saver { saved, last: None, resting: HashMap::new(), has_ended: false }
+    }
+
     /// Finds the positions that hold for all lanes.
     fn place(&mut self, lanes: &[Arc<Lane>], collected: &[Collected], routed: Cursor, changes: &mut Changes) {
         for lane in lanes {
@@ -60,12 +67,15 @@ impl Shared {
         let routed = *self.routed.lock();
         let mut open = self.agenda.take_open();
         let mut changes = Changes::default();
-        let collect = |lane: &Arc<Lane>| lane.collect(routed, &mut changes, now_ms);
+        let at = Positions { routed, saved: saver.saved };
+        let collect = |lane: &Arc<Lane>| lane.collect(at, &mut changes, now_ms);
         let collected: Vec<Collected> = open.lanes.iter().map(collect).collect();
         saver.place(&open.lanes, &collected, routed, &mut changes);
         if !self.write(&mut saver, &changes) {
             return false;
         }
+        let saved = Cursor::behind(changes.routed);
+        saver.saved = saved;
         let notices = std::mem::take(&mut changes.notices);
         for (lane, collected) in open.lanes.iter().zip(&collected) {
             lane.saved(collected, &changes, now_ms);
@@ -73,7 +83,7 @@ impl Shared {
         for failed in notices {
             self.notices.publish(Notice::MessageFailed(failed));
         }
-        open.lanes.retain(|lane| match lane.rest(routed) {
+        open.lanes.retain(|lane| match lane.rest(saved) {
             Rest::Busy => true,
             Rest::Needs(sequence) => {
                 saver.resting.insert(lane.id.clone(), sequence);

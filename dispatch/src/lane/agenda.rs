@@ -25,7 +25,7 @@ use crate::event::Cursor;
 
 /// How soon a lane that could not be looked at is looked at again.
 const LOOK_AGAIN_MS: i64 = 1000;
-/// A router that is past everything.
+/// A position past everything.
 const ANYWHERE: Cursor = Cursor { sequence: u64::MAX, ordinal: 0 };
 
 /// Shared by all lanes of a dispatcher.
@@ -77,7 +77,7 @@ impl Agenda {
     /// Notes what a lane's state asks for.
     pub(super) fn note(&self, post: &Post, state: &State, now_ms: i64) {
         let mut slot = post.slot.lock();
-        // Whether it is before the router is for the saver to find out.
+        // Whether it is before the position that all share is for the saver to find out.
         if !slot.is_open
             && state.rest(ANYWHERE) == Rest::Busy
             && let Some(lane) = post.me.upgrade()
@@ -161,6 +161,7 @@ mod tests {
     use std::sync::atomic::AtomicI64;
 
     use super::*;
+    use crate::lane::Positions;
     use crate::lane::tests::event;
     use crate::ledger::{Changes, Exception, Health, LaneRecord};
 
@@ -191,8 +192,9 @@ mod tests {
     fn save(agenda: &Agenda, routed: Cursor) -> (usize, Vec<Rest>) {
         let mut open = agenda.take_open();
         let mut changes = Changes::default();
+        let at = Positions { routed, saved: routed };
         let collected: Vec<_> =
-            open.lanes.iter().map(|lane| lane.collect(routed, &mut changes, agenda.now_ms())).collect();
+            open.lanes.iter().map(|lane| lane.collect(at, &mut changes, agenda.now_ms())).collect();
         for (lane, collected) in open.lanes.iter().zip(&collected) {
             lane.saved(collected, &changes, agenda.now_ms());
         }

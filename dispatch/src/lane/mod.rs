@@ -71,7 +71,7 @@ pub(crate) use agenda::Agenda;
 pub(crate) use backlog::Asked;
 pub(crate) use fill::ReadTurns;
 pub(crate) use manual::ManualRoom;
-pub(crate) use save::{Collected, Rest};
+pub(crate) use save::{Collected, Positions, Rest};
 pub use stats::LaneStats;
 pub(crate) use stats::Sums;
 
@@ -173,11 +173,11 @@ impl Lane {
         result
     }
 
-    /// What the lane did since the last save is saved: whether it has to be looked at
-    /// by the next one.
-    pub(crate) fn rest(&self, routed: Cursor) -> Rest {
+    /// What the lane did since the last save is saved, and the position `saved` that all
+    /// share: whether it has to be looked at by the next one.
+    pub(crate) fn rest(&self, saved: Cursor) -> Rest {
         let state = self.state.lock();
-        let rest = state.rest(routed);
+        let rest = state.rest(saved);
         if let (Some(post), true) = (self.post.get(), rest != Rest::Busy) {
             post.slot.lock().is_open = false;
         }

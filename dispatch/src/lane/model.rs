@@ -12,7 +12,7 @@ use super::delivery::Outcome;
 use super::gather::Shape;
 use super::job::{Job, Origin};
 use super::pause::Pause;
-use super::save::Collected;
+use super::save::{Collected, Positions};
 use super::state::{After, Chore, EXCEPTIONS_MAX, Mode, State, WINDOW_FIRST, WINDOW_MAX};
 use crate::dialect::Dialect;
 use crate::endpoint::EndpointSettings;
@@ -243,7 +243,8 @@ impl Model {
                     }
                 }
                 None => {
-                    self.state.from = self.routed;
+                    // After a restart the router may be behind it.
+                    self.state.from = from.max(self.routed);
                     self.state.mode = Mode::Live;
                 }
             },
@@ -290,9 +291,11 @@ impl Model {
     fn collect(&self) -> (Collected, Changes) {
         let mut changes = Changes::default();
         let id: Arc<str> = "ep_1".into();
-        let collected = self.state.collect(&id, self.routed, &mut changes, self.now_ms);
+        let at = Positions { routed: self.routed, saved: Cursor::behind(self.stored.routed) };
+        let collected = self.state.collect(&id, at, &mut changes, self.now_ms);
         let holds = collected.holds.unwrap_or(self.routed).min(self.routed);
         changes.routed = holds.sequence - 1;
+        assert!(changes.routed >= self.stored.routed, "the position goes back");
         (collected, changes)
     }
 

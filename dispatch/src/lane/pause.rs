@@ -254,7 +254,8 @@ impl State {
             self.backlogs.add_passed(begin, routed, std::mem::take(&mut self.ahead));
         }
         self.mode = Mode::Live;
-        self.from = routed;
+        // After a restart the router may not be where the lane was.
+        self.from = self.from.max(routed);
         self.window = WINDOW_FIRST;
         self.counts.passed = 0;
         self.health.paused_at_ms = None;

@@ -1,4 +1,9 @@
 //! What of a lane must survive a crash: collected, and noted once it is durable.
+//!
+//! A lane without a row restarts at the position that all such lanes share. So it has one
+//! while that position is before where it began: else a restart brings it events of a time
+//! when it was off. The shared position never goes back, as lanes that are at rest rely on
+//! it.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,7 +20,7 @@ const HELD_MAX_MS: i64 = 2000;
 
 /// What is saved of a lane.
 pub(crate) struct Collected {
-    /// Lanes without a row: the first event that is not decided.
+    /// Where the shared position must not go beyond.
     pub(crate) holds: Option<Cursor>,
     /// The first frame it still needs.
     pub(crate) needs: u64,
@@ -32,6 +37,22 @@ pub(crate) struct Collected {
     notices: usize,
 }
 
+/// Where everybody is when lanes are collected.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Positions {
+    /// The router.
+    pub(crate) routed: Cursor,
+    /// The shared position that the catalog has.
+    pub(crate) saved: Cursor,
+}
+
+/// Where a restart of a lane begins.
+struct Stand {
+    /// The cursor that the catalog is to have, unless that is the shared position.
+    row: Option<Cursor>,
+    holds: Option<Cursor>,
+}
+
 /// What a lane does between two saves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rest {
@@ -44,9 +65,9 @@ pub(crate) enum Rest {
 }
 
 impl Lane {
-    /// Adds what must survive a crash to `changes`; `routed` is where the router is.
-    pub(crate) fn collect(&self, routed: Cursor, changes: &mut Changes, now_ms: i64) -> Collected {
-        self.state.lock().collect(&self.id, routed, changes, now_ms)
+    /// Adds what must survive a crash to `changes`.
+    pub(crate) fn collect(&self, at: Positions, changes: &mut Changes, now_ms: i64) -> Collected {
+        self.state.lock().collect(&self.id, at, changes, now_ms)
     }
 
     /// What was collected is durable.
@@ -59,7 +80,7 @@ impl State {
     pub(super) fn collect(
         &self,
         id: &Arc<str>,
-        routed: Cursor,
+        at: Positions,
         changes: &mut Changes,
         now_ms: i64,
     ) -> Collected {
@@ -74,7 +95,7 @@ impl State {
         if self.unsaved.wiped {
             changes.wiped.push(id.to_string());
         }
-        let row = self.row_at(now_ms, routed);
+        let Stand { row, holds } = self.stand(at, now_ms);
         if row != self.row || self.unsaved.wiped {
             match row {
                 Some(cursor) => changes.cursors.push((id.to_string(), cursor)),
@@ -89,10 +110,9 @@ impl State {
         changes.finished.extend(finished.iter().map(|number| (id.to_string(), *number)));
         changes.given_up.extend(self.unsaved.given_up.iter().map(|range| (id.to_string(), *range)));
         changes.notices.extend(self.unsaved.notices.iter().cloned());
-        let lowest = self.lowest(routed);
         Collected {
-            holds: lowest.filter(|_| row.is_none()),
-            needs: self.needs(lowest),
+            holds,
+            needs: self.needs(self.lowest(at.routed)),
             tickets: self.unsaved.tickets.len(),
             row,
             health: self.health,
@@ -118,17 +138,25 @@ impl State {
         self.taken.lowest().into_iter().chain(next).min()
     }
 
-    /// The cursor that the catalog is to have.
-    fn row_at(&self, now_ms: i64, routed: Cursor) -> Option<Cursor> {
+    fn stand(&self, Positions { routed, saved }: Positions, now_ms: i64) -> Stand {
+        let Some(lowest) = self.lowest(routed) else { return Stand { row: None, holds: None } };
+        if self.keeps_row(saved, now_ms) {
+            return Stand { row: Some(lowest), holds: None };
+        }
+        // The shared position does not go back to it, but waits until it is there.
+        Stand { row: (lowest < saved).then_some(lowest), holds: Some(lowest.max(saved)) }
+    }
+
+    /// Whether it has a row wherever the shared position goes.
+    fn keeps_row(&self, saved: Cursor, now_ms: i64) -> bool {
         let since_ms = self.taken.held_since_ms();
         let is_held = since_ms.is_some_and(|since| now_ms.saturating_sub(since) > HELD_MAX_MS);
-        let has_row = match &self.mode {
+        let reads_itself = match &self.mode {
             Mode::Behind(_) => true,
-            Mode::Live => is_held || self.from > routed,
-            Mode::Paused(pause) => is_held || pause.from.is_some() || self.from > routed,
-            Mode::Off => false,
+            Mode::Paused(pause) => pause.from.is_some(),
+            Mode::Live | Mode::Off => false,
         };
-        if has_row { self.lowest(routed) } else { None }
+        reads_itself || is_held || self.from > saved
     }
 
     /// The first frame that it needs.
@@ -170,8 +198,8 @@ impl State {
         tickets.into_iter().for_each(|(origin, events)| self.decide(origin, events));
     }
 
-    /// Whether there is anything for the next save.
-    pub(super) fn rest(&self, routed: Cursor) -> Rest {
+    /// Whether there is anything for the next save; `saved` is the shared position.
+    pub(super) fn rest(&self, saved: Cursor) -> Rest {
         let unsaved = &self.unsaved;
         let is_saved = unsaved.failed.is_empty()
             && unsaved.settled.is_empty()
@@ -183,11 +211,11 @@ impl State {
             && self.health == self.health_saved
             && self.backlogs.is_saved();
         let stands = match &self.mode {
-            Mode::Live => self.row.is_none() && self.from <= routed,
+            Mode::Live => self.row.is_none() && self.from <= saved,
             Mode::Behind(_) => false,
             Mode::Paused(pause) => match pause.from {
                 Some(from) => self.row == Some(from),
-                None => self.row.is_none() && self.from <= routed,
+                None => self.row.is_none() && self.from <= saved,
             },
             Mode::Off => self.row.is_none(),
         };
@@ -203,5 +231,66 @@ impl State {
             u64::MAX => Rest::Idle,
             needs => Rest::Needs(needs),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lane::tests::event;
+    use crate::ledger::LaneRecord;
+
+    fn at(sequence: u64) -> Cursor {
+        Cursor { sequence, ordinal: 0 }
+    }
+
+    /// The row that a lane is to have, and where the shared position must not go beyond.
+    fn stand(state: &State, routed: u64, saved: u64) -> (Option<Cursor>, Option<Cursor>) {
+        let Stand { row, holds } = state.stand(Positions { routed: at(routed), saved: at(saved) }, 0);
+        (row, holds)
+    }
+
+    #[test]
+    fn a_lane_keeps_its_row_until_the_position_that_is_saved_is_where_it_began() {
+        let mut state = State::begin(true, at(100));
+        assert_eq!(stand(&state, 120, 51), (Some(at(100)), None));
+        (state.mode, state.from) = (Mode::Live, at(120));
+        for (routed, saved) in [(120, 51), (130, 119)] {
+            assert_eq!(stand(&state, routed, saved), (Some(at(routed)), None));
+        }
+        assert_eq!(stand(&state, 130, 120), (None, Some(at(130))));
+        state.row = Some(at(130));
+        assert_eq!(state.rest(at(120)), Rest::Busy);
+        state.row = None;
+        assert_eq!([state.rest(at(119)), state.rest(at(120))], [Rest::Busy, Rest::Idle]);
+    }
+
+    #[test]
+    fn the_shared_position_never_goes_back_to_a_lane_that_comes_from_behind() {
+        let mut state = State::default();
+        state.take(&event(50), 0);
+        state.take(&event(210), 0);
+        assert_eq!(stand(&state, 220, 200), (Some(at(50)), Some(at(200))));
+        state.taken.decide(0);
+        assert_eq!(stand(&state, 220, 200), (None, Some(at(210))));
+    }
+
+    #[test]
+    fn a_lane_that_resumes_before_the_router_is_where_it_was_takes_nothing_from_before() {
+        let record = LaneRecord {
+            row: Some(at(200)),
+            health: Health { failing_since_ms: Some(1), paused_at_ms: Some(1) },
+            ..LaneRecord::default()
+        };
+        let mut state = State::restored(true, record);
+        let Mode::Paused(pause) = &mut state.mode else { panic!("it is paused") };
+        pause.resumes = true;
+        assert_eq!(state.resume(at(150), Cursor::default(), 0), None);
+        assert_eq!(state.mode, Mode::Live);
+        for sequence in [150, 199, 200] {
+            state.offer(&event(sequence), 0);
+        }
+        assert_eq!((state.taken.lowest(), state.taken.len()), (Some(at(200)), 1));
+        assert_eq!(state.backlogs.len(), 0);
     }
 }

@@ -48,7 +48,7 @@ fn a_dead_endpoint_slows_no_other_and_is_paused_with_a_cursor() {
     assert!(run.lane("ep_refused").exception_count() < 40, "the others rest where they are");
     // The living one has no row, and the others do not hold back its position.
     assert!(comes_within(SOON, || world.book.stored().routed == 5000), "{}", world.book.stored().routed);
-    assert!(!world.book.stored().rows.contains_key("ep_living"));
+    assert!(comes_within(SOON, || !world.book.stored().rows.contains_key("ep_living")));
     run.stop();
     world.book.check_positions(&events);
     assert_eq!(living.count(), 5000);

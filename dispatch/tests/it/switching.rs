@@ -1,7 +1,8 @@
 //! Endpoints that are switched off, on, bound to others and taken away.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 
 use systole_dispatch::endpoint::EndpointSettings;
@@ -243,6 +244,59 @@ fn an_endpoint_begins_at_its_cursor_though_the_router_is_not_there_yet() {
     let early = |hook: &Hook| hook.taken().difference(&expected).count();
     assert_eq!((early(&hook), early(&toggled)), (0, 0), "events from before they began");
     assert_eq!((hook.taken(), toggled.taken()), (expected.clone(), expected.clone()));
+}
+
+/// Another endpoint holds back the position that both share, and the clock stands still, so
+/// that it does so for as long as it takes.
+#[test]
+fn a_crash_brings_nothing_of_the_time_when_an_endpoint_was_off() {
+    let (world, hook, shut) = (World::still(), Hook::willing(), Arc::new(AtomicBool::new(true)));
+    let is_shut = shut.clone();
+    let slow = Hook::start(move |_| {
+        while is_shut.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Reply::status(200)
+    });
+    let opens = OnDrop(shut);
+    let run = world.endpoint("ep_1", &hook.url()).endpoint("ep_slow", &slow.url()).start();
+    world.log.append_many(20, 4);
+    assert!(comes_within(SOON, || hook.count() == 20));
+    let lane = run.lane("ep_1");
+    lane.switch_off();
+    world.log.append_many(30, 4);
+    assert!(comes_within(SOON, || run.stats().routed_sequence == 50));
+    lane.switch_on(Cursor::behind(50));
+    // It looks where the router is.
+    world.pass(Duration::from_millis(200));
+    assert!(comes_within(SOON, || !lane.is_behind()));
+    // Some saves.
+    std::thread::sleep(Duration::from_millis(700));
+    let stored = world.book.stored();
+    assert_eq!((stored.routed, stored.rows.contains_key("ep_1")), (0, true), "{stored:?}");
+    let live = world.log.append_many(10, 4);
+    assert!(comes_within(SOON, || hook.count() == 30));
+    world.book.fail(true);
+    drop(opens);
+    run.stop();
+    world.book.fail(false);
+    let run = world.start();
+    world.pass(Duration::from_millis(200));
+    assert!(comes_within(SOON, || slow.taken().len() == 60 && world.book.stored().rows.is_empty()));
+    assert!(comes_within(SOON, || world.book.stored().routed == 60));
+    run.stop();
+    let came: BTreeSet<u64> = hook.deliveries().iter().map(|one| place_of(&one.id).sequence).collect();
+    assert!((21..=50).all(|sequence| !came.contains(&sequence)), "{came:?}");
+    assert!(hook.taken().is_superset(&ids_of(&live)));
+}
+
+/// Lets go of who waits, also if the test fails.
+struct OnDrop(Arc<AtomicBool>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 #[test]
