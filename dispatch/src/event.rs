@@ -25,24 +25,40 @@ pub struct Place {
 /// group at least 32 bytes and 2,500 samples at least 40,000.
 const GROUP_BITS_USED: u32 = 21;
 const CHUNK_BITS_USED: u32 = 11;
-/// How often the same can be cut anew and get another id: more often than it is tried.
+/// How often the same can be cut anew and get another number: more often than it is tried.
 const CUTS_MAX: u32 = 7;
+/// Bits for how many events were drawn together, less one: at most 256.
+const COUNT_BITS: u32 = 8;
 
 impl Place {
-    /// The place of events drawn together that begin with the event here. `cut` is how often it was cut anew. New and corrected samples of one
-    /// group begin different ones.
+    /// The place of events of one series that were drawn together, in their order.
+    ///
+    /// ```text
+    /// sequence   the first event's
+    /// group      cuts 3 | the first event's 21
+    /// chunk      corrected 1 | events less one 8, hash 3, or if it was cut anew: hash 11
+    /// ```
+    ///
+    /// It leads back to the first event and stands for all of them: what is drawn together
+    /// are neighbours in their series, so others that begin with the same event are more
+    /// or fewer. The hash is over all of them, for what erasures leave.
     ///
     /// # Panics
-    /// If the event's place is beyond what a frame can have.
+    /// If there are none, or the first event's place is beyond what a frame can have.
     #[must_use]
-    pub fn beginning(self, kind: EventKind, cut: u32) -> Place {
-        let fits = self.group >> GROUP_BITS_USED == 0 && self.chunk >> CHUNK_BITS_USED == 0;
-        assert!(fits, "no frame has {self:?}");
+    pub fn of_drawn(members: &[Member]) -> Place {
+        let Member { place: first, cut, .. } = members[0];
+        assert!(first.group >> GROUP_BITS_USED == 0, "no frame has {first:?}");
+        let [low, high, ..] = hash_of(members);
+        let hash = u16::from_le_bytes([low, high]) & ((1 << CHUNK_BITS_USED) - 1);
+        let more = u16::try_from(members.len() - 1).unwrap_or(u16::MAX).min((1 << COUNT_BITS) - 1);
+        let hash_bits = CHUNK_BITS_USED - COUNT_BITS;
+        let tail = if cut == 0 { more << hash_bits | hash & ((1 << hash_bits) - 1) } else { hash };
         Place {
-            sequence: self.sequence,
-            group: self.group | cut.min(CUTS_MAX) << GROUP_BITS_USED,
-            chunk: self.chunk | u16::from(self.kind == EventKind::Updated) << CHUNK_BITS_USED,
-            kind,
+            sequence: first.sequence,
+            group: first.group | u32::from(cut).min(CUTS_MAX) << GROUP_BITS_USED,
+            chunk: tail | u16::from(first.kind == EventKind::Updated) << CHUNK_BITS_USED,
+            kind: EventKind::Coalesced,
         }
     }
 
@@ -50,32 +66,36 @@ impl Place {
     /// a hash over all of them, so that an id stands for what is in it, also if a crash
     /// had others gathered behind the same first one. `cut` is how often it was cut anew.
     #[must_use]
-    pub fn of_batch(members: impl IntoIterator<Item = Place>, cut: u32) -> Place {
-        let mut hash = Sha256::new();
-        let mut first = None;
-        for member in members {
-            first.get_or_insert(member);
-            hash.update(member.sequence.to_le_bytes());
-            hash.update(member.group.to_le_bytes());
-            hash.update(member.chunk.to_le_bytes());
-            hash.update([member.kind as u8]);
-        }
-        let hash = hash.finalize();
+    pub fn of_batch(members: &[Member], cut: u32) -> Place {
+        let hash = hash_of(members);
         let group = u32::from_le_bytes([hash[0], hash[1], hash[2], 0]) & ((1 << GROUP_BITS_USED) - 1);
         let chunk = u16::from_le_bytes([hash[4], hash[5]]) & ((1 << CHUNK_BITS_USED) - 1);
         Place {
-            sequence: first.map_or(0, |first| first.sequence),
+            sequence: members.first().map_or(0, |first| first.place.sequence),
             group: group | cut.min(CUTS_MAX) << GROUP_BITS_USED,
             chunk,
             kind: EventKind::Batch,
         }
     }
 
-    /// How often it was cut anew, of a place that [`Place::beginning`] made.
+    /// How often it was cut anew, of a place that [`Place::of_drawn`] or
+    /// [`Place::of_batch`] made.
     #[must_use]
     pub fn cuts(self) -> u32 {
         self.group >> GROUP_BITS_USED
     }
+}
+
+/// A hash over events and how they are drawn together.
+fn hash_of(members: &[Member]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for Member { place, joined, cut, .. } in members {
+        hash.update(place.sequence.to_le_bytes());
+        hash.update(place.group.to_le_bytes());
+        hash.update(place.chunk.to_le_bytes());
+        hash.update([place.kind as u8, u8::from(*joined), *cut]);
+    }
+    hash.finalize().into()
 }
 
 /// Why an event exists. The numbers are part of event ids; 4 bits.
@@ -336,20 +356,32 @@ pub enum PayloadFault {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    fn member(place: Place, joined: bool, cut: u8) -> Member {
+        Member { place, ordinal: 0, decided_at: place.sequence, key: 1, joined, cut }
+    }
+
+    /// Events of one series in frames behind each other.
+    fn drawn(first: Place, count: u64, cut: u8) -> Vec<Member> {
+        let at = |index: u64| Place { sequence: first.sequence + index, ..first };
+        (0..count).map(|index| member(at(index), index > 0, if index == 0 { cut } else { 0 })).collect()
+    }
 
     #[test]
     fn what_begins_at_different_events_or_was_cut_anew_has_different_places() {
-        let mut places = std::collections::BTreeSet::new();
-        for (kind, chunk) in [(EventKind::Created, 0), (EventKind::Created, 2047), (EventKind::Updated, 0)] {
-            let first = Place { sequence: 9, group: (1 << 21) - 1, chunk, kind };
+        let mut places = BTreeSet::new();
+        for kind in [EventKind::Created, EventKind::Updated] {
+            let first = Place { sequence: 9, group: (1 << 21) - 1, chunk: 0, kind };
             for cut in 0..=7 {
-                let batch = Place::of_batch([first, Place { sequence: 12, ..first }], cut);
+                let members = drawn(first, 2, cut);
                 for (place, kind) in [
-                    (batch, EventKind::Batch),
-                    (first.beginning(EventKind::Coalesced, cut), EventKind::Coalesced),
+                    (Place::of_batch(&members, u32::from(cut)), EventKind::Batch),
+                    (Place::of_drawn(&members), EventKind::Coalesced),
                 ] {
-                    assert_eq!((place.kind, place.cuts(), place.sequence), (kind, cut, 9));
+                    assert_eq!((place.kind, place.cuts(), place.sequence), (kind, u32::from(cut), 9));
                     assert!(places.insert(place) && place.group < 1 << 24 && place.chunk < 1 << 12);
                 }
             }
@@ -357,15 +389,43 @@ mod tests {
     }
 
     #[test]
+    fn more_or_fewer_events_drawn_together_have_another_place_and_lead_back_to_the_first() {
+        for kind in [EventKind::Created, EventKind::Updated] {
+            let first = Place { sequence: 1 << 40, group: 77, chunk: 0, kind };
+            let places: BTreeSet<Place> =
+                (2..=256).map(|count| Place::of_drawn(&drawn(first, count, 0))).collect();
+            assert_eq!(places.len(), 255);
+            assert!(places.iter().all(|place| (place.sequence, place.group) == (1 << 40, 77)));
+            assert!(places.iter().all(|place| place.chunk < 1 << 12));
+        }
+    }
+
+    #[test]
+    fn what_erasures_leave_has_a_place_of_its_own() {
+        let first = Place { sequence: 5, group: 0, chunk: 0, kind: EventKind::Created };
+        // Of three the last is gone, or the second.
+        let mut three = drawn(first, 3, 1);
+        let without_last = Place::of_drawn(&three[..2]);
+        three.remove(1);
+        let places = [without_last, Place::of_drawn(&three), Place::of_drawn(&drawn(first, 2, 0))];
+        assert_eq!(BTreeSet::from(places).len(), 3, "{places:?}");
+    }
+
+    #[test]
     fn a_batchs_place_stands_for_what_is_in_it() {
-        let at = |sequence| Place { sequence, group: 1, chunk: 0, kind: EventKind::Created };
-        let batch = Place::of_batch([at(1), at(2), at(3)], 0);
-        assert_eq!(batch, Place::of_batch([at(1), at(2), at(3)], 0));
+        let at = |sequence| {
+            let place = Place { sequence, group: 1, chunk: 0, kind: EventKind::Created };
+            member(place, false, 0)
+        };
+        let batch = Place::of_batch(&[at(1), at(2), at(3)], 0);
+        assert_eq!(batch, Place::of_batch(&[at(1), at(2), at(3)], 0));
+        let of_another_group = Member { place: Place { group: 2, ..at(3).place }, ..at(3) };
         let others = [
-            Place::of_batch([at(1), at(2), at(3), at(4)], 0),
-            Place::of_batch([at(1), at(3), at(2)], 0),
-            Place::of_batch([at(1), at(2)], 0),
-            Place::of_batch([at(1), at(2), Place { group: 2, ..at(3) }], 0),
+            Place::of_batch(&[at(1), at(2), at(3), at(4)], 0),
+            Place::of_batch(&[at(1), at(3), at(2)], 0),
+            Place::of_batch(&[at(1), at(2)], 0),
+            Place::of_batch(&[at(1), at(2), of_another_group], 0),
+            Place::of_batch(&[at(1), Member { joined: true, ..at(2) }, at(3)], 0),
         ];
         assert!(others.iter().all(|other| *other != batch && other.sequence == 1), "{others:?}");
     }

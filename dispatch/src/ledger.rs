@@ -1,9 +1,10 @@
 //! What is kept over restarts: positions and failures, never successes.
 //!
 //! A lane that keeps up has no row anywhere: one position, the lowest that any such
-//! lane has not decided, stands for all of them; it never goes back. A lane that lags or
-//! is paused has its cursor, until the position is where it joined the router, a delivery
-//! that failed its exception, what is sent behind live events a range. All that changed is saved in one transaction every [`SAVE_INTERVAL`], so what
+//! lane has not decided, stands for all of them; it never goes back. A lane that lags, is
+//! paused or draws events together has its cursor, until the position is behind what it
+//! has decided, a delivery that failed its exception, what is sent behind live events a
+//! range. All that changed is saved in one transaction every [`SAVE_INTERVAL`], so what
 //! a delivery costs does not grow with their number.
 
 use std::fmt;

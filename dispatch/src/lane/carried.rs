@@ -32,7 +32,7 @@ impl Job {
         jobs.sort_by_key(Job::begins_at);
         let first = jobs[0].clone();
         let members: Vec<Member> = jobs.iter().flat_map(Job::members).collect();
-        let place = Place::of_batch(members.iter().map(|member| member.place), 0);
+        let place = Place::of_batch(&members, 0);
         let origins = jobs.iter().flat_map(Job::origins).collect();
         let quiet = jobs.iter().all(|job| job.quiet);
         let carried = Carried { origins, ..Carried::of(members.into()) };
@@ -114,13 +114,11 @@ impl Job {
             });
             left.extend(kept);
         }
-        let Member { place, ordinal, decided_at, key, cut, .. } = left[0];
+        let Member { ordinal, decided_at, key, .. } = left[0];
         let was = carried.was.unwrap_or(self.place);
         self.place = match self.place.kind {
-            EventKind::Batch => {
-                Place::of_batch(left.iter().map(|member| member.place), self.place.cuts() + 1)
-            }
-            kind => place.beginning(kind, cut.into()),
+            EventKind::Batch => Place::of_batch(&left, self.place.cuts() + 1),
+            _ => Place::of_drawn(&left),
         };
         (self.ordinal, self.decided_at, self.key) = (ordinal, decided_at, key);
         // The keys stay in flight together, so they stay as they are.
@@ -164,11 +162,7 @@ impl Carried {
 /// own.
 pub(super) fn event_place(members: &[Member]) -> (Place, bool) {
     let first = members[0];
-    if members.len() == 1 && first.cut == 0 {
-        (first.place, false)
-    } else {
-        (first.place.beginning(EventKind::Coalesced, first.cut.into()), true)
-    }
+    if members.len() == 1 && first.cut == 0 { (first.place, false) } else { (Place::of_drawn(members), true) }
 }
 
 /// Where a reader stands that reads a member next.
@@ -186,8 +180,12 @@ mod tests {
     }
 
     fn job(kind: EventKind, members: &[Member]) -> Job {
+        let place = match kind {
+            EventKind::Batch => Place::of_batch(members, 0),
+            _ => Place::of_drawn(members),
+        };
         let exception = Exception {
-            place: members[0].place.beginning(kind, 0),
+            place,
             ordinal: 0,
             decided_at: 1,
             key: 1,

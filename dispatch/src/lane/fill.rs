@@ -250,9 +250,8 @@ impl Lane {
                     state.mode = Mode::Behind(reached);
                     if fits {
                         state.counts.passed = state.counts.passed.saturating_sub(1);
-                        if !state.is_known(&event) {
-                            state.take(&event, now_ms);
-                        }
+                        let is_known = state.is_known(&event);
+                        state.take(&event, is_known, now_ms);
                     }
                 });
                 true

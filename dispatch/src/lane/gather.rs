@@ -18,7 +18,7 @@ use super::taken::Ticket;
 use super::windows::{Drawn, JOINED_MAX, Windows};
 use crate::dialect::Dialect;
 use crate::endpoint::EndpointSettings;
-use crate::event::{Event, Place};
+use crate::event::{Cursor, Event, Place};
 use crate::ledger::Exception;
 
 /// How soon it is looked again whether a window has ended that should have.
@@ -88,9 +88,12 @@ impl State {
         fits && (may_wait < EXCEPTIONS_MAX || held < TAKEN_MIN)
     }
 
-    pub(super) fn take(&mut self, event: &Event, now_ms: i64) {
+    /// Takes an event that is read in order. One that `is_known` need not be taken, and
+    /// only keeps its place in its window.
+    pub(super) fn take(&mut self, event: &Event, is_known: bool, now_ms: i64) {
         match self.shape.coalesce_ms {
-            Some(coalesce_ms) => self.draw(event, coalesce_ms, now_ms),
+            Some(coalesce_ms) => self.draw(event, is_known, coalesce_ms, now_ms),
+            None if is_known => {}
             None => {
                 let ticket = self.taken.push(event.cursor(), event.place, now_ms);
                 self.queues.push(Job::of(event, Origin::Live(ticket), self.generation));
@@ -99,7 +102,7 @@ impl State {
     }
 
     /// Adds an event to the window of its series.
-    fn draw(&mut self, event: &Event, coalesce_ms: u32, now_ms: i64) {
+    fn draw(&mut self, event: &Event, is_known: bool, coalesce_ms: u32, now_ms: i64) {
         let number = Windows::number_of(event, coalesce_ms);
         let ticket = self.windows.join(number).unwrap_or_else(|| {
             self.close_windows();
@@ -108,15 +111,20 @@ impl State {
             self.windows.begin(number, ticket);
             ticket
         });
-        self.taken.join(ticket, event.cursor(), event.place);
+        self.drawn = Cursor { ordinal: event.ordinal + 1, ..event.cursor() };
+        if !is_known {
+            self.taken.join(ticket, event.cursor(), event.place);
+        }
         let mut cut = Vec::new();
         if Windows::takes(event) {
-            self.windows.add(event, &mut cut);
+            self.windows.add(event, is_known, &mut cut);
             self.queue_drawn(cut, ticket);
         } else {
             self.windows.cut_before(event, &mut cut);
             self.queue_drawn(cut, ticket);
-            self.queues.push(Job::of(event, Origin::Live(ticket), self.generation));
+            if !is_known {
+                self.queues.push(Job::of(event, Origin::Live(ticket), self.generation));
+            }
         }
     }
 
@@ -141,6 +149,12 @@ impl State {
     fn queue_drawn(&mut self, drawn: Vec<Drawn>, ticket: Ticket) {
         let generation = self.generation;
         drawn.into_iter().for_each(|drawn| self.queues.push(Job::drawn(drawn, ticket, generation)));
+    }
+
+    /// Whether its windows hold something that is not decided: whoever reads it again must
+    /// begin where they did.
+    pub(super) fn is_drawing(&self) -> bool {
+        self.shape.coalesce_ms.is_some() && !self.taken.is_empty()
     }
 
     /// When windows end or the rate allows a request.
@@ -242,8 +256,10 @@ fn since_1970(now_ms: i64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::event::Cursor;
+    use crate::event::Member;
     use crate::lane::delivery::Outcome;
     use crate::lane::state::WINDOW_FIRST;
     use crate::lane::tests::event as lane_event;
@@ -263,7 +279,11 @@ mod tests {
 
     /// Sequences of what is drawn together of events of one minute.
     fn drawn(events: std::ops::RangeInclusive<u64>) -> BTreeSet<Vec<u64>> {
-        let (mut state, mut drawn) = (drawing(), BTreeSet::new());
+        drawn_by(drawing(), events)
+    }
+
+    fn drawn_by(mut state: State, events: std::ops::RangeInclusive<u64>) -> BTreeSet<Vec<u64>> {
+        let mut drawn = BTreeSet::new();
         let sequences = |job: &Job| job.members().iter().map(|member| member.place.sequence).collect();
         let mut send = |state: &mut State| {
             while let Some(job) = state.next_job(0) {
@@ -290,6 +310,45 @@ mod tests {
         assert_eq!(behind.into_iter().collect::<BTreeSet<_>>(), drawn(begin..=last));
         let reach = before.iter().flatten().max();
         assert_eq!((reach, before.iter().flatten().count()), (Some(&(begin - 1)), JOINED_MAX));
+    }
+
+    /// A delivery of events that are drawn together, or of one, that waits for a retry.
+    fn waiting(sequences: &[u64]) -> Exception {
+        let member = |(index, sequence): (usize, &u64)| Member {
+            place: event(*sequence).place,
+            ordinal: 0,
+            decided_at: *sequence,
+            key: sequence % KEYS,
+            joined: index > 0,
+            cut: 0,
+        };
+        let members: Vec<Member> = sequences.iter().enumerate().map(member).collect();
+        let is_one = members.len() == 1;
+        Exception {
+            place: if is_one { members[0].place } else { Place::of_drawn(&members) },
+            ordinal: 0,
+            decided_at: sequences[0],
+            key: sequences[0] % KEYS,
+            attempts: 1,
+            due_at_ms: 0,
+            members: if is_one { Arc::default() } else { members.into() },
+            quiet: false,
+        }
+    }
+
+    #[test]
+    fn who_reads_again_draws_the_others_as_before_where_some_wait_for_a_retry() {
+        let (first, last) = (1, JOINED_MAX as u64 + 1000);
+        let mut all = drawn(first..=last);
+        let mut state = drawing();
+        for (index, sequences) in all.clone().into_iter().enumerate() {
+            // Also the first, with which the windows begin.
+            if index % 3 == 0 {
+                state.insert_exception(waiting(&sequences));
+                all.remove(&sequences);
+            }
+        }
+        assert_eq!(drawn_by(state, first..=last), all);
     }
 
     #[test]

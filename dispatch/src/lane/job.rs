@@ -12,7 +12,7 @@ use hashbrown::{HashMap, HashSet};
 use super::carried::Carried;
 use super::taken::Ticket;
 use super::windows::Drawn;
-use crate::event::{Cursor, Event, EventKind, Place};
+use crate::event::{Cursor, Event, Place};
 use crate::ledger::Exception;
 
 /// One in so many comes from the queue behind, if both have something.
@@ -101,12 +101,11 @@ impl Job {
 
     /// The first attempt of what was drawn together under one ticket.
     pub(super) fn drawn(drawn: Drawn, ticket: Ticket, generation: u64) -> Job {
-        let Drawn { members, bytes, backfill, .. } = drawn;
+        let Drawn { members, bytes, backfill } = drawn;
         let first = members[0];
         let origin = Origin::Live(ticket);
+        let place = if members.len() > 1 { Place::of_drawn(&members) } else { first.place };
         let carried = (members.len() > 1).then(|| Box::new(Carried::drawn(members, origin)));
-        let place =
-            if carried.is_some() { first.place.beginning(EventKind::Coalesced, 0) } else { first.place };
         Job {
             place,
             ordinal: first.ordinal,
@@ -334,6 +333,7 @@ impl Queues {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::EventKind;
 
     fn job(sequence: u64, key: u64, origin: Origin, behind: bool) -> Job {
         Job {

@@ -2,12 +2,14 @@
 //! crashes and restarts loses nothing.
 //!
 //! The model is a list of events and the set of those that were answered 2xx or given
-//! up. In the end, with a receiver that takes everything, each event is in it.
+//! up. In the end, with a receiver that takes everything, each event is in it. Beside it
+//! stands what was sent under each id: always the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::carried::event_place;
 use super::delivery::Outcome;
 use super::gather::Shape;
 use super::job::{Job, Origin};
@@ -108,6 +110,12 @@ struct Model {
     ordering: u64,
     /// Requests that carried several events and were answered 2xx.
     composite: usize,
+    /// Other lanes hold back the position that all share.
+    is_held_back: bool,
+    /// What was sent under each event's id.
+    sent: BTreeMap<Place, Vec<Place>>,
+    /// The ids under which each event was sent.
+    ids: BTreeMap<Place, BTreeSet<Place>>,
 }
 
 impl Model {
@@ -127,6 +135,9 @@ impl Model {
             shape: Shape::default(),
             ordering: 0,
             composite: 0,
+            is_held_back: false,
+            sent: BTreeMap::new(),
+            ids: BTreeMap::new(),
         }
     }
 
@@ -198,7 +209,21 @@ impl Model {
             let is_free = |key: &u64| self.in_flight.iter().all(|other| !other.keys().contains(key));
             assert!(job.keys().iter().all(is_free), "two of one key");
             self.state.workers += 1;
+            self.note(&job);
             self.in_flight.push(job);
+        }
+    }
+
+    /// An id stands for the same events at each attempt.
+    fn note(&mut self, job: &Job) {
+        for event in job.members().chunk_by(|_, next| next.joined) {
+            let id = event_place(event).0;
+            let places: Vec<Place> = event.iter().map(|member| member.place).collect();
+            for place in &places {
+                self.ids.entry(*place).or_default().insert(id);
+            }
+            let before = self.sent.entry(id).or_insert_with(|| places.clone());
+            assert_eq!(*before, places, "one id of two events");
         }
     }
 
@@ -238,9 +263,8 @@ impl Model {
             Chore::Follow(from) => match self.next(from, self.routed) {
                 Some(event) => {
                     self.state.mode = Mode::Behind(Cursor::behind(event.place.sequence));
-                    if !self.state.is_known(&event) {
-                        self.state.take(&event, self.now_ms);
-                    }
+                    let is_known = self.state.is_known(&event);
+                    self.state.take(&event, is_known, self.now_ms);
                 }
                 None => {
                     // After a restart the router may be behind it.
@@ -288,12 +312,18 @@ impl Model {
         true
     }
 
-    fn collect(&self) -> (Collected, Changes) {
+    fn collect(&mut self) -> (Collected, Changes) {
         let mut changes = Changes::default();
         let id: Arc<str> = "ep_1".into();
-        let at = Positions { routed: self.routed, saved: Cursor::behind(self.stored.routed) };
+        let saved = Cursor::behind(self.stored.routed);
+        let at = Positions { routed: self.routed, saved };
         let collected = self.state.collect(&id, at, &mut changes, self.now_ms);
-        let holds = collected.holds.unwrap_or(self.routed).min(self.routed);
+        let mut holds = collected.holds.unwrap_or(self.routed).min(self.routed);
+        if self.is_held_back {
+            let most = self.routed.sequence - saved.sequence + 1;
+            let other = Cursor { sequence: saved.sequence + self.random.below(most), ordinal: 0 };
+            holds = holds.min(other);
+        }
         changes.routed = holds.sequence - 1;
         assert!(changes.routed >= self.stored.routed, "the position goes back");
         (collected, changes)
@@ -385,6 +415,7 @@ impl Model {
     /// The receiver takes everything until nothing is left.
     fn come_to_rest(&mut self) {
         self.receiver = Receiver::Up;
+        self.is_held_back = false;
         for _ in 0..20_000 {
             self.route(1000);
             self.close_windows();
@@ -483,6 +514,62 @@ fn whatever_happens_each_event_of_windows_and_batches_is_delivered_or_given_up()
             composite += model.composite;
         }
         assert!(composite > 100, "{coalesce_ms:?} {batch_events:?}: {composite}");
+    }
+}
+
+/// A lane that crashes often, of a receiver that fails some and never so many that it
+/// pauses, beside others that hold back the position.
+fn crash_often(coalesce_ms: u32, batch_events: Option<u32>, seed: u64) -> Model {
+    let mut model = Model::shaped(seed, Some(coalesce_ms), batch_events);
+    model.is_held_back = true;
+    for _ in 0..1500 {
+        // As in `Model::step`, with neither pauses nor long times.
+        model.receiver = if model.random.below(2) == 0 { Receiver::Up } else { Receiver::Flaky(5) };
+        match model.random.below(100) {
+            0..10 => {
+                let count = model.random.below(60);
+                model.append(count);
+            }
+            10..30 => {
+                let count = model.random.below(100);
+                model.route(count);
+            }
+            30..50 => model.begin(16),
+            50..75 => (0..16).for_each(|_| model.finish()),
+            75..85 => (0..64).for_each(|_| {
+                model.fill();
+            }),
+            85..90 => model.save(),
+            90..97 => {
+                let ms = [20, 100, 3_000][usize::try_from(model.random.below(3)).unwrap()];
+                model.pass(ms);
+                model.close_windows();
+                model.state.wake(model.now_ms);
+            }
+            _ => model.crash(),
+        }
+        model.check();
+        assert!(!matches!(model.state.mode, Mode::Paused(_)), "seed {seed}");
+    }
+    model.come_to_rest();
+    model
+}
+
+#[test]
+fn what_is_drawn_together_is_sent_under_one_id_whatever_crashes() {
+    for (coalesce_ms, batch_events) in [(100, None), (1_000, Some(7)), (5_000, None)] {
+        let (mut composite, mut events) = (0, 0);
+        for seed in 0..20 {
+            let model = crash_often(coalesce_ms, batch_events, 5000 + seed);
+            let several: Vec<_> = model.ids.iter().filter(|(_, ids)| ids.len() > 1).collect();
+            assert!(several.is_empty(), "seed {seed} of {coalesce_ms} ms: {several:?}");
+            let missing = model.events.iter().filter(|event| !model.decided.contains(&event.place)).count();
+            assert_eq!(missing, 0, "seed {seed} of {coalesce_ms} ms");
+            assert_eq!((model.stored.row, model.stored.exceptions.len()), (None, 0), "seed {seed}");
+            composite += model.sent.values().filter(|places| places.len() > 1).count();
+            events += model.events.len();
+        }
+        assert!(composite > 500 && events > 5_000, "{coalesce_ms} ms: {composite} of {events}");
     }
 }
 

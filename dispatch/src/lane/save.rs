@@ -1,9 +1,9 @@
 //! What of a lane must survive a crash: collected, and noted once it is durable.
 //!
 //! A lane without a row restarts at the position that all such lanes share. So it has one
-//! while that position is before where it began: else a restart brings it events of a time
-//! when it was off. The shared position never goes back, as lanes that are at rest rely on
-//! it.
+//! while that position is before where it began, or in the midst of what it has drawn
+//! together: else a restart brings it events of a time when it was off, or draws others
+//! together. The shared position never goes back, as lanes that are at rest rely on it.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -156,7 +156,13 @@ impl State {
             Mode::Paused(pause) => pause.from.is_some(),
             Mode::Live | Mode::Off => false,
         };
-        reads_itself || is_held || self.from > saved
+        reads_itself || is_held || self.is_drawing() || self.restarts_from() > saved
+    }
+
+    /// It must not restart before this: it began here, or has decided what was drawn
+    /// together before.
+    fn restarts_from(&self) -> Cursor {
+        self.from.max(self.drawn)
     }
 
     /// The first frame that it needs.
@@ -211,11 +217,11 @@ impl State {
             && self.health == self.health_saved
             && self.backlogs.is_saved();
         let stands = match &self.mode {
-            Mode::Live => self.row.is_none() && self.from <= saved,
+            Mode::Live => self.row.is_none() && self.restarts_from() <= saved,
             Mode::Behind(_) => false,
             Mode::Paused(pause) => match pause.from {
                 Some(from) => self.row == Some(from),
-                None => self.row.is_none() && self.from <= saved,
+                None => self.row.is_none() && self.restarts_from() <= saved,
             },
             Mode::Off => self.row.is_none(),
         };
@@ -237,6 +243,10 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::Dialect;
+    use crate::endpoint::EndpointSettings;
+    use crate::lane::delivery::Outcome;
+    use crate::lane::gather::Shape;
     use crate::lane::tests::event;
     use crate::ledger::LaneRecord;
 
@@ -268,11 +278,33 @@ mod tests {
     #[test]
     fn the_shared_position_never_goes_back_to_a_lane_that_comes_from_behind() {
         let mut state = State::default();
-        state.take(&event(50), 0);
-        state.take(&event(210), 0);
+        state.take(&event(50), false, 0);
+        state.take(&event(210), false, 0);
         assert_eq!(stand(&state, 220, 200), (Some(at(50)), Some(at(200))));
         state.taken.decide(0);
         assert_eq!(stand(&state, 220, 200), (None, Some(at(210))));
+    }
+
+    #[test]
+    fn a_lane_that_draws_together_has_a_row_where_that_began_until_the_position_is_behind_it() {
+        let mut state = State::default();
+        state.reshape(Shape::of(&EndpointSettings {
+            coalesce_ms: Some(60_000),
+            ..EndpointSettings::new(String::new(), Dialect::Standard)
+        }));
+        for sequence in [120, 160, 200] {
+            state.offer(&event(sequence), 0);
+        }
+        for saved in [100, 120, 170, 201] {
+            assert_eq!(stand(&state, 201, saved), (Some(at(120)), None));
+        }
+        state.close_ended_windows(u64::MAX);
+        let job = state.next_job(0).unwrap();
+        assert_eq!((job.members().len(), job.place.sequence), (3, 120));
+        state.finish(&job, Outcome::Delivered, &[], 0);
+        // Others hold back the position, and it must not begin in the midst of that.
+        assert_eq!(stand(&state, 201, 150), (Some(at(201)), None));
+        assert_eq!(stand(&state, 201, 201), (None, Some(at(201))));
     }
 
     #[test]

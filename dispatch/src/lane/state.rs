@@ -91,6 +91,8 @@ pub(super) struct State {
     pub(super) shape: Shape,
     /// Events that wait to be drawn together.
     pub(super) windows: Windows,
+    /// Behind the last event that came into a window.
+    pub(super) drawn: Cursor,
     /// Members of exceptions that carry several.
     pub(super) carried: BTreeSet<Place>,
     /// What is left of the rate.
@@ -207,15 +209,13 @@ impl State {
             }
             Mode::Live => {}
         }
-        if self.is_known(event) {
-            return false;
-        }
-        if !self.has_room() {
+        let is_known = self.is_known(event);
+        if !is_known && !self.has_room() {
             self.counts.passed = 1;
             self.mode = Mode::Behind(event.cursor());
             return false;
         }
-        self.take(event, now_ms);
+        self.take(event, is_known, now_ms);
         self.wants_worker()
     }
 

@@ -3,7 +3,9 @@
 //! Windows are cut at multiples of `coalesce_ms` of the events' `ordering`, the same
 //! for all series, so that whoever reads the journal again from the beginning of a
 //! window draws the same events together. A window of a series is cut earlier at 256
-//! members or 2,500 samples, and the next one begins.
+//! members or 2,500 samples, and the next one begins. An event that need not be taken,
+//! because it waits for another attempt or is decided, counts like any other: so what is
+//! read again is cut where it was before.
 //!
 //! Constraints: at most 4,096 series of a lane have open windows; then the oldest is
 //! closed. At most 65,536 events join between the windows' beginning and their end;
@@ -37,7 +39,7 @@ pub(super) struct Windows {
     ticket: Option<Ticket>,
     /// Events that joined since.
     joined: usize,
-    open: HashMap<Series, Drawn>,
+    open: HashMap<Series, Open>,
     /// Keys of `open`, oldest first; one that was cut meanwhile may stand here again.
     order: VecDeque<(u64, Series)>,
     cuts: u64,
@@ -47,6 +49,19 @@ pub(super) struct Windows {
 /// history.
 type Series = (u64, EventKind, bool);
 
+/// The window of a series.
+#[derive(Debug, Default)]
+struct Open {
+    /// Its events in their order; `None` for one that need not be taken.
+    events: Vec<Option<Member>>,
+    /// Bytes of the data of those that are, about.
+    bytes: u32,
+    /// Samples of all of them.
+    samples: u32,
+    /// Tells it from an earlier one of the same series.
+    cut: u64,
+}
+
 /// Events that were drawn together.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Drawn {
@@ -55,9 +70,21 @@ pub(super) struct Drawn {
     pub(super) bytes: u32,
     /// They are history.
     pub(super) backfill: bool,
-    samples: u32,
-    /// Tells it from an earlier one of the same series.
-    cut: u64,
+}
+
+impl Open {
+    /// What is sent of it: neighbours, so that the first of them and their number say
+    /// which they are.
+    fn into_drawn(self, backfill: bool) -> Vec<Drawn> {
+        let Open { events, bytes, .. } = self;
+        let neighbours = events.split(Option::is_none).filter(|neighbours| !neighbours.is_empty());
+        let draw = |neighbours: &[Option<Member>]| {
+            let members = neighbours.iter().flatten().enumerate();
+            let members = members.map(|(index, member)| Member { joined: index > 0, ..*member });
+            Drawn { members: members.collect(), bytes, backfill }
+        };
+        neighbours.map(draw).collect()
+    }
 }
 
 impl Windows {
@@ -87,33 +114,30 @@ impl Windows {
         (self.number, self.ticket, self.joined) = (number, Some(ticket), 1);
     }
 
-    /// Adds an event to the window of its series, and appends what has to be cut.
-    pub(super) fn add(&mut self, event: &Event, cut: &mut Vec<Drawn>) {
+    /// Adds an event to the window of its series, and appends what has to be cut. One that
+    /// `is_known` need not be taken.
+    pub(super) fn add(&mut self, event: &Event, is_known: bool, cut: &mut Vec<Drawn>) {
         let series = (event.key, event.place.kind, event.backfill);
-        if self.open.get(&series).is_some_and(|drawn| drawn.samples + event.samples > SAMPLES_MAX) {
+        if self.open.get(&series).is_some_and(|open| open.samples + event.samples > SAMPLES_MAX) {
             self.cut(series, cut);
         }
         let next = self.cuts + 1;
-        let drawn = self.open.entry(series).or_insert_with(|| Drawn {
-            cut: next,
-            backfill: event.backfill,
-            ..Drawn::default()
-        });
-        if drawn.members.is_empty() {
+        let open = self.open.entry(series).or_insert_with(|| Open { cut: next, ..Open::default() });
+        if open.events.is_empty() {
             self.cuts = next;
             self.order.push_back((next, series));
         }
-        drawn.members.push(Member {
+        open.events.push((!is_known).then(|| Member {
             place: event.place,
             ordinal: event.ordinal,
             decided_at: event.decided_at,
             key: event.key,
-            joined: !drawn.members.is_empty(),
+            joined: false,
             cut: 0,
-        });
-        drawn.samples += event.samples;
-        drawn.bytes = drawn.bytes.saturating_add(event.bytes);
-        if drawn.members.len() == MEMBERS_MAX {
+        }));
+        open.samples += event.samples;
+        open.bytes = open.bytes.saturating_add(if is_known { 0 } else { event.bytes });
+        if open.events.len() == MEMBERS_MAX {
             self.cut(series, cut);
         }
         while self.open.len() > OPEN_MAX {
@@ -150,12 +174,14 @@ impl Windows {
     }
 
     fn cut(&mut self, series: Series, cut: &mut Vec<Drawn>) {
-        cut.extend(self.open.remove(&series));
+        if let Some(open) = self.open.remove(&series) {
+            cut.extend(open.into_drawn(series.2));
+        }
     }
 
     fn cut_oldest(&mut self, cut: &mut Vec<Drawn>) {
         if let Some((number, series)) = self.order.pop_front()
-            && self.open.get(&series).is_some_and(|drawn| drawn.cut == number)
+            && self.open.get(&series).is_some_and(|open| open.cut == number)
         {
             self.cut(series, cut);
         }
@@ -205,11 +231,11 @@ mod tests {
         let (mut windows, mut cut) = (Windows::default(), Vec::new());
         windows.begin(0, 9);
         for sequence in 1..=6 {
-            windows.add(&event(sequence, sequence % 2, sequence, 10), &mut cut);
+            windows.add(&event(sequence, sequence % 2, sequence, 10), false, &mut cut);
         }
         let mut corrected = event(7, 1, 7, 10);
         corrected.place.kind = EventKind::Updated;
-        windows.add(&corrected, &mut cut);
+        windows.add(&corrected, false, &mut cut);
         assert!(cut.is_empty());
         assert_eq!((windows.join(0), windows.join(1)), (Some(9), None));
         assert_eq!(windows.close(&mut cut), Some(9));
@@ -226,7 +252,7 @@ mod tests {
             let (mut windows, mut cut) = (Windows::default(), Vec::new());
             windows.begin(0, 0);
             for sequence in 1..=count {
-                windows.add(&event(sequence, 1, sequence, samples), &mut cut);
+                windows.add(&event(sequence, 1, sequence, samples), false, &mut cut);
             }
             windows.close(&mut cut);
             assert_eq!(cut.iter().map(|drawn| drawn.members.len()).collect::<Vec<_>>(), expected);
@@ -237,15 +263,34 @@ mod tests {
 
     #[test]
     fn with_too_many_series_the_oldest_is_closed() {
-        let (mut windows, mut cut) = (Windows::default(), Vec::new());
-        windows.begin(0, 0);
-        // The first is cut for its size, so the second is the oldest.
-        windows.add(&event(1, 0, 1, 2000), &mut cut);
-        for sequence in 2..=OPEN_MAX as u64 + 3 {
-            windows.add(&event(sequence, sequence - 2, sequence, 600), &mut cut);
+        // Also where one of them need not be taken.
+        for (known, expected) in [(0, vec![vec![1], vec![2], vec![3]]), (2, vec![vec![1], vec![3]])] {
+            let (mut windows, mut cut) = (Windows::default(), Vec::new());
+            windows.begin(0, 0);
+            // The first is cut for its size, so the second is the oldest.
+            windows.add(&event(1, 0, 1, 2000), false, &mut cut);
+            for sequence in 2..=OPEN_MAX as u64 + 3 {
+                windows.add(&event(sequence, sequence - 2, sequence, 600), sequence == known, &mut cut);
+            }
+            assert_eq!(sequences(&cut), expected);
+            assert_eq!(windows.open.len(), OPEN_MAX);
         }
-        assert_eq!(sequences(&cut), [vec![1], vec![2], vec![3]]);
-        assert_eq!(windows.open.len(), OPEN_MAX);
+    }
+
+    #[test]
+    fn what_need_not_be_taken_counts_and_only_neighbours_are_drawn_together() {
+        let limits = [(300, 1, vec![vec![1, 2], (4..=256).collect(), (257..=300).collect()])];
+        let by_samples = (10, 600, vec![vec![1, 2], vec![4], vec![5, 6, 7, 8], vec![9, 10]]);
+        for (count, samples, expected) in limits.into_iter().chain([by_samples]) {
+            let (mut windows, mut cut) = (Windows::default(), Vec::new());
+            windows.begin(0, 0);
+            for sequence in 1..=count {
+                windows.add(&event(sequence, 1, sequence, samples), sequence == 3, &mut cut);
+            }
+            windows.close(&mut cut);
+            assert_eq!(sequences(&cut), expected);
+            assert!(cut.iter().all(|drawn| !drawn.members[0].joined));
+        }
     }
 
     #[test]
@@ -258,7 +303,7 @@ mod tests {
         assert_eq!(takes, [true, false, false, false]);
         let (mut windows, mut cut) = (Windows::default(), Vec::new());
         windows.begin(0, 0);
-        windows.add(&whole, &mut cut);
+        windows.add(&whole, false, &mut cut);
         windows.cut_before(&full, &mut cut);
         assert_eq!(sequences(&cut), [vec![1]]);
     }

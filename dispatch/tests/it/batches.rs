@@ -11,8 +11,8 @@ use systole_dispatch::topic::TopicId;
 use systole_dispatch::{EventKind, PayloadFault, Place};
 
 use crate::world::{
-    Delivery, Draft, Hook, ORG, RESTING, Random, Reply, Run, World, comes_within, now_micros, open, place_of,
-    settings,
+    Carried, Delivery, Draft, Hook, ORG, RESTING, Random, Reply, Run, Stored, World, comes_within,
+    now_micros, open, place_of, settings,
 };
 
 const SOON: Duration = Duration::from_secs(30);
@@ -82,6 +82,25 @@ fn bodies(hook: &Hook) -> BTreeMap<String, Vec<Delivery>> {
     let mut bodies: BTreeMap<String, Vec<Delivery>> = BTreeMap::new();
     hook.deliveries().into_iter().for_each(|one| bodies.entry(one.id.clone()).or_default().push(one));
     bodies
+}
+
+/// Each id stands for the same bytes, and each event came under one id of its own or of what
+/// it was drawn together with. For frames of one event each.
+fn assert_ids_stand(hook: &Hook) {
+    for (id, deliveries) in bodies(hook) {
+        assert!(deliveries.iter().all(|one| one.body == deliveries[0].body), "{id}");
+    }
+    let mut drawn: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    let mut ids: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
+    for Carried { id, sequences, .. } in hook.deliveries().into_iter().flat_map(|one| one.events) {
+        for sequence in &sequences {
+            ids.entry(*sequence).or_default().insert(id.clone());
+        }
+        let before = drawn.entry(id.clone()).or_insert_with(|| sequences.clone());
+        assert_eq!(*before, sequences, "{id}");
+    }
+    ids.retain(|_, ids| ids.len() > 1);
+    assert!(ids.is_empty(), "came under several ids: {ids:?}");
 }
 
 #[test]
@@ -154,10 +173,11 @@ fn events_of_a_window_come_as_one_and_each_sample_once() {
         assert_eq!(windows.len(), 1, "{event:?}");
         assert!(seen.insert((event.key, windows)), "two events of one key and window: {event:?}");
         let first = events[event.sequences[0] as usize - 1].place;
-        let alone = event.sequences.len() == 1;
-        let expected = if alone { first } else { first.beginning(EventKind::Coalesced, 0) };
-        assert_eq!(open(&one.id).0, expected);
+        let kind = if event.sequences.len() == 1 { first.kind } else { EventKind::Coalesced };
+        let place = open(&one.id).0;
+        assert_eq!((place.sequence, place.group, place.kind), (first.sequence, first.group, kind));
     }
+    assert_ids_stand(&hook);
 }
 
 #[test]
@@ -198,6 +218,48 @@ fn what_was_drawn_together_survives_a_crash_and_fails_and_comes_again_as_the_sam
         assert_eq!(deliveries.len(), 2, "{id}");
         assert_eq!(deliveries[0].body, deliveries[1].body, "{id}");
     }
+}
+
+/// Another endpoint holds back the position that both share, in the midst of a window that
+/// is over.
+#[test]
+fn a_crash_sends_nothing_of_a_window_that_is_over_again_under_another_id() {
+    let (world, hook) = (World::still(), Hook::willing());
+    let slow = Hook::start(|delivery| {
+        let takes_long = place_of(&delivery.id).sequence == 4 && delivery.earlier == 0;
+        Reply::after(Duration::from_secs(if takes_long { 5 } else { 0 }))
+    });
+    world.endpoint("ep_slow", &slow.url());
+    world.endpoint_with("ep_window", ORG, coalesced(&hook.url(), 500));
+    let run = world.start();
+    assert!(comes_within(SOON, || now_micros() % 500_000 < 200_000));
+    world.log.append_many(6, 1);
+    std::thread::sleep(Duration::from_millis(600));
+    assert!(comes_within(SOON, || {
+        world.pass(Duration::from_millis(10));
+        hook.count() == 1
+    }));
+    // It is not to begin again before this, whatever the other one does.
+    let position = || {
+        let Stored { routed, rows, .. } = world.book.stored();
+        rows.get("ep_window").map_or(routed + 1, |row| row.sequence)
+    };
+    assert!(comes_within(Duration::from_secs(2), || position() == 7), "{}", position());
+    world.book.fail(true);
+    run.stop();
+    world.book.fail(false);
+    let run = world.start();
+    assert!(comes_within(SOON, || {
+        world.pass(Duration::from_millis(10));
+        slow.taken().len() == 6
+    }));
+    // Longer than a window takes.
+    std::thread::sleep(Duration::from_millis(600));
+    world.pass(Duration::from_secs(1));
+    std::thread::sleep(Duration::from_millis(300));
+    run.stop();
+    assert_eq!(hook.count(), 1, "{:?}", hook.deliveries());
+    assert_ids_stand(&hook);
 }
 
 /// Lives and deaths of endpoints that draw together, that batch, and that do both,
@@ -241,15 +303,14 @@ fn nothing_is_lost_over_lives_of_batches_and_windows() {
         hooks.iter().all(|(_, hook)| taken(hook).len() == expected.len()) && run.stats().retries_waiting == 0
     };
     comes_within(SOON, || all(&run));
-    assert!(comes_within(SOON, || world.book.stored().routed == world.log.head()));
+    let is_level = |stored: &Stored| stored.routed == world.log.head() && stored.rows.is_empty();
+    assert!(comes_within(SOON, || is_level(&world.book.stored())));
     run.stop();
     for (id, hook) in &hooks {
         let missing = expected.difference(&taken(hook)).count();
         assert_eq!(missing, 0, "{id} lost {missing} of {}", expected.len());
         assert_eq!(hook.most().1, 1, "{id}");
-        for (name, deliveries) in bodies(hook).into_iter().filter(|(name, _)| open(name).1 == 0) {
-            assert!(deliveries.windows(2).all(|pair| pair[0].body == pair[1].body), "{name}");
-        }
+        assert_ids_stand(hook);
     }
     world.book.check_positions(&world.log.events());
     let stored = world.book.stored();

@@ -16,7 +16,7 @@
 //! checkpoints     path, kind, sequence, ...        of the series map
 //! instance        name, value                      (key of event ids, last endpoint number, default days)
 //! endpoints       id, number, org, settings, secret, previous_secret and _until, start_sequence, ...
-//! lane_cursors    endpoint, sequence, ordinal      only of lanes that lag or are paused
+//! lane_cursors    endpoint, sequence, ordinal      of lanes that lag, pause or draw together
 //! lane_health     endpoint, failing_since, paused_at  only of lanes that fail
 //! backlogs        endpoint, number, kind, from, through  sent behind live events
 //! given_up        endpoint, from, through, given_up_at, announced

@@ -1,7 +1,7 @@
 //! What the lanes of webhook endpoints need over restarts.
 //!
 //! A lane that keeps up has no row: one position stands for all of them. A lane that
-//! lags has its cursor, a delivery that failed its exception.
+//! lags, or draws events together, has its cursor, a delivery that failed its exception.
 
 use rusqlite::{OptionalExtension, Row, Transaction};
 

@@ -29,7 +29,7 @@ use systole_dispatch::signer::{Secret, Signer};
 use systole_dispatch::target::Targets;
 use systole_dispatch::topic::{SeriesName, Topic, TopicId, Topics};
 
-pub(crate) use book::Book;
+pub(crate) use book::{Book, Stored};
 pub(crate) use hook::{Carried, Delivery, Hook, Reply};
 pub(crate) use kept::{Board, Diary};
 pub(crate) use log::{Draft, Log};
