@@ -91,6 +91,11 @@ impl Job {
         }
     }
 
+    /// How many committed events it carries.
+    pub(super) fn count(&self) -> usize {
+        self.carried.as_ref().map_or(1, |carried| carried.members.len())
+    }
+
     /// Whether it is the endpoint's own: a batch, or drawn together for it.
     pub(super) fn is_own(&self) -> bool {
         self.carried.is_some()

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::Lane;
 use super::job::{Job, Origin};
-use super::state::{EXCEPTIONS_MAX, Mode, State, TAKEN_MAX, TAKEN_MIN};
+use super::state::{CARRIED_MAX, EXCEPTIONS_MAX, Mode, State, TAKEN_MAX, TAKEN_MIN};
 use super::taken::Ticket;
 use super::windows::{Drawn, JOINED_MAX, Windows};
 use crate::dialect::Dialect;
@@ -85,7 +85,14 @@ impl State {
         let held = self.held();
         let may_wait = self.exceptions.len() + held + self.backlogs.taken_len();
         let fits = held < TAKEN_MAX && self.taken.joined() < JOINED_TAKEN_MAX;
-        fits && (may_wait < EXCEPTIONS_MAX || held < TAKEN_MIN)
+        let may_fail = may_wait < EXCEPTIONS_MAX && self.carried.len() < CARRIED_MAX;
+        fits && (may_fail || held < TAKEN_MIN)
+    }
+
+    /// Room for a first attempt that failed to wait for another one.
+    pub(super) fn may_wait(&self, job: &Job) -> bool {
+        let carried = if job.is_own() { job.count() } else { 0 };
+        self.exceptions.len() < EXCEPTIONS_MAX && self.carried.len() + carried <= CARRIED_MAX
     }
 
     /// Takes an event that is read in order. One that `is_known` need not be taken, and
@@ -349,6 +356,30 @@ mod tests {
             }
         }
         assert_eq!(drawn_by(state, first..=last), all);
+    }
+
+    /// One request in 19 succeeds, so that it does not pause for want of any.
+    #[test]
+    fn events_that_wait_for_a_retry_are_bounded_whatever_a_request_carries() {
+        let (mut state, mut sequence, mut requests) = (drawing(), 0, 0_u32);
+        state.reshape(Shape { batch_events: Some(100), ..state.shape });
+        while state.mode == Mode::Live {
+            sequence += 1;
+            state.offer(&event(sequence), 0);
+            while let Some(job) = state.next_job(0) {
+                requests += 1;
+                assert!(job.count() <= 1024, "{} events in one request", job.count());
+                let outcome = match requests.is_multiple_of(19) {
+                    true => Outcome::Delivered,
+                    false => Outcome::Failed { retry_after: None },
+                };
+                state.finish(&job, outcome, Dialect::Standard.retries(), 0);
+            }
+            assert!(state.carried.len() <= CARRIED_MAX, "{}", state.carried.len());
+            assert!(sequence < 10 * CARRIED_MAX as u64, "it takes without end");
+        }
+        assert!(matches!(state.mode, Mode::Paused(_)), "{:?}", state.mode);
+        assert!(state.carried.len() > CARRIED_MAX - 1024 && state.exceptions.len() < EXCEPTIONS_MAX);
     }
 
     #[test]

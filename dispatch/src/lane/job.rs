@@ -21,6 +21,10 @@ const BEHIND_EACH: u32 = 8;
 /// Bytes of data in one batch, about; one event that is longer goes alone.
 const BATCH_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
+/// Committed events in one batch, where these were drawn together: at most 256 are in one
+/// of its events.
+const BATCH_MEMBERS_MAX: usize = 1024;
+
 /// A delivery to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Job {
@@ -219,16 +223,18 @@ impl Queues {
     /// Adds to a first attempt what else is ready to go with it.
     fn gather(&mut self, first: Job, most: usize) -> Job {
         let (origin, behind) = (first.origin, first.behind);
-        let mut bytes = u64::from(first.bytes);
+        let (mut bytes, mut members) = (u64::from(first.bytes), first.count());
         let mut own: HashSet<u64> = first.keys().iter().copied().collect();
         let mut jobs = vec![first];
         while jobs.len() < most {
             let queue = if behind { &mut self.behind } else { &mut self.first };
             let fits = |next: &Job| {
-                next.origin.goes_with(origin) && bytes + u64::from(next.bytes) <= BATCH_BYTES_MAX
+                next.origin.goes_with(origin)
+                    && bytes + u64::from(next.bytes) <= BATCH_BYTES_MAX
+                    && members + next.count() <= BATCH_MEMBERS_MAX
             };
             let Some(next) = queue.pop_front_if(|next| fits(next)) else { break };
-            let next_bytes = u64::from(next.bytes);
+            let (next_bytes, next_members) = (u64::from(next.bytes), next.count());
             // Behind one of its own key: the order within the batch is that of commits.
             let held = if own.contains(&next.key) {
                 self.let_go(&next);
@@ -238,6 +244,7 @@ impl Queues {
             };
             if let Some(next) = held {
                 bytes += next_bytes;
+                members += next_members;
                 own.insert(next.key);
                 jobs.push(next);
             }
@@ -333,7 +340,7 @@ impl Queues {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::EventKind;
+    use crate::event::{EventKind, Member};
 
     fn job(sequence: u64, key: u64, origin: Origin, behind: bool) -> Job {
         Job {
@@ -449,6 +456,25 @@ mod tests {
                 std::iter::from_fn(|| queues.next(most).map(|job| job.members().len())).collect();
             assert_eq!(counts, expected);
         }
+    }
+
+    #[test]
+    fn a_batch_of_events_drawn_together_is_bounded_by_how_many_these_are() {
+        let mut queues = Queues::default();
+        for key in 0..7_u64 {
+            let member = |index: u64| Member {
+                place: job(1000 * key + index, key, Origin::Live(key), false).place,
+                ordinal: 0,
+                decided_at: 0,
+                key,
+                joined: index > 0,
+                cut: 0,
+            };
+            let drawn = Drawn { members: (0..250).map(member).collect(), bytes: 10, backfill: false };
+            queues.push(Job::drawn(drawn, key, 0));
+        }
+        let counts: Vec<usize> = std::iter::from_fn(|| queues.next(100).map(|job| job.count())).collect();
+        assert_eq!(counts, [1000, 750]);
     }
 
     #[test]

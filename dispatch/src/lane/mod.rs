@@ -2,9 +2,10 @@
 //!
 //! Constraints: at most 512 events are taken and not decided, at most 64 requests are
 //! in flight, at most one of them for one (user, metric, source); at most 1,000
-//! deliveries wait for another attempt. A lane that has no room for an event lets it
-//! pass and lags: it has a cursor of its own, reads the journal itself when there is
-//! room, and joins the router again where that is.
+//! deliveries wait for another attempt, and 65,536 events in those that carry several.
+//! A lane that has no room for an event lets it pass and lags: it has a cursor of its
+//! own, reads the journal itself when there is room, and joins the router again where
+//! that is.
 //!
 //! ```text
 //! router --offer--> taken --> in flight --2xx--> decided
@@ -12,7 +13,7 @@
 //!            '-- no room: cursor --fill--> taken         '--schedule over--> given up
 //! ```
 //!
-//! After 20 failures in a row, or with 1,000 exceptions, it pauses: nothing of it is in
+//! After 20 failures in a row, or with as many exceptions as it may have, it pauses: nothing of it is in
 //! memory but the exceptions, which rest, and one event is tried now and then. The
 //! first 2xx resumes it: it takes live events from where the router is, and what was
 //! committed meanwhile becomes a range that is sent behind them.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::job::{Job, Origin};
-use super::state::{EXCEPTIONS_MAX, Mode, State, WINDOW_FIRST};
+use super::state::{CARRIED_MAX, EXCEPTIONS_MAX, Mode, State, WINDOW_FIRST};
 use super::taken::Ticket;
 use crate::event::{Cursor, Event};
 use crate::ledger::GivenUp;
@@ -128,6 +128,7 @@ impl State {
     pub(super) fn pause_if_failing(&mut self, unkept: BTreeSet<Ticket>, now_ms: i64) {
         let is_failing = self.failures_in_a_row >= FAILURES_MAX
             || self.exceptions.len() >= EXCEPTIONS_MAX
+            || self.carried.len() >= CARRIED_MAX
             || !unkept.is_empty();
         if !is_failing {
             return;

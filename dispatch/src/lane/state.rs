@@ -28,6 +28,8 @@ pub(super) const WINDOW_MAX: usize = 64;
 pub(super) const WINDOW_FIRST: usize = 8;
 /// Deliveries that wait for another attempt; then the lane pauses.
 pub(super) const EXCEPTIONS_MAX: usize = 1000;
+/// Events in them, where a delivery carries several: with about 80 bytes each, 5 MiB.
+pub(super) const CARRIED_MAX: usize = 65_536;
 /// Live events taken although so many wait: else a lane that resumes would take none.
 pub(super) const TAKEN_MIN: usize = WINDOW_FIRST;
 /// Failures in a row from which on a receiver may hang: one or two happen to any.
@@ -270,7 +272,8 @@ impl State {
             Mode::Behind(from) if self.has_room() => Some(Chore::Follow(*from)),
             Mode::Behind(_) | Mode::Live => {
                 let may_wait = self.exceptions.len() + self.held() + self.backlogs.taken_len();
-                let fits = may_wait + SLICE_EVENTS < EXCEPTIONS_MAX;
+                let fits = may_wait + SLICE_EVENTS < EXCEPTIONS_MAX
+                    && self.carried.len() + SLICE_EVENTS < CARRIED_MAX;
                 let span = self.backlogs.next_span().filter(|_| fits);
                 span.map(Chore::Backlog)
             }
@@ -467,7 +470,7 @@ impl State {
         let due_at_ms = not_before_ms.max(now_ms.saturating_add(ms(*pause)));
         match job.origin {
             // No room for its failure: it rests with those that were not tried.
-            Origin::Live(_) if self.exceptions.len() >= EXCEPTIONS_MAX => {
+            Origin::Live(_) if !self.may_wait(job) => {
                 for member in job.members() {
                     self.ahead.remove(&member.place);
                 }
