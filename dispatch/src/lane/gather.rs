@@ -170,7 +170,8 @@ impl State {
         let end_ms = end.filter(|_| self.mode == Mode::Live).map(|end| {
             i64::try_from(end / 1000).unwrap_or(i64::MAX).saturating_add(1).max(now_ms + CLOSE_AGAIN_MS)
         });
-        let limited = self.shape.rate_limit_per_second.filter(|_| self.wants_worker());
+        let may_send = self.wants_worker() && self.patient_until(now_ms).is_none();
+        let limited = self.shape.rate_limit_per_second.filter(|_| may_send);
         let token_ms = limited.map(|rate| {
             let wait = self.bucket.wait(since_1970(now_ms), rate);
             now_ms.saturating_add(super::pause::ms(wait)).saturating_add(1)
@@ -178,8 +179,11 @@ impl State {
         [end_ms, token_ms].into_iter().flatten().min()
     }
 
-    /// What is sent next, if its keys are free and the rate allows it.
+    /// What is sent next, if its keys are free, and the receiver and the rate allow it.
     pub(super) fn next_shaped(&mut self, now_ms: i64) -> Option<Job> {
+        if self.is_patient(now_ms) {
+            return None;
+        }
         let now = since_1970(now_ms);
         if let Some(rate) = self.shape.rate_limit_per_second
             && !self.bucket.wait(now, rate).is_zero()

@@ -26,8 +26,8 @@
 //! what is due, the saver collects what must survive a crash. Every call holds the
 //! lane's lock for a moment and none waits inside it. What changes the state is in
 //! `state`, pure and told the time; `gather` and `windows` decide what goes into one
-//! request, `known` what of an asked range is sent, `fill` reads, `work` sends, `save`
-//! keeps.
+//! request, `patience` when none is sent, `known` what of an asked range is sent, `fill`
+//! reads, `work` sends, `save` keeps.
 
 mod agenda;
 mod announce;
@@ -41,6 +41,7 @@ mod known;
 mod manual;
 #[cfg(test)]
 mod model;
+mod patience;
 mod pause;
 mod rate;
 mod render;

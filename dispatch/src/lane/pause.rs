@@ -167,6 +167,7 @@ impl State {
         self.ahead.extend(shed.ahead);
         let own = if let Mode::Behind(from) = self.mode { Some(from) } else { None };
         let first_ms = now_ms.saturating_add(ms(PROBE_FIRST));
+        let first_ms = first_ms.max(self.patient_until(now_ms).unwrap_or(first_ms));
         self.mode = Mode::Paused(Pause::new(shed.from.or(own), first_ms));
         self.health.paused_at_ms = Some(now_ms);
     }
@@ -286,6 +287,7 @@ impl State {
         }
         self.failures_in_a_row = 0;
         self.health.failing_since_ms = None;
+        self.end_patience(now_ms);
         if let Mode::Paused(pause) = &mut self.mode {
             pause.next_ms = pause.next_ms.min(now_ms);
         }

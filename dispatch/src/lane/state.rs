@@ -10,6 +10,7 @@ use super::fill::Turns;
 use super::gather::Shape;
 use super::job::{Job, Origin, Queues};
 use super::known::Known;
+use super::patience::Patience;
 use super::pause::{Pause, live_tickets, ms};
 use super::rate::Bucket;
 use super::taken::Taken;
@@ -99,6 +100,8 @@ pub(super) struct State {
     pub(super) carried: BTreeSet<Place>,
     /// What is left of the rate.
     pub(super) bucket: Bucket,
+    /// The receiver asked to be left alone.
+    pub(super) patience: Patience,
 }
 
 /// What is counted since the start.
@@ -283,16 +286,18 @@ impl State {
     /// When the keeper is to look at it again.
     pub(super) fn next_wake(&self, now_ms: i64) -> Option<i64> {
         let due = self.due.first().map(|(due, _)| *due);
+        let ready = self.next_ready(now_ms);
+        let earlier = |own: Option<i64>| own.into_iter().chain(ready).min();
         let own = match &self.mode {
             Mode::Off => return None,
-            Mode::Paused(pause) if pause.is_out => return None,
+            Mode::Paused(pause) if pause.is_out => return ready,
             Mode::Paused(pause) if pause.resumes => Some(now_ms + READ_AGAIN_MS),
-            Mode::Paused(pause) if pause.is_idle => return due.map(|due| due.max(pause.next_ms)),
-            Mode::Paused(pause) => return Some(pause.next_ms.max(now_ms)),
+            Mode::Paused(pause) if pause.is_idle => return earlier(due.map(|due| due.max(pause.next_ms))),
+            Mode::Paused(pause) => return earlier(Some(pause.next_ms.max(now_ms))),
             Mode::Live | Mode::Behind(_) => None,
         };
         let reads = self.wants_fill(now_ms).then_some(now_ms + READ_AGAIN_MS);
-        [due, own, reads, self.next_gather(now_ms)].into_iter().flatten().min()
+        [due, ready, own, reads, self.next_gather(now_ms)].into_iter().flatten().min()
     }
 
     /// Takes what was read of a range, as far as there is room; `reached` is where its
@@ -384,7 +389,9 @@ impl State {
                 if self.failed(now_ms) {
                     return After::SwitchOff(DisabledReason::Failing);
                 }
-                self.retry(job, retry_after.unwrap_or_default(), retries, now_ms)
+                let retry_after = retry_after.unwrap_or_default();
+                self.be_patient(retry_after, now_ms);
+                self.retry(job, retry_after, retries, now_ms)
             }
         }
     }
@@ -395,6 +402,7 @@ impl State {
         self.health.failing_since_ms = None;
         self.counts.delivered += 1;
         self.counts.last_success_ms = Some(now_ms);
+        self.end_patience(now_ms);
         if let Mode::Paused(pause) = &mut self.mode {
             pause.resumes = true;
         }

@@ -11,6 +11,7 @@ mod early;
 mod headers;
 mod http2;
 mod lagging;
+mod patience;
 mod pausing;
 mod receiver;
 mod restarts;
