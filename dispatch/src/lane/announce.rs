@@ -13,7 +13,7 @@ use super::job::Job;
 use crate::dispatcher::Shared;
 use crate::event::{Cursor, Event, Step};
 use crate::ledger::GivenUp;
-use crate::notice::{FailedMessage, MessageFailed};
+use crate::notice::{FailedMessage, MessageFailed, is_notice};
 
 /// Why a range was given up, and what was given up before a crash.
 pub(super) const SCHEDULE_OVER: &str = "the schedule of their attempts was over";
@@ -46,6 +46,14 @@ impl Lane {
             attempts: job.attempts + u32::from(outcome != Outcome::Gone),
             noted: members.iter().map(cursor_of).map(|from| (from, next(from))).collect(),
         }
+    }
+
+    /// Whether a range of its events can only be notices, so that nothing is announced of
+    /// it.
+    pub(super) fn takes_only_notices(&self) -> bool {
+        let config = self.config.load();
+        let filter = config.settings.filter_types.as_ref();
+        filter.is_some_and(|filter| filter.iter().all(|name| is_notice(name)))
     }
 
     /// Events of a range will not be sent.

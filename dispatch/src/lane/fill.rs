@@ -350,12 +350,15 @@ impl Lane {
             Ok(alive) => alive.unwrap_or_default(),
             Err(fault) => return self.skip(shared, fault, from.unwrap_or_default(), |_, _| {}),
         };
+        let is_quiet = self.takes_only_notices();
         let given_up = {
             // Nobody routes meanwhile, so nothing can come between.
             let routed = shared.routed.lock();
             self.with(|state, now_ms| {
-                let GivenUp { from, through, .. } = state.resume(*routed, alive, now_ms)?;
-                state.unsaved.notices.push(self.failed_range(from, through, SCHEDULE_OVER));
+                let GivenUp { from, through, .. } = state.resume(*routed, alive, is_quiet, now_ms)?;
+                if !is_quiet {
+                    state.unsaved.notices.push(self.failed_range(from, through, SCHEDULE_OVER));
+                }
                 Some((from, through))
             })
         };
@@ -482,13 +485,13 @@ impl Lane {
         tracing::warn!(endpoint = &*self.id, through, "events were dropped before they were delivered");
         let to = Cursor::behind(through).max(from);
         self.warn_of_range(from, to, "payload_gone");
+        let is_quiet = self.takes_only_notices();
         self.with(|state, _| {
             go_on(state, to);
-            let noted = Vec::new();
-            state
-                .unsaved
-                .notices
-                .push(MessageFailed { noted, ..self.failed_range(from, to, "payload_gone") });
+            if !is_quiet {
+                let failed = self.failed_range(from, to, "payload_gone");
+                state.unsaved.notices.push(MessageFailed { noted: Vec::new(), ..failed });
+            }
         });
         true
     }

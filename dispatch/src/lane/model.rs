@@ -290,7 +290,7 @@ impl Model {
                 let oldest_ms = self.now_ms - i64::try_from(schedule.as_millis()).unwrap();
                 let alive = self.times.partition_point(|time| *time < oldest_ms) as u64 + 1;
                 let alive = Cursor { sequence: alive, ordinal: 0 };
-                if let Some(range) = self.state.resume(self.routed, alive, self.now_ms) {
+                if let Some(range) = self.state.resume(self.routed, alive, false, self.now_ms) {
                     let covered = self.events.iter().filter(|event| range.covers(event.cursor()));
                     self.decided.extend(covered.map(|event| event.place));
                 }

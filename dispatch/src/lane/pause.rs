@@ -244,8 +244,14 @@ impl State {
 
     /// Joins the router where it is. What rests becomes a range that is sent behind
     /// live events, but for what comes before `alive`: that has outlived its schedule
-    /// and is given up, which is returned.
-    pub(super) fn resume(&mut self, routed: Cursor, alive: Cursor, now_ms: i64) -> Option<GivenUp> {
+    /// and is given up, which is returned, and not to be announced if it `is_quiet`.
+    pub(super) fn resume(
+        &mut self,
+        routed: Cursor,
+        alive: Cursor,
+        is_quiet: bool,
+        now_ms: i64,
+    ) -> Option<GivenUp> {
         let Mode::Paused(pause) = &self.mode else { return None };
         if !pause.resumes || pause.is_out {
             return None;
@@ -265,7 +271,7 @@ impl State {
         if from >= begin {
             return None;
         }
-        let given_up = GivenUp { from, through: begin, at_ms: now_ms, quiet: false };
+        let given_up = GivenUp { from, through: begin, at_ms: now_ms, quiet: is_quiet };
         self.give_up_range(given_up);
         Some(given_up)
     }

@@ -317,7 +317,7 @@ mod tests {
         let mut state = State::restored(true, record);
         let Mode::Paused(pause) = &mut state.mode else { panic!("it is paused") };
         pause.resumes = true;
-        assert_eq!(state.resume(at(150), Cursor::default(), 0), None);
+        assert_eq!(state.resume(at(150), Cursor::default(), false, 0), None);
         assert_eq!(state.mode, Mode::Live);
         for sequence in [150, 199, 200] {
             state.offer(&event(sequence), 0);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use systole_dispatch::endpoint::EndpointSettings;
 use systole_dispatch::event::{Cursor, Event, EventKind};
 use systole_dispatch::ledger::{Exception, Health};
+use systole_dispatch::notice::Notice;
 
 use crate::world::{
     CHECK_IN, Draft, Hook, ORG, Reply, World, comes_within, filter, ids_of, now_ms, settings,
@@ -332,6 +333,27 @@ fn what_was_dropped_before_it_was_routed_is_counted_and_the_rest_goes_on() {
     run.stop();
     assert_eq!(hook.taken(), ids_of(&events[8..]));
     assert_eq!(world.book.stored().routed, 20);
+}
+
+#[test]
+fn what_was_dropped_under_a_lane_is_announced_unless_it_can_only_be_notices() {
+    let (world, hook) = (World::new(), Hook::willing());
+    world.log.append_many(40, 4);
+    world.log.drop_through(20);
+    let notices = EndpointSettings { filter_types: filter(&["message.failed"]), ..settings(&hook.url()) };
+    world.endpoint("ep_all", &hook.url()).endpoint_with("ep_notices", ORG, notices);
+    world.book.store(|stored| {
+        let begin = Cursor { sequence: 1, ordinal: 0 };
+        stored.rows.extend(["ep_all", "ep_notices"].map(|id| (id.to_owned(), begin)));
+        stored.routed = 40;
+    });
+    let run = world.start();
+    assert!(comes_within(SOON, || hook.count() == 20 && run.stats().payload_gone == 2));
+    assert!(comes_within(SOON, || !world.board.notices().is_empty()));
+    run.stop();
+    let announced = world.board.notices();
+    let [Notice::MessageFailed(failed)] = &announced[..] else { panic!("{announced:?}") };
+    assert_eq!((&*failed.endpoint, failed.error.as_deref()), ("ep_all", Some("payload_gone")));
 }
 
 #[test]

@@ -5,10 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use systole_dispatch::EventKind;
+use systole_dispatch::endpoint::EndpointSettings;
 use systole_dispatch::event::Cursor;
 use systole_dispatch::notice::{DisabledReason, MessageFailed, Notice};
 
-use crate::world::{Draft, Hook, Reply, Run, World, comes_within, id_of, ids_of, place_of};
+use crate::world::{
+    Draft, FAILED, Hook, ORG, Reply, Run, World, comes_within, filter, id_of, ids_of, place_of, settings,
+};
 
 const SOON: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -194,6 +198,35 @@ fn what_has_outlived_its_schedule_is_given_up_as_one_range_and_comes_by_a_recove
     assert!(comes_within(SOON, || is_level(&world, &run)));
     run.stop();
     assert_eq!(world.diary.attempts().len(), attempts.len(), "nothing is left to recover");
+}
+
+#[test]
+fn who_takes_only_notices_announces_nothing_of_a_range_that_it_gave_up() {
+    let (world, (told, hook)) = (World::still(), Obedient::start(500));
+    let names = filter(&["message.failed", "endpoint.disabled"]);
+    let settings = EndpointSettings { filter_types: names, ..settings(&hook.url()) };
+    let run = world.endpoint_with("ep_1", ORG, settings).start();
+    let notice = |key| Draft {
+        user: None,
+        topic: FAILED,
+        kind: EventKind::Published,
+        about: Some("ep_2"),
+        ..Draft::of(key)
+    };
+    (0..60).for_each(|key| drop(world.log.append(&[notice(key)])));
+    assert!(comes_within(SOON, || run.lane("ep_1").is_paused() && run.lane("ep_1").in_flight() == 0));
+    world.pass(30 * HOUR);
+    (60..65).for_each(|key| drop(world.log.append(&[notice(key)])));
+    assert!(comes_within(SOON, || run.stats().routed_sequence == 65));
+    told.answer(200);
+    world.pass(Duration::from_secs(41));
+    assert!(comes_within(SOON, || is_level(&world, &run)), "{:?}", world.book.stored());
+    run.stop();
+    assert!(world.board.notices().is_empty(), "{:?}", world.board.notices());
+    // It is noted all the same, for a recovery.
+    let given_up = world.book.stored().given_up;
+    let [(_, range)] = &given_up[..] else { panic!("{given_up:?}") };
+    assert!(range.quiet && range.through == Cursor { sequence: 61, ordinal: 0 }, "{range:?}");
 }
 
 #[test]
