@@ -37,7 +37,7 @@ use crate::keeper::keep;
 use crate::lane::{Agenda, Asked, Lane, LaneStats, ManualRoom, ReadTurns, Sums};
 use crate::ledger::{BacklogKind, GivenUp, Ledger};
 use crate::memory::Memory;
-use crate::notice::{DisabledReason, Notice, Notices};
+use crate::notice::{DisabledReason, EndpointDisabled, Notice, Notices};
 use crate::router::Router;
 use crate::saver::{Saver, save_often};
 use crate::topic::Topics;
@@ -48,7 +48,7 @@ pub use crate::counters::DispatchStats;
 const ROUTED_AT_ONCE: usize = 256;
 /// How long requests in flight may take to end at a stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
-/// How soon it is tried again to store that an endpoint is off, or to announce it.
+/// How soon it is tried again to store that an endpoint is off.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Sizes a dispatcher runs with.
@@ -184,35 +184,38 @@ impl Shared {
             return;
         }
         tracing::warn!(endpoint = &*lane.id, reason = reason.as_str(), "endpoint switched off");
+        let (endpoint, org, at_ms) = (lane.id.clone(), lane.org.clone(), self.clock.now_ms());
+        let disabled = EndpointDisabled { endpoint, org, reason, failing_since_ms, at_ms };
         let (shared, lane) = (self.clone(), lane.clone());
         self.crews.living.handle.spawn(async move {
-            while !shared.store_off(&lane, reason, failing_since_ms).await && !shared.is_stopping() {
+            while !shared.store_off(&lane, &disabled).await && !shared.is_stopping() {
                 tokio::time::sleep(STORE_AGAIN).await;
             }
         });
     }
 
-    /// Stores that an endpoint is off, unless it was switched on meanwhile, and announces
-    /// it once no restart finds it on again; false if either failed.
-    async fn store_off(
-        self: &Arc<Shared>,
-        lane: &Arc<Lane>,
-        reason: DisabledReason,
-        failing_since_ms: Option<i64>,
-    ) -> bool {
-        let (shared, lane) = (self.clone(), lane.clone());
+    /// Stores that an endpoint is off, unless it was switched on or deleted meanwhile, and
+    /// announces it once no restart finds it on again; false if it could not be stored. A
+    /// notice that finds no room is found in the ledger later.
+    async fn store_off(self: &Arc<Shared>, lane: &Arc<Lane>, disabled: &EndpointDisabled) -> bool {
+        let (shared, lane, disabled) = (self.clone(), lane.clone(), disabled.clone());
         let stored = tokio::task::spawn_blocking(move || {
             shared.reroute(&lane);
-            if let Err(fault) = shared.ledger.switch_off(&lane.id, reason, &|| lane.is_off()) {
-                tracing::error!(
-                    endpoint = &*lane.id,
-                    error = %fault,
-                    "cannot store that an endpoint is off, trying again"
-                );
-                return false;
+            match shared.ledger.switch_off(&disabled, &|| lane.is_off()) {
+                Ok(false) => {}
+                Ok(true) => {
+                    shared.notices.publish(Notice::EndpointDisabled(disabled));
+                }
+                Err(fault) => {
+                    tracing::error!(
+                        endpoint = &*lane.id,
+                        error = %fault,
+                        "cannot store that an endpoint is off, trying again"
+                    );
+                    return false;
+                }
             }
-            let (endpoint, org) = (lane.id.clone(), lane.org.clone());
-            shared.notices.publish(Notice::EndpointDisabled { endpoint, org, reason, failing_since_ms })
+            true
         });
         stored.await.unwrap_or(true)
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event::{Cursor, Member, Place};
-use crate::notice::{DisabledReason, MessageFailed};
+use crate::notice::{EndpointDisabled, MessageFailed};
 
 /// How often what changed is saved: what a crash makes the router read again.
 pub const SAVE_INTERVAL: Duration = Duration::from_millis(200);
@@ -187,17 +187,14 @@ pub trait Ledger: fmt::Debug + Send + Sync {
     /// [`LedgerFault`]; the changes come again with the next save.
     fn save(&self, changes: &Changes) -> Result<(), LedgerFault>;
 
-    /// Switches an endpoint off for good, unless `is_off` says that it was switched on
-    /// meanwhile: asked while nobody can switch it on.
+    /// Switches an endpoint off for good, and notes with it that this is to be announced;
+    /// false if the endpoint is gone, or `is_off` says that it was switched on meanwhile:
+    /// asked while nobody can switch it on.
     ///
     /// # Errors
     /// [`LedgerFault`]; it is called again.
-    fn switch_off(
-        &self,
-        endpoint: &str,
-        reason: DisabledReason,
-        is_off: &dyn Fn() -> bool,
-    ) -> Result<(), LedgerFault>;
+    fn switch_off(&self, disabled: &EndpointDisabled, is_off: &dyn Fn() -> bool)
+    -> Result<bool, LedgerFault>;
 
     /// What was given up of an endpoint's events in these frames.
     ///

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use systole_engine::Catalog;
 use systole_engine::events::webhooks::Targets;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -426,6 +427,30 @@ async fn what_failed_is_listed_sent_again_by_hand_and_seen_in_the_figures() {
             let asked = server.post(&format!("{endpoint}/{what}"), OPERATOR, &json!({"since": since})).await;
             assert_eq!(asked.expect(409).code(), "endpoint_off", "{what} since {since}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_gone_is_switched_off_and_that_is_a_message_once() {
+    let open = Targets::parse(&["127.0.0.0/8".to_owned()]).unwrap();
+    let server = server().with(|settings| settings.dispatch.allow_targets = open).start().await;
+    let (url, status) = receiver().await;
+    status.store(410, Ordering::Relaxed);
+    let made = server.post(ENDPOINTS, OPERATOR, &json!({"url": url})).await.expect(201).json();
+    let id = server.publish(OPERATOR, &check_in(1)).await;
+    let rows = server.settled(2).await;
+    assert_eq!((&rows[0]["type"], &rows[1]["id"]), (&json!("endpoint.disabled"), &json!(id)));
+    let message = server.message(rows[0]["id"].as_str().unwrap(), OPERATOR).await;
+    let (endpoint, data) = (made["id"].as_str().unwrap(), &message["payload"]["data"]);
+    assert_eq!(*data, json!({"endpoint_id": endpoint, "reason": "gone", "failing_since": null}), "{message}");
+    let shown = server.get(&format!("{ENDPOINTS}/{endpoint}"), OPERATOR).await.expect(200).json();
+    assert_eq!(shown["active"], json!(false));
+    // What was published is noted, and so nothing comes after a restart.
+    let catalog = Catalog::open(server.data_dir()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !catalog.unannounced_disabled(9).unwrap().is_empty() {
+        assert!(Instant::now() < deadline, "it is not noted");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

@@ -200,7 +200,6 @@ fn what_has_outlived_its_schedule_is_given_up_as_one_range_and_comes_by_a_recove
 fn an_endpoint_that_only_fails_for_5_days_is_switched_off_and_that_is_announced() {
     let (world, hook, run, _told) = paused();
     world.book.fail_switch_offs(1);
-    world.board.refuse(1);
     for _ in 0..6 {
         assert!(!run.lane("ep_1").is_off());
         let before = hook.count();
@@ -211,17 +210,15 @@ fn an_endpoint_that_only_fails_for_5_days_is_switched_off_and_that_is_announced(
     assert!(comes_within(SOON, || run.lane("ep_1").is_off()));
     // Stored and announced in the end.
     assert!(comes_within(SOON, || !world.board.notices().is_empty()));
-    let off = ("ep_1".to_owned(), DisabledReason::Failing);
-    assert_eq!(world.book.switch_offs(), [off.clone(), off], "again for want of room for the notice");
+    assert_eq!(world.book.switch_offs(), [("ep_1".to_owned(), DisabledReason::Failing)]);
     assert!(comes_within(SOON, || world.book.stored().exceptions.is_empty()));
     run.stop();
     let notices = world.board.notices();
-    let [Notice::EndpointDisabled { endpoint, reason, failing_since_ms, .. }] = &notices[..] else {
-        panic!("{notices:?}")
-    };
-    assert_eq!((&**endpoint, *reason), ("ep_1", DisabledReason::Failing));
-    let days = (world.now_ms() - failing_since_ms.unwrap()) / 86_400_000;
-    assert_eq!(days, 5);
+    let [Notice::EndpointDisabled(disabled)] = &notices[..] else { panic!("{notices:?}") };
+    assert_eq!(world.book.disabled(), std::slice::from_ref(disabled), "the ledger has what is announced");
+    assert_eq!((&*disabled.endpoint, disabled.reason), ("ep_1", DisabledReason::Failing));
+    let days = (disabled.at_ms - disabled.failing_since_ms.unwrap()) / 86_400_000;
+    assert_eq!((disabled.at_ms, days), (world.now_ms(), 5));
     assert!(world.book.stored().rows.is_empty() && world.book.stored().health.is_empty());
 }
 

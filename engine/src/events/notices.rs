@@ -2,10 +2,11 @@
 //!
 //! Constraints: a lane never waits for the journal; at most [`WAITING_MAX`] notices
 //! wait. What was announced before a stop is published by it. The catalog knows of each
-//! delivery that was given up whether that was announced: what found no room is read from
-//! there once there is some, and what a crash lost by the next start; what was published
-//! and not noted by a crash comes twice. `endpoint.disabled` is announced once it is
-//! stored, and once at most.
+//! delivery that was given up, and of each endpoint that was switched off, whether that
+//! was announced: what found no room is read from there once there is some, and what a
+//! crash lost by the next start; what was published and not noted by a crash comes twice.
+//! That an endpoint was switched off is forgotten when it is switched on again or deleted,
+//! and not announced from then on.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,7 +16,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use systole_dispatch::event::Cursor;
-use systole_dispatch::notice::{ENDPOINT_DISABLED, MESSAGE_FAILED, MessageFailed, Notice, Notices};
+use systole_dispatch::notice::{
+    ENDPOINT_DISABLED, EndpointDisabled, MESSAGE_FAILED, MessageFailed, Notice, Notices,
+};
 use systole_storage::frame::{Published, encode_published};
 use systole_storage::{Catalog, CursorRecord, Draft};
 
@@ -56,8 +59,8 @@ pub(crate) struct NoticePublisher {
     announced: BTreeSet<Noted>,
 }
 
-/// What the catalog has of a notice: the endpoint, and its events from the first to behind
-/// the last.
+/// What the catalog has of events that were given up: the endpoint, and its events from the
+/// first to behind the last.
 type Noted = (Arc<str>, Cursor, Cursor);
 
 /// A queue, and what empties it.
@@ -85,7 +88,7 @@ impl Notices for NoticeQueue {
                 false
             }
             Err(TrySendError::Disconnected(notice)) => {
-                tracing::warn!(endpoint = endpoint_of(&notice), "a notice was dropped: the server stops");
+                tracing::warn!(endpoint = endpoint_of(&notice), "a notice comes later: the server stops");
                 false
             }
         }
@@ -106,7 +109,7 @@ impl NoticePublisher {
                     let batch = std::iter::once(first).chain(self.receiver.try_iter()).take(BATCH);
                     let batch: Vec<Notice> = batch.collect();
                     let is_empty = batch.len() < BATCH;
-                    let new = batch.into_iter().filter(|notice| !self.was_announced(notice)).collect();
+                    let new = batch.into_iter().filter(|notice| self.is_due(notice)).collect();
                     let published = self.publish(intake, new);
                     self.note(&published);
                     is_empty
@@ -143,23 +146,37 @@ impl NoticePublisher {
         }
     }
 
-    /// Whether it was announced out of the catalog, where it stood before it came here.
-    fn was_announced(&self, notice: &Notice) -> bool {
-        let noted = noted(notice);
-        !noted.is_empty() && noted.iter().all(|noted| self.announced.contains(noted))
+    /// Whether it is still to be announced: the catalog had it before it came here, and it
+    /// may have been announced out of there.
+    fn is_due(&self, notice: &Notice) -> bool {
+        match notice {
+            Notice::MessageFailed(_) => {
+                let noted = noted(notice);
+                noted.is_empty() || !noted.iter().all(|noted| self.announced.contains(noted))
+            }
+            Notice::EndpointDisabled(EndpointDisabled { endpoint, at_ms, .. }) => {
+                let found = self.catalog.is_unannounced_disabled(endpoint, *at_ms);
+                found.unwrap_or_else(|error| {
+                    let error = crate::flusher::chain(&error);
+                    tracing::warn!(error, "what was announced cannot be read, and may be announced again");
+                    true
+                })
+            }
+        }
     }
 
     /// Notes in the catalog that these are durable; false if that failed.
     fn note(&self, published: &[Notice]) -> bool {
         let noted: Vec<Noted> = published.iter().flat_map(noted).collect();
-        if noted.is_empty() {
+        let switched_off: Vec<(&str, i64)> = published.iter().filter_map(switched_off).collect();
+        if noted.is_empty() && switched_off.is_empty() {
             return true;
         }
         let ranges: Vec<(&str, CursorRecord, CursorRecord)> = noted
             .iter()
             .map(|(endpoint, from, through)| (&**endpoint, cursor_record(*from), cursor_record(*through)))
             .collect();
-        let marked = self.catalog.mark_announced(&ranges);
+        let marked = self.catalog.mark_announced(&ranges, &switched_off);
         if let Err(error) = &marked {
             let error = crate::flusher::chain(error);
             tracing::warn!(error, "what was announced could not be noted, and will be announced again");
@@ -198,17 +215,25 @@ fn draft_of(notice: &Notice) -> Draft {
     encode_published(&Published { org, user, name, id: None, bound: false, data: &data })
 }
 
-/// What the catalog has of it.
+/// What the catalog has of events that were given up.
 fn noted(notice: &Notice) -> Vec<Noted> {
     let Notice::MessageFailed(failed) = notice else { return Vec::new() };
     let range = |(from, through): &(Cursor, Cursor)| (failed.endpoint.clone(), *from, *through);
     failed.noted.iter().map(range).collect()
 }
 
+/// By what the catalog has an endpoint that was switched off.
+fn switched_off(notice: &Notice) -> Option<(&str, i64)> {
+    match notice {
+        Notice::MessageFailed(_) => None,
+        Notice::EndpointDisabled(disabled) => Some((&*disabled.endpoint, disabled.at_ms)),
+    }
+}
+
 fn endpoint_of(notice: &Notice) -> &str {
     match notice {
         Notice::MessageFailed(failed) => &failed.endpoint,
-        Notice::EndpointDisabled { endpoint, .. } => endpoint,
+        Notice::EndpointDisabled(disabled) => &disabled.endpoint,
     }
 }
 
@@ -218,13 +243,13 @@ fn event_of(notice: &Notice) -> (&str, Option<&str>, &'static str, Value) {
         Notice::MessageFailed(failed) => {
             (&*failed.org, failed.user.as_deref(), MESSAGE_FAILED, failed_data(failed))
         }
-        Notice::EndpointDisabled { endpoint, org, reason, failing_since_ms } => {
+        Notice::EndpointDisabled(disabled) => {
             let data = json!({
-                "endpoint_id": &**endpoint,
-                "reason": reason.as_str(),
-                "failing_since": failing_since_ms.map(rfc3339),
+                "endpoint_id": &*disabled.endpoint,
+                "reason": disabled.reason.as_str(),
+                "failing_since": disabled.failing_since_ms.map(rfc3339),
             });
-            (&**org, None, ENDPOINT_DISABLED, data)
+            (&*disabled.org, None, ENDPOINT_DISABLED, data)
         }
     }
 }
@@ -251,6 +276,7 @@ fn rfc3339(ms: i64) -> String {
 #[cfg(test)]
 mod tests {
     use systole_dispatch::notice::{DisabledReason, FailedMessage};
+    use systole_storage::{DisabledRecord, EndpointRecord, Sequence};
 
     use super::*;
 
@@ -276,6 +302,11 @@ mod tests {
         })
     }
 
+    fn disabled(reason: DisabledReason, failing_since_ms: Option<i64>, at_ms: i64) -> Notice {
+        let (endpoint, org) = ("ep_1".into(), "acme".into());
+        Notice::EndpointDisabled(EndpointDisabled { endpoint, org, reason, failing_since_ms, at_ms })
+    }
+
     #[test]
     fn a_notice_says_which_endpoint_it_is_about_and_what_happened() {
         let failed = failed(vec![(FROM, THROUGH)]);
@@ -287,18 +318,14 @@ mod tests {
                 "message_count": 1, "status_code": 500, "error": null, "attempt_count": 8})
         );
         assert_eq!(noted(&failed), [(Arc::<str>::from("ep_1"), FROM, THROUGH)]);
-        let disabled = Notice::EndpointDisabled {
-            endpoint: "ep_1".into(),
-            org: "acme".into(),
-            reason: DisabledReason::Failing,
-            failing_since_ms: Some(1_782_805_501_123),
-        };
+        let disabled = disabled(DisabledReason::Failing, Some(1_782_805_501_123), 9);
         let (org, user, name, data) = event_of(&disabled);
         assert_eq!((org, user, name), ("acme", None, "endpoint.disabled"));
         assert_eq!(
             data,
             json!({"endpoint_id": "ep_1", "reason": "failing", "failing_since": "2026-06-30T07:45:01.123Z"})
         );
+        assert_eq!((noted(&disabled), switched_off(&disabled)), (vec![], Some(("ep_1", 9))));
     }
 
     fn queue() -> (tempfile::TempDir, NoticeQueue, NoticePublisher) {
@@ -310,12 +337,7 @@ mod tests {
     #[test]
     fn a_full_queue_never_waits_and_has_the_catalog_read_again() {
         let (_dir, queue, publisher) = queue();
-        let notice = Notice::EndpointDisabled {
-            endpoint: "ep_1".into(),
-            org: "acme".into(),
-            reason: DisabledReason::Gone,
-            failing_since_ms: None,
-        };
+        let notice = disabled(DisabledReason::Gone, None, 9);
         // A start reads it too.
         assert!(publisher.overflowed.swap(false, Ordering::Relaxed));
         let taken = (0..WAITING_MAX + 10).filter(|_| queue.publish(notice.clone())).count();
@@ -331,6 +353,42 @@ mod tests {
         let later = Cursor { ordinal: 2, ..THROUGH };
         publisher.announced.extend(noted(&failed(vec![(FROM, THROUGH)])));
         let told = [vec![(FROM, THROUGH)], vec![(FROM, THROUGH), (THROUGH, later)], Vec::new()];
-        assert_eq!(told.map(|noted| publisher.was_announced(&failed(noted))), [true, false, false]);
+        assert_eq!(told.map(|noted| publisher.is_due(&failed(noted))), [false, true, true]);
+    }
+
+    #[test]
+    fn who_was_switched_off_is_announced_while_the_catalog_says_so_and_until_it_is_noted_there() {
+        let (_dir, _queue, publisher) = queue();
+        let catalog = &publisher.catalog;
+        let endpoint = EndpointRecord {
+            id: "ep_1".to_owned(),
+            number: 0,
+            org: "acme".to_owned(),
+            settings: "{}".to_owned(),
+            secret: "whsec_x".to_owned(),
+            previous: None,
+            start: Sequence(3),
+            created_at: 1,
+            updated_at: 1,
+        };
+        catalog.insert_endpoint(&endpoint).unwrap();
+        let store = |at| {
+            let (endpoint, reason) = ("ep_1".to_owned(), "gone".to_owned());
+            let disabled = DisabledRecord { endpoint, reason, failing_since: None, at };
+            assert!(catalog.disable_endpoint("{}", Sequence(3), &disabled).unwrap());
+        };
+        let [early, late] = [5, 9].map(|at_ms| disabled(DisabledReason::Gone, None, at_ms));
+        assert!(!publisher.is_due(&early));
+        store(5);
+        assert!(publisher.is_due(&early) && !publisher.is_due(&late));
+        // It was switched on and off again before the first notice was noted.
+        store(9);
+        assert!(publisher.note(std::slice::from_ref(&early)));
+        assert!(!publisher.is_due(&early) && publisher.is_due(&late));
+        assert!(publisher.note(std::slice::from_ref(&late)));
+        assert!(!publisher.is_due(&late));
+        store(9);
+        catalog.delete_endpoint("ep_1").unwrap();
+        assert!(!publisher.is_due(&late));
     }
 }

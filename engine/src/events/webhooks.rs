@@ -20,11 +20,13 @@ use systole_dispatch::lane::{Lane, LaneConfig};
 use systole_dispatch::notice::{Notice, Notices};
 use systole_storage::frame::Frame;
 use systole_storage::journal::Log;
-use systole_storage::{Catalog, CatalogError, EndpointChange, EndpointRecord, Sequence};
+use systole_storage::{
+    Catalog, CatalogError, DisabledRecord, EndpointChange, EndpointRecord, GivenUpRecord, Sequence,
+};
 
 use super::example::example;
 use super::keyring::{Keyring, PrepareFault};
-use super::ledger::{CatalogLedger, given_up_of};
+use super::ledger::{CatalogLedger, disabled_of, given_up_of};
 use super::settings::{StoredSettings as _, config, config_of, restore};
 use super::topics::{EventCatalogue, EventTopics};
 use super::{JournalEvents, Subscribed};
@@ -238,17 +240,34 @@ impl Webhooks {
         self.dispatcher.route(|org| self.subscribed.since(org));
     }
 
-    /// So many of what was given up and not announced, oldest first. May read disk.
+    /// So many of what is not announced: endpoints that were switched off, then what was
+    /// given up, each oldest first. May read disk.
     pub(crate) fn unannounced(&self, most: u32) -> Vec<Notice> {
-        let records = self.catalog.unannounced(most).unwrap_or_else(|error| {
+        self.read_unannounced(most).unwrap_or_else(|error| {
             let error = crate::flusher::chain(&error);
             tracing::warn!(error, "what was not announced cannot be read, and comes with the next start");
             Vec::new()
-        });
-        records
-            .iter()
-            .filter_map(|record| self.dispatcher.failed_before(&record.endpoint, given_up_of(record)))
-            .collect()
+        })
+    }
+
+    fn read_unannounced(&self, most: u32) -> Result<Vec<Notice>, CatalogError> {
+        let mut notices = self.unannounced_disabled(most)?;
+        let room = most.saturating_sub(u32::try_from(notices.len()).unwrap_or(u32::MAX));
+        let records = self.catalog.unannounced(room)?;
+        let told =
+            |record: &GivenUpRecord| self.dispatcher.failed_before(&record.endpoint, given_up_of(record));
+        notices.extend(records.iter().filter_map(told));
+        Ok(notices)
+    }
+
+    fn unannounced_disabled(&self, most: u32) -> Result<Vec<Notice>, CatalogError> {
+        let endpoints = self.endpoints.lock();
+        let records = self.catalog.unannounced_disabled(most)?;
+        let told = |record: &DisabledRecord| {
+            let org = &endpoints.get(&record.endpoint)?.org;
+            disabled_of(record, org).map(Notice::EndpointDisabled)
+        };
+        Ok(records.iter().filter_map(told).collect())
     }
 
     /// Parks deliveries. Blocks for some seconds at most.

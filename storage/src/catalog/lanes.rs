@@ -3,7 +3,7 @@
 
 use rusqlite::{Row, Transaction};
 
-use super::{Catalog, CatalogError, CursorRecord};
+use super::{Catalog, CatalogError, CursorRecord, disabled};
 use crate::frame::Sequence;
 
 /// How a lane has fared; one that fares well has no row.
@@ -151,11 +151,16 @@ impl Catalog {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Notes that it was announced: of each endpoint the ranges with exactly these ends.
+    /// Notes that it was announced: of each endpoint the ranges with exactly these ends,
+    /// and that it was switched off at exactly this time.
     ///
     /// # Errors
     /// [`CatalogError::Sql`]; then nothing was noted.
-    pub fn mark_announced(&self, ranges: &[(&str, CursorRecord, CursorRecord)]) -> Result<(), CatalogError> {
+    pub fn mark_announced(
+        &self,
+        ranges: &[(&str, CursorRecord, CursorRecord)],
+        switched_off: &[(&str, i64)],
+    ) -> Result<(), CatalogError> {
         let mut connection = self.connection.lock();
         let transaction = connection.transaction()?;
         for (endpoint, from, through) in ranges {
@@ -171,6 +176,9 @@ impl Catalog {
                 through.sequence.cast_signed(),
                 through.ordinal,
             ))?;
+        }
+        for (endpoint, at) in switched_off {
+            disabled::announced(&transaction, endpoint, *at)?;
         }
         transaction.commit()?;
         Ok(())

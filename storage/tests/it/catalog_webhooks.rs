@@ -4,8 +4,8 @@ use std::path::Path;
 
 use rusqlite::Connection;
 use systole_storage::{
-    CATALOG_FILE, Catalog, CatalogError, CursorRecord, EndpointRecord, ExceptionRecord, LaneChanges,
-    LaneRanges, Sequence,
+    CATALOG_FILE, Catalog, CatalogError, CursorRecord, EndpointChange, EndpointRecord, ExceptionRecord,
+    LaneChanges, LaneRanges, Sequence,
 };
 
 fn endpoint(id: &str, start: u64) -> EndpointRecord {
@@ -66,6 +66,11 @@ fn lanes(catalog: &Catalog) -> Lanes {
         cursors,
         exceptions: catalog.exceptions().unwrap(),
     }
+}
+
+fn change(settings: &str, updated_at: i64, restart: Option<u64>) -> EndpointChange<'_> {
+    let restart = restart.map(Sequence);
+    EndpointChange { settings, secret: "whsec_new", previous: None, updated_at, restart }
 }
 
 /// A statement from outside the program.
@@ -180,8 +185,7 @@ fn a_late_save_does_not_bring_back_a_deleted_endpoint() {
     // The rest of that save counts.
     assert_eq!((left.routed, left.classified), (Some(Sequence(40)), Some(Sequence(41))));
     // Nor does a late update.
-    let updated = catalog.update_endpoint("ep_b", "{}", "whsec_new", 9, Some(Sequence(50)));
-    assert!(!updated.unwrap());
+    assert!(!catalog.change_endpoint("ep_b", &change("{}", 9, Some(50))).unwrap());
     assert_eq!(lanes(&catalog), left);
     // One that is made anew under the same id begins with nothing.
     catalog.insert_endpoint(&endpoint("ep_b", 60)).unwrap();
@@ -272,7 +276,7 @@ fn an_update_keeps_what_waits_and_a_restart_wipes_it() {
     let catalog = Catalog::open(dir.path()).unwrap();
     with_lanes(&catalog);
     let before = lanes(&catalog);
-    assert!(catalog.update_endpoint("ep_b", "{\"a\":1}", "whsec_new", 77, None).unwrap());
+    assert!(catalog.change_endpoint("ep_b", &change("{\"a\":1}", 77, None)).unwrap());
     assert_eq!(lanes(&catalog), before);
     let changed = catalog.endpoints().unwrap().remove(1);
     let expected = EndpointRecord {
@@ -283,7 +287,7 @@ fn an_update_keeps_what_waits_and_a_restart_wipes_it() {
         ..endpoint("ep_b", 9)
     };
     assert_eq!(changed, expected);
-    assert!(catalog.update_endpoint("ep_b", "{}", "whsec_new", 78, Some(Sequence(90))).unwrap());
+    assert!(catalog.change_endpoint("ep_b", &change("{}", 78, Some(90))).unwrap());
     let after = lanes(&catalog);
     assert_eq!(after.exceptions, [exception("ep_a", 10)]);
     let begins = [("ep_a", 10), ("ep_b", 91), ("ep_c", 10)];
@@ -291,7 +295,7 @@ fn an_update_keeps_what_waits_and_a_restart_wipes_it() {
     // Also of a lane that had no row.
     let caught_up = vec!["ep_b".to_owned()];
     catalog.save_lanes(&LaneChanges { caught_up, ..LaneChanges::default() }).unwrap();
-    assert!(catalog.update_endpoint("ep_b", "{}", "whsec_new", 79, Some(Sequence(95))).unwrap());
+    assert!(catalog.change_endpoint("ep_b", &change("{}", 79, Some(95))).unwrap());
     assert_eq!(lanes(&catalog).cursors[1], ("ep_b".to_owned(), cursor(96, 0)));
 }
 
@@ -352,7 +356,7 @@ PRAGMA user_version = 1;
 ";
 
 /// Of this program's catalog.
-const VERSION: i64 = 11;
+const VERSION: i64 = 12;
 
 #[test]
 fn a_catalog_of_version_1_opens_as_the_present_version() {
