@@ -53,6 +53,9 @@ pub struct Health {
     /// When it began to fail, milliseconds since 1970; `None` if its last attempt
     /// succeeded.
     pub failing_since_ms: Option<i64>,
+    /// When it failed last, milliseconds since 1970, rounded down to the hour: a lane that
+    /// only fails costs one row an hour. `None` if its last attempt succeeded.
+    pub failed_ms: Option<i64>,
     /// When it was paused, milliseconds since 1970, if it is.
     pub paused_at_ms: Option<i64>,
 }

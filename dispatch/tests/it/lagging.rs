@@ -159,7 +159,7 @@ fn idle_readers(world: &World, url: &str, count: usize, paused: usize) {
 }
 
 fn pause(world: &World) -> Health {
-    Health { failing_since_ms: Some(world.now_ms()), paused_at_ms: Some(world.now_ms()) }
+    Health { failing_since_ms: Some(world.now_ms()), paused_at_ms: Some(world.now_ms()), ..Health::default() }
 }
 
 #[test]

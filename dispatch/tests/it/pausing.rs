@@ -223,6 +223,23 @@ fn an_endpoint_that_only_fails_for_5_days_is_switched_off_and_that_is_announced(
 }
 
 #[test]
+fn a_day_in_which_the_server_was_off_begins_the_5_days_anew() {
+    let (world, hook, run, _told) = paused();
+    let before = hook.count();
+    run.stop();
+    world.pass(26 * HOUR);
+    let run = world.start();
+    world.pass(Duration::from_secs(41));
+    assert!(comes_within(SOON, || hook.count() > before && run.lane("ep_1").in_flight() == 0));
+    let since = run.dispatcher.endpoint_stats("ep_1").unwrap().failing_since_ms;
+    assert_eq!(since, Some(world.now_ms()));
+    run.stop();
+    let stored = world.book.stored().health["ep_1"];
+    let hour = world.now_ms() / 3_600_000 * 3_600_000;
+    assert_eq!((stored.failing_since_ms, stored.failed_ms), (since, Some(hour)));
+}
+
+#[test]
 fn one_success_ends_what_would_have_switched_off() {
     let (world, hook, run, told) = paused();
     told.answer(200);

@@ -114,13 +114,22 @@ impl CatalogLedger {
 }
 
 fn health_record(endpoint: &str, health: Health) -> HealthRecord {
-    let Health { failing_since_ms, paused_at_ms } = health;
-    HealthRecord { endpoint: endpoint.to_owned(), failing_since: failing_since_ms, paused_at: paused_at_ms }
+    let Health { failing_since_ms, failed_ms, paused_at_ms } = health;
+    HealthRecord {
+        endpoint: endpoint.to_owned(),
+        failing_since: failing_since_ms,
+        failed_at: failed_ms,
+        paused_at: paused_at_ms,
+    }
 }
 
 /// How a lane fares, as it keeps it.
 pub(super) fn health_of(record: &HealthRecord) -> Health {
-    Health { failing_since_ms: record.failing_since, paused_at_ms: record.paused_at }
+    Health {
+        failing_since_ms: record.failing_since,
+        failed_ms: record.failed_at,
+        paused_at_ms: record.paused_at,
+    }
 }
 
 fn backlog_record(endpoint: &str, backlog: &Backlog) -> BacklogRecord {
@@ -284,6 +293,12 @@ mod tests {
             assert_eq!(disabled_of(&record, "acme"), Some(disabled));
             assert_eq!(disabled_of(&DisabledRecord { reason: "bored".to_owned(), ..record }, "acme"), None);
         }
+    }
+
+    #[test]
+    fn how_a_lane_fares_comes_back_from_the_catalog_as_it_was() {
+        let health = Health { failing_since_ms: Some(7), failed_ms: Some(8), paused_at_ms: Some(9) };
+        assert_eq!(health_of(&health_record("ep_1", health)), health);
     }
 
     #[test]

@@ -17,7 +17,7 @@
 //! instance        name, value                      (key of event ids, last endpoint number, default days)
 //! endpoints       id, number, org, settings, secret, previous_secret and _until, start_sequence, ...
 //! lane_cursors    endpoint, sequence, ordinal      only of lanes that lag or are paused
-//! lane_health     endpoint, failing_since, paused_at  only of lanes that fail
+//! lane_health     endpoint, failing_since, failed_at, paused_at  only of lanes that fail
 //! backlogs        endpoint, number, kind, from, through  sent behind live events
 //! given_up        endpoint, from, through, given_up_at, announced
 //! disabled_unannounced  endpoint, reason, failing_since, disabled_at

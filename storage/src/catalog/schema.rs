@@ -263,7 +263,8 @@ CREATE TABLE dropped (
 );
 ";
 
-/// Version 12: endpoints that were switched off, which is not announced yet.
+/// Version 12: endpoints that were switched off, which is not announced yet, and when
+/// lanes failed last.
 const DISABLED: &str = "
 CREATE TABLE disabled_unannounced (
     endpoint TEXT PRIMARY KEY,
@@ -271,6 +272,7 @@ CREATE TABLE disabled_unannounced (
     failing_since BIGINT,
     disabled_at BIGINT NOT NULL
 );
+ALTER TABLE lane_health ADD COLUMN failed_at BIGINT;
 ";
 
 pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(), CatalogError> {

@@ -24,7 +24,8 @@ fn endpoint(id: &str) -> EndpointRecord {
 }
 
 fn health(endpoint: &str, failing_since: Option<i64>, paused_at: Option<i64>) -> HealthRecord {
-    HealthRecord { endpoint: endpoint.to_owned(), failing_since, paused_at }
+    let failed_at = failing_since.map(|since| since + 1);
+    HealthRecord { endpoint: endpoint.to_owned(), failing_since, failed_at, paused_at }
 }
 
 fn backlog(endpoint: &str, number: u64, from: u64) -> BacklogRecord {

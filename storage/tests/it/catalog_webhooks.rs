@@ -5,7 +5,7 @@ use std::path::Path;
 use rusqlite::Connection;
 use systole_storage::{
     CATALOG_FILE, Catalog, CatalogError, CursorRecord, EndpointChange, EndpointRecord, ExceptionRecord,
-    LaneChanges, LaneRanges, Sequence,
+    HealthRecord, LaneChanges, LaneRanges, Sequence,
 };
 
 fn endpoint(id: &str, start: u64) -> EndpointRecord {
@@ -378,6 +378,32 @@ fn a_catalog_of_version_1_opens_as_the_present_version() {
     let fresh = tempfile::tempdir().unwrap();
     drop(Catalog::open(fresh.path()).unwrap());
     assert_eq!(tables(dir.path()), tables(fresh.path()));
+}
+
+#[test]
+fn a_lane_that_failed_under_version_11_fails_on_and_nobody_knows_when_it_did_last() {
+    let dir = tempfile::tempdir().unwrap();
+    Catalog::open(dir.path()).unwrap().insert_endpoint(&endpoint("ep_a", 9)).unwrap();
+    sql(
+        dir.path(),
+        "DROP TABLE disabled_unannounced;
+         ALTER TABLE lane_health DROP COLUMN failed_at;
+         INSERT INTO lane_health (endpoint, failing_since, paused_at) VALUES ('ep_a', 7, 9);
+         PRAGMA user_version = 11;",
+    );
+    let catalog = Catalog::open(dir.path()).unwrap();
+    let mut health = HealthRecord {
+        endpoint: "ep_a".to_owned(),
+        failing_since: Some(7),
+        failed_at: None,
+        paused_at: Some(9),
+    };
+    assert_eq!(catalog.lane_health().unwrap(), std::slice::from_ref(&health));
+    health.failed_at = Some(8);
+    let ranges = LaneRanges { health: vec![health.clone()], ..LaneRanges::default() };
+    catalog.save_lanes(&LaneChanges { ranges, ..LaneChanges::default() }).unwrap();
+    assert_eq!(catalog.lane_health().unwrap(), [health]);
+    with_version(dir.path(), VERSION);
 }
 
 #[test]
