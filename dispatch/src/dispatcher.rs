@@ -11,8 +11,9 @@
 //! the others': what dead receivers cost (dials, TLS, answers that are cut, retries) is
 //! not waited for by those that answer.
 //!
-//! Whoever starts it keeps it, and stops it: requests in flight get some seconds to
-//! end, then what is undecided is left to the next start.
+//! Whoever starts it keeps it, and stops it: requests in flight, and those that were
+//! taken to be sent by hand, get some seconds to end, then what is undecided is left to
+//! the next start.
 
 use std::fmt;
 use std::sync::Arc;
@@ -46,7 +47,7 @@ pub use crate::counters::DispatchStats;
 
 /// Events routed between two looks at the lanes' joins.
 const ROUTED_AT_ONCE: usize = 256;
-/// How long requests in flight may take to end at a stop.
+/// How long requests in flight, or taken to be sent by hand, may take to end at a stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How soon it is tried again to store that an endpoint is off.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
@@ -228,6 +229,11 @@ impl Shared {
         if lanes.contains_key(&*lane.id) {
             self.router.set(lane, &self.topics);
         }
+    }
+
+    /// Whether a request is in flight, or was taken to be sent by hand.
+    fn is_busy(&self) -> bool {
+        !self.manual.is_free() || self.lanes().iter().any(|lane| lane.in_flight() > 0)
     }
 
     fn lanes(&self) -> Vec<Arc<Lane>> {
@@ -513,10 +519,10 @@ impl Dispatcher {
         F: Future<Output = ()> + Send + 'static,
     {
         let shared = self.shared.clone();
-        if shared.is_stopping() {
-            return Err(ManualFault::Stopping);
-        }
-        let place = lane.manual_place(&shared).ok_or(ManualFault::Busy)?;
+        // A stop waits for who has a place, and gives none.
+        let Some(place) = lane.manual_place(&shared) else {
+            return Err(if shared.is_stopping() { ManualFault::Stopping } else { ManualFault::Busy });
+        };
         // What is asked for is asked of the endpoint as it is now.
         let generation = lane.generation();
         let sending = send(lane, shared, generation);
@@ -576,15 +582,16 @@ impl Dispatcher {
         }
     }
 
-    /// Begins no further delivery, lets those in flight end for some seconds, and
-    /// saves where everybody is. Blocks; must not be called on a runtime's thread.
+    /// Begins no further delivery but those that were taken to be sent by hand, lets them
+    /// and those in flight end for some seconds, and saves where everybody is. Blocks;
+    /// must not be called on a runtime's thread.
     pub fn stop(&self) {
         self.shared.stopping.store(true, Ordering::Release);
+        // Behind that: who gets no place finds out why.
+        self.shared.manual.close();
         let Some(Threads { crews, saver }) = self.threads.lock().take() else { return };
         let deadline = std::time::Instant::now() + STOP_GRACE;
-        while std::time::Instant::now() < deadline
-            && self.shared.lanes().iter().any(|lane| lane.in_flight() > 0)
-        {
+        while std::time::Instant::now() < deadline && self.shared.is_busy() {
             std::thread::sleep(Duration::from_millis(20));
         }
         // Twice: failures of the last moment count as decided once they are saved.
