@@ -306,7 +306,7 @@ async fn payloads_that_nobody_waits_for_go_once_their_time_is_over() {
 }
 
 /// A receiver that answers every request with the status it holds now.
-async fn receiver() -> (String, Arc<AtomicU16>) {
+pub(crate) async fn receiver() -> (String, Arc<AtomicU16>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/hook", listener.local_addr().unwrap());
     let status = Arc::new(AtomicU16::new(500));

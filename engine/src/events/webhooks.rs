@@ -277,8 +277,9 @@ impl Webhooks {
         settings: EndpointSettings,
         secret: &Secret,
     ) -> Result<Endpoint, WebhookError> {
+        self.targets.check_url(&settings.url)?;
         // Its number is known once it is stored.
-        let mut config = config(&self.targets, settings.clone(), secret, None, 0)?;
+        let mut config = config(settings.clone(), secret, None, 0)?;
         let (id, text) = (random_id(ENDPOINT_ID_PREFIX)?, serde_json::to_string(&settings)?);
         let kept = self.keyring.keep(&id, secret.expose())?;
         let mut endpoints = self.endpoints.lock();
@@ -349,7 +350,8 @@ impl Webhooks {
     }
 
     /// Changes an endpoint as `change` says, which may give a new secret. One that is
-    /// switched off ends what waits for it; one that is switched on begins at the head.
+    /// switched off ends what waits for it; one that is switched on begins at the head. Its
+    /// url is judged if it is another, or if the endpoint is switched on.
     ///
     /// # Errors
     /// What `change` says, or a [`WebhookError`]; then nothing changed.
@@ -384,7 +386,11 @@ impl Webhooks {
         // A lane may be off although its record says otherwise, or not be there, if
         // its settings could not be used at the start.
         let stands = lane.as_ref().is_some_and(|lane| before.active && !lane.is_off());
-        let toggled = before.active != settings.active || settings.active && !stands;
+        let begins = settings.active && !stands;
+        if begins || before.url != settings.url {
+            self.targets.check_url(&settings.url)?;
+        }
+        let toggled = before.active != settings.active || begins;
         let head = self.log.head();
         changed.settings = serde_json::to_string(&settings)?;
         changed.updated_at = now_ms();
@@ -466,7 +472,7 @@ impl Webhooks {
         record: &EndpointRecord,
         settings: EndpointSettings,
     ) -> Result<LaneConfig, WebhookError> {
-        config_of(&self.targets, &self.keyring, record, settings)
+        config_of(&self.keyring, record, settings)
     }
 
     /// Deletes an endpoint and ends what waits for it.

@@ -7,8 +7,7 @@ use serde_json::{Map, Value, json};
 use systole_engine::events::again::{Again, AgainError};
 use systole_engine::timestamp::parse_rfc3339;
 
-use super::blocking;
-use super::endpoints::{found, visible};
+use super::endpoints::{found, on_endpoint, visible};
 use super::wish::refuse_unknown;
 use crate::error::{Entry, Refusal, chain};
 use crate::manage::fields::{fields, now_ms, read_body, text, timestamp};
@@ -38,9 +37,10 @@ pub(crate) async fn resend(call: Call<'_>) -> Result<Reply, Refusal> {
     let (id, message) = (message.to_owned(), message.to_owned());
     let endpoint = visible(&call, endpoint).await?.id;
     let (org, user) = (call.org.clone(), call.caller.user.clone());
-    let sent =
-        blocking(&call, move |webhooks| webhooks.resend(&org, user.as_deref(), &message, &endpoint)).await;
-    sent.map(|()| reply::json_of(StatusCode::ACCEPTED, &json!({ "id": id })))
+    let sent = on_endpoint(&call, endpoint, move |webhooks, endpoint| {
+        webhooks.resend(&org, user.as_deref(), &message, endpoint)
+    });
+    sent.await.map(|()| reply::json_of(StatusCode::ACCEPTED, &json!({ "id": id })))
 }
 
 pub(crate) async fn recover(call: Call<'_>) -> Result<Reply, Refusal> {
@@ -63,14 +63,19 @@ async fn send_again(mut call: Call<'_>, which: Again) -> Result<Reply, Refusal> 
     }
     let (org, endpoint) = (call.org.clone(), found(&call).await?.id);
     let id = endpoint.clone();
-    blocking(&call, move |webhooks| webhooks.send_again(&org, &endpoint, which, since, until)).await?;
+    on_endpoint(&call, endpoint, move |webhooks, endpoint| {
+        webhooks.send_again(&org, endpoint, which, since, until)
+    })
+    .await?;
     let answer = json!({"endpoint_id": id, "since": timestamp(since), "until": until.map(timestamp)});
     Ok(reply::json_of(StatusCode::ACCEPTED, &answer))
 }
 
 pub(crate) async fn stats(call: Call<'_>) -> Result<Reply, Refusal> {
     let (org, endpoint) = (call.org.clone(), found(&call).await?.id);
-    let stats = blocking(&call, move |webhooks| webhooks.endpoint_stats(&org, &endpoint)).await?;
+    let stats =
+        on_endpoint(&call, endpoint, move |webhooks, endpoint| webhooks.endpoint_stats(&org, endpoint))
+            .await?;
     let oldest_ms = stats.oldest_undecided_ms.map_or(0, |oldest| (now_ms() - oldest).max(0));
     let shown = Shown {
         delivered: stats.delivered,
