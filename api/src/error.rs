@@ -18,6 +18,9 @@ use crate::reply::ReplyBody;
 
 /// How long a caller should wait for a queue to get shorter.
 const RETRY_SOON_SECONDS: u32 = 1;
+/// How long a caller should wait for an endpoint whose receiver may take its time: at 4
+/// at once, and 15 s each, 16 of 64 messages by hand are over by then.
+const RETRY_ENDPOINT_SECONDS: u32 = 60;
 /// How long a caller should wait for what takes a restart or a cleaned disk.
 const RETRY_LATER_SECONDS: u32 = 10;
 /// Longest piece of a sent text that an answer repeats, in characters: room for
@@ -121,6 +124,8 @@ pub(crate) enum Refusal {
     QueueFull,
     #[error("too many bodies are in flight; send the same again")]
     BudgetSpent,
+    #[error("{text}")]
+    EndpointBusy { text: String },
 
     #[error("the server failed; the request id leads to its log")]
     Internal { inside: String },
@@ -134,6 +139,8 @@ pub(crate) enum Refusal {
     CommitFailed { inside: String },
     #[error("the catalog cannot be read or written")]
     CatalogFailed { inside: String },
+    #[error("{text}")]
+    NotStored { text: String },
     #[error("the flush failed; what was acknowledged is safe in the journal")]
     FlushFailed { inside: String },
     #[error("the disk is full; nothing was stored")]
@@ -200,12 +207,14 @@ impl Refusal {
             Refusal::SqlTooManyRows { .. } => (S::UNPROCESSABLE_ENTITY, "too_many_rows"),
             Refusal::QueueFull => (S::TOO_MANY_REQUESTS, "queue_full"),
             Refusal::BudgetSpent => (S::TOO_MANY_REQUESTS, "budget_spent"),
+            Refusal::EndpointBusy { .. } => (S::TOO_MANY_REQUESTS, "endpoint_busy"),
             Refusal::Internal { .. } => (S::INTERNAL_SERVER_ERROR, "internal"),
             Refusal::Poisoned { .. } => (S::SERVICE_UNAVAILABLE, "journal_failed"),
             Refusal::Stopping => (S::SERVICE_UNAVAILABLE, "stopping"),
             Refusal::QueriesBusy => (S::SERVICE_UNAVAILABLE, "queries_busy"),
             Refusal::CommitFailed { .. } => (S::SERVICE_UNAVAILABLE, "commit_failed"),
             Refusal::CatalogFailed { .. } => (S::SERVICE_UNAVAILABLE, "catalog_failed"),
+            Refusal::NotStored { .. } => (S::SERVICE_UNAVAILABLE, "catalog_failed"),
             Refusal::FlushFailed { .. } => (S::SERVICE_UNAVAILABLE, "flush_failed"),
             Refusal::DiskFull => (S::INSUFFICIENT_STORAGE, "disk_full"),
         }
@@ -227,9 +236,11 @@ impl Refusal {
     fn retry_after_seconds(&self) -> Option<u32> {
         match self {
             Refusal::QueueFull | Refusal::BudgetSpent | Refusal::QueriesBusy => Some(RETRY_SOON_SECONDS),
+            Refusal::EndpointBusy { .. } => Some(RETRY_ENDPOINT_SECONDS),
             Refusal::Stopping
             | Refusal::CommitFailed { .. }
             | Refusal::CatalogFailed { .. }
+            | Refusal::NotStored { .. }
             | Refusal::FlushFailed { .. }
             | Refusal::DiskFull => Some(RETRY_LATER_SECONDS),
             _ => None,

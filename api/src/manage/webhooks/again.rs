@@ -115,8 +115,8 @@ impl From<AgainError> for Refusal {
                 Refusal::invalid(Entry::path("endpoint_id", "unwanted", fault.to_string()))
             }
             AgainError::Off => Refusal::EndpointOff,
-            AgainError::Busy => Refusal::QueueFull,
-            AgainError::Unsaved => Refusal::catalog(fault),
+            AgainError::Busy | AgainError::TooManyRanges => Refusal::EndpointBusy { text: fault.to_string() },
+            AgainError::Unsaved => Refusal::NotStored { text: fault.to_string() },
             AgainError::Stopping => Refusal::Stopping,
             other => Refusal::Internal { inside: chain(&other) },
         }
@@ -125,6 +125,8 @@ impl From<AgainError> for Refusal {
 
 #[cfg(test)]
 mod tests {
+    use systole_engine::events::webhooks::{ManualFault, WebhookError};
+
     use super::*;
 
     #[test]
@@ -132,12 +134,30 @@ mod tests {
         let cases = [
             (AgainError::Unsaved, 503, "catalog_failed"),
             (AgainError::Stopping, 503, "stopping"),
-            (AgainError::Busy, 429, "queue_full"),
+            (AgainError::Busy, 429, "endpoint_busy"),
+            (AgainError::TooManyRanges, 429, "endpoint_busy"),
             (AgainError::Off, 409, "endpoint_off"),
         ];
         for (fault, status, code) in cases {
-            let found = Refusal::from(fault).status();
+            let text = fault.to_string();
+            let refusal = Refusal::from(fault);
+            let found = refusal.status();
             assert_eq!((found.0.as_u16(), found.1), (status, code));
+            assert_eq!(refusal.to_string(), text, "whoever asked reads what the engine said");
         }
+    }
+
+    #[test]
+    fn a_test_that_finds_no_place_is_refused_as_any_other_message_by_hand() {
+        let refusals =
+            [Refusal::from(AgainError::Busy), Refusal::from(WebhookError::Manual(ManualFault::Busy))];
+        for refusal in refusals {
+            assert_eq!(refusal.status().1, "endpoint_busy");
+            assert!(refusal.to_string().contains("sent by hand"), "{refusal}");
+            let waits = refusal.response().headers()["retry-after"].to_str().unwrap().to_owned();
+            assert!(waits.parse::<u32>().unwrap() >= 60, "{waits}");
+        }
+        let unknown = Refusal::from(WebhookError::Manual(ManualFault::Unknown));
+        assert_eq!(unknown.status().1, "unknown_endpoint");
     }
 }

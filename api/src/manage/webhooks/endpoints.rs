@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use hyper::StatusCode;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use systole_engine::events::again::AgainError;
 use systole_engine::events::webhooks::{
-    Endpoint, EndpointSettings, ManualFault, PayloadSize, Secret, SettingsFault, Timeseries, WebhookError,
-    Webhooks,
+    Endpoint, EndpointSettings, PayloadSize, Secret, SettingsFault, Timeseries, WebhookError, Webhooks,
 };
 
 use super::wish::{apply, new_settings, refuse_unknown};
@@ -199,11 +199,7 @@ impl From<WebhookError> for Refusal {
             }
             WebhookError::Secret(fault) => invalid("secret", "malformed", fault.to_string()),
             WebhookError::Header(fault) => invalid("headers", "forbidden_header", fault.to_string()),
-            WebhookError::Manual(ManualFault::Unknown) => Refusal::UnknownEndpoint { id: String::new() },
-            WebhookError::Manual(ManualFault::Off) => Refusal::EndpointOff,
-            WebhookError::Manual(ManualFault::Busy) => Refusal::QueueFull,
-            WebhookError::Manual(ManualFault::Unsaved) => Refusal::catalog(ManualFault::Unsaved),
-            WebhookError::Manual(ManualFault::Stopping) => Refusal::Stopping,
+            WebhookError::Manual(fault) => AgainError::from(fault).into(),
             WebhookError::Catalog(fault) => Refusal::catalog(fault),
             other => Refusal::Internal { inside: crate::error::chain(&other) },
         }
