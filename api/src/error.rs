@@ -11,7 +11,7 @@ use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTIC
 use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
-use systole_engine::{CommitError, EraseError, FlushError, QueryError, SqlError, SubmitError};
+use systole_engine::{CatalogError, CommitError, EraseError, FlushError, QueryError, SqlError, SubmitError};
 
 use crate::auth::{Scope, TokenFault};
 use crate::reply::ReplyBody;
@@ -152,8 +152,10 @@ impl Refusal {
         Refusal::Internal { inside: fault.to_string() }
     }
 
-    pub(crate) fn catalog(fault: impl Error) -> Refusal {
-        Refusal::CatalogFailed { inside: chain(&fault) }
+    /// The catalog did not do what was asked: nothing of it was done. A full disk heals by
+    /// itself, and is told as it is wherever something is stored.
+    pub(crate) fn catalog(fault: CatalogError) -> Refusal {
+        if fault.is_full() { Refusal::DiskFull } else { Refusal::CatalogFailed { inside: chain(&fault) } }
     }
 
     /// One thing that is wrong with the request.
@@ -346,7 +348,8 @@ impl From<EraseError> for Refusal {
         match fault {
             EraseError::Commit(fault) => Refusal::from(fault),
             EraseError::Stopping => Refusal::Stopping,
-            EraseError::Store(fault) => Refusal::catalog(fault),
+            // The order stands, so a full disk is not told as one on which nothing was stored.
+            EraseError::Store(fault) => Refusal::CatalogFailed { inside: chain(&fault) },
             EraseError::Query(fault) => Refusal::from(fault),
             EraseError::Random(fault) => Refusal::internal(fault),
         }
@@ -481,6 +484,7 @@ mod tests {
             (Refusal::from(QueryError::Busy), 503, true),
             (Refusal::from(QueryError::Stopping), 503, true),
             (Refusal::from(FlushError::DiskFull), 507, true),
+            (Refusal::catalog(CatalogError::Malformed { what: "key" }), 503, true),
         ];
         for (refusal, status, retry) in cases {
             let response = refusal.response();
