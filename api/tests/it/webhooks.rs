@@ -267,6 +267,13 @@ async fn events_are_published_by_type_and_bad_ones_are_named() {
             "{wish}: {answer}"
         );
     }
+    let misspelt = json!({"type": "check_in.created", "data": {"eventId": 1}, "eventId": "ci-1"});
+    let answer = server.post(events, OPERATOR, &misspelt).await.expect(422).json();
+    assert_eq!(
+        (&answer["detail"][0]["loc"], &answer["detail"][0]["type"]),
+        (&json!(["body"]), &json!("unknown_field"))
+    );
+    assert!(answer.to_string().contains("did you mean event_id?"), "{answer}");
     let bound = server.make_key("default", &json!({"scopes": ["ingest"], "user_id": "u_1"})).await.key;
     server.post(events, &bound, &json!({"type": "check_in.created", "data": {}})).await.expect(202);
     server
