@@ -81,6 +81,8 @@ pub(crate) enum Refusal {
     #[error("an organisation has at most {limit} metrics of its own")]
     TooManyMetrics { limit: usize },
 
+    #[error("{text}")]
+    TooManyEndpoints { text: String },
     #[error("the message is gone: payloads are kept for a time and up to a size, which it is past")]
     MessageDropped,
 
@@ -190,6 +192,7 @@ impl Refusal {
             Refusal::MetricBuiltIn { .. } => (S::CONFLICT, "metric_built_in"),
             Refusal::MetricDefined { .. } => (S::CONFLICT, "metric_defined"),
             Refusal::TooManyMetrics { .. } => (S::CONFLICT, "too_many_metrics"),
+            Refusal::TooManyEndpoints { .. } => (S::CONFLICT, "too_many_endpoints"),
             Refusal::EndpointOff => (S::CONFLICT, "endpoint_off"),
             Refusal::MessageDropped => (S::GONE, "message_dropped"),
             Refusal::BodyTimeout { .. } => (S::REQUEST_TIMEOUT, "body_timeout"),

@@ -71,6 +71,17 @@ pub enum WebhookError {
     /// What the catalog holds cannot be read.
     #[error("an endpoint's settings in the catalog cannot be read")]
     Malformed(#[from] serde_json::Error),
+    /// The organisation has as many as it may.
+    #[error(
+        "an organisation has at most {limit} endpoints (dispatch.endpoints_max); delete one that nobody needs"
+    )]
+    TooMany {
+        /// How many.
+        limit: usize,
+    },
+    /// The user who makes another has as many as a user may make.
+    #[error("a user makes at most {ENDPOINTS_PER_USER_MAX} endpoints; delete one that is not needed")]
+    TooManyOfUser,
     /// No random numbers.
     #[error("cannot make an id")]
     Random(#[from] RandomFault),
@@ -94,15 +105,33 @@ pub struct Endpoint {
     pub updated_at: i64,
 }
 
+/// Endpoints that a caller makes who is bound to a user: each costs a lane and an entry of
+/// the index for as long as it is there, and a person has a few apps.
+pub const ENDPOINTS_PER_USER_MAX: usize = 20;
+
 /// What webhooks are run with.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct WebhookSettings {
     /// Addresses that may be called although they are not public.
     pub targets: Targets,
+    /// Endpoints of one organisation.
+    pub endpoints_max: usize,
     /// Sizes.
     pub dispatch: DispatchSettings,
     /// Encrypts secrets in the catalog; `None` keeps them in the clear.
     pub master_key: Option<Arc<MasterKey>>,
+}
+
+impl Default for WebhookSettings {
+    fn default() -> WebhookSettings {
+        WebhookSettings {
+            targets: Targets::default(),
+            // An endpoint of its own for each of a clinic's systems, and room.
+            endpoints_max: 1_000,
+            dispatch: DispatchSettings::default(),
+            master_key: None,
+        }
+    }
 }
 
 /// All endpoints by id, as the catalog has them. Held while one is made or changed.
@@ -119,6 +148,8 @@ pub struct Webhooks {
     pub(super) events: JournalEvents,
     pub(super) ids: IdCipher,
     targets: Arc<Targets>,
+    /// Of one organisation.
+    endpoints_max: usize,
     pub(super) keyring: Keyring,
     pub(super) dispatcher: Dispatcher,
     pub(super) endpoints: Endpoints,
@@ -217,6 +248,7 @@ impl Webhooks {
             ids,
             subscribed,
             targets,
+            endpoints_max: settings.endpoints_max,
             keyring,
             dispatcher,
             endpoints,
@@ -267,13 +299,15 @@ impl Webhooks {
         self.topics.add_own(metric);
     }
 
-    /// Makes an endpoint; it gets everything that is committed from now on.
+    /// Makes an endpoint; it gets everything that is committed from now on. `maker` is the
+    /// user that whoever makes it is bound to, who makes [`ENDPOINTS_PER_USER_MAX`].
     ///
     /// # Errors
     /// [`WebhookError`]; then nothing was made.
     pub fn create(
         &self,
         org: &str,
+        maker: Option<&str>,
         settings: EndpointSettings,
         secret: &Secret,
     ) -> Result<Endpoint, WebhookError> {
@@ -283,6 +317,7 @@ impl Webhooks {
         let (id, text) = (random_id(ENDPOINT_ID_PREFIX)?, serde_json::to_string(&settings)?);
         let kept = self.keyring.keep(&id, secret.expose())?;
         let mut endpoints = self.endpoints.lock();
+        self.check_room(&endpoints, org, maker)?;
         // The classifier sees the organisation before the start is chosen, so every
         // frame behind the start is classified.
         let head = self.log.head();
@@ -317,6 +352,30 @@ impl Webhooks {
         self.subscribed.remove(org, head.0);
         self.dispatcher.add(Arc::new(lane));
         Ok(endpoint)
+    }
+
+    /// Whether an organisation may have one more, and a user who makes it.
+    fn check_room(
+        &self,
+        endpoints: &BTreeMap<String, EndpointRecord>,
+        org: &str,
+        maker: Option<&str>,
+    ) -> Result<(), WebhookError> {
+        let of_org: Vec<&EndpointRecord> = endpoints.values().filter(|record| record.org == org).collect();
+        if of_org.len() >= self.endpoints_max {
+            return Err(WebhookError::TooMany { limit: self.endpoints_max });
+        }
+        let Some(user) = maker else { return Ok(()) };
+        // Names of users have nothing that JSON escapes. What holds the text is read.
+        let text = format!("\"user_id\":\"{user}\"");
+        let is_of_user = |record: &&EndpointRecord| {
+            record.settings.contains(&text)
+                && record.settings().is_ok_and(|settings| settings.user_id.as_deref() == Some(user))
+        };
+        match of_org.into_iter().filter(is_of_user).take(ENDPOINTS_PER_USER_MAX).count() {
+            ENDPOINTS_PER_USER_MAX => Err(WebhookError::TooManyOfUser),
+            _ => Ok(()),
+        }
     }
 
     /// An organisation's endpoints, oldest first.

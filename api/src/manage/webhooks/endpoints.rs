@@ -64,8 +64,8 @@ pub(super) async fn make(
         Some(brought) => parse_secret(&brought, &settings)?,
         None => Secret::generate_for(settings.signature).map_err(Refusal::internal)?,
     };
-    let org = call.org.clone();
-    blocking(call, move |webhooks| webhooks.create(&org, settings, &secret)).await
+    let (org, maker) = (call.org.clone(), call.caller.user.clone());
+    blocking(call, move |webhooks| webhooks.create(&org, maker.as_deref(), settings, &secret)).await
 }
 
 pub(crate) async fn list(call: Call<'_>) -> Result<Reply, Refusal> {
@@ -200,6 +200,9 @@ impl From<WebhookError> for Refusal {
             WebhookError::Secret(fault) => invalid("secret", "malformed", fault.to_string()),
             WebhookError::Header(fault) => invalid("headers", "forbidden_header", fault.to_string()),
             WebhookError::Manual(fault) => AgainError::from(fault).into(),
+            WebhookError::TooMany { .. } | WebhookError::TooManyOfUser => {
+                Refusal::TooManyEndpoints { text: fault.to_string() }
+            }
             WebhookError::Catalog(fault) => Refusal::catalog(fault),
             other => Refusal::Internal { inside: crate::error::chain(&other) },
         }
