@@ -204,7 +204,8 @@ fn begin(start: Sequence) -> CursorRecord {
     CursorRecord { sequence: start.next().0, ordinal: 0 }
 }
 
-/// Numbers are never given twice, also after the newest endpoint was deleted.
+/// Numbers are never given twice, also after the newest endpoint was deleted. Ids hold 24
+/// bits of one, so behind the last there is none.
 fn next_number(transaction: &Transaction<'_>) -> Result<u32, CatalogError> {
     let given: Option<String> = transaction
         .query_row("SELECT value FROM instance WHERE name = 'endpoint_number'", [], |row| row.get(0))
@@ -213,7 +214,11 @@ fn next_number(transaction: &Transaction<'_>) -> Result<u32, CatalogError> {
         None => 0,
         Some(text) => text.parse().map_err(|_| CatalogError::Malformed { what: "endpoint number" })?,
     };
-    let number = given + 1;
+    const NUMBERS: u32 = 1 << 24;
+    let number = given.saturating_add(1);
+    if number >= NUMBERS {
+        return Err(CatalogError::Malformed { what: "endpoint number: the last one was given already" });
+    }
     transaction.execute(
         "INSERT INTO instance (name, value) VALUES ('endpoint_number', ?1)
          ON CONFLICT (name) DO UPDATE SET value = excluded.value",

@@ -121,6 +121,20 @@ fn endpoints_come_back_as_they_were_stored_and_in_the_order_they_were_made() {
 }
 
 #[test]
+fn a_number_that_ids_cannot_hold_is_not_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = Catalog::open(dir.path()).unwrap();
+    sql(dir.path(), "INSERT INTO instance (name, value) VALUES ('endpoint_number', '16777214')");
+    assert_eq!(catalog.insert_endpoint(&endpoint("ep_a", 1)).unwrap(), (1 << 24) - 1);
+    for last in ["16777215", "4294967295"] {
+        sql(dir.path(), &format!("UPDATE instance SET value = '{last}' WHERE name = 'endpoint_number'"));
+        let fault = catalog.insert_endpoint(&endpoint("ep_b", 1)).unwrap_err();
+        assert!(matches!(fault, CatalogError::Malformed { .. }), "{fault}");
+    }
+    assert_eq!(catalog.endpoints().unwrap().len(), 1);
+}
+
+#[test]
 fn an_endpoint_that_cannot_be_stored_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let catalog = Catalog::open(dir.path()).unwrap();
