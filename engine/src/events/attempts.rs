@@ -190,6 +190,13 @@ impl AttemptQueue {
         });
     }
 
+    /// Whether an order that was carried out lately covers what was committed about a user
+    /// with a frame.
+    pub(crate) fn has_forgotten(&self, org: &str, user: &str, sequence: Sequence) -> bool {
+        let through = self.shared.state.lock().forgotten.through(org, user);
+        through.is_some_and(|through| sequence <= through)
+    }
+
     /// Waits until what was recorded before the call is durable, or cannot become so.
     pub(crate) fn settle(&self) {
         self.settle_while(|| true);
