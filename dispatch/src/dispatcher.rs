@@ -26,7 +26,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::attempt::DeliveryLog;
-use crate::client::{CONNECTIONS_MAX, Client};
+use crate::client::{CONNECTIONS_MAX, Client, chain};
 use crate::clock::Clock;
 use crate::counters::Counters;
 use crate::crew::Crews;
@@ -206,7 +206,7 @@ impl Shared {
             if let Err(fault) = shared.ledger.switch_off(&lane.id, reason, &|| lane.is_off()) {
                 tracing::error!(
                     endpoint = &*lane.id,
-                    error = %fault,
+                    error = chain(&fault),
                     "cannot store that an endpoint is off, trying again"
                 );
                 return false;
@@ -332,7 +332,10 @@ impl Dispatcher {
                     reader = shared.log.reader(from);
                 }
                 Err(fault) => {
-                    tracing::error!(error = %fault, "the router cannot read the journal, trying again");
+                    tracing::error!(
+                        error = chain(&fault),
+                        "the router cannot read the journal, trying again"
+                    );
                     std::thread::sleep(Duration::from_secs(1));
                 }
             }

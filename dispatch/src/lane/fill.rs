@@ -15,6 +15,7 @@ use super::backlog::{SLICE_EVENTS, Span};
 use super::known::{KEPT_MAX, OUTCOMES_MAX};
 use super::state::{Chore, Mode, State};
 use super::{Lane, LaneConfig, pause};
+use crate::client::chain;
 use crate::dispatcher::Shared;
 use crate::event::{Cursor, Event, EventReader, ReadFault, Step};
 use crate::ledger::{BacklogKind, GivenUp};
@@ -393,7 +394,8 @@ impl Lane {
         let through = match self.know(shared, span) {
             Ok(through) => through,
             Err(error) => {
-                tracing::error!(endpoint = &*self.id, error = %*error, "cannot tell what is to be sent again");
+                let error = chain(error.as_ref());
+                tracing::error!(endpoint = &*self.id, error, "cannot tell what is to be sent again");
                 return false;
             }
         };
@@ -476,7 +478,7 @@ impl Lane {
         go_on: impl FnOnce(&mut State, Cursor),
     ) -> bool {
         let ReadFault::Dropped { through } = fault else {
-            tracing::error!(endpoint = &*self.id, error = %fault, "cannot read events for a lane");
+            tracing::error!(endpoint = &*self.id, error = chain(&fault), "cannot read events for a lane");
             return false;
         };
         shared.counters.payload_gone();
