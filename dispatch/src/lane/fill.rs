@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-use super::announce::SCHEDULE_OVER;
+use super::announce::{PAYLOAD_GONE, SCHEDULE_OVER};
 use super::backlog::{SLICE_EVENTS, Span};
 use super::known::{KEPT_MAX, OUTCOMES_MAX};
 use super::state::{Chore, Mode, State};
@@ -510,14 +510,11 @@ impl Lane {
         shared.counters.payload_gone();
         tracing::warn!(endpoint = &*self.id, through, "events were dropped before they were delivered");
         let to = Cursor::behind(through).max(from);
-        self.warn_of_range(from, to, "payload_gone");
+        self.warn_of_range(from, to, PAYLOAD_GONE);
         self.with(|state, _| {
             go_on(state, to);
             let noted = Vec::new();
-            state
-                .unsaved
-                .notices
-                .push(MessageFailed { noted, ..self.failed_range(from, to, "payload_gone") });
+            state.unsaved.notices.push(MessageFailed { noted, ..self.failed_range(from, to, PAYLOAD_GONE) });
         });
         true
     }

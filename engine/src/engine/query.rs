@@ -457,31 +457,30 @@ fn now_ms() -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::time::Instant;
 
     use systole_dispatch::event::Cursor;
     use systole_dispatch::notice::{FailedMessage, MESSAGE_FAILED, MessageFailed, Notice, Notices as _};
     use systole_storage::frame::{EventFrame, Published};
+    use systole_storage::{Catalog, LaneChanges};
     use tempfile::TempDir;
 
     use super::*;
+    use crate::events::webhooks::{Dialect, DispatchStats, EndpointSettings, Secret};
 
     const ORG: &str = "default";
 
+    /// One whose journal segments are short.
     fn open(dir: &TempDir) -> Engine {
-        Engine::open(EngineSettings { data_dir: dir.path().to_owned(), ..EngineSettings::default() }).unwrap()
+        let settings = EngineSettings { segment_bytes: 8 * 1024, ..EngineSettings::default() };
+        Engine::open(EngineSettings { data_dir: dir.path().to_owned(), ..settings }).unwrap()
     }
 
     /// Publishes an event about a user; the head behind it.
-    async fn publish(engine: &Engine, user: &str) -> Sequence {
-        let event = Published {
-            org: ORG,
-            user: Some(user),
-            name: "check_in.created",
-            id: None,
-            bound: false,
-            data: "{}",
-        };
+    async fn publish(engine: &Engine, user: &str, data: &str) -> Sequence {
+        let event =
+            Published { org: ORG, user: Some(user), name: "check_in.created", id: None, bound: false, data };
         let permit = engine.budget().try_take(100).unwrap();
         engine.publish(&event, permit).await.unwrap();
         engine.inner.log.head()
@@ -536,7 +535,7 @@ mod tests {
     async fn what_is_announced_behind_an_erasure_does_not_name_the_user() {
         let dir = tempfile::tempdir().unwrap();
         let engine = open(&dir);
-        let sent = publish(&engine, "u_1").await;
+        let sent = publish(&engine, "u_1", "{}").await;
         engine.erase(ORG, Erased::User { user: "u_1".to_owned(), block: false }).await.unwrap();
         for round in ["hidden", "carried out"] {
             let behind = engine.inner.log.head();
@@ -564,6 +563,50 @@ mod tests {
         drop(leaving);
         announce(&engine, "u_3", sent);
         assert_eq!(announced(&engine, behind, 2).await[1].user(), Some("u_3"));
+        engine.drain().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_dropped_before_a_start_could_route_it_is_announced() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = open(&dir);
+        // Public, and never called: it wants nothing of what is published.
+        let settings = EndpointSettings {
+            filter_types: Some(BTreeSet::from(["patient.created".to_owned()])),
+            ..EndpointSettings::new("https://receiver.example.org/hook".to_owned(), Dialect::Standard)
+        };
+        let secret = Secret::generate(Dialect::Standard).unwrap();
+        let endpoint = engine.webhooks().create(ORG, settings, &secret).unwrap();
+        let routed = engine.inner.log.head();
+        let long = format!("{{\"note\":\"{}\"}}", "x".repeat(2_000));
+        let mut head = routed;
+        for _ in 0..12 {
+            head = publish(&engine, "u_1", &long).await;
+        }
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let follows = |stats: DispatchStats| stats.lanes_behind == 0 && stats.routed_sequence >= head.0;
+        while !follows(engine.webhooks().stats()) {
+            assert!(Instant::now() < deadline, "{:?}", engine.webhooks().stats());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        engine.flush().await.unwrap();
+        engine.drain().await;
+        drop(engine);
+        // As if room had been short while the router was far behind, and the server had died.
+        std::fs::remove_file(dir.path().join("journal/0000000001.segment")).unwrap();
+        let catalog = Catalog::open(dir.path()).unwrap();
+        catalog.save_lanes(&LaneChanges { routed: Some(routed), ..LaneChanges::default() }).unwrap();
+        drop(catalog);
+        let engine = open(&dir);
+        let removed = engine.inner.log.removed();
+        assert!(removed > routed, "{removed} {routed}");
+        let told = announced(&engine, removed, 1).await;
+        let data: serde_json::Value = serde_json::from_str(told[0].data()).unwrap();
+        let expected = serde_json::json!({
+            "endpoint_id": endpoint.id, "message_id": null, "event_type": null, "message_count": null,
+            "status_code": null, "error": "payload_gone", "attempt_count": 0
+        });
+        assert_eq!(data, expected);
         engine.drain().await;
     }
 }
