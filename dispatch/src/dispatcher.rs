@@ -27,7 +27,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::attempt::DeliveryLog;
-use crate::client::{CONNECTIONS_MAX, Client};
+use crate::client::{CONNECTIONS_MAX, Client, chain};
 use crate::clock::Clock;
 use crate::counters::Counters;
 use crate::crew::Crews;
@@ -210,7 +210,7 @@ impl Shared {
                 Err(fault) => {
                     tracing::error!(
                         endpoint = &*lane.id,
-                        error = %fault,
+                        error = chain(&fault),
                         "cannot store that an endpoint is off, trying again"
                     );
                     return false;
@@ -234,6 +234,23 @@ impl Shared {
     /// Whether a request is in flight, or was taken to be sent by hand.
     fn is_busy(&self) -> bool {
         !self.manual.is_free() || self.lanes().iter().any(|lane| lane.in_flight() > 0)
+    }
+
+    /// Passes over what was dropped before it was routed, up to `through`: to each lane that
+    /// was to be offered it, that is given up.
+    fn miss(&self, through: Cursor) {
+        let lanes = self.lanes();
+        let endpoints = {
+            // Held, so that no save has the position without what was given up.
+            let mut routed = self.routed.lock();
+            let from = std::mem::replace(&mut *routed, through);
+            lanes.iter().filter(|lane| lane.miss(from, through)).count()
+        };
+        if endpoints > 0 {
+            self.counters.payload_gone();
+            let through = through.sequence.saturating_sub(1);
+            tracing::error!(through, endpoints, "events were dropped before they were routed");
+        }
     }
 
     fn lanes(&self) -> Vec<Arc<Lane>> {
@@ -334,14 +351,14 @@ impl Dispatcher {
                     }
                 }
                 Err(ReadFault::Dropped { through }) => {
-                    shared.counters.payload_gone();
-                    tracing::error!(through, "events were dropped before they were routed");
-                    let from = Cursor::behind(through);
-                    *shared.routed.lock() = from;
-                    reader = shared.log.reader(from);
+                    shared.miss(Cursor::behind(through));
+                    reader = shared.log.reader(Cursor::behind(through));
                 }
                 Err(fault) => {
-                    tracing::error!(error = %fault, "the router cannot read the journal, trying again");
+                    tracing::error!(
+                        error = chain(&fault),
+                        "the router cannot read the journal, trying again"
+                    );
                     std::thread::sleep(Duration::from_secs(1));
                 }
             }
@@ -362,7 +379,12 @@ impl Dispatcher {
         {
             let mut routed = shared.routed.lock();
             for _ in 0..ROUTED_AT_ONCE {
-                match reader.next(wanted, end) {
+                let step = reader.next(wanted, end);
+                if step.is_ok() {
+                    // Not behind a fault: what was dropped is not routed.
+                    *routed = reader.cursor();
+                }
+                match step {
                     Ok(Step::Event(event)) => {
                         // Behind the read: who registered before it is in there.
                         shared.router.routes().for_each(&event, &shared.topics, |lane| {
@@ -382,8 +404,6 @@ impl Dispatcher {
                     }
                 }
             }
-            // Also after a fault: what was offered was routed.
-            *routed = reader.cursor();
             shared.routed_sequence.store(routed.sequence.saturating_sub(1), Ordering::Relaxed);
         }
         touched.iter().for_each(|lane| lane.pump_touched(shared));

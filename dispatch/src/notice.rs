@@ -42,7 +42,7 @@ pub struct MessageFailed {
     pub from: Cursor,
     /// They all come before this.
     pub through: Cursor,
-    /// Which one it is, unless it is a range.
+    /// Which one it is, unless it is a range, or that is not known or not to be said.
     pub message: Option<FailedMessage>,
     /// How many there are, where they were counted.
     pub count: Option<u64>,

@@ -16,5 +16,6 @@ mod receiver;
 mod restarts;
 mod routing;
 mod switching;
+mod told;
 mod vectors;
 mod world;

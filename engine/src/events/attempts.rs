@@ -43,6 +43,8 @@ const SAY: Duration = Duration::from_secs(60);
 /// How long it is known who was erased: far longer than a request that was on its way
 /// then can take.
 const FORGOTTEN_FOR: Duration = Duration::from_secs(3600);
+/// Up to where messages of a blocked user are forgotten: also those behind the order.
+const BLOCKED_THROUGH: Sequence = Sequence(u64::MAX);
 
 /// Takes attempts; clones are the same one.
 #[derive(Clone, Debug, Default)]
@@ -101,10 +103,26 @@ struct Forgotten {
 struct ForgottenUsers(HashMap<String, HashMap<String, Forgotten>>);
 
 impl ForgottenUsers {
+    /// Up to where messages about a user are forgotten.
+    fn through(&self, org: &str, user: &str) -> Option<Sequence> {
+        Some(self.0.get(org)?.get(user)?.through)
+    }
+
+    /// Whether an attempt that was made before the order is about a forgotten user.
     fn covers(&self, org: &str, row: &AttemptRow) -> bool {
-        let user = row.user.as_deref();
-        let known = self.0.get(org).zip(user).and_then(|(users, user)| users.get(user));
-        known.is_some_and(|known| row.sequence <= known.through.0)
+        let through = row.user.as_deref().and_then(|user| self.through(org, user));
+        through.is_some_and(|through| row.sequence <= through.0)
+    }
+
+    /// The same of an attempt that comes behind the order. A test has no place among the
+    /// messages: it is the endpoint's, which stays, and so it is kept unless the user is
+    /// blocked.
+    fn covers_later(&self, org: &str, row: &AttemptRow) -> bool {
+        let through = row.user.as_deref().and_then(|user| self.through(org, user));
+        through.is_some_and(|through| match row.sequence {
+            0 => through == BLOCKED_THROUGH,
+            sequence => sequence <= through.0,
+        })
     }
 
     fn forget(&mut self, org: &str, user: &str, through: Sequence, now: Instant) {
@@ -127,7 +145,7 @@ impl AttemptQueue {
     pub fn record(&self, org: &Arc<str>, row: AttemptRow) {
         let bytes = byte_len(&row);
         let mut state = self.shared.state.lock();
-        if state.forgotten.covers(org, &row) {
+        if state.forgotten.covers_later(org, &row) {
             return;
         }
         if state.ended || state.bytes + bytes > WAITING_BYTES_MAX {
@@ -159,7 +177,7 @@ impl AttemptQueue {
         for order in orders {
             let Erased::User { user, block } = &order.erased else { continue };
             // Nothing of a blocked user is kept, also what came behind the order.
-            let through = if *block { Sequence(u64::MAX) } else { order.sequence };
+            let through = if *block { BLOCKED_THROUGH } else { order.sequence };
             forgotten.forget(&order.org, user, through, now);
         }
         waiting.retain(|(org, row)| {
@@ -170,6 +188,13 @@ impl AttemptQueue {
             }
             !gone
         });
+    }
+
+    /// Whether an order that was carried out lately covers what was committed about a user
+    /// with a frame.
+    pub(crate) fn has_forgotten(&self, org: &str, user: &str, sequence: Sequence) -> bool {
+        let through = self.shared.state.lock().forgotten.through(org, user);
+        through.is_some_and(|through| sequence <= through)
     }
 
     /// Waits until what was recorded before the call is durable, or cannot become so.
@@ -442,6 +467,18 @@ mod tests {
         assert_eq!(left, [("u_2".into(), 3), ("u_1".into(), 8), ("u_1".into(), 3)]);
         let bytes: usize = state.waiting.iter().map(|(_, row)| byte_len(row)).sum();
         assert_eq!((state.bytes, state.waiting_bytes), (bytes, bytes));
+    }
+
+    #[test]
+    fn tests_of_an_endpoint_for_an_erased_user_are_kept_from_the_order_on_unless_the_user_is_blocked() {
+        for (block, kept) in [(false, 1), (true, 0)] {
+            let (queue, org): (_, Arc<str>) = (AttemptQueue::default(), Arc::from("acme"));
+            queue.record(&org, row("u_1", 0, 0));
+            queue.forget(&[order(block)]);
+            assert!(queue.shared.state.lock().waiting.is_empty(), "it was made before");
+            queue.record(&org, row("u_1", 0, 0));
+            assert_eq!(queue.shared.state.lock().waiting.len(), kept, "blocked: {block}");
+        }
     }
 
     #[test]

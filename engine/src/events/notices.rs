@@ -7,6 +7,10 @@
 //! crash lost by the next start; what was published and not noted by a crash comes twice.
 //! That an endpoint was switched off is forgotten when it is switched on again or deleted,
 //! and not announced from then on.
+//!
+//! A notice about a user stands behind the event that it is about, and so perhaps behind an
+//! order to erase that user, which does not cover it. Then it names neither the user nor
+//! the message.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,10 +24,12 @@ use systole_dispatch::notice::{
     ENDPOINT_DISABLED, EndpointDisabled, MESSAGE_FAILED, MessageFailed, Notice, Notices,
 };
 use systole_storage::frame::{Published, encode_published};
-use systole_storage::{Catalog, CursorRecord, Draft};
+use systole_storage::{Catalog, CursorRecord, Draft, Sequence};
 
+use super::attempts::AttemptQueue;
+use super::erased::{ErasedNow, Leaving, LeavingNow};
 use super::ledger::cursor_record;
-use crate::commit::{CommitError, Intake, block_on_ack};
+use crate::commit::{Ack, CommitError, Intake, block_on_ack};
 
 /// Notices that wait for the journal: some seconds of an endpoint whose deliveries are
 /// all given up.
@@ -45,6 +51,7 @@ pub(crate) struct NoticeQueue {
     ended: Arc<AtomicBool>,
     /// Some found no room, or are of the last run.
     overflowed: Arc<AtomicBool>,
+    leaving: Leaving,
 }
 
 /// Publishes what was taken, on a thread of its own.
@@ -57,6 +64,11 @@ pub(crate) struct NoticePublisher {
     catalog: Arc<Catalog>,
     /// What was announced out of the catalog last: its own notice may come behind.
     announced: BTreeSet<Noted>,
+    /// Who must not be named: those who were erased, and those who are about to be.
+    erased: ErasedNow,
+    leaving: Leaving,
+    /// Remembers for a while whose orders were carried out.
+    attempts: AttemptQueue,
 }
 
 /// What the catalog has of events that were given up: the endpoint, and its events from the
@@ -67,14 +79,29 @@ type Noted = (Arc<str>, Cursor, Cursor);
 pub(crate) fn notice_queue(catalog: Arc<Catalog>) -> (NoticeQueue, NoticePublisher) {
     let (sender, receiver) = sync_channel(WAITING_MAX);
     let (ended, overflowed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
-    let queue = NoticeQueue { sender, ended: ended.clone(), overflowed: overflowed.clone() };
-    (queue, NoticePublisher { receiver, ended, overflowed, catalog, announced: BTreeSet::new() })
+    let leaving = Leaving::default();
+    let publisher = NoticePublisher {
+        receiver,
+        ended: ended.clone(),
+        overflowed: overflowed.clone(),
+        catalog,
+        announced: BTreeSet::new(),
+        erased: ErasedNow::default(),
+        leaving: leaving.clone(),
+        attempts: AttemptQueue::default(),
+    };
+    (NoticeQueue { sender, ended, overflowed, leaving }, publisher)
 }
 
 impl NoticeQueue {
     /// Lets the publisher end once what waits is published.
     pub(crate) fn stop(&self) {
         self.ended.store(true, Ordering::Release);
+    }
+
+    /// For whoever orders to erase a user.
+    pub(crate) fn leaving(&self) -> &Leaving {
+        &self.leaving
     }
 }
 
@@ -96,6 +123,11 @@ impl Notices for NoticeQueue {
 }
 
 impl NoticePublisher {
+    /// One that knows whom it must not name.
+    pub(crate) fn told(self, erased: ErasedNow, attempts: AttemptQueue) -> NoticePublisher {
+        NoticePublisher { erased, attempts, ..self }
+    }
+
     /// Publishes until the queue is stopped and empty; `unannounced` gives so many of what
     /// the catalog has as not announced. Blocks.
     pub(crate) fn run(mut self, intake: &Arc<Intake>, unannounced: &dyn Fn(u32) -> Vec<Notice>) {
@@ -189,7 +221,7 @@ impl NoticePublisher {
     fn publish(&self, intake: &Arc<Intake>, notices: Vec<Notice>) -> Vec<Notice> {
         let (mut published, mut waiting) = (Vec::with_capacity(notices.len()), notices);
         loop {
-            let hand_in = |notice: Notice| (intake.submit_internal(draft_of(&notice)), notice);
+            let hand_in = |notice: Notice| (self.hand_in(intake, &notice), notice);
             let handed_in: Vec<_> = waiting.drain(..).map(hand_in).collect();
             for (ack, notice) in handed_in {
                 match block_on_ack(ack) {
@@ -206,6 +238,28 @@ impl NoticePublisher {
             }
             std::thread::sleep(RETRY);
         }
+    }
+
+    /// Hands a notice in, without the names if it is about an erased user.
+    fn hand_in(&self, intake: &Intake, notice: &Notice) -> Ack {
+        let leaving = self.leaving.hold();
+        match notice {
+            Notice::MessageFailed(failed) if self.is_erased(&leaving, failed) => {
+                let nameless = MessageFailed { user: None, message: None, ..failed.clone() };
+                intake.submit_internal(draft_of(&Notice::MessageFailed(nameless)))
+            }
+            _ => intake.submit_internal(draft_of(notice)),
+        }
+    }
+
+    /// Whether it is about a user who is erased, or about to be.
+    fn is_erased(&self, leaving: &LeavingNow<'_>, failed: &MessageFailed) -> bool {
+        let Some(user) = failed.user.as_deref() else { return false };
+        let (org, sequence) = (&*failed.org, Sequence(failed.from.sequence));
+        // In this order: each knows of an order before the one before it forgets it.
+        leaving.has(org, user)
+            || self.erased.user(org, user, sequence)
+            || self.attempts.has_forgotten(org, user, sequence)
     }
 }
 

@@ -212,8 +212,9 @@ impl Webhooks {
         subscribed.set_floor(0);
         records.iter().for_each(|record| subscribed.add(&record.org, record.start.0));
         let lanes = restore(&catalog, &targets, &keyring, &records)?;
-        // Without a saved position no lane ever went without a row.
-        let routed = catalog.routed()?.unwrap_or_else(|| events.log.head()).max(events.log.removed());
+        // Without a saved position no lane ever went without a row. What was dropped behind
+        // one the router meets, and says.
+        let routed = catalog.routed()?.unwrap_or_else(|| events.log.head());
         let endpoints: Endpoints =
             Arc::new(Mutex::new(records.into_iter().map(|record| (record.id.clone(), record)).collect()));
         let ledger = CatalogLedger {
