@@ -32,6 +32,9 @@ const FRAME_BYTES: usize = 1024 * 1024;
 const HANDED_BYTES: usize = 4 * FRAME_BYTES;
 /// Rows of a frame at most.
 const FRAME_ROWS: usize = 8 * 1024;
+/// Rows for which there is room without asking for memory, about a megabyte: what comes
+/// while attempts gather on a machine of two cores.
+const ROOM_KEPT: usize = 4 * 1024;
 /// How long attempts gather.
 const GATHER: Duration = Duration::from_millis(100);
 /// Memory of an attempt beside its texts.
@@ -254,10 +257,11 @@ impl AttemptWriter {
 
     /// Runs until it is stopped and what waited is durable.
     pub(crate) fn run(mut self) {
-        while let Some(rows) = self.gather() {
+        let mut rows = Vec::new();
+        while self.gather(&mut rows) {
             let bytes = rows.iter().map(|(_, row)| byte_len(row)).sum::<usize>();
             let count = rows.len() as u64;
-            let ended = match self.commit(by_org(rows)) {
+            let ended = match self.commit(by_org(rows.drain(..))) {
                 Ok(()) => false,
                 Err(error) => {
                     self.queue.shared.dropped.fetch_add(count, Ordering::Relaxed);
@@ -281,18 +285,20 @@ impl AttemptWriter {
             if ended {
                 break;
             }
+            rows.shrink_to(ROOM_KEPT);
         }
         tracing::info!(dropped = self.queue.dropped(), "attempts thread stopped");
     }
 
-    /// What came within the time that attempts gather; `None` at the end.
-    fn gather(&self) -> Option<Vec<(Arc<str>, AttemptRow)>> {
+    /// Takes what came within the time that attempts gather, and leaves the room of `rows`,
+    /// which are none, for what comes next; false at the end.
+    fn gather(&self, rows: &mut Vec<(Arc<str>, AttemptRow)>) -> bool {
         let shared = &self.queue.shared;
         let mut state = shared.state.lock();
         while state.waiting.is_empty() {
             if state.stopping {
                 state.ended = true;
-                return None;
+                return false;
             }
             shared.changed.wait(&mut state);
         }
@@ -304,7 +310,8 @@ impl AttemptWriter {
         }
         state.waiting_bytes = 0;
         state.taken += 1;
-        Some(std::mem::take(&mut state.waiting))
+        std::mem::swap(&mut state.waiting, rows);
+        true
     }
 
     /// Makes attempts durable; tries again what the journal refused.
@@ -362,7 +369,7 @@ impl AttemptWriter {
     }
 }
 
-fn by_org(rows: Vec<(Arc<str>, AttemptRow)>) -> BTreeMap<Arc<str>, Vec<AttemptRow>> {
+fn by_org(rows: impl Iterator<Item = (Arc<str>, AttemptRow)>) -> BTreeMap<Arc<str>, Vec<AttemptRow>> {
     let mut by_org: BTreeMap<Arc<str>, Vec<AttemptRow>> = BTreeMap::new();
     for (org, row) in rows {
         by_org.entry(org).or_default().push(row);
