@@ -11,13 +11,16 @@ use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTIC
 use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
-use systole_engine::{CommitError, EraseError, FlushError, QueryError, SqlError, SubmitError};
+use systole_engine::{CatalogError, CommitError, EraseError, FlushError, QueryError, SqlError, SubmitError};
 
 use crate::auth::{Scope, TokenFault};
 use crate::reply::ReplyBody;
 
 /// How long a caller should wait for a queue to get shorter.
 const RETRY_SOON_SECONDS: u32 = 1;
+/// How long a caller should wait for an endpoint whose receiver may take its time: at 4
+/// at once, and 15 s each, 16 of 64 messages by hand are over by then.
+const RETRY_ENDPOINT_SECONDS: u32 = 60;
 /// How long a caller should wait for what takes a restart or a cleaned disk.
 const RETRY_LATER_SECONDS: u32 = 10;
 /// Longest piece of a sent text that an answer repeats, in characters: room for
@@ -78,6 +81,8 @@ pub(crate) enum Refusal {
     #[error("an organisation has at most {limit} metrics of its own")]
     TooManyMetrics { limit: usize },
 
+    #[error("{text}")]
+    TooManyEndpoints { text: String },
     #[error("the message is gone: payloads are kept for a time and up to a size, which it is past")]
     MessageDropped,
 
@@ -121,6 +126,8 @@ pub(crate) enum Refusal {
     QueueFull,
     #[error("too many bodies are in flight; send the same again")]
     BudgetSpent,
+    #[error("{text}")]
+    EndpointBusy { text: String },
 
     #[error("the server failed; the request id leads to its log")]
     Internal { inside: String },
@@ -134,6 +141,8 @@ pub(crate) enum Refusal {
     CommitFailed { inside: String },
     #[error("the catalog cannot be read or written")]
     CatalogFailed { inside: String },
+    #[error("{text}")]
+    NotStored { text: String },
     #[error("the flush failed; what was acknowledged is safe in the journal")]
     FlushFailed { inside: String },
     #[error("the disk is full; nothing was stored")]
@@ -145,8 +154,10 @@ impl Refusal {
         Refusal::Internal { inside: fault.to_string() }
     }
 
-    pub(crate) fn catalog(fault: impl Error) -> Refusal {
-        Refusal::CatalogFailed { inside: chain(&fault) }
+    /// The catalog did not do what was asked: nothing of it was done. A full disk heals by
+    /// itself, and is told as it is wherever something is stored.
+    pub(crate) fn catalog(fault: CatalogError) -> Refusal {
+        if fault.is_full() { Refusal::DiskFull } else { Refusal::CatalogFailed { inside: chain(&fault) } }
     }
 
     /// One thing that is wrong with the request.
@@ -181,6 +192,7 @@ impl Refusal {
             Refusal::MetricBuiltIn { .. } => (S::CONFLICT, "metric_built_in"),
             Refusal::MetricDefined { .. } => (S::CONFLICT, "metric_defined"),
             Refusal::TooManyMetrics { .. } => (S::CONFLICT, "too_many_metrics"),
+            Refusal::TooManyEndpoints { .. } => (S::CONFLICT, "too_many_endpoints"),
             Refusal::EndpointOff => (S::CONFLICT, "endpoint_off"),
             Refusal::MessageDropped => (S::GONE, "message_dropped"),
             Refusal::BodyTimeout { .. } => (S::REQUEST_TIMEOUT, "body_timeout"),
@@ -200,12 +212,14 @@ impl Refusal {
             Refusal::SqlTooManyRows { .. } => (S::UNPROCESSABLE_ENTITY, "too_many_rows"),
             Refusal::QueueFull => (S::TOO_MANY_REQUESTS, "queue_full"),
             Refusal::BudgetSpent => (S::TOO_MANY_REQUESTS, "budget_spent"),
+            Refusal::EndpointBusy { .. } => (S::TOO_MANY_REQUESTS, "endpoint_busy"),
             Refusal::Internal { .. } => (S::INTERNAL_SERVER_ERROR, "internal"),
             Refusal::Poisoned { .. } => (S::SERVICE_UNAVAILABLE, "journal_failed"),
             Refusal::Stopping => (S::SERVICE_UNAVAILABLE, "stopping"),
             Refusal::QueriesBusy => (S::SERVICE_UNAVAILABLE, "queries_busy"),
             Refusal::CommitFailed { .. } => (S::SERVICE_UNAVAILABLE, "commit_failed"),
             Refusal::CatalogFailed { .. } => (S::SERVICE_UNAVAILABLE, "catalog_failed"),
+            Refusal::NotStored { .. } => (S::SERVICE_UNAVAILABLE, "catalog_failed"),
             Refusal::FlushFailed { .. } => (S::SERVICE_UNAVAILABLE, "flush_failed"),
             Refusal::DiskFull => (S::INSUFFICIENT_STORAGE, "disk_full"),
         }
@@ -227,9 +241,11 @@ impl Refusal {
     fn retry_after_seconds(&self) -> Option<u32> {
         match self {
             Refusal::QueueFull | Refusal::BudgetSpent | Refusal::QueriesBusy => Some(RETRY_SOON_SECONDS),
+            Refusal::EndpointBusy { .. } => Some(RETRY_ENDPOINT_SECONDS),
             Refusal::Stopping
             | Refusal::CommitFailed { .. }
             | Refusal::CatalogFailed { .. }
+            | Refusal::NotStored { .. }
             | Refusal::FlushFailed { .. }
             | Refusal::DiskFull => Some(RETRY_LATER_SECONDS),
             _ => None,
@@ -335,7 +351,8 @@ impl From<EraseError> for Refusal {
         match fault {
             EraseError::Commit(fault) => Refusal::from(fault),
             EraseError::Stopping => Refusal::Stopping,
-            EraseError::Store(fault) => Refusal::catalog(fault),
+            // The order stands, so a full disk is not told as one on which nothing was stored.
+            EraseError::Store(fault) => Refusal::CatalogFailed { inside: chain(&fault) },
             EraseError::Query(fault) => Refusal::from(fault),
             EraseError::Random(fault) => Refusal::internal(fault),
         }
@@ -470,6 +487,7 @@ mod tests {
             (Refusal::from(QueryError::Busy), 503, true),
             (Refusal::from(QueryError::Stopping), 503, true),
             (Refusal::from(FlushError::DiskFull), 507, true),
+            (Refusal::catalog(CatalogError::Malformed { what: "key" }), 503, true),
         ];
         for (refusal, status, retry) in cases {
             let response = refusal.response();

@@ -52,8 +52,9 @@ pub struct Attempt {
     pub duration: Duration,
     /// Where it went.
     pub url: String,
-    /// The answer's headers; a value that is no text is left out.
-    pub response_headers: Vec<(String, String)>,
+    /// The answer's headers as a JSON object by name, `{}` if there was no answer; a value
+    /// that is no text is left out, and those of a name that comes twice are joined by `, `.
+    pub response_headers: String,
     /// The beginning of the answer's body.
     pub response_body: Bytes,
 }

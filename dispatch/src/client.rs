@@ -273,10 +273,7 @@ pub struct Cause(BoxError);
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut texts: Vec<String> = causes(self.0.as_ref()).map(ToString::to_string).collect();
-        // An I/O error prints what it wraps as if it were itself.
-        texts.dedup();
-        f.write_str(&texts.join(": "))
+        f.write_str(&chain(self.0.as_ref()))
     }
 }
 
@@ -296,8 +293,9 @@ fn is_without_socket(fault: &io::Error) -> bool {
 
 /// Without what depends on the connection.
 fn request(mut headers: HeaderMap, body: Bytes) -> Request<Full<Bytes>> {
-    for name in &OURS {
-        headers.remove(name);
+    // A look at the few there are is less than to ask for each of ours.
+    if headers.keys().any(|name| OURS.contains(name)) {
+        OURS.iter().for_each(|name| drop(headers.remove(name)));
     }
     headers.entry(header::CONTENT_TYPE).or_insert(JSON);
     headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
@@ -321,6 +319,14 @@ pub(crate) fn find<'a, T: Error + 'static>(fault: &'a (dyn Error + 'static)) -> 
     causes(fault).find_map(|fault| fault.downcast_ref())
 }
 
+/// A fault and what caused it, in one line.
+pub(crate) fn chain(fault: &(dyn Error + 'static)) -> String {
+    let mut texts: Vec<String> = causes(fault).map(ToString::to_string).collect();
+    // An I/O error prints what it wraps as if it were itself.
+    texts.dedup();
+    texts.join(": ")
+}
+
 /// A fault and what caused it.
 fn causes<'a>(fault: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(fault), |&fault: &&'a (dyn Error + 'static)| {
@@ -335,6 +341,13 @@ fn causes<'a>(fault: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fault_is_told_with_what_caused_it_each_cause_once() {
+        let damaged = io::Error::other("0000000001.segment at byte 4096: malformed");
+        let fault = crate::event::ReadFault::Failed(Box::new(damaged));
+        assert_eq!(chain(&fault), "the journal cannot be read: 0000000001.segment at byte 4096: malformed");
+    }
 
     #[test]
     fn a_dial_without_a_socket_says_nothing_of_the_receiver() {

@@ -11,8 +11,9 @@
 //! the others': what dead receivers cost (dials, TLS, answers that are cut, retries) is
 //! not waited for by those that answer.
 //!
-//! Whoever starts it keeps it, and stops it: requests in flight get some seconds to
-//! end, then what is undecided is left to the next start.
+//! Whoever starts it keeps it, and stops it: requests in flight, and those that were
+//! taken to be sent by hand, get some seconds to end, then what is undecided is left to
+//! the next start.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::attempt::DeliveryLog;
-use crate::client::{CONNECTIONS_MAX, Client};
+use crate::client::{CONNECTIONS_MAX, Client, chain};
 use crate::clock::Clock;
 use crate::counters::Counters;
 use crate::crew::Crews;
@@ -37,7 +38,7 @@ use crate::keeper::keep;
 use crate::lane::{Agenda, Asked, Lane, LaneStats, ManualRoom, ReadTurns, Sums};
 use crate::ledger::{BacklogKind, GivenUp, Ledger};
 use crate::memory::Memory;
-use crate::notice::{DisabledReason, Notice, Notices};
+use crate::notice::{DisabledReason, EndpointDisabled, Notice, Notices};
 use crate::router::Router;
 use crate::saver::{Saver, save_often};
 use crate::topic::Topics;
@@ -46,9 +47,9 @@ pub use crate::counters::DispatchStats;
 
 /// Events routed between two looks at the lanes' joins.
 const ROUTED_AT_ONCE: usize = 256;
-/// How long requests in flight may take to end at a stop.
+/// How long requests in flight, or taken to be sent by hand, may take to end at a stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
-/// How soon it is tried again to store that an endpoint is off, or to announce it.
+/// How soon it is tried again to store that an endpoint is off.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Sizes a dispatcher runs with.
@@ -184,35 +185,38 @@ impl Shared {
             return;
         }
         tracing::warn!(endpoint = &*lane.id, reason = reason.as_str(), "endpoint switched off");
+        let (endpoint, org, at_ms) = (lane.id.clone(), lane.org.clone(), self.clock.now_ms());
+        let disabled = EndpointDisabled { endpoint, org, reason, failing_since_ms, at_ms };
         let (shared, lane) = (self.clone(), lane.clone());
         self.crews.living.handle.spawn(async move {
-            while !shared.store_off(&lane, reason, failing_since_ms).await && !shared.is_stopping() {
+            while !shared.store_off(&lane, &disabled).await && !shared.is_stopping() {
                 tokio::time::sleep(STORE_AGAIN).await;
             }
         });
     }
 
-    /// Stores that an endpoint is off, unless it was switched on meanwhile, and announces
-    /// it once no restart finds it on again; false if either failed.
-    async fn store_off(
-        self: &Arc<Shared>,
-        lane: &Arc<Lane>,
-        reason: DisabledReason,
-        failing_since_ms: Option<i64>,
-    ) -> bool {
-        let (shared, lane) = (self.clone(), lane.clone());
+    /// Stores that an endpoint is off, unless it was switched on or deleted meanwhile, and
+    /// announces it once no restart finds it on again; false if it could not be stored. A
+    /// notice that finds no room is found in the ledger later.
+    async fn store_off(self: &Arc<Shared>, lane: &Arc<Lane>, disabled: &EndpointDisabled) -> bool {
+        let (shared, lane, disabled) = (self.clone(), lane.clone(), disabled.clone());
         let stored = tokio::task::spawn_blocking(move || {
             shared.reroute(&lane);
-            if let Err(fault) = shared.ledger.switch_off(&lane.id, reason, &|| lane.is_off()) {
-                tracing::error!(
-                    endpoint = &*lane.id,
-                    error = %fault,
-                    "cannot store that an endpoint is off, trying again"
-                );
-                return false;
+            match shared.ledger.switch_off(&disabled, &|| lane.is_off()) {
+                Ok(false) => {}
+                Ok(true) => {
+                    shared.notices.publish(Notice::EndpointDisabled(disabled));
+                }
+                Err(fault) => {
+                    tracing::error!(
+                        endpoint = &*lane.id,
+                        error = chain(&fault),
+                        "cannot store that an endpoint is off, trying again"
+                    );
+                    return false;
+                }
             }
-            let (endpoint, org) = (lane.id.clone(), lane.org.clone());
-            shared.notices.publish(Notice::EndpointDisabled { endpoint, org, reason, failing_since_ms })
+            true
         });
         stored.await.unwrap_or(true)
     }
@@ -224,6 +228,28 @@ impl Shared {
         let lanes = self.lanes.lock();
         if lanes.contains_key(&*lane.id) {
             self.router.set(lane, &self.topics);
+        }
+    }
+
+    /// Whether a request is in flight, or was taken to be sent by hand.
+    fn is_busy(&self) -> bool {
+        !self.manual.is_free() || self.lanes().iter().any(|lane| lane.in_flight() > 0)
+    }
+
+    /// Passes over what was dropped before it was routed, up to `through`: to each lane that
+    /// was to be offered it, that is given up.
+    fn miss(&self, through: Cursor) {
+        let lanes = self.lanes();
+        let endpoints = {
+            // Held, so that no save has the position without what was given up.
+            let mut routed = self.routed.lock();
+            let from = std::mem::replace(&mut *routed, through);
+            lanes.iter().filter(|lane| lane.miss(from, through)).count()
+        };
+        if endpoints > 0 {
+            self.counters.payload_gone();
+            let through = through.sequence.saturating_sub(1);
+            tracing::error!(through, endpoints, "events were dropped before they were routed");
         }
     }
 
@@ -325,14 +351,14 @@ impl Dispatcher {
                     }
                 }
                 Err(ReadFault::Dropped { through }) => {
-                    shared.counters.payload_gone();
-                    tracing::error!(through, "events were dropped before they were routed");
-                    let from = Cursor::behind(through);
-                    *shared.routed.lock() = from;
-                    reader = shared.log.reader(from);
+                    shared.miss(Cursor::behind(through));
+                    reader = shared.log.reader(Cursor::behind(through));
                 }
                 Err(fault) => {
-                    tracing::error!(error = %fault, "the router cannot read the journal, trying again");
+                    tracing::error!(
+                        error = chain(&fault),
+                        "the router cannot read the journal, trying again"
+                    );
                     std::thread::sleep(Duration::from_secs(1));
                 }
             }
@@ -353,7 +379,12 @@ impl Dispatcher {
         {
             let mut routed = shared.routed.lock();
             for _ in 0..ROUTED_AT_ONCE {
-                match reader.next(wanted, end) {
+                let step = reader.next(wanted, end);
+                if step.is_ok() {
+                    // Not behind a fault: what was dropped is not routed.
+                    *routed = reader.cursor();
+                }
+                match step {
                     Ok(Step::Event(event)) => {
                         // Behind the read: who registered before it is in there.
                         shared.router.routes().for_each(&event, &shared.topics, |lane| {
@@ -373,8 +404,6 @@ impl Dispatcher {
                     }
                 }
             }
-            // Also after a fault: what was offered was routed.
-            *routed = reader.cursor();
             shared.routed_sequence.store(routed.sequence.saturating_sub(1), Ordering::Relaxed);
         }
         touched.iter().for_each(|lane| lane.pump_touched(shared));
@@ -510,10 +539,10 @@ impl Dispatcher {
         F: Future<Output = ()> + Send + 'static,
     {
         let shared = self.shared.clone();
-        if shared.is_stopping() {
-            return Err(ManualFault::Stopping);
-        }
-        let place = lane.manual_place(&shared).ok_or(ManualFault::Busy)?;
+        // A stop waits for who has a place, and gives none.
+        let Some(place) = lane.manual_place(&shared) else {
+            return Err(if shared.is_stopping() { ManualFault::Stopping } else { ManualFault::Busy });
+        };
         // What is asked for is asked of the endpoint as it is now.
         let generation = lane.generation();
         let sending = send(lane, shared, generation);
@@ -573,15 +602,16 @@ impl Dispatcher {
         }
     }
 
-    /// Begins no further delivery, lets those in flight end for some seconds, and
-    /// saves where everybody is. Blocks; must not be called on a runtime's thread.
+    /// Begins no further delivery but those that were taken to be sent by hand, lets them
+    /// and those in flight end for some seconds, and saves where everybody is. Blocks;
+    /// must not be called on a runtime's thread.
     pub fn stop(&self) {
         self.shared.stopping.store(true, Ordering::Release);
+        // Behind that: who gets no place finds out why.
+        self.shared.manual.close();
         let Some(Threads { crews, saver }) = self.threads.lock().take() else { return };
         let deadline = std::time::Instant::now() + STOP_GRACE;
-        while std::time::Instant::now() < deadline
-            && self.shared.lanes().iter().any(|lane| lane.in_flight() > 0)
-        {
+        while std::time::Instant::now() < deadline && self.shared.is_busy() {
             std::thread::sleep(Duration::from_millis(20));
         }
         // Twice: failures of the last moment count as decided once they are saved.

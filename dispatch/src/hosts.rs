@@ -64,7 +64,7 @@ pub(crate) struct Hosts {
 }
 
 /// Connections without an exchange, by their numbers.
-pub(crate) type Idle = VecDeque<(u64, Connection)>;
+pub(crate) type Idle = VecDeque<(u64, Box<Connection>)>;
 
 /// What is kept of one host.
 #[derive(Default)]
@@ -121,7 +121,7 @@ impl Hosts {
         }
         let (number, connection) = kept.idle.pop_back()?;
         self.idle.remove(&number);
-        Some(Taken::Own(Box::new(connection)))
+        Some(Taken::Own(connection))
     }
 
     /// Takes the one that had no exchange for longest.
@@ -129,14 +129,14 @@ impl Hosts {
         let (number, host) = self.idle.pop_first()?;
         let kept = self.kept.get_mut(&host)?;
         if let Some((_, connection)) = kept.idle.pop_front_if(|(it, _)| *it == number) {
-            return Some(Taken::Own(Box::new(connection)));
+            return Some(Taken::Own(connection));
         }
         let at = kept.shared.iter().position(|it| it.number == number)?;
         Some(Taken::Shared(kept.shared.remove(at).sender, number))
     }
 
     /// Keeps a connection that has no exchange any more; whether somebody dials its host.
-    pub(crate) fn put_back(&mut self, host: &Host, connection: Connection) -> bool {
+    pub(crate) fn put_back(&mut self, host: &Host, connection: Box<Connection>) -> bool {
         let number = self.number();
         self.idle.insert(number, host.clone());
         let kept = self.kept.entry_ref(host).or_default();

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event::{Cursor, Member, Place};
-use crate::notice::{DisabledReason, MessageFailed};
+use crate::notice::{EndpointDisabled, MessageFailed};
 
 /// How often what changed is saved: what a crash makes the router read again.
 pub const SAVE_INTERVAL: Duration = Duration::from_millis(200);
@@ -54,6 +54,9 @@ pub struct Health {
     /// When it began to fail, milliseconds since 1970; `None` if its last attempt
     /// succeeded.
     pub failing_since_ms: Option<i64>,
+    /// When it failed last, milliseconds since 1970, rounded down to the hour: a lane that
+    /// only fails costs one row an hour. `None` if its last attempt succeeded.
+    pub failed_ms: Option<i64>,
     /// When it was paused, milliseconds since 1970, if it is.
     pub paused_at_ms: Option<i64>,
 }
@@ -188,17 +191,14 @@ pub trait Ledger: fmt::Debug + Send + Sync {
     /// [`LedgerFault`]; the changes come again with the next save.
     fn save(&self, changes: &Changes) -> Result<(), LedgerFault>;
 
-    /// Switches an endpoint off for good, unless `is_off` says that it was switched on
-    /// meanwhile: asked while nobody can switch it on.
+    /// Switches an endpoint off for good, and notes with it that this is to be announced;
+    /// false if the endpoint is gone, or `is_off` says that it was switched on meanwhile:
+    /// asked while nobody can switch it on.
     ///
     /// # Errors
     /// [`LedgerFault`]; it is called again.
-    fn switch_off(
-        &self,
-        endpoint: &str,
-        reason: DisabledReason,
-        is_off: &dyn Fn() -> bool,
-    ) -> Result<(), LedgerFault>;
+    fn switch_off(&self, disabled: &EndpointDisabled, is_off: &dyn Fn() -> bool)
+    -> Result<bool, LedgerFault>;
 
     /// What was given up of an endpoint's events in these frames.
     ///

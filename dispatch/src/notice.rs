@@ -1,5 +1,6 @@
 //! What lanes announce: deliveries that were given up, endpoints that were switched
-//! off. Whoever takes a notice publishes it as an event.
+//! off. Whoever takes a notice publishes it as an event. The ledger has each one before,
+//! so that none is lost: a crash may make it come twice.
 //!
 //! Such an event goes only to endpoints whose filter names it and never to the
 //! endpoint it is [about](crate::event::Event::about); its own failure announces
@@ -26,18 +27,8 @@ pub fn is_notice(name: &str) -> bool {
 pub enum Notice {
     /// Events were given up.
     MessageFailed(MessageFailed),
-    /// An endpoint takes no more events.
-    EndpointDisabled {
-        /// The endpoint.
-        endpoint: Arc<str>,
-        /// Whose it is.
-        org: Arc<str>,
-        /// Why.
-        reason: DisabledReason,
-        /// When it began to fail, milliseconds since 1970; `None` if its last attempt
-        /// before was answered 2xx.
-        failing_since_ms: Option<i64>,
-    },
+    /// An endpoint was switched off.
+    EndpointDisabled(EndpointDisabled),
 }
 
 /// Events that were given up.
@@ -51,7 +42,7 @@ pub struct MessageFailed {
     pub from: Cursor,
     /// They all come before this.
     pub through: Cursor,
-    /// Which one it is, unless it is a range.
+    /// Which one it is, unless it is a range, or that is not known or not to be said.
     pub message: Option<FailedMessage>,
     /// How many there are, where they were counted.
     pub count: Option<u64>,
@@ -77,7 +68,24 @@ pub struct FailedMessage {
     pub event_type: Option<String>,
 }
 
-/// Why an endpoint was switched off.
+/// An endpoint takes no more events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointDisabled {
+    /// The endpoint.
+    pub endpoint: Arc<str>,
+    /// Whose it is.
+    pub org: Arc<str>,
+    /// Why.
+    pub reason: DisabledReason,
+    /// When it began to fail, milliseconds since 1970; `None` if its last attempt
+    /// before was answered 2xx.
+    pub failing_since_ms: Option<i64>,
+    /// When it was switched off, milliseconds since 1970. The ledger has it by this:
+    /// whoever has published the notice says so there, or the next run publishes it again.
+    pub at_ms: i64,
+}
+
+/// Why an endpoint was switched off. The names are part of the catalog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DisabledReason {
     /// It only failed, for days.
@@ -94,6 +102,12 @@ impl DisabledReason {
             DisabledReason::Failing => "failing",
             DisabledReason::Gone => "gone",
         }
+    }
+
+    /// The reason with this name, if there is one.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<DisabledReason> {
+        [DisabledReason::Failing, DisabledReason::Gone].into_iter().find(|reason| reason.as_str() == name)
     }
 }
 

@@ -101,7 +101,7 @@ impl Pool {
             };
             waits.store(false, Ordering::Relaxed);
             let answered = match taken {
-                Taken::Own(connection) => self.exchange(&host, target, *connection, request).await,
+                Taken::Own(connection) => self.exchange(&host, target, connection, request).await,
                 Taken::Shared(sender, number) => {
                     let _lent = Lent { shared: &self.0, host: &host, number };
                     exchange_shared(target, sender, request).await
@@ -122,7 +122,7 @@ impl Pool {
         &self,
         host: &Host,
         target: &Target,
-        mut connection: Connection,
+        mut connection: Box<Connection>,
         mut request: Outgoing,
     ) -> Result<Incame, Unanswered> {
         *request.uri_mut() = target.path().clone();

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 
 use hashbrown::HashMap;
 
+use crate::client::chain;
 use crate::dispatcher::Shared;
 use crate::event::Cursor;
 use crate::lane::{Collected, Lane, Positions, Rest};
@@ -109,7 +110,7 @@ impl Shared {
             return true;
         }
         if let Err(fault) = self.ledger.save(changes) {
-            tracing::error!(error = %fault, "delivery positions could not be saved, trying again");
+            tracing::error!(error = chain(&fault), "delivery positions could not be saved, trying again");
             return false;
         }
         saver.last = Some((changes.routed, changes.floor));

@@ -37,6 +37,9 @@ pub use crate::secret::{
     SECRET_PREFIX, Secret, SecretFault,
 };
 
+/// `v1,` and 32 bytes in base64.
+const SIGNATURE_CHARS: usize = 47;
+
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 
 /// An endpoint's key, ready to sign, and the one it takes over from.
@@ -97,7 +100,8 @@ impl Signer {
             }
             Scheme::Body { header, next, prefix } => {
                 headers.insert(WEBHOOK_ID, id);
-                let signature = |key: &Key| visible(format!("{prefix}{}", hex(&key.tag(&[body]))));
+                let signature =
+                    |key: &Key| visible(key.with_tag(&[body], |tag| format!("{prefix}{}", hex(tag))));
                 headers.insert(header, signature(previous.unwrap_or(&self.key)));
                 match previous {
                     Some(_) => headers.insert(next, signature(&self.key)),
@@ -131,9 +135,13 @@ impl StandardValues {
     ) -> StandardValues {
         let timestamp = HeaderValue::from(unix_seconds);
         let parts = [id.as_bytes(), b".", timestamp.as_bytes(), b".", body];
-        let signatures: Vec<String> =
-            [Some(key), previous].into_iter().flatten().map(|key| key.versioned(&parts)).collect();
-        StandardValues { signature: visible(signatures.join(" ")), id, timestamp }
+        let mut signature = String::with_capacity(SIGNATURE_CHARS);
+        key.sign_to(&parts, &mut signature);
+        if let Some(previous) = previous {
+            signature.push(' ');
+            previous.sign_to(&parts, &mut signature);
+        }
+        StandardValues { signature: visible(signature), id, timestamp }
     }
 
     fn insert(&self, names: &StandardHeaders, headers: &mut HeaderMap) {
@@ -161,26 +169,26 @@ impl Key {
         }
     }
 
-    /// The raw signature of the parts, one behind the other.
-    fn tag(&self, parts: &[&[u8]]) -> Vec<u8> {
+    /// Makes something of the raw signature of the parts, one behind the other.
+    fn with_tag<T>(&self, parts: &[&[u8]], make: impl FnOnce(&[u8]) -> T) -> T {
         match self {
             Key::Shared(prepared) => {
                 let mut mac = prepared.clone();
                 parts.iter().for_each(|part| mac.update(part));
-                mac.finalize().into_bytes().to_vec()
+                make(&mac.finalize().into_bytes())
             }
             // Ed25519 reads its message twice, so it wants it whole.
-            Key::Pair(pair) => pair.sign(&parts.concat()).as_ref().to_vec(),
+            Key::Pair(pair) => make(pair.sign(&parts.concat()).as_ref()),
         }
     }
 
-    /// The same as Standard Webhooks prints it.
-    fn versioned(&self, parts: &[&[u8]]) -> String {
-        let version = match self {
-            Key::Shared(_) => "v1",
-            Key::Pair(_) => "v1a",
-        };
-        format!("{version},{}", STANDARD.encode(self.tag(parts)))
+    /// Adds the signature as Standard Webhooks prints it.
+    fn sign_to(&self, parts: &[&[u8]], text: &mut String) {
+        text.push_str(match self {
+            Key::Shared(_) => "v1,",
+            Key::Pair(_) => "v1a,",
+        });
+        self.with_tag(parts, |tag| STANDARD.encode_string(tag, text));
     }
 }
 

@@ -11,8 +11,9 @@
 //! 1. [`Targets::check_url`], when an endpoint is registered, says no as early as it
 //!    can: to schemes, to user info, to literal addresses in any spelling.
 //! 2. [`Targets::check_address`], at each dial, judges the addresses that a name has
-//!    just then. Exactly these are dialled, so a name that changes its mind in
-//!    between gains nothing.
+//!    just then, and literal addresses, by the rules of this start. Exactly these are
+//!    dialled, so a name that changes its mind in between gains nothing, and neither
+//!    does a url that was registered under wider rules ([`Target::unchecked`]).
 //!
 //! IPv6 addresses that embed an IPv4 address in a known place (mapped, compatible,
 //! NAT64's `64:ff9b::/96`, 6to4) are judged by that one. In `64:ff9b:1::/48` the
@@ -62,15 +63,9 @@ impl Targets {
     /// [`TargetFault`] says what is wrong and what would be right, and never prints
     /// the url: credentials may stand in it.
     pub fn check_url(&self, url: &str) -> Result<Target, TargetFault> {
-        if url.len() > URL_BYTES_MAX {
-            return Err(TargetFault::TooLong { bytes: url.len() });
-        }
-        let url = Url::parse(url).map_err(TargetFault::Url)?;
-        let https = is_https(&url)?;
-        refuse_extras(&url)?;
-        self.check_host(&url, https)?;
-        let uri = Uri::try_from(url.as_str()).map_err(|_| TargetFault::Uri)?;
-        Target::new(uri).ok_or(TargetFault::Uri)
+        let url = read(url)?;
+        self.check_host(&url, is_https(&url)?)?;
+        Target::of(&url)
     }
 
     /// Whether an address may be called.
@@ -129,6 +124,24 @@ pub struct Target {
 }
 
 impl Target {
+    /// What a url leads to, whether or not that may be called: for an endpoint that was
+    /// registered under other rules. It is of the form that [`Targets::check_url`] takes.
+    ///
+    /// It opens nothing. Each dial judges every address it is about to call, those that
+    /// stand in the url and those of a name, with TLS and without; what may not be called
+    /// is a failed exchange, [`PostFault::Refused`](crate::client::PostFault::Refused).
+    ///
+    /// # Errors
+    /// [`TargetFault`] if it is no url of that form.
+    pub fn unchecked(url: &str) -> Result<Target, TargetFault> {
+        Target::of(&read(url)?)
+    }
+
+    fn of(url: &Url) -> Result<Target, TargetFault> {
+        let uri = Uri::try_from(url.as_str()).map_err(|_| TargetFault::Uri)?;
+        Target::new(uri).ok_or(TargetFault::Uri)
+    }
+
     fn new(uri: Uri) -> Option<Target> {
         let authority = uri.authority()?.clone();
         let path = Uri::from(uri.path_and_query()?.clone());
@@ -246,6 +259,17 @@ fn parse_range(range: &str) -> Result<IpNet, RangeFault> {
     let text = range.trim();
     let net = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     net.map_err(|_| RangeFault { range: range.to_owned() })
+}
+
+/// A url of a form that can be requested, wherever it leads.
+fn read(url: &str) -> Result<Url, TargetFault> {
+    if url.len() > URL_BYTES_MAX {
+        return Err(TargetFault::TooLong { bytes: url.len() });
+    }
+    let url = Url::parse(url).map_err(TargetFault::Url)?;
+    is_https(&url)?;
+    refuse_extras(&url)?;
+    Ok(url)
 }
 
 fn is_https(url: &Url) -> Result<bool, TargetFault> {
@@ -606,6 +630,18 @@ mod tests {
         assert!(target.is_https());
         assert_eq!(target.host(), "example.com");
         assert_eq!(format!("{target:?}"), "Target(https://example.com/...)");
+    }
+
+    #[test]
+    fn a_url_of_wider_rules_is_still_read_and_leads_where_it_did() {
+        for url in ["http://0x7f.1:8080/hook?x=1", "https://[::ffff:10.0.0.1]/", "http://a.localhost./x"] {
+            assert!(nobody().check_url(url).is_err(), "{url}");
+            let open = Targets::parse(&["127.0.0.0/8", "10.0.0.0/8"]).unwrap();
+            assert_eq!(Target::unchecked(url), open.check_url(url), "{url}");
+        }
+        for url in ["ftp://127.0.0.1/", "https://user@127.0.0.1/", "https://127.0.0.1/#x", "127.0.0.1", ""] {
+            assert!(Target::unchecked(url).is_err(), "{url}");
+        }
     }
 
     #[test]

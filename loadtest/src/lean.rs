@@ -9,6 +9,7 @@
 use std::io;
 
 use memchr::memmem;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
 use crate::client::{ClientError, Server};
@@ -188,16 +189,11 @@ impl Lean {
         if self.filled == self.buffer.len() {
             self.buffer.resize(self.filled * 2, 0);
         }
-        loop {
-            self.stream.readable().await.map_err(LeanError::Io)?;
-            match self.stream.try_read(&mut self.buffer[self.filled..]) {
-                Ok(0) => return Err(LeanError::Io(io::ErrorKind::UnexpectedEof.into())),
-                Ok(bytes) => {
-                    self.filled += bytes;
-                    return Ok(());
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(LeanError::Io(error)),
+        match self.stream.read(&mut self.buffer[self.filled..]).await.map_err(LeanError::Io)? {
+            0 => Err(LeanError::Io(io::ErrorKind::UnexpectedEof.into())),
+            bytes => {
+                self.filled += bytes;
+                Ok(())
             }
         }
     }

@@ -20,6 +20,7 @@ use std::time::{Duration, SystemTime};
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 use memchr::memmem;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::time::sleep;
@@ -183,7 +184,7 @@ enum End {
     Broken,
 }
 
-async fn serve(stream: TcpStream, take: &dyn Take) -> End {
+async fn serve(mut stream: TcpStream, take: &dyn Take) -> End {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut filled = 0;
     loop {
@@ -193,7 +194,7 @@ async fn serve(stream: TcpStream, take: &dyn Take) -> End {
                 Ok(None) => {}
                 Err(Unreadable) => return End::Broken,
             }
-            match more(&stream, &mut buffer[filled..]).await {
+            match stream.read(&mut buffer[filled..]).await {
                 Ok(bytes) if bytes > 0 => filled += bytes,
                 _ => return End::Closed,
             }
@@ -203,7 +204,7 @@ async fn serve(stream: TcpStream, take: &dyn Take) -> End {
             buffer.resize(end + 1, 0);
         }
         while filled < end {
-            match more(&stream, &mut buffer[filled..]).await {
+            match stream.read(&mut buffer[filled..]).await {
                 Ok(bytes) if bytes > 0 => filled += bytes,
                 _ => return End::Closed,
             }
@@ -250,15 +251,6 @@ fn read_head(bytes: &[u8]) -> Result<Option<Head>, Unreadable> {
     let length = head.header("content-length").and_then(|length| length.parse().ok());
     let body_bytes = length.filter(|length| *length <= BODY_BYTES_MAX).ok_or(Unreadable)?;
     Ok(Some(Head { path: 5..path_end, bytes: end + 4, body_bytes }))
-}
-
-async fn more(stream: &TcpStream, room: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match stream.try_read(room) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
-            read => return read,
-        }
-    }
 }
 
 async fn answer(stream: &TcpStream, status: u16) -> io::Result<()> {

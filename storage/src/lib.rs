@@ -43,9 +43,9 @@ pub mod store;
 
 pub use attempts::{AttemptKey, AttemptOutcomes, AttemptPage, AttemptPlace, AttemptQuery, AttemptStep};
 pub use catalog::{
-    BacklogRecord, CATALOG_FILE, Catalog, CatalogError, Commits, CursorRecord, Dropped, EndpointChange,
-    EndpointRecord, ErasureRecord, ExceptionRecord, GivenUpRecord, HealthRecord, KeyRecord, LaneChanges,
-    LaneRanges, MetricRecord, PreviousSecret, Removed,
+    BacklogRecord, CATALOG_FILE, Catalog, CatalogError, Commits, CursorRecord, DisabledRecord, Dropped,
+    EndpointChange, EndpointRecord, ErasureRecord, ExceptionRecord, GivenUpRecord, HealthRecord, KeyRecord,
+    LaneChanges, LaneRanges, MetricRecord, PreviousSecret, Removed,
 };
 pub use compact::{Backlog, CompactionReport};
 pub use frame::{AttemptRow, Draft, Sequence, Trigger, encode_attempts};

@@ -145,6 +145,8 @@ pub struct HttpSettings {
 pub struct DispatchSettings {
     /// Addresses that may be called although they are not public, and by http too.
     pub allow_targets: Targets,
+    /// Endpoints of one organisation; beyond it 409.
+    pub endpoints_max: usize,
     /// Threads that render, sign and send.
     pub threads: usize,
     /// Bodies that are not written yet, to all receivers; beyond it deliveries wait.
@@ -224,6 +226,7 @@ impl Default for Settings {
             },
             dispatch: DispatchSettings {
                 allow_targets: Targets::default(),
+                endpoints_max: engine.webhooks.endpoints_max,
                 threads: engine.webhooks.dispatch.threads,
                 memory_bytes: engine.webhooks.dispatch.memory_bytes,
                 connections_max: None,
@@ -291,6 +294,7 @@ impl Settings {
             retention_days: u32::try_from(self.storage.retention_days).ok().filter(|days| *days > 0),
             webhooks: WebhookSettings {
                 targets: self.dispatch.allow_targets.clone(),
+                endpoints_max: self.dispatch.endpoints_max,
                 master_key: self.dispatch.master_key.clone(),
                 dispatch: EngineDispatch {
                     threads: self.dispatch.threads,
@@ -369,6 +373,8 @@ impl DispatchSettings {
             let key = key.map_err(|fault| reader.wrong("dispatch.master_key", fault.to_string()))?;
             self.master_key = Some(Arc::new(key));
         }
+        // Their numbers have 24 bits, over all organisations.
+        reader.count("dispatch.endpoints_max", &mut self.endpoints_max, 1..=(1 << 24) - 1)?;
         reader.count("dispatch.threads", &mut self.threads, 1..=1024)?;
         reader.size("dispatch.memory_bytes", &mut self.memory_bytes, MIB..=1024 * 1024 * MIB)?;
         let mut connections = 0;

@@ -18,5 +18,6 @@ mod read;
 mod refusals;
 mod rotation;
 mod sql;
+mod targets;
 mod tls;
 mod webhooks;

@@ -1,10 +1,12 @@
 //! Messages: events found again, and ids that are taken once.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use systole_engine::Catalog;
 use systole_engine::events::webhooks::Targets;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -306,7 +308,7 @@ async fn payloads_that_nobody_waits_for_go_once_their_time_is_over() {
 }
 
 /// A receiver that answers every request with the status it holds now.
-async fn receiver() -> (String, Arc<AtomicU16>) {
+pub(crate) async fn receiver() -> (String, Arc<AtomicU16>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/hook", listener.local_addr().unwrap());
     let status = Arc::new(AtomicU16::new(500));
@@ -317,8 +319,9 @@ async fn receiver() -> (String, Arc<AtomicU16>) {
             let answers = answers.clone();
             tokio::spawn(async move {
                 let (mut request, mut part) = (Vec::new(), [0; 4096]);
-                // Bodies are short: what comes in one piece ends with the event's braces.
-                while !request.ends_with(b"}}") {
+                // Bodies are short: what comes in one piece ends with the event's braces,
+                // or with those of the last event of a batch.
+                while !request.ends_with(b"}}") && !request.ends_with(b"}]}") {
                     match stream.read(&mut part).await {
                         Ok(read) if read > 0 => request.extend_from_slice(&part[..read]),
                         _ => return,
@@ -426,6 +429,78 @@ async fn what_failed_is_listed_sent_again_by_hand_and_seen_in_the_figures() {
             let asked = server.post(&format!("{endpoint}/{what}"), OPERATOR, &json!({"since": since})).await;
             assert_eq!(asked.expect(409).code(), "endpoint_off", "{what} since {since}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_gone_is_switched_off_and_that_is_a_message_once() {
+    let open = Targets::parse(&["127.0.0.0/8".to_owned()]).unwrap();
+    let server = server().with(|settings| settings.dispatch.allow_targets = open).start().await;
+    let (url, status) = receiver().await;
+    status.store(410, Ordering::Relaxed);
+    let made = server.post(ENDPOINTS, OPERATOR, &json!({"url": url})).await.expect(201).json();
+    let id = server.publish(OPERATOR, &check_in(1)).await;
+    let rows = server.settled(2).await;
+    assert_eq!((&rows[0]["type"], &rows[1]["id"]), (&json!("endpoint.disabled"), &json!(id)));
+    let message = server.message(rows[0]["id"].as_str().unwrap(), OPERATOR).await;
+    let (endpoint, data) = (made["id"].as_str().unwrap(), &message["payload"]["data"]);
+    assert_eq!(*data, json!({"endpoint_id": endpoint, "reason": "gone", "failing_since": null}), "{message}");
+    let shown = server.get(&format!("{ENDPOINTS}/{endpoint}"), OPERATOR).await.expect(200).json();
+    assert_eq!(shown["active"], json!(false));
+    // What was published is noted, and so nothing comes after a restart.
+    let catalog = Catalog::open(server.data_dir()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !catalog.unannounced_disabled(9).unwrap().is_empty() {
+        assert!(Instant::now() < deadline, "it is not noted");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_id_of_a_batch_leads_to_the_events_in_it() {
+    let open = Targets::parse(&["127.0.0.0/8".to_owned()]).unwrap();
+    let server = server().with(|settings| settings.dispatch.allow_targets = open).start().await;
+    let (url, _) = receiver().await;
+    // What comes faster than it may be sent is ready together.
+    let wish = json!({"url": url, "batch_events": 20, "rate_limit_per_second": 1});
+    let made = server.post(ENDPOINTS, OPERATOR, &wish).await.expect(201).json();
+    for number in 0..12 {
+        server.publish(OPERATOR, &check_in(number)).await;
+    }
+    let endpoint = format!("{ENDPOINTS}/{}", made["id"].as_str().unwrap());
+    let rows = server.attempts(&endpoint, 12).await;
+    let carried = |row: &&Value| row["delivery_id"] != row["message_id"];
+    let batch = rows.iter().find(carried).unwrap()["delivery_id"].as_str().unwrap().to_owned();
+    let of_batch = |rows: &[Value]| -> BTreeSet<String> {
+        let rows = rows.iter().filter(|row| row["delivery_id"] == json!(batch));
+        rows.map(|row| row["message_id"].as_str().unwrap().to_owned()).collect()
+    };
+    let members = of_batch(&rows);
+    assert!(members.len() > 1, "{rows:?}");
+
+    let found = server.attempts(&format!("{MESSAGES}/{batch}"), members.len()).await;
+    assert!(found.iter().all(|row| row["delivery_id"] == json!(batch)), "{found:?}");
+    assert_eq!(of_batch(&found), members);
+    server.post("/api/v1/admin/flush", OPERATOR, &json!({})).await.expect(200);
+    let in_files = server.attempts(&format!("{MESSAGES}/{batch}"), members.len()).await;
+    assert_eq!(of_batch(&in_files), members);
+    let acme = server.make_key("acme", &json!({"scopes": ["webhooks"]})).await.key;
+    let theirs = server.get(&format!("{MESSAGES}/{batch}/attempts"), &acme).await.expect(200).json();
+    assert_eq!(theirs["data"], json!([]));
+
+    let resend = format!("{MESSAGES}/{batch}/endpoints/{}/resend", made["id"].as_str().unwrap());
+    let refusals = [
+        server.get(&format!("{MESSAGES}/{batch}"), OPERATOR).await,
+        server.post(&resend, OPERATOR, &json!({})).await,
+    ];
+    for refused in refusals {
+        let refused = refused.expect(422).json();
+        assert_eq!(refused["detail"][0]["type"], "several_events", "{refused}");
+        let message = refused["detail"][0]["msg"].as_str().unwrap();
+        assert!(message.contains("/attempts") && message.contains("WHERE delivery_id ="), "{message}");
+    }
+    for member in &members {
+        server.message(member, OPERATOR).await;
     }
 }
 

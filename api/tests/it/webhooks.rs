@@ -1,6 +1,7 @@
 //! Webhook endpoints and published events, over HTTP.
 
 use serde_json::{Value, json};
+use systole_engine::events::webhooks::ENDPOINTS_PER_USER_MAX;
 
 use crate::fixture::{OPERATOR, TestServer, server};
 
@@ -198,6 +199,48 @@ async fn a_bound_key_makes_and_sees_only_endpoints_of_its_user() {
 }
 
 #[tokio::test]
+async fn an_organisation_has_so_many_endpoints_and_a_user_makes_fewer() {
+    let limit = ENDPOINTS_PER_USER_MAX + 2;
+    let server = server().with(|settings| settings.dispatch.endpoints_max = limit).start().await;
+    let key = async |org: &str, user: &str| {
+        server.make_key(org, &json!({"scopes": ["webhooks"], "user_id": user})).await.key
+    };
+    let (bound, other) = (key("default", "u_1").await, key("default", "u_2").await);
+    let wish = json!({ "url": URL });
+    let external = json!({"url": URL, "webhookEventId": 1});
+    let is_full = async |key: &str, text: &str| {
+        for (path, wish) in [(ENDPOINTS, &wish), ("/external-events/", &external)] {
+            let refused = server.post(path, key, wish).await.expect(409).json();
+            assert_eq!(refused["code"], "too_many_endpoints", "{path}");
+            assert!(refused["detail"].as_str().unwrap().contains(text), "{path}: {refused}");
+        }
+    };
+    // Also those of another dialect, and those that are off.
+    let mut made = vec![
+        id(&server.post("/external-events/", &bound, &external).await.expect(200).json()),
+        id(&create(&server, &bound, &json!({"url": URL, "active": false})).await),
+    ];
+    while made.len() < ENDPOINTS_PER_USER_MAX {
+        made.push(id(&create(&server, &bound, &wish).await));
+    }
+    is_full(bound.as_str(), "a user makes at most 20").await;
+    // Whoever is bound to nobody makes more of that user, up to all of the organisation.
+    create(&server, OPERATOR, &json!({"url": URL, "user_id": "u_1"})).await;
+    create(&server, &other, &json!({"url": URL, "attributes": {"user_id": "u_1"}})).await;
+    is_full(other.as_str(), "dispatch.endpoints_max").await;
+    is_full(OPERATOR, format!("at most {limit} endpoints").as_str()).await;
+    create(&server, &key("acme", "u_1").await, &wish).await;
+    for gone in &made[..2] {
+        server.request("DELETE", &format!("{ENDPOINTS}/{gone}")).key(&bound).send().await.expect(204);
+    }
+    // 19 of the user are left, of which somebody else made one.
+    create(&server, &bound, &wish).await;
+    is_full(bound.as_str(), "a user makes at most 20").await;
+    create(&server, &other, &wish).await;
+    is_full(other.as_str(), "dispatch.endpoints_max").await;
+}
+
+#[tokio::test]
 async fn azodhas_configuration_call_makes_an_endpoint_of_its_dialect_for_one_event() {
     let server = server().start().await;
     let configure = async |wish: Value| server.post("/external-events/", OPERATOR, &wish).await;
@@ -267,6 +310,13 @@ async fn events_are_published_by_type_and_bad_ones_are_named() {
             "{wish}: {answer}"
         );
     }
+    let misspelt = json!({"type": "check_in.created", "data": {"eventId": 1}, "eventId": "ci-1"});
+    let answer = server.post(events, OPERATOR, &misspelt).await.expect(422).json();
+    assert_eq!(
+        (&answer["detail"][0]["loc"], &answer["detail"][0]["type"]),
+        (&json!(["body"]), &json!("unknown_field"))
+    );
+    assert!(answer.to_string().contains("did you mean event_id?"), "{answer}");
     let bound = server.make_key("default", &json!({"scopes": ["ingest"], "user_id": "u_1"})).await.key;
     server.post(events, &bound, &json!({"type": "check_in.created", "data": {}})).await.expect(202);
     server

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::load::{Fleet, Signals};
@@ -23,6 +24,8 @@ const FILL_TIMEOUT: Duration = Duration::from_secs(30);
 const ROUNDS_WHILE_FULL: usize = 5;
 /// A full disk is looked at again at the latest after 15 s; and some slack.
 const HEAL_TIMEOUT: Duration = Duration::from_secs(25);
+/// Endpoints that are made at most until the disk is full: what one answer lists.
+const ENDPOINTS_MAX: usize = 200;
 /// How long the healed server is written to.
 const HEALED_LOAD: Duration = Duration::from_millis(500);
 
@@ -65,6 +68,34 @@ fn a_server_killed_on_a_full_disk_keeps_what_it_acknowledged_and_nothing_it_refu
     fleet.check(&server, "after kill -9 on the full disk");
     server.flush();
     fleet.check(&server, "after a flush");
+}
+
+#[test]
+fn an_endpoint_that_a_full_disk_cannot_store_is_507_and_is_made_once_there_is_room() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let server = disk.systole().start();
+    // Long, so that the catalog soon needs room for it.
+    let attributes = json!({"filler": "x".repeat(50_000)});
+    let url = "https://receiver.example.org/";
+    let wish = json!({"url": url, "active": false, "attributes": attributes}).to_string();
+    let make = || server.operator().post("/api/v1/webhooks/endpoints", &wish);
+    let mut made = 0;
+    let refused = loop {
+        disk.fill_up();
+        let answer = make();
+        if answer.status != 201 {
+            break answer;
+        }
+        made += 1;
+        assert!(made < ENDPOINTS_MAX, "the disk never filled up");
+    };
+    assert_eq!(refused.status, 507, "{}", refused.text());
+    assert!(refused.text().contains("disk_full"), "{}", refused.text());
+    disk.lift_ballast();
+    make().expect(201);
+    let listed = server.operator().get("/api/v1/webhooks/endpoints?limit=250").expect(200);
+    let listed: Value = listed.json();
+    assert_eq!(listed["data"].as_array().unwrap().len(), made + 1, "what was refused was not made");
 }
 
 /// Writes until the disk is full, and runs into that a few times more.
@@ -136,6 +167,12 @@ impl SmallDisk {
         while ballast.write_all(&[1; 4096]).is_ok() {}
         let bytes = ballast.metadata().unwrap().len();
         ballast.set_len(bytes - FREE_BYTES).unwrap();
+    }
+
+    /// Leaves no room at all.
+    fn fill_up(&self) {
+        let mut ballast = File::options().create(true).append(true).open(self.path("ballast")).unwrap();
+        while ballast.write_all(&[1; 4096]).is_ok() {}
     }
 
     fn lift_ballast(&self) {

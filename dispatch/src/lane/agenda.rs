@@ -174,7 +174,7 @@ mod tests {
         if number.is_multiple_of(2) {
             let place = event(3).place;
             record.row = Some(Cursor { sequence: 5, ordinal: 0 });
-            record.health = Health { failing_since_ms: Some(1), paused_at_ms: Some(1) };
+            record.health = Health { failing_since_ms: Some(1), failed_ms: Some(0), paused_at_ms: Some(1) };
             record.exceptions = vec![Exception {
                 place,
                 ordinal: 0,

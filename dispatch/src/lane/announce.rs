@@ -10,13 +10,16 @@ use super::Lane;
 use super::carried::cursor_of;
 use super::delivery::{Failure, Outcome};
 use super::job::Job;
+use super::state::Mode;
 use crate::dispatcher::Shared;
-use crate::event::{Cursor, Event, Step};
+use crate::event::{Cursor, Event, ReadFault, Step};
 use crate::ledger::GivenUp;
 use crate::notice::{FailedMessage, MessageFailed, is_notice};
 
 /// Why a range was given up, and what was given up before a crash.
 pub(super) const SCHEDULE_OVER: &str = "the schedule of their attempts was over";
+/// Why events of a range are not sent that were dropped.
+pub(super) const PAYLOAD_GONE: &str = "payload_gone";
 
 impl Lane {
     /// A delivery's last attempt failed.
@@ -73,15 +76,36 @@ impl Lane {
         }
     }
 
+    /// The router passes over what was dropped: gives it up if the router was to offer it.
+    /// False if this lane takes nothing, or reads what is its own by itself.
+    pub(crate) fn miss(&self, from: Cursor, through: Cursor) -> bool {
+        self.with(|state, now_ms| {
+            let is_offered = match &state.mode {
+                Mode::Live => true,
+                Mode::Paused(pause) => pause.from.is_none(),
+                Mode::Behind(_) | Mode::Off => false,
+            };
+            let from = from.max(state.from);
+            if !is_offered || from >= through {
+                return false;
+            }
+            state.give_up_range(GivenUp { from, through, at_ms: now_ms, quiet: false });
+            state.unsaved.notices.push(self.failed_range(from, through, PAYLOAD_GONE));
+            true
+        })
+    }
+
     /// What was given up and may not have been announced: what can be said of it now. May
     /// read disk.
     pub(crate) fn failed_before(&self, shared: &Shared, given_up: GivenUp) -> MessageFailed {
         let GivenUp { from, through, .. } = given_up;
-        let range = self.failed_range(from, through, SCHEDULE_OVER);
+        let found = self.event_at(shared, from);
         if through != next(from) {
-            return range;
+            let is_gone = matches!(found, Err(ReadFault::Dropped { .. }));
+            return self.failed_range(from, through, if is_gone { PAYLOAD_GONE } else { SCHEDULE_OVER });
         }
-        let Some(event) = self.event_at(shared, from) else {
+        let range = self.failed_range(from, through, SCHEDULE_OVER);
+        let Ok(Some(event)) = found else {
             return MessageFailed { count: Some(1), ..range };
         };
         let settings = &self.config.load().settings;
@@ -90,13 +114,13 @@ impl Lane {
         MessageFailed { message: Some(message), count: Some(1), user: event.user, ..range }
     }
 
-    /// The event at a cursor, while it can be read.
-    fn event_at(&self, shared: &Shared, at: Cursor) -> Option<Event> {
+    /// The event at a cursor, if there is one.
+    fn event_at(&self, shared: &Shared, at: Cursor) -> Result<Option<Event>, ReadFault> {
         let mut reader = shared.log.reader_of(at, &self.org, None);
-        match reader.next(&|org| (*org == *self.org).then_some(0), next(at)) {
-            Ok(Step::Event(event)) if event.cursor() == at => Some(event),
+        Ok(match reader.next(&|org| (*org == *self.org).then_some(0), next(at))? {
+            Step::Event(event) if event.cursor() == at => Some(event),
             _ => None,
-        }
+        })
     }
 
     pub(super) fn warn_of_range(&self, from: Cursor, through: Cursor, error: &str) {

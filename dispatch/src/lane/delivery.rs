@@ -1,6 +1,7 @@
 //! One attempt: render, sign, send, judge, record.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -313,9 +314,9 @@ fn record(
     let success = judge(&answer) == Outcome::Delivered;
     let (status_code, error, response_headers, response_body) = match answer {
         Ok(answer) => {
-            (Some(answer.status.as_u16()), None, texts(&answer.headers), head(answer.body, success))
+            (Some(answer.status.as_u16()), None, headers_json(&answer.headers), head(answer.body, success))
         }
-        Err(fault) => (None, Some(fault.to_string()), Vec::new(), Bytes::new()),
+        Err(fault) => (None, Some(fault.to_string()), "{}".to_owned(), Bytes::new()),
     };
     let ms = duration.as_secs_f64() * 1e3;
     let (endpoint, id, attempt, trigger) = (&*lane.id, &*told.id, told.number, told.trigger.as_str());
@@ -357,10 +358,20 @@ fn record(
     failure
 }
 
-/// Headers whose values are text.
-fn texts(headers: &HeaderMap) -> Vec<(String, String)> {
-    let text = |value: &hyper::header::HeaderValue| value.to_str().ok().map(str::to_owned);
-    headers.iter().filter_map(|(name, value)| Some((name.as_str().to_owned(), text(value)?))).collect()
+/// Headers whose values are text, as an object by name; the values of a name that comes
+/// twice are joined as HTTP joins them.
+fn headers_json(headers: &HeaderMap) -> String {
+    let mut by_name: BTreeMap<&str, Cow<'_, str>> = BTreeMap::new();
+    for (name, value) in headers {
+        let Ok(value) = value.to_str() else { continue };
+        let add = |values: &mut Cow<'_, str>| {
+            let values = values.to_mut();
+            values.push_str(", ");
+            values.push_str(value);
+        };
+        by_name.entry(name.as_str()).and_modify(add).or_insert(Cow::Borrowed(value));
+    }
+    serde_json::to_string(&by_name).unwrap_or_default()
 }
 
 /// What is kept of a body. A part of a success is copied, so that it does not hold the
@@ -393,4 +404,22 @@ pub(super) async fn deliver_example(
     let told = Told { id, about, number: 1, trigger: Trigger::Test };
     record(shared, lane, &config, told, exchange);
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::header::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn headers_become_an_object_by_name_without_what_is_no_text() {
+        let mut headers = HeaderMap::new();
+        headers.append("b", HeaderValue::from_static("1"));
+        headers.append("a", HeaderValue::from_static("\"x\""));
+        headers.append("b", HeaderValue::from_static("2"));
+        headers.append("c", HeaderValue::from_bytes(b"\xff").unwrap());
+        assert_eq!(headers_json(&headers), r#"{"a":"\"x\"","b":"1, 2"}"#);
+        assert_eq!(headers_json(&HeaderMap::new()), "{}");
+    }
 }

@@ -3,25 +3,30 @@
 //!
 //! Reading may block, so it is done on threads that may, and a few lanes at a time. One
 //! that has read for 200 ms goes behind those that wait. What a paused lane reads has
-//! turns of its own, so that one that answers again waits for nobody's events.
+//! turns of its own, so that one that answers again waits for nobody's events; and so has
+//! what somebody asked for, so that no number of recoveries holds up lanes that lag.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-use super::announce::SCHEDULE_OVER;
+use super::announce::{PAYLOAD_GONE, SCHEDULE_OVER};
 use super::backlog::{SLICE_EVENTS, Span};
 use super::known::{KEPT_MAX, OUTCOMES_MAX};
 use super::state::{Chore, Mode, State};
 use super::{Lane, LaneConfig, pause};
+use crate::client::chain;
 use crate::dispatcher::Shared;
 use crate::event::{Cursor, Event, EventReader, ReadFault, Step};
 use crate::ledger::{BacklogKind, GivenUp};
 use crate::notice::MessageFailed;
 
-/// Lanes that read at once, of each kind of turn.
+/// Lanes that read at once, of each kind of turn but one.
 const READERS_MAX: usize = 4;
+/// Lanes that read at once what somebody asked for: fewer, for that waits behind live events
+/// anyway, and takes disk and CPU from those that lag.
+const ASKED_READERS_MAX: usize = 2;
 /// How long a lane reads before others have their turn.
 const TURN_MAX: Duration = Duration::from_millis(200);
 /// Chores done before what was read is sent, and others have their turn.
@@ -38,11 +43,35 @@ pub(super) enum Turn {
     Probe,
     /// To join the router.
     Resume,
+    /// To read events that somebody asked for.
+    Asked,
+}
+
+impl Turn {
+    const ALL: [Turn; 4] = [Turn::Events, Turn::Probe, Turn::Resume, Turn::Asked];
+
+    /// Lanes that have it at once.
+    fn readers_max(self) -> usize {
+        match self {
+            Turn::Events | Turn::Probe | Turn::Resume => READERS_MAX,
+            Turn::Asked => ASKED_READERS_MAX,
+        }
+    }
+
+    /// Chores done in it before others have theirs.
+    fn chores_max(self) -> usize {
+        match self {
+            Turn::Events | Turn::Asked => CHORES_AT_ONCE,
+            // What a paused lane reads is short, or others have their turn meanwhile.
+            Turn::Probe | Turn::Resume => 1,
+        }
+    }
 }
 
 impl Chore {
     pub(super) fn turn(self) -> Turn {
         match self {
+            Chore::Backlog(span) if span.kind != BacklogKind::Passed => Turn::Asked,
             Chore::Follow(_) | Chore::Backlog(_) => Turn::Events,
             Chore::Probe(_) => Turn::Probe,
             Chore::Resume(_) => Turn::Resume,
@@ -52,7 +81,7 @@ impl Chore {
 
 /// The turns that a lane has, or waits for.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Turns([bool; 3]);
+pub(super) struct Turns([bool; Turn::ALL.len()]);
 
 impl Turns {
     pub(super) fn has(self, turn: Turn) -> bool {
@@ -73,7 +102,7 @@ impl Turns {
 #[derive(Debug)]
 pub(crate) struct ReadTurns {
     /// Of each kind; whoever finds none waits.
-    turns: [Semaphore; 3],
+    turns: [Semaphore; Turn::ALL.len()],
     /// Room to keep what is known of a range; whoever finds none asks again.
     known: Arc<Semaphore>,
 }
@@ -81,7 +110,7 @@ pub(crate) struct ReadTurns {
 impl ReadTurns {
     pub(crate) fn new() -> ReadTurns {
         ReadTurns {
-            turns: std::array::from_fn(|_| Semaphore::new(READERS_MAX)),
+            turns: Turn::ALL.map(|turn| Semaphore::new(turn.readers_max())),
             known: Arc::new(Semaphore::new(KEPT_MAX)),
         }
     }
@@ -97,7 +126,7 @@ impl State {
         if is_over {
             self.turns.remove(turn);
         }
-        if turn == Turn::Events {
+        if turn == Turn::Asked {
             self.keep_known(|| turns.known.clone().try_acquire_owned().ok());
         }
     }
@@ -176,12 +205,10 @@ impl Lane {
     /// over: then it is true, and the lane has to have another one.
     fn fill(self: &Arc<Lane>, shared: &Arc<Shared>, turn: Turn, readers: &mut Readers) -> bool {
         let begun = Instant::now();
-        // What a paused lane reads is short, or others have their turn meanwhile.
-        let chores_max = if turn == Turn::Events { CHORES_AT_ONCE } else { 1 };
         let Readers { own, behind, routed } = readers;
         for chores in 0.. {
             let Some(chore) = self.next_chore(shared, turn) else { break };
-            if chores == chores_max || begun.elapsed() >= TURN_MAX {
+            if chores == turn.chores_max() || begun.elapsed() >= TURN_MAX {
                 self.with(|state, _| state.end_turn(turn, false, &shared.readers));
                 return true;
             }
@@ -395,7 +422,8 @@ impl Lane {
         let through = match self.know(shared, span) {
             Ok(through) => through,
             Err(error) => {
-                tracing::error!(endpoint = &*self.id, error = %*error, "cannot tell what is to be sent again");
+                let error = chain(error.as_ref());
+                tracing::error!(endpoint = &*self.id, error, "cannot tell what is to be sent again");
                 return false;
             }
         };
@@ -478,18 +506,18 @@ impl Lane {
         go_on: impl FnOnce(&mut State, Cursor),
     ) -> bool {
         let ReadFault::Dropped { through } = fault else {
-            tracing::error!(endpoint = &*self.id, error = %fault, "cannot read events for a lane");
+            tracing::error!(endpoint = &*self.id, error = chain(&fault), "cannot read events for a lane");
             return false;
         };
         shared.counters.payload_gone();
         tracing::warn!(endpoint = &*self.id, through, "events were dropped before they were delivered");
         let to = Cursor::behind(through).max(from);
-        self.warn_of_range(from, to, "payload_gone");
+        self.warn_of_range(from, to, PAYLOAD_GONE);
         let is_quiet = self.takes_only_notices();
         self.with(|state, _| {
             go_on(state, to);
             if !is_quiet {
-                let failed = self.failed_range(from, to, "payload_gone");
+                let failed = self.failed_range(from, to, PAYLOAD_GONE);
                 state.unsaved.notices.push(MessageFailed { noted: Vec::new(), ..failed });
             }
         });

@@ -5,6 +5,10 @@
 //! of one endpoint 4 and 64. It takes four receivers that hang to hold up the others',
 //! and then for no longer than a deadline: who waits for its own endpoint, or for that
 //! one's rate, holds no turn of all.
+//!
+//! What was taken is promised to whoever asked, and nowhere written down: a stop takes no
+//! more and waits for what was taken, also for what waits for its turn, as long as for
+//! what is in flight.
 
 use std::sync::Arc;
 
@@ -30,8 +34,10 @@ const LANE_PLACES: usize = 64;
 /// Room for what is sent by hand, of all endpoints or of one.
 #[derive(Debug)]
 pub(crate) struct ManualRoom {
-    /// For what is in flight or waits; full refuses.
+    /// For what is in flight or waits; full or closed refuses.
     places: Arc<Semaphore>,
+    /// How many there are.
+    places_max: usize,
     /// For what is in flight; full waits.
     turns: Semaphore,
 }
@@ -39,12 +45,26 @@ pub(crate) struct ManualRoom {
 impl ManualRoom {
     /// Of all endpoints.
     pub(crate) fn of_all() -> ManualRoom {
-        ManualRoom { places: Arc::new(Semaphore::new(PLACES)), turns: Semaphore::new(TURNS) }
+        ManualRoom::with(PLACES, TURNS)
     }
 
     /// Of one endpoint.
     pub(super) fn of_lane() -> ManualRoom {
-        ManualRoom { places: Arc::new(Semaphore::new(LANE_PLACES)), turns: Semaphore::new(LANE_TURNS) }
+        ManualRoom::with(LANE_PLACES, LANE_TURNS)
+    }
+
+    fn with(places_max: usize, turns: usize) -> ManualRoom {
+        ManualRoom { places: Arc::new(Semaphore::new(places_max)), places_max, turns: Semaphore::new(turns) }
+    }
+
+    /// Gives no more places; those that are taken stay until they are left.
+    pub(crate) fn close(&self) {
+        self.places.close();
+    }
+
+    /// Whether nobody has a place.
+    pub(crate) fn is_free(&self) -> bool {
+        self.places.available_permits() == self.places_max
     }
 
     fn place(&self) -> Option<OwnedSemaphorePermit> {
@@ -65,8 +85,8 @@ impl Lane {
         Some(ManualPlace { _own, _shared: shared.manual.place()? })
     }
 
-    /// Its own turn first: whoever waits for that holds none of all. `None` when the
-    /// server stops.
+    /// Its own turn first: whoever waits for that holds none of all. Turns are given while
+    /// the server stops too, and never closed.
     async fn manual_turn<'a>(
         &'a self,
         shared: &'a Shared,
@@ -152,5 +172,22 @@ impl Lane {
             Outcome::Gone => shared.counters.payload_gone(),
             Outcome::Unwanted | Outcome::Parked => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_room_that_is_closed_gives_no_place_and_is_free_once_the_last_is_left() {
+        let room = ManualRoom::of_all();
+        let (first, second) = (room.place().unwrap(), room.place().unwrap());
+        assert!(!room.is_free());
+        room.close();
+        drop(first);
+        assert!(room.place().is_none() && !room.is_free());
+        drop(second);
+        assert!(room.place().is_none() && room.is_free());
     }
 }

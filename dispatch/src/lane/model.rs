@@ -470,6 +470,7 @@ fn live_on(mut model: Model, steps: usize) -> Model {
                 (0..10).for_each(|_| model.finish());
             });
             model.state.health.failing_since_ms = None;
+            model.state.health.failed_ms = None;
         }
     }
     model.come_to_rest();

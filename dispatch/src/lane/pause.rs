@@ -291,8 +291,7 @@ impl State {
         if generation != self.generation {
             return;
         }
-        self.failures_in_a_row = 0;
-        self.health.failing_since_ms = None;
+        self.end_failing();
         self.end_patience(now_ms);
         if let Mode::Paused(pause) = &mut self.mode {
             pause.next_ms = pause.next_ms.min(now_ms);
@@ -311,10 +310,13 @@ pub(super) fn live_tickets(job: &Job) -> BTreeSet<Ticket> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::delivery::Outcome;
     use super::super::state::Chore;
     use super::*;
     use crate::event::{EventKind, Place};
+    use crate::ledger::{Changes, Health, LaneRecord};
 
     fn job() -> Job {
         Job {
@@ -371,6 +373,38 @@ mod tests {
             state.health.failing_since_ms.map(|since| since / HOUR)
         };
         assert_eq!([1, 25, 30, 55, 79].map(&mut since), [1, 1, 1, 55, 55].map(Some));
+    }
+
+    #[test]
+    fn a_day_without_a_failure_begins_the_time_of_failing_anew_over_restarts_too() {
+        let mut health = Health::default();
+        let mut since = |minutes: i64| {
+            let mut state = State::restored(true, LaneRecord { health, ..LaneRecord::default() });
+            state.finish(&job(), Outcome::Failed { retry_after: None }, &[], minutes * 60_000);
+            health = state.health;
+            health.failing_since_ms.map(|since| since / 60_000)
+        };
+        let day_later = 25 * 60;
+        let begun_anew = day_later + 24 * 60 + 1;
+        assert_eq!([90, day_later, begun_anew].map(&mut since), [90, 90, begun_anew].map(Some));
+    }
+
+    #[test]
+    fn a_lane_that_only_fails_costs_one_row_an_hour_and_one_that_answers_none() {
+        let mut state = State { mode: Mode::Paused(Pause::new(None, 0)), ..State::default() };
+        let id: Arc<str> = "ep_1".into();
+        let mut save = |outcome, now_ms| {
+            state.finish(&job(), outcome, &[], now_ms);
+            let mut changes = Changes::default();
+            let collected = state.collect(&id, Cursor::default(), &mut changes, now_ms);
+            state.saved(&collected, &changes, now_ms);
+            changes.health.into_iter().map(|(_, health)| health).collect::<Vec<Health>>()
+        };
+        let probes = (0..24 * 3600_i64).step_by(40);
+        let rows = probes.flat_map(|second| save(Outcome::Failed { retry_after: None }, second * 1000));
+        assert_eq!(rows.count(), 24);
+        assert_eq!(save(Outcome::Delivered, 86_400_000), [Health::default()]);
+        assert_eq!(save(Outcome::Delivered, 86_400_001), []);
     }
 
     #[test]

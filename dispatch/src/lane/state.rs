@@ -39,7 +39,8 @@ const FAILING_MIN: u32 = 3;
 const FAILING_MAX_MS: i64 = 5 * DAY_MS;
 /// Without a failure for longer than this nobody knows that it failed meanwhile.
 const FAILURE_GAP_MAX_MS: i64 = DAY_MS;
-const DAY_MS: i64 = 24 * 3600 * 1000;
+const HOUR_MS: i64 = 3600 * 1000;
+const DAY_MS: i64 = 24 * HOUR_MS;
 /// How soon a lane that could not read on tries again.
 const READ_AGAIN_MS: i64 = 100;
 
@@ -398,8 +399,7 @@ impl State {
 
     fn succeeded(&mut self, now_ms: i64) {
         self.window = (self.window + 1).min(WINDOW_MAX);
-        self.failures_in_a_row = 0;
-        self.health.failing_since_ms = None;
+        self.end_failing();
         self.counts.delivered += 1;
         self.counts.last_success_ms = Some(now_ms);
         self.end_patience(now_ms);
@@ -408,16 +408,25 @@ impl State {
         }
     }
 
+    /// The receiver took something: it does not only fail.
+    pub(super) fn end_failing(&mut self) {
+        self.failures_in_a_row = 0;
+        self.health.failing_since_ms = None;
+        self.health.failed_ms = None;
+    }
+
     /// True if it has only failed for too long.
     fn failed(&mut self, now_ms: i64) -> bool {
         self.window = (self.window / 2).max(1);
         self.failures_in_a_row += 1;
         self.counts.failed += 1;
-        let before_ms = self.counts.last_failure_ms.replace(now_ms);
+        // Of one before a restart only the hour is known: then 23 hours may count as a day.
+        let before_ms = self.counts.last_failure_ms.replace(now_ms).or(self.health.failed_ms);
         if before_ms.is_some_and(|before| now_ms.saturating_sub(before) > FAILURE_GAP_MAX_MS) {
             self.health.failing_since_ms = None;
         }
         let since = *self.health.failing_since_ms.get_or_insert(now_ms);
+        self.health.failed_ms = Some(now_ms - now_ms.rem_euclid(HOUR_MS));
         now_ms.saturating_sub(since) >= FAILING_MAX_MS
     }
 

@@ -67,7 +67,14 @@ impl Lane {
     /// An attempt; one that panics is none, so that its worker and its keys go on.
     async fn deliver(&self, shared: &Arc<Shared>, crew: &Crew, job: &mut Job, trigger: Trigger) -> Delivered {
         let sequence = job.place.sequence;
-        caught(delivery::deliver(shared, self, job, trigger, crew)).await.unwrap_or_else(|| {
+        // Pinned where it is made: it is some kilobytes, which nobody needs to move.
+        let mut delivery = pin!(delivery::deliver(shared, self, job, trigger, crew));
+        let delivered =
+            poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| delivery.as_mut().poll(context))) {
+                Ok(polled) => polled.map(Some),
+                Err(_) => Poll::Ready(None),
+            });
+        delivered.await.unwrap_or_else(|| {
             tracing::error!(endpoint = &*self.id, sequence, "a delivery panicked");
             Delivered::unreadable()
         })
@@ -120,14 +127,4 @@ impl Lane {
             Outcome::Unwanted | Outcome::Parked => {}
         }
     }
-}
-
-/// What a future comes to; `None` if it panics.
-async fn caught<F: Future>(future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
-        Ok(polled) => polled.map(Some),
-        Err(_) => Poll::Ready(None),
-    })
-    .await
 }

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use systole_dispatch::endpoint::EndpointSettings;
 use systole_dispatch::event::{Cursor, Event};
 use systole_dispatch::ledger::{Exception, GivenUp};
 use systole_dispatch::notice::{MessageFailed, Notice};
 
-use crate::world::{Hook, Reply, World, comes_within, id_of};
+use crate::world::{Hook, ORG, Reply, World, comes_within, id_of, settings};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -113,4 +114,35 @@ fn what_was_not_announced_at_once_is_told_as_far_as_it_is_known() {
     assert_eq!(known.noted, [(begin(4), Cursor { sequence: 4, ordinal: 1 })]);
     assert_eq!(range.noted, [(begin(3), Cursor::behind(5))]);
     assert!(told.iter().all(|failed| failed.error.is_some()));
+}
+
+#[test]
+fn what_was_dropped_before_it_was_routed_is_announced_of_who_was_to_get_it() {
+    let (world, hook) = (World::new(), Hook::willing());
+    world.endpoint("ep_1", &hook.url());
+    world.endpoint_with("ep_off", ORG, EndpointSettings { active: false, ..settings(&hook.url()) });
+    let mut run = world.start_without_router();
+    world.log.append_many(20, 4);
+    world.log.drop_through(8);
+    world.book.fail(true);
+    run.route();
+    assert!(comes_within(SOON, || hook.count() == 12));
+    let refused = world.book.refused();
+    assert!(comes_within(SOON, || world.book.refused() > refused + 1));
+    assert_eq!(failed(&world), []);
+    world.book.fail(false);
+    assert!(comes_within(SOON, || failed(&world).len() == 1));
+    run.stop();
+    let [failed] = &failed(&world)[..] else { panic!("announced twice") };
+    let (from, through) = (Cursor::behind(0), Cursor::behind(8));
+    assert_eq!((&*failed.endpoint, failed.error.as_deref()), ("ep_1", Some("payload_gone")));
+    assert_eq!((failed.from, failed.through, &failed.message), (from, through, &None));
+    // A crash behind the save announces it all the same.
+    assert_eq!(failed.noted, [(from, through)]);
+    let [(endpoint, noted)] = &world.book.stored().given_up[..] else { panic!("not noted") };
+    assert_eq!((endpoint.as_str(), noted.from, noted.through, noted.quiet), ("ep_1", from, through, false));
+    let run = world.start_without_router();
+    let again = failed_of(run.dispatcher.failed_before("ep_1", *noted).unwrap());
+    run.stop();
+    assert_eq!((again.error.as_deref(), again.noted), (Some("payload_gone"), vec![(from, through)]));
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use systole_dispatch::endpoint::EndpointSettings;
 use systole_dispatch::event::{Cursor, Event, EventKind};
-use systole_dispatch::ledger::{Exception, Health};
+use systole_dispatch::ledger::{Backlog, BacklogKind, Exception, Health};
 use systole_dispatch::notice::Notice;
 
 use crate::world::{
@@ -142,6 +142,37 @@ fn lanes_that_read_for_long_let_another_one_have_its_turn() {
     assert_eq!(hook.taken(), ids_of(&events[4990..]));
 }
 
+#[test]
+fn many_recoveries_hold_up_no_lane_that_lags() {
+    const RECOVERIES: usize = 64;
+    /// Frames that the delivery log is asked about at first: a turn is over behind them.
+    const TURN_READS: usize = 256;
+    let (world, hook) = (World::new(), Hook::willing());
+    let events = world.log.append_many(5000, 400);
+    let unwanted = EndpointSettings { filter_types: filter(&["check_in.created"]), ..settings(&hook.url()) };
+    let (from, through) = (Cursor::behind(0), Cursor::behind(5000));
+    let asked = Backlog { number: 1, kind: BacklogKind::Missing, asked_from: from, from, through };
+    for number in 0..RECOVERIES {
+        let id = format!("ep_{number}");
+        world.endpoint_with(&id, ORG, unwanted.clone());
+        world.book.store(|stored| {
+            stored.backlogs.insert((id, 1), asked);
+            stored.routed = 5000;
+        });
+    }
+    world.endpoint("ep_last", &hook.url());
+    world.log.slow_down(Duration::from_millis(5));
+    let run = world.start_without_router();
+    assert!(comes_within(SOON, || world.log.users().len() >= 2));
+    run.lane("ep_last").switch_on(Cursor { sequence: 4991, ordinal: 0 });
+    assert!(comes_within(SOON, || hook.count() == 10), "{}", hook.count());
+    let reads = world.log.reads();
+    world.log.slow_down(Duration::ZERO);
+    run.stop();
+    assert!(reads < RECOVERIES * TURN_READS / 2, "{reads} reads came before it");
+    assert_eq!(hook.taken(), ids_of(&events[4990..]));
+}
+
 /// Lanes that want nothing of many events before them; those from `paused` on are paused.
 fn idle_readers(world: &World, url: &str, count: usize, paused: usize) {
     let unwanted = EndpointSettings { filter_types: filter(&["check_in.created"]), ..settings(url) };
@@ -160,7 +191,7 @@ fn idle_readers(world: &World, url: &str, count: usize, paused: usize) {
 }
 
 fn pause(world: &World) -> Health {
-    Health { failing_since_ms: Some(world.now_ms()), paused_at_ms: Some(world.now_ms()) }
+    Health { failing_since_ms: Some(world.now_ms()), paused_at_ms: Some(world.now_ms()), ..Health::default() }
 }
 
 #[test]

@@ -17,5 +17,6 @@ mod receiver;
 mod restarts;
 mod routing;
 mod switching;
+mod told;
 mod vectors;
 mod world;

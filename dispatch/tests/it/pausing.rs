@@ -233,7 +233,6 @@ fn who_takes_only_notices_announces_nothing_of_a_range_that_it_gave_up() {
 fn an_endpoint_that_only_fails_for_5_days_is_switched_off_and_that_is_announced() {
     let (world, hook, run, _told) = paused();
     world.book.fail_switch_offs(1);
-    world.board.refuse(1);
     for _ in 0..6 {
         assert!(!run.lane("ep_1").is_off());
         let before = hook.count();
@@ -244,18 +243,33 @@ fn an_endpoint_that_only_fails_for_5_days_is_switched_off_and_that_is_announced(
     assert!(comes_within(SOON, || run.lane("ep_1").is_off()));
     // Stored and announced in the end.
     assert!(comes_within(SOON, || !world.board.notices().is_empty()));
-    let off = ("ep_1".to_owned(), DisabledReason::Failing);
-    assert_eq!(world.book.switch_offs(), [off.clone(), off], "again for want of room for the notice");
+    assert_eq!(world.book.switch_offs(), [("ep_1".to_owned(), DisabledReason::Failing)]);
     assert!(comes_within(SOON, || world.book.stored().exceptions.is_empty()));
     run.stop();
     let notices = world.board.notices();
-    let [Notice::EndpointDisabled { endpoint, reason, failing_since_ms, .. }] = &notices[..] else {
-        panic!("{notices:?}")
-    };
-    assert_eq!((&**endpoint, *reason), ("ep_1", DisabledReason::Failing));
-    let days = (world.now_ms() - failing_since_ms.unwrap()) / 86_400_000;
-    assert_eq!(days, 5);
+    let [Notice::EndpointDisabled(disabled)] = &notices[..] else { panic!("{notices:?}") };
+    assert_eq!(world.book.disabled(), std::slice::from_ref(disabled), "the ledger has what is announced");
+    assert_eq!((&*disabled.endpoint, disabled.reason), ("ep_1", DisabledReason::Failing));
+    let days = (disabled.at_ms - disabled.failing_since_ms.unwrap()) / 86_400_000;
+    assert_eq!((disabled.at_ms, days), (world.now_ms(), 5));
     assert!(world.book.stored().rows.is_empty() && world.book.stored().health.is_empty());
+}
+
+#[test]
+fn a_day_in_which_the_server_was_off_begins_the_5_days_anew() {
+    let (world, hook, run, _told) = paused();
+    let before = hook.count();
+    run.stop();
+    world.pass(26 * HOUR);
+    let run = world.start();
+    world.pass(Duration::from_secs(41));
+    assert!(comes_within(SOON, || hook.count() > before && run.lane("ep_1").in_flight() == 0));
+    let since = run.dispatcher.endpoint_stats("ep_1").unwrap().failing_since_ms;
+    assert_eq!(since, Some(world.now_ms()));
+    run.stop();
+    let stored = world.book.stored().health["ep_1"];
+    let hour = world.now_ms() / 3_600_000 * 3_600_000;
+    assert_eq!((stored.failing_since_ms, stored.failed_ms), (since, Some(hour)));
 }
 
 #[test]

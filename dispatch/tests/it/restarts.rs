@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use systole_dispatch::dispatcher::ManualFault;
-use systole_dispatch::event::Cursor;
+use systole_dispatch::event::{Cursor, Event, PayloadSource as _};
+use systole_dispatch::ledger::Exception;
 
 use crate::world::{Hook, Random, Reply, Run, World, comes_within, ids_of};
 
@@ -75,6 +76,70 @@ fn who_saves_behind_a_stop_passes_nothing_that_is_undecided() {
     assert!(comes_within(SOON, || hook.taken().len() == 40), "{} came", hook.taken().len());
     run.stop();
     assert_eq!(hook.taken(), ids_of(&events));
+}
+
+/// A world with an event whose retry is not due for an hour, and its endpoint.
+fn failed_once(hook: &Hook) -> (World, Event) {
+    let world = World::new();
+    world.endpoint("ep_1", &hook.url());
+    let event = world.log.append_many(1, 1).remove(0);
+    let exception = Exception {
+        place: event.place,
+        ordinal: event.ordinal,
+        decided_at: event.decided_at,
+        key: event.key,
+        attempts: 1,
+        due_at_ms: world.now_ms() + 3_600_000,
+        quiet: false,
+        members: Arc::default(),
+    };
+    world.book.store(|stored| {
+        stored.exceptions.insert(("ep_1".to_owned(), event.place), exception);
+        stored.routed = 1;
+    });
+    (world, event)
+}
+
+#[test]
+fn a_stop_sends_what_was_taken_to_be_sent_by_hand_and_takes_no_more() {
+    let hook = Hook::start(|_| Reply::after(Duration::from_millis(100)));
+    let (world, event) = failed_once(&hook);
+    let run = world.start();
+    let dispatcher = run.dispatcher.clone();
+    let resend = || dispatcher.resend("ep_1", event.place, event.decided_at);
+    (0..10).for_each(|_| resend().unwrap());
+    let payload = world.source.open(event.place, event.decided_at).unwrap();
+    dispatcher.send_example(run.lane("ep_1"), "evt_example".to_owned(), None, payload).unwrap();
+    let mut taken = 11;
+    // Four are in flight, the others wait for their turn.
+    assert!(comes_within(SOON, || hook.begun() >= 4));
+    let stopping = std::thread::spawn(move || run.stop());
+    let refused = comes_within(SOON, || match resend() {
+        Ok(()) => {
+            taken += 1;
+            false
+        }
+        Err(fault) => fault == ManualFault::Stopping,
+    });
+    assert!(refused);
+    stopping.join().unwrap();
+    assert_eq!(hook.count(), taken);
+    assert_eq!(world.diary.attempts().iter().filter(|one| one.success).count(), taken);
+    assert!(world.book.stored().exceptions.is_empty(), "what it took needs no retry, and that is saved");
+}
+
+#[test]
+fn a_stop_waits_for_what_is_sent_by_hand_no_longer_than_for_what_is_in_flight() {
+    let hook = Hook::start(|_| Reply::after(Duration::from_secs(60)));
+    let (world, event) = failed_once(&hook);
+    let run = world.start();
+    (0..4).for_each(|_| run.dispatcher.resend("ep_1", event.place, event.decided_at).unwrap());
+    assert!(comes_within(SOON, || hook.begun() == 4));
+    let began = Instant::now();
+    run.stop();
+    let took = began.elapsed();
+    assert!((Duration::from_secs(4)..Duration::from_secs(9)).contains(&took), "{took:?}");
+    assert_eq!((hook.begun(), world.book.stored().exceptions.len()), (4, 1));
 }
 
 #[test]

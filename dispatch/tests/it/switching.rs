@@ -56,6 +56,39 @@ fn a_receiver_that_says_410_is_switched_off_and_gets_nothing_more() {
 }
 
 #[test]
+fn a_switch_off_whose_notice_finds_no_room_is_stored_once_and_left_to_the_ledger() {
+    let (world, (_, hook)) = (World::new(), obedient(410));
+    world.board.refuse(1);
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    world.log.append_many(1, 1);
+    assert!(comes_within(SOON, || !world.book.switch_offs().is_empty()));
+    // Longer than until it would be stored again.
+    std::thread::sleep(Duration::from_millis(1500));
+    run.stop();
+    assert_eq!(world.book.switch_offs(), [("ep_1".to_owned(), DisabledReason::Gone)]);
+    assert_eq!(world.board.notices(), []);
+}
+
+#[test]
+fn who_is_switched_on_again_before_that_was_stored_is_not_announced() {
+    let (world, (told, hook)) = (World::new(), obedient(410));
+    world.book.fail_switch_offs(1);
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    world.log.append_many(1, 1);
+    let lane = run.lane("ep_1");
+    assert!(comes_within(SOON, || lane.is_off() && lane.in_flight() == 0));
+    told.store(200, Ordering::Relaxed);
+    run.reconfigure("ep_1", settings(&hook.url()));
+    lane.switch_on(Cursor::behind(1));
+    let events = world.log.append_many(1, 1);
+    assert!(comes_within(SOON, || hook.taken() == ids_of(&events)));
+    // Longer than until it would be stored.
+    std::thread::sleep(Duration::from_millis(1500));
+    run.stop();
+    assert_eq!((world.book.switch_offs(), world.board.notices()), (vec![], vec![]));
+}
+
+#[test]
 fn a_410_to_many_at_once_is_answered_by_those_in_flight_only() {
     let world = World::new();
     let hook = Hook::start(|_| Reply { status: 410, ..Reply::after(Duration::from_millis(50)) });

@@ -65,8 +65,9 @@ impl Parts {
         let subscribed = Arc::new(Subscribed::new(log.clone()));
         let topics = Arc::new(EventTopics::new());
         registries.for_each_own(|metric| topics.add_own(metric));
-        let (notices, publisher) = notice_queue(store.catalog().clone());
         let attempts = AttemptQueue::default();
+        let (notices, publisher) = notice_queue(store.catalog().clone());
+        let publisher = publisher.told(ErasedNow::of(store.clone()), attempts.clone());
         let webhooks = Webhooks::start(WebhookParts {
             settings: settings.webhooks.clone(),
             catalog: store.catalog().clone(),
@@ -241,7 +242,16 @@ impl Engine {
         let metrics = self.metrics_before(org, &erased).await?;
         let (id, org) = (random_id("era_")?, org.to_owned());
         let tombstone = Tombstone { id, org, erased, sequence: Sequence::ZERO, created_at: 0 };
-        let committed = self.inner.intake.submit_internal(encode_tombstone(&tombstone)).await?;
+        // Before it is handed in: what is announced meanwhile must not name whom it is about.
+        let leaving = self.inner.notices.leaving().note(&tombstone.org, &tombstone.erased);
+        let ack = self.inner.intake.submit_internal(encode_tombstone(&tombstone));
+        // Its own task, so that a caller that goes away does not end that before the order hides.
+        let committing = tokio::spawn(async move {
+            let committed = ack.await;
+            drop(leaving);
+            committed
+        });
+        let committed = committing.await.unwrap_or(Err(CommitError::Failed))?;
         let tombstone = Tombstone { sequence: committed.sequence, ..tombstone };
         self.on_store(|store| store.record_tombstones()).await?;
         let id = tombstone.id.clone();
@@ -443,4 +453,160 @@ impl Engine {
 fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Instant;
+
+    use systole_dispatch::event::Cursor;
+    use systole_dispatch::notice::{FailedMessage, MESSAGE_FAILED, MessageFailed, Notice, Notices as _};
+    use systole_storage::frame::{EventFrame, Published};
+    use systole_storage::{Catalog, LaneChanges};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::events::webhooks::{Dialect, DispatchStats, EndpointSettings, Secret};
+
+    const ORG: &str = "default";
+
+    /// One whose journal segments are short.
+    fn open(dir: &TempDir) -> Engine {
+        let settings = EngineSettings { segment_bytes: 8 * 1024, ..EngineSettings::default() };
+        Engine::open(EngineSettings { data_dir: dir.path().to_owned(), ..settings }).unwrap()
+    }
+
+    /// Publishes an event about a user; the head behind it.
+    async fn publish(engine: &Engine, user: &str, data: &str) -> Sequence {
+        let event =
+            Published { org: ORG, user: Some(user), name: "check_in.created", id: None, bound: false, data };
+        let permit = engine.budget().try_take(100).unwrap();
+        engine.publish(&event, permit).await.unwrap();
+        engine.inner.log.head()
+    }
+
+    /// Announces that an event about a user was given up.
+    fn announce(engine: &Engine, user: &str, sequence: Sequence) {
+        let from = Cursor { sequence: sequence.0, ordinal: 0 };
+        let taken = engine.inner.notices.publish(Notice::MessageFailed(MessageFailed {
+            endpoint: "ep_1".into(),
+            org: ORG.into(),
+            from,
+            through: Cursor { ordinal: 1, ..from },
+            message: Some(FailedMessage {
+                id: "evt_1".to_owned(),
+                event_type: Some("check_in.created".to_owned()),
+            }),
+            count: Some(1),
+            user: Some(user.into()),
+            status_code: Some(500),
+            error: None,
+            attempts: 8,
+            noted: Vec::new(),
+        }));
+        assert!(taken);
+    }
+
+    /// What was announced behind a place, once there is as much.
+    async fn announced(engine: &Engine, behind: Sequence, count: usize) -> Vec<EventFrame> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let (mut cursor, mut found) = (engine.inner.log.cursor(behind), Vec::new());
+            loop {
+                let frames = cursor.next(1024 * 1024).unwrap();
+                if frames.is_empty() {
+                    break;
+                }
+                found.extend(frames.into_iter().filter_map(|frame| match frame {
+                    Frame::Event(event) if event.name() == MESSAGE_FAILED => Some(event),
+                    _ => None,
+                }));
+            }
+            if found.len() >= count {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "{} of {count}", found.len());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_announced_behind_an_erasure_does_not_name_the_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = open(&dir);
+        let sent = publish(&engine, "u_1", "{}").await;
+        engine.erase(ORG, Erased::User { user: "u_1".to_owned(), block: false }).await.unwrap();
+        for round in ["hidden", "carried out"] {
+            let behind = engine.inner.log.head();
+            announce(&engine, "u_1", sent);
+            announce(&engine, "u_2", sent);
+            // Of the new user of that name.
+            announce(&engine, "u_1", behind.next());
+            let told = announced(&engine, behind, 3).await;
+            let users: Vec<Option<&str>> = told.iter().map(EventFrame::user).collect();
+            assert_eq!(users, [None, Some("u_2"), Some("u_1")], "{round}");
+            let data: serde_json::Value = serde_json::from_str(told[0].data()).unwrap();
+            let expected = serde_json::json!({
+                "endpoint_id": "ep_1", "message_id": null, "event_type": null, "message_count": 1,
+                "status_code": 500, "error": null, "attempt_count": 8
+            });
+            assert_eq!(data, expected, "{round}");
+            engine.carry_out_erasures().await.unwrap();
+        }
+        // An order that is on its way: it may come before the notice.
+        let behind = engine.inner.log.head();
+        let user = Erased::User { user: "u_3".to_owned(), block: false };
+        let leaving = engine.inner.notices.leaving().note(ORG, &user);
+        announce(&engine, "u_3", sent);
+        assert_eq!(announced(&engine, behind, 1).await[0].user(), None);
+        drop(leaving);
+        announce(&engine, "u_3", sent);
+        assert_eq!(announced(&engine, behind, 2).await[1].user(), Some("u_3"));
+        engine.drain().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_dropped_before_a_start_could_route_it_is_announced() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = open(&dir);
+        // Public, and never called: it wants nothing of what is published.
+        let settings = EndpointSettings {
+            filter_types: Some(BTreeSet::from(["patient.created".to_owned()])),
+            ..EndpointSettings::new("https://receiver.example.org/hook".to_owned(), Dialect::Standard)
+        };
+        let secret = Secret::generate(Dialect::Standard).unwrap();
+        let endpoint = engine.webhooks().create(ORG, settings, &secret).unwrap();
+        let routed = engine.inner.log.head();
+        let long = format!("{{\"note\":\"{}\"}}", "x".repeat(2_000));
+        let mut head = routed;
+        for _ in 0..12 {
+            head = publish(&engine, "u_1", &long).await;
+        }
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let follows = |stats: DispatchStats| stats.lanes_behind == 0 && stats.routed_sequence >= head.0;
+        while !follows(engine.webhooks().stats()) {
+            assert!(Instant::now() < deadline, "{:?}", engine.webhooks().stats());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        engine.flush().await.unwrap();
+        engine.drain().await;
+        drop(engine);
+        // As if room had been short while the router was far behind, and the server had died.
+        std::fs::remove_file(dir.path().join("journal/0000000001.segment")).unwrap();
+        let catalog = Catalog::open(dir.path()).unwrap();
+        catalog.save_lanes(&LaneChanges { routed: Some(routed), ..LaneChanges::default() }).unwrap();
+        drop(catalog);
+        let engine = open(&dir);
+        let removed = engine.inner.log.removed();
+        assert!(removed > routed, "{removed} {routed}");
+        let told = announced(&engine, removed, 1).await;
+        let data: serde_json::Value = serde_json::from_str(told[0].data()).unwrap();
+        let expected = serde_json::json!({
+            "endpoint_id": endpoint.id, "message_id": null, "event_type": null, "message_count": null,
+            "status_code": null, "error": "payload_gone", "attempt_count": 0
+        });
+        assert_eq!(data, expected);
+        engine.drain().await;
+    }
 }

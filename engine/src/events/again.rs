@@ -28,9 +28,17 @@ pub enum AgainError {
     /// The endpoint is switched off.
     #[error("the endpoint is switched off; switch it on first")]
     Off,
-    /// Too much was asked for already.
-    #[error("too many messages are being sent by hand; ask again in a while")]
+    /// As many messages are sent by hand as may be: those of this endpoint wait for
+    /// answers, or those of all.
+    #[error(
+        "as many messages are being sent by hand to this endpoint, or to all, as may be; ask again in a while"
+    )]
     Busy,
+    /// As many ranges of the endpoint wait as may.
+    #[error(
+        "as many recoveries and replays of this endpoint wait as may; ask again once some are sent (`backlogs` of its stats counts them)"
+    )]
+    TooManyRanges,
     /// The catalog cannot be written: nothing is promised, and asking again is safe.
     #[error("what is to be sent again could not be stored; ask again in a while")]
     Unsaved,
@@ -115,11 +123,15 @@ impl Webhooks {
         if from >= through {
             return Ok(());
         }
-        match which {
-            Again::Failed => self.dispatcher.recover(endpoint, from, through)?,
-            Again::Missing => self.dispatcher.replay_missing(endpoint, from, through)?,
+        let asked = match which {
+            Again::Failed => self.dispatcher.recover(endpoint, from, through),
+            Again::Missing => self.dispatcher.replay_missing(endpoint, from, through),
         };
-        Ok(())
+        match asked {
+            Ok(_) => Ok(()),
+            Err(ManualFault::Busy) => Err(AgainError::TooManyRanges),
+            Err(fault) => Err(fault.into()),
+        }
     }
 
     /// How an endpoint stands. May read disk.

@@ -3,7 +3,7 @@
 
 use systole_dispatch::id::{EVENT_ID_PREFIX, IdCipher};
 use systole_dispatch::{EventKind, Place};
-use systole_storage::{AttemptStep, Sequence};
+use systole_storage::{AttemptQuery, AttemptStep, Sequence};
 
 use super::webhooks::Webhooks;
 
@@ -21,11 +21,23 @@ const GROUP_BITS: u32 = 24;
 const CHUNK_BITS: u32 = 12;
 
 impl Webhooks {
-    /// Where the frame of a message would be, if its id leads to a place that may be.
+    /// What finds the attempts of a message, or of the messages that were sent together
+    /// under an id. Without a place, as of a test, none of it leads to the files.
     #[must_use]
-    pub fn sequence_of(&self, message: &str) -> Option<u64> {
-        let (place, endpoint) = self.ids.open(message)?;
-        (endpoint == 0 && Sequence(place.sequence) <= self.log.head()).then_some(place.sequence)
+    pub fn attempts_under(&self, id: &str) -> AttemptQuery {
+        let opened = self.ids.open(id).filter(|(place, _)| Sequence(place.sequence) <= self.log.head());
+        let id = Some(id.to_owned());
+        match opened {
+            Some((place, endpoint)) if is_of_several(place.kind, endpoint) => {
+                // Its first message's, unless that was cut off.
+                let from_sequence = (place.cuts() == 0).then_some(place.sequence);
+                AttemptQuery { delivery: id, from_sequence, ..AttemptQuery::default() }
+            }
+            Some((place, _)) => {
+                AttemptQuery { message: id, sequence: Some(place.sequence), ..AttemptQuery::default() }
+            }
+            None => AttemptQuery { message: id, sequence: Some(0), ..AttemptQuery::default() },
+        }
     }
 
     /// The id of an attempt, by what orders it among those of the same time.
@@ -46,6 +58,11 @@ impl Webhooks {
     pub fn open_attempt_iterator(&self, text: &str) -> Option<AttemptStep> {
         open(&self.ids, text)
     }
+}
+
+/// Whether an id is of events that one endpoint got together, coalesced or as a batch.
+pub(super) fn is_of_several(kind: EventKind, endpoint: u32) -> bool {
+    endpoint != 0 || matches!(kind, EventKind::Coalesced | EventKind::Batch)
 }
 
 fn seal(ids: &IdCipher, step: AttemptStep) -> String {

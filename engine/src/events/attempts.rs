@@ -32,6 +32,9 @@ const FRAME_BYTES: usize = 1024 * 1024;
 const HANDED_BYTES: usize = 4 * FRAME_BYTES;
 /// Rows of a frame at most.
 const FRAME_ROWS: usize = 8 * 1024;
+/// Rows for which there is room without asking for memory, about a megabyte: what comes
+/// while attempts gather on a machine of two cores.
+const ROOM_KEPT: usize = 4 * 1024;
 /// How long attempts gather.
 const GATHER: Duration = Duration::from_millis(100);
 /// Memory of an attempt beside its texts.
@@ -43,6 +46,8 @@ const SAY: Duration = Duration::from_secs(60);
 /// How long it is known who was erased: far longer than a request that was on its way
 /// then can take.
 const FORGOTTEN_FOR: Duration = Duration::from_secs(3600);
+/// Up to where messages of a blocked user are forgotten: also those behind the order.
+const BLOCKED_THROUGH: Sequence = Sequence(u64::MAX);
 
 /// Takes attempts; clones are the same one.
 #[derive(Clone, Debug, Default)]
@@ -101,10 +106,26 @@ struct Forgotten {
 struct ForgottenUsers(HashMap<String, HashMap<String, Forgotten>>);
 
 impl ForgottenUsers {
+    /// Up to where messages about a user are forgotten.
+    fn through(&self, org: &str, user: &str) -> Option<Sequence> {
+        Some(self.0.get(org)?.get(user)?.through)
+    }
+
+    /// Whether an attempt that was made before the order is about a forgotten user.
     fn covers(&self, org: &str, row: &AttemptRow) -> bool {
-        let user = row.user.as_deref();
-        let known = self.0.get(org).zip(user).and_then(|(users, user)| users.get(user));
-        known.is_some_and(|known| row.sequence <= known.through.0)
+        let through = row.user.as_deref().and_then(|user| self.through(org, user));
+        through.is_some_and(|through| row.sequence <= through.0)
+    }
+
+    /// The same of an attempt that comes behind the order. A test has no place among the
+    /// messages: it is the endpoint's, which stays, and so it is kept unless the user is
+    /// blocked.
+    fn covers_later(&self, org: &str, row: &AttemptRow) -> bool {
+        let through = row.user.as_deref().and_then(|user| self.through(org, user));
+        through.is_some_and(|through| match row.sequence {
+            0 => through == BLOCKED_THROUGH,
+            sequence => sequence <= through.0,
+        })
     }
 
     fn forget(&mut self, org: &str, user: &str, through: Sequence, now: Instant) {
@@ -127,7 +148,7 @@ impl AttemptQueue {
     pub fn record(&self, org: &Arc<str>, row: AttemptRow) {
         let bytes = byte_len(&row);
         let mut state = self.shared.state.lock();
-        if state.forgotten.covers(org, &row) {
+        if state.forgotten.covers_later(org, &row) {
             return;
         }
         if state.ended || state.bytes + bytes > WAITING_BYTES_MAX {
@@ -159,7 +180,7 @@ impl AttemptQueue {
         for order in orders {
             let Erased::User { user, block } = &order.erased else { continue };
             // Nothing of a blocked user is kept, also what came behind the order.
-            let through = if *block { Sequence(u64::MAX) } else { order.sequence };
+            let through = if *block { BLOCKED_THROUGH } else { order.sequence };
             forgotten.forget(&order.org, user, through, now);
         }
         waiting.retain(|(org, row)| {
@@ -170,6 +191,13 @@ impl AttemptQueue {
             }
             !gone
         });
+    }
+
+    /// Whether an order that was carried out lately covers what was committed about a user
+    /// with a frame.
+    pub(crate) fn has_forgotten(&self, org: &str, user: &str, sequence: Sequence) -> bool {
+        let through = self.shared.state.lock().forgotten.through(org, user);
+        through.is_some_and(|through| sequence <= through)
     }
 
     /// Waits until what was recorded before the call is durable, or cannot become so.
@@ -229,10 +257,11 @@ impl AttemptWriter {
 
     /// Runs until it is stopped and what waited is durable.
     pub(crate) fn run(mut self) {
-        while let Some(rows) = self.gather() {
+        let mut rows = Vec::new();
+        while self.gather(&mut rows) {
             let bytes = rows.iter().map(|(_, row)| byte_len(row)).sum::<usize>();
             let count = rows.len() as u64;
-            let ended = match self.commit(by_org(rows)) {
+            let ended = match self.commit(by_org(rows.drain(..))) {
                 Ok(()) => false,
                 Err(error) => {
                     self.queue.shared.dropped.fetch_add(count, Ordering::Relaxed);
@@ -256,18 +285,20 @@ impl AttemptWriter {
             if ended {
                 break;
             }
+            rows.shrink_to(ROOM_KEPT);
         }
         tracing::info!(dropped = self.queue.dropped(), "attempts thread stopped");
     }
 
-    /// What came within the time that attempts gather; `None` at the end.
-    fn gather(&self) -> Option<Vec<(Arc<str>, AttemptRow)>> {
+    /// Takes what came within the time that attempts gather, and leaves the room of `rows`,
+    /// which are none, for what comes next; false at the end.
+    fn gather(&self, rows: &mut Vec<(Arc<str>, AttemptRow)>) -> bool {
         let shared = &self.queue.shared;
         let mut state = shared.state.lock();
         while state.waiting.is_empty() {
             if state.stopping {
                 state.ended = true;
-                return None;
+                return false;
             }
             shared.changed.wait(&mut state);
         }
@@ -279,7 +310,8 @@ impl AttemptWriter {
         }
         state.waiting_bytes = 0;
         state.taken += 1;
-        Some(std::mem::take(&mut state.waiting))
+        std::mem::swap(&mut state.waiting, rows);
+        true
     }
 
     /// Makes attempts durable; tries again what the journal refused.
@@ -337,7 +369,7 @@ impl AttemptWriter {
     }
 }
 
-fn by_org(rows: Vec<(Arc<str>, AttemptRow)>) -> BTreeMap<Arc<str>, Vec<AttemptRow>> {
+fn by_org(rows: impl Iterator<Item = (Arc<str>, AttemptRow)>) -> BTreeMap<Arc<str>, Vec<AttemptRow>> {
     let mut by_org: BTreeMap<Arc<str>, Vec<AttemptRow>> = BTreeMap::new();
     for (org, row) in rows {
         by_org.entry(org).or_default().push(row);
@@ -442,6 +474,18 @@ mod tests {
         assert_eq!(left, [("u_2".into(), 3), ("u_1".into(), 8), ("u_1".into(), 3)]);
         let bytes: usize = state.waiting.iter().map(|(_, row)| byte_len(row)).sum();
         assert_eq!((state.bytes, state.waiting_bytes), (bytes, bytes));
+    }
+
+    #[test]
+    fn tests_of_an_endpoint_for_an_erased_user_are_kept_from_the_order_on_unless_the_user_is_blocked() {
+        for (block, kept) in [(false, 1), (true, 0)] {
+            let (queue, org): (_, Arc<str>) = (AttemptQueue::default(), Arc::from("acme"));
+            queue.record(&org, row("u_1", 0, 0));
+            queue.forget(&[order(block)]);
+            assert!(queue.shared.state.lock().waiting.is_empty(), "it was made before");
+            queue.record(&org, row("u_1", 0, 0));
+            assert_eq!(queue.shared.state.lock().waiting.len(), kept, "blocked: {block}");
+        }
     }
 
     #[test]

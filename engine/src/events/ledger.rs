@@ -8,16 +8,16 @@ use systole_dispatch::event::{Cursor, Member};
 use systole_dispatch::ledger::{
     Backlog, BacklogKind, Changes, Exception, GivenUp, Health, Ledger, LedgerFault,
 };
-use systole_dispatch::notice::DisabledReason;
+use systole_dispatch::notice::{DisabledReason, EndpointDisabled};
 use systole_dispatch::{EventKind, Place};
 use systole_storage::journal::Log;
 use systole_storage::{
-    BacklogRecord, Catalog, CursorRecord, ExceptionRecord, GivenUpRecord, HealthRecord, LaneChanges,
-    LaneRanges, Sequence,
+    BacklogRecord, Catalog, CursorRecord, DisabledRecord, ExceptionRecord, GivenUpRecord, HealthRecord,
+    LaneChanges, LaneRanges, Sequence,
 };
 
 use super::Subscribed;
-use super::webhooks::{Endpoints, now_ms};
+use super::webhooks::Endpoints;
 
 /// Saves what lanes must not forget.
 #[derive(Debug)]
@@ -65,27 +65,24 @@ impl Ledger for CatalogLedger {
 
     fn switch_off(
         &self,
-        endpoint: &str,
-        _: DisabledReason,
+        disabled: &EndpointDisabled,
         is_off: &dyn Fn() -> bool,
-    ) -> Result<(), LedgerFault> {
+    ) -> Result<bool, LedgerFault> {
         // Who switches an endpoint on holds this until its lane is on.
         let mut endpoints = self.endpoints.lock();
         if !is_off() {
-            return Ok(());
+            return Ok(false);
         }
-        let Some(record) = endpoints.get_mut(endpoint) else { return Ok(()) };
+        let Some(record) = endpoints.get_mut(&*disabled.endpoint) else { return Ok(false) };
         let settings: Result<EndpointSettings, _> = serde_json::from_str(&record.settings);
         let mut settings = settings.map_err(|error| LedgerFault(Box::new(error)))?;
         settings.active = false;
         let text = serde_json::to_string(&settings).map_err(|error| LedgerFault(Box::new(error)))?;
-        let now = now_ms();
-        let secret = record.secret.as_str();
-        let updated = self.catalog.update_endpoint(endpoint, &text, secret, now, Some(record.start));
-        updated.map_err(|error| LedgerFault(Box::new(error)))?;
+        let stored = self.catalog.disable_endpoint(&text, record.start, &disabled_record(disabled));
+        let is_stored = stored.map_err(|error| LedgerFault(Box::new(error)))?;
         record.settings = text;
-        record.updated_at = now;
-        Ok(())
+        record.updated_at = disabled.at_ms;
+        Ok(is_stored)
     }
 
     fn given_up(&self, endpoint: &str, sequences: RangeInclusive<u64>) -> Result<Vec<GivenUp>, LedgerFault> {
@@ -117,13 +114,22 @@ impl CatalogLedger {
 }
 
 fn health_record(endpoint: &str, health: Health) -> HealthRecord {
-    let Health { failing_since_ms, paused_at_ms } = health;
-    HealthRecord { endpoint: endpoint.to_owned(), failing_since: failing_since_ms, paused_at: paused_at_ms }
+    let Health { failing_since_ms, failed_ms, paused_at_ms } = health;
+    HealthRecord {
+        endpoint: endpoint.to_owned(),
+        failing_since: failing_since_ms,
+        failed_at: failed_ms,
+        paused_at: paused_at_ms,
+    }
 }
 
 /// How a lane fares, as it keeps it.
 pub(super) fn health_of(record: &HealthRecord) -> Health {
-    Health { failing_since_ms: record.failing_since, paused_at_ms: record.paused_at }
+    Health {
+        failing_since_ms: record.failing_since,
+        failed_ms: record.failed_at,
+        paused_at_ms: record.paused_at,
+    }
 }
 
 fn backlog_record(endpoint: &str, backlog: &Backlog) -> BacklogRecord {
@@ -156,6 +162,27 @@ pub(super) fn given_up_of(record: &GivenUpRecord) -> GivenUp {
         at_ms: record.at,
         quiet: record.announced,
     }
+}
+
+fn disabled_record(disabled: &EndpointDisabled) -> DisabledRecord {
+    DisabledRecord {
+        endpoint: disabled.endpoint.to_string(),
+        reason: disabled.reason.as_str().to_owned(),
+        failing_since: disabled.failing_since_ms,
+        at: disabled.at_ms,
+    }
+}
+
+/// An endpoint of an organisation that was switched off, as it is announced; `None` for a
+/// reason of a later program.
+pub(super) fn disabled_of(record: &DisabledRecord, org: &str) -> Option<EndpointDisabled> {
+    Some(EndpointDisabled {
+        endpoint: record.endpoint.as_str().into(),
+        org: org.into(),
+        reason: DisabledReason::from_name(&record.reason)?,
+        failing_since_ms: record.failing_since,
+        at_ms: record.at,
+    })
 }
 
 pub(super) fn cursor_of(record: CursorRecord) -> Cursor {
@@ -256,6 +283,23 @@ fn exception_record(endpoint: &str, exception: &Exception) -> ExceptionRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_switch_off_comes_back_from_the_catalog_as_it_was() {
+        for (reason, failing_since_ms) in [(DisabledReason::Failing, Some(7)), (DisabledReason::Gone, None)] {
+            let (endpoint, org) = ("ep_1".into(), "acme".into());
+            let disabled = EndpointDisabled { endpoint, org, reason, failing_since_ms, at_ms: 9 };
+            let record = disabled_record(&disabled);
+            assert_eq!(disabled_of(&record, "acme"), Some(disabled));
+            assert_eq!(disabled_of(&DisabledRecord { reason: "bored".to_owned(), ..record }, "acme"), None);
+        }
+    }
+
+    #[test]
+    fn how_a_lane_fares_comes_back_from_the_catalog_as_it_was() {
+        let health = Health { failing_since_ms: Some(7), failed_ms: Some(8), paused_at_ms: Some(9) };
+        assert_eq!(health_of(&health_record("ep_1", health)), health);
+    }
 
     #[test]
     fn members_come_back_from_the_catalog_as_they_were() {

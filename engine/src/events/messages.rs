@@ -20,6 +20,7 @@ use systole_storage::Sequence;
 use systole_storage::frame::{Changes, Frame, Mark};
 use systole_storage::journal::{FrameFilter, LogError};
 
+use super::attempt_ids::is_of_several;
 use super::reader::{JournalEvents, Verdicts};
 use super::webhooks::{Webhooks, now_ms};
 
@@ -192,7 +193,7 @@ impl Webhooks {
         if sequence > self.log.head() || sequence.0 <= since {
             return Err(MessageError::Unknown);
         }
-        if endpoint != 0 || matches!(place.kind, EventKind::Coalesced | EventKind::Batch) {
+        if is_of_several(place.kind, endpoint) {
             return Err(MessageError::Together);
         }
         if sequence <= self.log.removed() {

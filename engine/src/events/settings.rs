@@ -9,7 +9,7 @@ use systole_dispatch::event::Cursor;
 use systole_dispatch::lane::{Lane, LaneConfig};
 use systole_dispatch::ledger::LaneRecord;
 use systole_dispatch::signer::{Secret, Signer};
-use systole_dispatch::target::Targets;
+use systole_dispatch::target::{Target, Targets};
 use systole_storage::{Catalog, CatalogError, EndpointRecord};
 
 use super::keyring::Keyring;
@@ -50,7 +50,9 @@ fn lane_records(catalog: &Catalog) -> Result<HashMap<String, LaneRecord>, Catalo
     Ok(lanes)
 }
 
-/// The lanes of the last run, each with what is kept of it.
+/// The lanes of the last run, each with what is kept of it. One whose url may not be called
+/// any more is there as well: its deliveries fail, wait and are seen as those to any
+/// receiver that is down, until the url or the rules are others.
 pub(super) fn restore(
     catalog: &Catalog,
     targets: &Targets,
@@ -65,9 +67,19 @@ pub(super) fn restore(
         let config = record
             .settings()
             .map_err(WebhookError::from)
-            .and_then(|settings| config_of(targets, keyring, record, settings));
+            .and_then(|settings| config_of(keyring, record, settings));
         match config {
             Ok(config) => {
+                if config.settings.active
+                    && let Err(fault) = targets.check_url(&config.settings.url)
+                {
+                    let error = crate::flusher::chain(&fault);
+                    tracing::warn!(
+                        endpoint = record.id,
+                        error,
+                        "endpoint may not be called, deliveries fail"
+                    );
+                }
                 let org = record.org.as_str().into();
                 lanes.push(Arc::new(Lane::restored(record.id.as_str(), org, config, lane)));
             }
@@ -80,9 +92,9 @@ pub(super) fn restore(
     Ok(lanes)
 }
 
-/// What a lane needs of a record, whose settings these are.
+/// What a lane needs of a record, whose settings these are. Whether their url may be called
+/// is for the caller to ask, and for each dial.
 pub(super) fn config_of(
-    targets: &Targets,
     keyring: &Keyring,
     record: &EndpointRecord,
     settings: EndpointSettings,
@@ -96,13 +108,12 @@ pub(super) fn config_of(
         Some(previous) => Some((secret(&previous.secret)?, unix_seconds(previous.until))),
     };
     let secret = secret(&record.secret)?;
-    config(targets, settings, &secret, previous, record.number)
+    config(settings, &secret, previous, record.number)
 }
 
-/// Checks settings and prepares what signs. `previous` is the secret that this one takes
-/// over from, and until when in Unix seconds.
+/// Checks settings, but not where their url leads, and prepares what signs. `previous` is
+/// the secret that this one takes over from, and until when in Unix seconds.
 pub(super) fn config(
-    targets: &Targets,
     settings: EndpointSettings,
     secret: &Secret,
     previous: Option<(Secret, u64)>,
@@ -111,7 +122,7 @@ pub(super) fn config(
     settings.check()?;
     let dialect = settings.dialect;
     Ok(LaneConfig {
-        target: targets.check_url(&settings.url)?,
+        target: Target::unchecked(&settings.url)?,
         signer: match previous {
             None => Signer::new(dialect, secret)?,
             Some((previous, until)) => Signer::taking_over(dialect, secret, &previous, until)?,

@@ -20,11 +20,13 @@ use systole_dispatch::lane::{Lane, LaneConfig};
 use systole_dispatch::notice::{Notice, Notices};
 use systole_storage::frame::Frame;
 use systole_storage::journal::Log;
-use systole_storage::{Catalog, CatalogError, EndpointChange, EndpointRecord, Sequence};
+use systole_storage::{
+    Catalog, CatalogError, DisabledRecord, EndpointChange, EndpointRecord, GivenUpRecord, Sequence,
+};
 
 use super::example::example;
 use super::keyring::{Keyring, PrepareFault};
-use super::ledger::{CatalogLedger, given_up_of};
+use super::ledger::{CatalogLedger, disabled_of, given_up_of};
 use super::settings::{StoredSettings as _, config, config_of, restore};
 use super::topics::{EventCatalogue, EventTopics};
 use super::{JournalEvents, Subscribed};
@@ -71,6 +73,17 @@ pub enum WebhookError {
     /// What the catalog holds cannot be read.
     #[error("an endpoint's settings in the catalog cannot be read")]
     Malformed(#[from] serde_json::Error),
+    /// The organisation has as many as it may.
+    #[error(
+        "an organisation has at most {limit} endpoints (dispatch.endpoints_max); delete one that nobody needs"
+    )]
+    TooMany {
+        /// How many.
+        limit: usize,
+    },
+    /// The user who makes another has as many as a user may make.
+    #[error("a user makes at most {ENDPOINTS_PER_USER_MAX} endpoints; delete one that is not needed")]
+    TooManyOfUser,
     /// No random numbers.
     #[error("cannot make an id")]
     Random(#[from] RandomFault),
@@ -94,15 +107,33 @@ pub struct Endpoint {
     pub updated_at: i64,
 }
 
+/// Endpoints that a caller makes who is bound to a user: each costs a lane and an entry of
+/// the index for as long as it is there, and a person has a few apps.
+pub const ENDPOINTS_PER_USER_MAX: usize = 20;
+
 /// What webhooks are run with.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct WebhookSettings {
     /// Addresses that may be called although they are not public.
     pub targets: Targets,
+    /// Endpoints of one organisation.
+    pub endpoints_max: usize,
     /// Sizes.
     pub dispatch: DispatchSettings,
     /// Encrypts secrets in the catalog; `None` keeps them in the clear.
     pub master_key: Option<Arc<MasterKey>>,
+}
+
+impl Default for WebhookSettings {
+    fn default() -> WebhookSettings {
+        WebhookSettings {
+            targets: Targets::default(),
+            // An endpoint of its own for each of a clinic's systems, and room.
+            endpoints_max: 1_000,
+            dispatch: DispatchSettings::default(),
+            master_key: None,
+        }
+    }
 }
 
 /// All endpoints by id, as the catalog has them. Held while one is made or changed.
@@ -119,6 +150,8 @@ pub struct Webhooks {
     pub(super) events: JournalEvents,
     pub(super) ids: IdCipher,
     targets: Arc<Targets>,
+    /// Of one organisation.
+    endpoints_max: usize,
     pub(super) keyring: Keyring,
     pub(super) dispatcher: Dispatcher,
     pub(super) endpoints: Endpoints,
@@ -179,8 +212,9 @@ impl Webhooks {
         subscribed.set_floor(0);
         records.iter().for_each(|record| subscribed.add(&record.org, record.start.0));
         let lanes = restore(&catalog, &targets, &keyring, &records)?;
-        // Without a saved position no lane ever went without a row.
-        let routed = catalog.routed()?.unwrap_or_else(|| events.log.head()).max(events.log.removed());
+        // Without a saved position no lane ever went without a row. What was dropped behind
+        // one the router meets, and says.
+        let routed = catalog.routed()?.unwrap_or_else(|| events.log.head());
         let endpoints: Endpoints =
             Arc::new(Mutex::new(records.into_iter().map(|record| (record.id.clone(), record)).collect()));
         let ledger = CatalogLedger {
@@ -217,6 +251,7 @@ impl Webhooks {
             ids,
             subscribed,
             targets,
+            endpoints_max: settings.endpoints_max,
             keyring,
             dispatcher,
             endpoints,
@@ -238,17 +273,34 @@ impl Webhooks {
         self.dispatcher.route(|org| self.subscribed.since(org));
     }
 
-    /// So many of what was given up and not announced, oldest first. May read disk.
+    /// So many of what is not announced: endpoints that were switched off, then what was
+    /// given up, each oldest first. May read disk.
     pub(crate) fn unannounced(&self, most: u32) -> Vec<Notice> {
-        let records = self.catalog.unannounced(most).unwrap_or_else(|error| {
+        self.read_unannounced(most).unwrap_or_else(|error| {
             let error = crate::flusher::chain(&error);
             tracing::warn!(error, "what was not announced cannot be read, and comes with the next start");
             Vec::new()
-        });
-        records
-            .iter()
-            .filter_map(|record| self.dispatcher.failed_before(&record.endpoint, given_up_of(record)))
-            .collect()
+        })
+    }
+
+    fn read_unannounced(&self, most: u32) -> Result<Vec<Notice>, CatalogError> {
+        let mut notices = self.unannounced_disabled(most)?;
+        let room = most.saturating_sub(u32::try_from(notices.len()).unwrap_or(u32::MAX));
+        let records = self.catalog.unannounced(room)?;
+        let told =
+            |record: &GivenUpRecord| self.dispatcher.failed_before(&record.endpoint, given_up_of(record));
+        notices.extend(records.iter().filter_map(told));
+        Ok(notices)
+    }
+
+    fn unannounced_disabled(&self, most: u32) -> Result<Vec<Notice>, CatalogError> {
+        let endpoints = self.endpoints.lock();
+        let records = self.catalog.unannounced_disabled(most)?;
+        let told = |record: &DisabledRecord| {
+            let org = &endpoints.get(&record.endpoint)?.org;
+            disabled_of(record, org).map(Notice::EndpointDisabled)
+        };
+        Ok(records.iter().filter_map(told).collect())
     }
 
     /// Parks deliveries. Blocks for some seconds at most.
@@ -267,21 +319,25 @@ impl Webhooks {
         self.topics.add_own(metric);
     }
 
-    /// Makes an endpoint; it gets everything that is committed from now on.
+    /// Makes an endpoint; it gets everything that is committed from now on. `maker` is the
+    /// user that whoever makes it is bound to, who makes [`ENDPOINTS_PER_USER_MAX`].
     ///
     /// # Errors
     /// [`WebhookError`]; then nothing was made.
     pub fn create(
         &self,
         org: &str,
+        maker: Option<&str>,
         settings: EndpointSettings,
         secret: &Secret,
     ) -> Result<Endpoint, WebhookError> {
+        self.targets.check_url(&settings.url)?;
         // Its number is known once it is stored.
-        let mut config = config(&self.targets, settings.clone(), secret, None, 0)?;
+        let mut config = config(settings.clone(), secret, None, 0)?;
         let (id, text) = (random_id(ENDPOINT_ID_PREFIX)?, serde_json::to_string(&settings)?);
         let kept = self.keyring.keep(&id, secret.expose())?;
         let mut endpoints = self.endpoints.lock();
+        self.check_room(&endpoints, org, maker)?;
         // The classifier sees the organisation before the start is chosen, so every
         // frame behind the start is classified.
         let head = self.log.head();
@@ -318,6 +374,30 @@ impl Webhooks {
         Ok(endpoint)
     }
 
+    /// Whether an organisation may have one more, and a user who makes it.
+    fn check_room(
+        &self,
+        endpoints: &BTreeMap<String, EndpointRecord>,
+        org: &str,
+        maker: Option<&str>,
+    ) -> Result<(), WebhookError> {
+        let of_org: Vec<&EndpointRecord> = endpoints.values().filter(|record| record.org == org).collect();
+        if of_org.len() >= self.endpoints_max {
+            return Err(WebhookError::TooMany { limit: self.endpoints_max });
+        }
+        let Some(user) = maker else { return Ok(()) };
+        // Names of users have nothing that JSON escapes. What holds the text is read.
+        let text = format!("\"user_id\":\"{user}\"");
+        let is_of_user = |record: &&EndpointRecord| {
+            record.settings.contains(&text)
+                && record.settings().is_ok_and(|settings| settings.user_id.as_deref() == Some(user))
+        };
+        match of_org.into_iter().filter(is_of_user).take(ENDPOINTS_PER_USER_MAX).count() {
+            ENDPOINTS_PER_USER_MAX => Err(WebhookError::TooManyOfUser),
+            _ => Ok(()),
+        }
+    }
+
     /// An organisation's endpoints, oldest first.
     ///
     /// # Errors
@@ -349,7 +429,8 @@ impl Webhooks {
     }
 
     /// Changes an endpoint as `change` says, which may give a new secret. One that is
-    /// switched off ends what waits for it; one that is switched on begins at the head.
+    /// switched off ends what waits for it; one that is switched on begins at the head. Its
+    /// url is judged if it is another, or if the endpoint is switched on.
     ///
     /// # Errors
     /// What `change` says, or a [`WebhookError`]; then nothing changed.
@@ -384,7 +465,11 @@ impl Webhooks {
         // A lane may be off although its record says otherwise, or not be there, if
         // its settings could not be used at the start.
         let stands = lane.as_ref().is_some_and(|lane| before.active && !lane.is_off());
-        let toggled = before.active != settings.active || settings.active && !stands;
+        let begins = settings.active && !stands;
+        if begins || before.url != settings.url {
+            self.targets.check_url(&settings.url)?;
+        }
+        let toggled = before.active != settings.active || begins;
         let head = self.log.head();
         changed.settings = serde_json::to_string(&settings)?;
         changed.updated_at = now_ms();
@@ -466,7 +551,7 @@ impl Webhooks {
         record: &EndpointRecord,
         settings: EndpointSettings,
     ) -> Result<LaneConfig, WebhookError> {
-        config_of(&self.targets, &self.keyring, record, settings)
+        config_of(&self.keyring, record, settings)
     }
 
     /// Deletes an endpoint and ends what waits for it.

@@ -8,5 +8,8 @@ mod batch;
 #[cfg(feature = "query")]
 #[expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 mod event_ids;
+#[cfg(feature = "query")]
+#[expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+mod notices;
 mod registry;
 mod timestamp;

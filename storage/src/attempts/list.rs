@@ -154,7 +154,7 @@ impl<'a> Reading<'a> {
 
     fn look(&mut self, at: usize, group: usize) -> Result<(), FileReadError> {
         let Reading { snapshot, query, files, footers, best, .. } = self;
-        let rows = look(files[at], &footers[&at], group, |row, index| {
+        let rows = look(files[at], &footers[&at], group, &query.columns(), |row, index| {
             if shows(snapshot, query, row) {
                 best.offer(query.rank((row.at_ms, row.tie)), Found::File(at, group, index));
             }

@@ -2,6 +2,7 @@
 
 use super::AttemptFile;
 use super::read::Extent;
+use super::schema::Columns;
 use crate::frame::AttemptRow;
 
 /// A row's place in the order of all: its time in milliseconds, and its tie.
@@ -27,6 +28,10 @@ pub struct AttemptQuery {
     pub message: Option<String>,
     /// The sequence of the message's place, if it is known: leads to the files.
     pub sequence: Option<u64>,
+    /// Sent under this id: a message's, or that of several that were sent together.
+    pub delivery: Option<String>,
+    /// Of messages with places from this sequence on: leads to the files.
+    pub from_sequence: Option<u64>,
     /// About this user.
     pub user: Option<String>,
     /// With this outcome.
@@ -117,6 +122,12 @@ impl AttemptQuery {
         }
     }
 
+    /// The columns that its rows are found by.
+    pub(super) fn columns(&self) -> Columns {
+        // Hardly two rows share it: it is read where it is asked for.
+        Columns::keys_and(self.delivery.iter().map(|_| "delivery_id").collect())
+    }
+
     pub(super) fn asks_for(&self, row: &AttemptRow<&str>) -> bool {
         let (first, last) = self.times();
         let is = |asked: &Option<String>, actual: &str| asked.as_deref().is_none_or(|it| it == actual);
@@ -124,8 +135,10 @@ impl AttemptQuery {
             && self.step.is_none_or(|step| step.leads_to((row.at_ms, row.tie)))
             && is(&self.endpoint, row.endpoint)
             && is(&self.message, row.message)
+            && is(&self.delivery, row.delivery)
             && is(&self.event_type, row.event_type)
             && self.sequence.is_none_or(|sequence| row.sequence == sequence)
+            && self.from_sequence.is_none_or(|first| row.sequence >= first)
             && self.success.is_none_or(|success| row.success == success)
             && self.user.as_deref().is_none_or(|user| row.user == Some(user))
     }
@@ -136,6 +149,7 @@ impl AttemptQuery {
         self.may_be_between((record.time_min, record.time_max))
             // Files do not say whether they hold rows without a place.
             && self.sequence.is_none_or(|it| it == 0 || file.may_hold(it, it))
+            && self.from_sequence.is_none_or(|first| first == 0 || file.may_hold(first, u64::MAX))
             && self.user.as_deref().is_none_or(|it| *record.user_min <= *it && *it <= *record.user_max)
     }
 
@@ -143,7 +157,9 @@ impl AttemptQuery {
     pub(super) fn may_be_in_group(&self, extent: &Extent<'_>, times: (i64, i64)) -> bool {
         self.may_be_between(times)
             && self.endpoint.as_deref().is_none_or(|it| extent.may_hold_text("endpoint_id", it))
+            && self.delivery.as_deref().is_none_or(|it| extent.may_hold_text("delivery_id", it))
             && self.sequence.is_none_or(|it| extent.may_hold_number("sequence", it, it))
+            && self.from_sequence.is_none_or(|first| extent.may_hold_number("sequence", first, u64::MAX))
     }
 
     fn may_be_between(&self, (earliest, latest): (i64, i64)) -> bool {

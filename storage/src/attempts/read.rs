@@ -21,16 +21,17 @@ pub(super) fn frames_of(snapshot: &Snapshot, org: &str) -> Vec<AttemptsFrame> {
     snapshot.buffers().flat_map(|buffer| buffer.attempts()).filter(|frame| frame.org() == org).collect()
 }
 
-/// Gives the keys of a row group's rows, each with its place in the group; returns how
-/// many there are.
+/// Gives these columns of a row group's rows, each row with its place in the group; returns
+/// how many there are.
 pub(super) fn look(
     file: &AttemptFile,
     footer: &ArrowReaderMetadata,
     group: usize,
+    columns: &Columns,
     mut row_found: impl FnMut(&AttemptRow<&str>, usize),
 ) -> Result<usize, FileReadError> {
     let mut before = 0;
-    for block in read(file, footer, vec![group], &Columns::keys(), None, BATCH_ROWS)? {
+    for block in read(file, footer, vec![group], columns, None, BATCH_ROWS)? {
         let block = block?;
         (0..block.rows()).for_each(|row| row_found(&block.row(row), before + row));
         before += block.rows();
@@ -118,7 +119,7 @@ pub(crate) fn outcomes(
             if extent.may_hold_text("endpoint_id", endpoint)
                 && extent.may_hold_number("sequence", first, last)
             {
-                look(file, &footer, group, |row, _| add(row))?;
+                look(file, &footer, group, &Columns::keys(), |row, _| add(row))?;
             }
         }
     }

@@ -102,7 +102,6 @@ impl Columns {
     }
 
     /// Those that a row is found by, and others of the same names as the file's.
-    #[cfg(feature = "query")]
     pub(crate) fn keys_and(mut more: Vec<&'static str>) -> Columns {
         more.extend(KEYS);
         Columns(more)

@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension, Row, Transaction};
 
 use super::webhooks::put_cursor;
-use super::{Catalog, CatalogError, CursorRecord, lanes};
+use super::{Catalog, CatalogError, CursorRecord, disabled, lanes};
 use crate::frame::Sequence;
 
 const COLUMNS: &str = "id, number, org, settings, secret, previous_secret, previous_until, start_sequence, created_at, updated_at";
@@ -58,7 +58,8 @@ pub struct EndpointChange<'a> {
     pub previous: Option<&'a PreviousSecret>,
     /// Milliseconds since 1970.
     pub updated_at: i64,
-    /// Ends what waits for it and begins anew at a position.
+    /// Its owner switched it on or off: ends what waits for it and begins anew at a
+    /// position. That it was switched off before is not announced any more.
     pub restart: Option<Sequence>,
 }
 
@@ -103,34 +104,6 @@ impl Catalog {
         Ok(number)
     }
 
-    /// Changes an endpoint's settings and secret, not what the secret took over from. `restart` ends what waits for it and, if it
-    /// is active again, begins anew at a position.
-    ///
-    /// # Errors
-    /// [`CatalogError::Sql`].
-    pub fn update_endpoint(
-        &self,
-        id: &str,
-        settings: &str,
-        secret: &str,
-        updated_at: i64,
-        restart: Option<Sequence>,
-    ) -> Result<bool, CatalogError> {
-        let mut connection = self.connection.lock();
-        let transaction = connection.transaction()?;
-        let changed = transaction.execute(
-            "UPDATE endpoints SET settings = ?2, secret = ?3, updated_at = ?4 WHERE id = ?1",
-            (id, settings, secret, updated_at),
-        )?;
-        if let Some(start) = restart {
-            transaction.execute("DELETE FROM exceptions WHERE endpoint = ?1", [id])?;
-            lanes::restart(&transaction, id)?;
-            put_cursor(&transaction, id, begin(start))?;
-        }
-        transaction.commit()?;
-        Ok(changed == 1)
-    }
-
     /// Changes an endpoint as a whole; false if there is none.
     ///
     /// # Errors
@@ -144,9 +117,8 @@ impl Catalog {
             (id, change.settings, change.updated_at),
         )?;
         if let Some(start) = change.restart {
-            transaction.execute("DELETE FROM exceptions WHERE endpoint = ?1", [id])?;
-            lanes::restart(&transaction, id)?;
-            put_cursor(&transaction, id, begin(start))?;
+            begin_anew(&transaction, id, start)?;
+            disabled::forget(&transaction, id)?;
         }
         transaction.commit()?;
         Ok(changed == 1)
@@ -194,6 +166,7 @@ impl Catalog {
         transaction.execute("DELETE FROM exceptions WHERE endpoint = ?1", [id])?;
         transaction.execute("DELETE FROM lane_cursors WHERE endpoint = ?1", [id])?;
         lanes::forget(&transaction, id)?;
+        disabled::forget(&transaction, id)?;
         let deleted = transaction.execute("DELETE FROM endpoints WHERE id = ?1", [id])?;
         transaction.commit()?;
         Ok(deleted == 1)
@@ -216,11 +189,23 @@ impl Catalog {
     }
 }
 
+/// Ends what waits for an endpoint; it begins at a position.
+pub(super) fn begin_anew(
+    transaction: &Transaction<'_>,
+    id: &str,
+    start: Sequence,
+) -> Result<(), CatalogError> {
+    transaction.execute("DELETE FROM exceptions WHERE endpoint = ?1", [id])?;
+    lanes::restart(transaction, id)?;
+    put_cursor(transaction, id, begin(start))
+}
+
 fn begin(start: Sequence) -> CursorRecord {
     CursorRecord { sequence: start.next().0, ordinal: 0 }
 }
 
-/// Numbers are never given twice, also after the newest endpoint was deleted.
+/// Numbers are never given twice, also after the newest endpoint was deleted. Ids hold 24
+/// bits of one, so behind the last there is none.
 fn next_number(transaction: &Transaction<'_>) -> Result<u32, CatalogError> {
     let given: Option<String> = transaction
         .query_row("SELECT value FROM instance WHERE name = 'endpoint_number'", [], |row| row.get(0))
@@ -229,7 +214,11 @@ fn next_number(transaction: &Transaction<'_>) -> Result<u32, CatalogError> {
         None => 0,
         Some(text) => text.parse().map_err(|_| CatalogError::Malformed { what: "endpoint number" })?,
     };
-    let number = given + 1;
+    const NUMBERS: u32 = 1 << 24;
+    let number = given.saturating_add(1);
+    if number >= NUMBERS {
+        return Err(CatalogError::Malformed { what: "endpoint number: the last one was given already" });
+    }
     transaction.execute(
         "INSERT INTO instance (name, value) VALUES ('endpoint_number', ?1)
          ON CONFLICT (name) DO UPDATE SET value = excluded.value",

@@ -3,7 +3,7 @@
 
 use rusqlite::{Row, Transaction};
 
-use super::{Catalog, CatalogError, CursorRecord};
+use super::{Catalog, CatalogError, CursorRecord, disabled};
 use crate::frame::Sequence;
 
 /// How a lane has fared; one that fares well has no row.
@@ -13,6 +13,9 @@ pub struct HealthRecord {
     pub endpoint: String,
     /// When it began to fail, milliseconds since 1970.
     pub failing_since: Option<i64>,
+    /// When it failed last, milliseconds since 1970, as exactly as the catalog's owner
+    /// chose; not known of what was stored before version 12.
+    pub failed_at: Option<i64>,
     /// When it was paused, milliseconds since 1970.
     pub paused_at: Option<i64>,
 }
@@ -81,10 +84,16 @@ impl Catalog {
     /// [`CatalogError::Sql`].
     pub fn lane_health(&self) -> Result<Vec<HealthRecord>, CatalogError> {
         let connection = self.connection.lock();
-        let mut statement = connection
-            .prepare_cached("SELECT endpoint, failing_since, paused_at FROM lane_health ORDER BY endpoint")?;
+        let mut statement = connection.prepare_cached(
+            "SELECT endpoint, failing_since, failed_at, paused_at FROM lane_health ORDER BY endpoint",
+        )?;
         let rows = statement.query_map([], |row| {
-            Ok(HealthRecord { endpoint: row.get(0)?, failing_since: row.get(1)?, paused_at: row.get(2)? })
+            Ok(HealthRecord {
+                endpoint: row.get(0)?,
+                failing_since: row.get(1)?,
+                failed_at: row.get(2)?,
+                paused_at: row.get(3)?,
+            })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -151,11 +160,16 @@ impl Catalog {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Notes that it was announced: of each endpoint the ranges with exactly these ends.
+    /// Notes that it was announced: of each endpoint the ranges with exactly these ends,
+    /// and that it was switched off at exactly this time.
     ///
     /// # Errors
     /// [`CatalogError::Sql`]; then nothing was noted.
-    pub fn mark_announced(&self, ranges: &[(&str, CursorRecord, CursorRecord)]) -> Result<(), CatalogError> {
+    pub fn mark_announced(
+        &self,
+        ranges: &[(&str, CursorRecord, CursorRecord)],
+        switched_off: &[(&str, i64)],
+    ) -> Result<(), CatalogError> {
         let mut connection = self.connection.lock();
         let transaction = connection.transaction()?;
         for (endpoint, from, through) in ranges {
@@ -171,6 +185,9 @@ impl Catalog {
                 through.sequence.cast_signed(),
                 through.ordinal,
             ))?;
+        }
+        for (endpoint, at) in switched_off {
+            disabled::announced(&transaction, endpoint, *at)?;
         }
         transaction.commit()?;
         Ok(())
@@ -233,18 +250,19 @@ pub(super) fn save(transaction: &Transaction<'_>, ranges: &LaneRanges) -> Result
 }
 
 fn put_health(transaction: &Transaction<'_>, health: &HealthRecord) -> Result<(), CatalogError> {
-    if health.failing_since.is_none() && health.paused_at.is_none() {
+    if health.failing_since.is_none() && health.failed_at.is_none() && health.paused_at.is_none() {
         let mut statement = transaction.prepare_cached("DELETE FROM lane_health WHERE endpoint = ?1")?;
         statement.execute([&health.endpoint])?;
         return Ok(());
     }
     let mut statement = transaction.prepare_cached(
-        "INSERT INTO lane_health (endpoint, failing_since, paused_at)
-         SELECT id, ?2, ?3 FROM endpoints WHERE id = ?1
+        "INSERT INTO lane_health (endpoint, failing_since, failed_at, paused_at)
+         SELECT id, ?2, ?3, ?4 FROM endpoints WHERE id = ?1
          ON CONFLICT (endpoint) DO UPDATE
-             SET failing_since = excluded.failing_since, paused_at = excluded.paused_at",
+             SET failing_since = excluded.failing_since, failed_at = excluded.failed_at,
+                 paused_at = excluded.paused_at",
     )?;
-    statement.execute((&health.endpoint, health.failing_since, health.paused_at))?;
+    statement.execute((&health.endpoint, health.failing_since, health.failed_at, health.paused_at))?;
     Ok(())
 }
 

@@ -17,9 +17,10 @@
 //! instance        name, value                      (key of event ids, last endpoint number, default days)
 //! endpoints       id, number, org, settings, secret, previous_secret and _until, start_sequence, ...
 //! lane_cursors    endpoint, sequence, ordinal      of lanes that lag, pause or draw together
-//! lane_health     endpoint, failing_since, paused_at  only of lanes that fail
+//! lane_health     endpoint, failing_since, failed_at, paused_at  only of lanes that fail
 //! backlogs        endpoint, number, kind, from, through  sent behind live events
 //! given_up        endpoint, from, through, given_up_at, announced
+//! disabled_unannounced  endpoint, reason, failing_since, disabled_at
 //! exceptions      endpoint, place of the event, attempts, due_at
 //! erasures        id, org, user_id until it is done, part, sequence, what was removed
 //! blocked_users   org, hash of the user
@@ -32,6 +33,7 @@
 mod attempts;
 mod checkpoints;
 mod commits;
+mod disabled;
 mod endpoints;
 mod erasures;
 mod files;
@@ -51,6 +53,7 @@ use rusqlite::Connection;
 pub use attempts::AttemptFileRecord;
 pub use checkpoints::CheckpointRecord;
 pub use commits::Commits;
+pub use disabled::DisabledRecord;
 pub use endpoints::{EndpointChange, EndpointRecord, PreviousSecret};
 pub use erasures::{Dropped, ErasureRecord, Removed};
 pub use files::{FileRecord, Flushed, SectionRecord};

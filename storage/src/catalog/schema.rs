@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::{CatalogError, now_ms};
 
 /// Raised with every change of the tables; each step is a transaction below.
-pub(super) const VERSION: i64 = 11;
+pub(super) const VERSION: i64 = 12;
 
 const TABLES: &str = "
 CREATE TABLE organisations (
@@ -263,6 +263,18 @@ CREATE TABLE dropped (
 );
 ";
 
+/// Version 12: endpoints that were switched off, which is not announced yet, and when
+/// lanes failed last.
+const DISABLED: &str = "
+CREATE TABLE disabled_unannounced (
+    endpoint TEXT PRIMARY KEY,
+    reason TEXT NOT NULL,
+    failing_since BIGINT,
+    disabled_at BIGINT NOT NULL
+);
+ALTER TABLE lane_health ADD COLUMN failed_at BIGINT;
+";
+
 pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(), CatalogError> {
     connection.busy_timeout(busy)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -311,6 +323,9 @@ pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(),
     }
     if found < 11 {
         transaction.execute_batch(DROPPED)?;
+    }
+    if found < 12 {
+        transaction.execute_batch(DISABLED)?;
     }
     if found < VERSION {
         transaction.pragma_update(None, "user_version", VERSION)?;

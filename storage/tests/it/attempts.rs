@@ -154,8 +154,15 @@ fn attempts_are_found_in_frames_and_files_by_every_condition() {
     assert!(listed(&store).len() > 6);
     let some = |text: &str| Some(text.to_owned());
     let base = every("acme");
+    let sent = all[7].delivery.clone();
     let queries: Vec<(AttemptQuery, Holds)> = vec![
         (base.clone(), Box::new(|_| true)),
+        (
+            AttemptQuery { delivery: some(&sent), from_sequence: Some(all[7].sequence), ..base.clone() },
+            Box::new(move |row| row.delivery == sent),
+        ),
+        (AttemptQuery { delivery: some("dlv_nobody"), ..base.clone() }, Box::new(|_| false)),
+        (AttemptQuery { from_sequence: Some(150), ..base.clone() }, Box::new(|row| row.sequence >= 150)),
         (AttemptQuery { endpoint: some("ep_3"), ..base.clone() }, Box::new(|row| row.endpoint == "ep_3")),
         (AttemptQuery { endpoint: some("ep_9"), ..base.clone() }, Box::new(|_| false)),
         (AttemptQuery { message: some("evt_12"), ..base.clone() }, Box::new(|row| row.message == "evt_12")),

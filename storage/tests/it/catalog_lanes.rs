@@ -1,8 +1,8 @@
 //! How lanes fare, their ranges and what they gave up, in the catalog.
 
 use systole_storage::{
-    BacklogRecord, Catalog, CursorRecord, EndpointRecord, GivenUpRecord, HealthRecord, LaneChanges,
-    LaneRanges, Sequence,
+    BacklogRecord, Catalog, CursorRecord, EndpointChange, EndpointRecord, GivenUpRecord, HealthRecord,
+    LaneChanges, LaneRanges, Sequence,
 };
 
 fn cursor(sequence: u64, ordinal: u32) -> CursorRecord {
@@ -24,7 +24,8 @@ fn endpoint(id: &str) -> EndpointRecord {
 }
 
 fn health(endpoint: &str, failing_since: Option<i64>, paused_at: Option<i64>) -> HealthRecord {
-    HealthRecord { endpoint: endpoint.to_owned(), failing_since, paused_at }
+    let failed_at = failing_since.map(|since| since + 1);
+    HealthRecord { endpoint: endpoint.to_owned(), failing_since, failed_at, paused_at }
 }
 
 fn backlog(endpoint: &str, number: u64, from: u64) -> BacklogRecord {
@@ -126,7 +127,7 @@ fn what_was_given_up_is_unannounced_until_that_is_noted() {
     assert_eq!(catalog.unannounced(9).unwrap(), [a.clone(), b.clone(), late.clone()]);
     assert_eq!(catalog.unannounced(1).unwrap(), std::slice::from_ref(&a));
     // One that is not there, and the same range of one endpoint alone.
-    catalog.mark_announced(&[("ep_a", a.from, cursor(8, 3)), ("ep_a", a.from, a.through)]).unwrap();
+    catalog.mark_announced(&[("ep_a", a.from, cursor(8, 3)), ("ep_a", a.from, a.through)], &[]).unwrap();
     drop(catalog);
     let catalog = Catalog::open(dir.path()).unwrap();
     assert_eq!(catalog.unannounced(9).unwrap(), [b, late]);
@@ -146,7 +147,9 @@ fn a_lane_that_begins_anew_keeps_only_what_it_gave_up_and_a_deleted_one_nothing(
     assert_eq!(catalog.lane_health().unwrap(), [health("ep_b", Some(7), Some(9))]);
     assert!(catalog.backlogs().unwrap().iter().all(|range| range.endpoint == "ep_b"));
     assert_eq!(catalog.given_up("ep_a", Sequence(0), Sequence(99)).unwrap(), [given_up("ep_a", 5, 8)]);
-    assert!(catalog.update_endpoint("ep_b", "{}", "whsec_x", 2, Some(Sequence(50))).unwrap());
+    let restart = Some(Sequence(50));
+    let change = EndpointChange { settings: "{}", secret: "whsec_x", previous: None, updated_at: 2, restart };
+    assert!(catalog.change_endpoint("ep_b", &change).unwrap());
     assert_eq!((catalog.lane_health().unwrap(), catalog.backlogs().unwrap()), (vec![], vec![]));
     for id in ["ep_a", "ep_b"] {
         catalog.delete_endpoint(id).unwrap();

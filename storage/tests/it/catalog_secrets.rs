@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use systole_storage::{CATALOG_FILE, Catalog, EndpointChange, EndpointRecord, PreviousSecret, Sequence};
+use systole_storage::{
+    CATALOG_FILE, Catalog, DisabledRecord, EndpointChange, EndpointRecord, PreviousSecret, Sequence,
+};
 
 fn endpoint(id: &str) -> EndpointRecord {
     EndpointRecord {
@@ -61,9 +63,11 @@ fn a_change_keeps_both_secrets_of_a_rotation_over_a_restart() {
         ..endpoint("ep_a")
     };
     assert_eq!(only(&catalog), expected);
-    // Switching off, which knows no secrets but the present one, leaves the rotation alone.
-    assert!(catalog.update_endpoint("ep_a", "{}", "whsec_new", 8, Some(Sequence(20))).unwrap());
-    assert_eq!(only(&catalog).previous, Some(previous(1_000)));
+    // Switching off, which knows no secrets, leaves the rotation alone.
+    let disabled =
+        DisabledRecord { endpoint: "ep_a".to_owned(), reason: "gone".to_owned(), failing_since: None, at: 8 };
+    assert!(catalog.disable_endpoint("{}", Sequence(20), &disabled).unwrap());
+    assert_eq!(only(&catalog), EndpointRecord { settings: "{}".to_owned(), updated_at: 8, ..expected });
     assert!(catalog.change_endpoint("ep_a", &EndpointChange { previous: None, ..change }).unwrap());
     assert_eq!(only(&catalog).previous, None);
 }

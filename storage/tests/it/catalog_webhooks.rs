@@ -4,8 +4,8 @@ use std::path::Path;
 
 use rusqlite::Connection;
 use systole_storage::{
-    CATALOG_FILE, Catalog, CatalogError, CursorRecord, EndpointRecord, ExceptionRecord, LaneChanges,
-    LaneRanges, Sequence,
+    CATALOG_FILE, Catalog, CatalogError, CursorRecord, EndpointChange, EndpointRecord, ExceptionRecord,
+    HealthRecord, LaneChanges, LaneRanges, Sequence,
 };
 
 fn endpoint(id: &str, start: u64) -> EndpointRecord {
@@ -68,6 +68,11 @@ fn lanes(catalog: &Catalog) -> Lanes {
     }
 }
 
+fn change(settings: &str, updated_at: i64, restart: Option<u64>) -> EndpointChange<'_> {
+    let restart = restart.map(Sequence);
+    EndpointChange { settings, secret: "whsec_new", previous: None, updated_at, restart }
+}
+
 /// A statement from outside the program.
 fn sql(data_dir: &Path, statements: &str) {
     Connection::open(data_dir.join(CATALOG_FILE)).unwrap().execute_batch(statements).unwrap();
@@ -113,6 +118,20 @@ fn endpoints_come_back_as_they_were_stored_and_in_the_order_they_were_made() {
     assert_eq!(catalog.endpoints().unwrap(), stored);
     let begins = [("ep_a", 8), ("ep_m", u64::MAX), ("ep_z", 1)];
     assert_eq!(lanes(&catalog).cursors, begins.map(|(id, at)| (id.to_owned(), cursor(at, 0))));
+}
+
+#[test]
+fn a_number_that_ids_cannot_hold_is_not_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = Catalog::open(dir.path()).unwrap();
+    sql(dir.path(), "INSERT INTO instance (name, value) VALUES ('endpoint_number', '16777214')");
+    assert_eq!(catalog.insert_endpoint(&endpoint("ep_a", 1)).unwrap(), (1 << 24) - 1);
+    for last in ["16777215", "4294967295"] {
+        sql(dir.path(), &format!("UPDATE instance SET value = '{last}' WHERE name = 'endpoint_number'"));
+        let fault = catalog.insert_endpoint(&endpoint("ep_b", 1)).unwrap_err();
+        assert!(matches!(fault, CatalogError::Malformed { .. }), "{fault}");
+    }
+    assert_eq!(catalog.endpoints().unwrap().len(), 1);
 }
 
 #[test]
@@ -180,8 +199,7 @@ fn a_late_save_does_not_bring_back_a_deleted_endpoint() {
     // The rest of that save counts.
     assert_eq!((left.routed, left.classified), (Some(Sequence(40)), Some(Sequence(41))));
     // Nor does a late update.
-    let updated = catalog.update_endpoint("ep_b", "{}", "whsec_new", 9, Some(Sequence(50)));
-    assert!(!updated.unwrap());
+    assert!(!catalog.change_endpoint("ep_b", &change("{}", 9, Some(50))).unwrap());
     assert_eq!(lanes(&catalog), left);
     // One that is made anew under the same id begins with nothing.
     catalog.insert_endpoint(&endpoint("ep_b", 60)).unwrap();
@@ -272,7 +290,7 @@ fn an_update_keeps_what_waits_and_a_restart_wipes_it() {
     let catalog = Catalog::open(dir.path()).unwrap();
     with_lanes(&catalog);
     let before = lanes(&catalog);
-    assert!(catalog.update_endpoint("ep_b", "{\"a\":1}", "whsec_new", 77, None).unwrap());
+    assert!(catalog.change_endpoint("ep_b", &change("{\"a\":1}", 77, None)).unwrap());
     assert_eq!(lanes(&catalog), before);
     let changed = catalog.endpoints().unwrap().remove(1);
     let expected = EndpointRecord {
@@ -283,7 +301,7 @@ fn an_update_keeps_what_waits_and_a_restart_wipes_it() {
         ..endpoint("ep_b", 9)
     };
     assert_eq!(changed, expected);
-    assert!(catalog.update_endpoint("ep_b", "{}", "whsec_new", 78, Some(Sequence(90))).unwrap());
+    assert!(catalog.change_endpoint("ep_b", &change("{}", 78, Some(90))).unwrap());
     let after = lanes(&catalog);
     assert_eq!(after.exceptions, [exception("ep_a", 10)]);
     let begins = [("ep_a", 10), ("ep_b", 91), ("ep_c", 10)];
@@ -291,7 +309,7 @@ fn an_update_keeps_what_waits_and_a_restart_wipes_it() {
     // Also of a lane that had no row.
     let caught_up = vec!["ep_b".to_owned()];
     catalog.save_lanes(&LaneChanges { caught_up, ..LaneChanges::default() }).unwrap();
-    assert!(catalog.update_endpoint("ep_b", "{}", "whsec_new", 79, Some(Sequence(95))).unwrap());
+    assert!(catalog.change_endpoint("ep_b", &change("{}", 79, Some(95))).unwrap());
     assert_eq!(lanes(&catalog).cursors[1], ("ep_b".to_owned(), cursor(96, 0)));
 }
 
@@ -352,7 +370,7 @@ PRAGMA user_version = 1;
 ";
 
 /// Of this program's catalog.
-const VERSION: i64 = 11;
+const VERSION: i64 = 12;
 
 #[test]
 fn a_catalog_of_version_1_opens_as_the_present_version() {
@@ -374,6 +392,32 @@ fn a_catalog_of_version_1_opens_as_the_present_version() {
     let fresh = tempfile::tempdir().unwrap();
     drop(Catalog::open(fresh.path()).unwrap());
     assert_eq!(tables(dir.path()), tables(fresh.path()));
+}
+
+#[test]
+fn a_lane_that_failed_under_version_11_fails_on_and_nobody_knows_when_it_did_last() {
+    let dir = tempfile::tempdir().unwrap();
+    Catalog::open(dir.path()).unwrap().insert_endpoint(&endpoint("ep_a", 9)).unwrap();
+    sql(
+        dir.path(),
+        "DROP TABLE disabled_unannounced;
+         ALTER TABLE lane_health DROP COLUMN failed_at;
+         INSERT INTO lane_health (endpoint, failing_since, paused_at) VALUES ('ep_a', 7, 9);
+         PRAGMA user_version = 11;",
+    );
+    let catalog = Catalog::open(dir.path()).unwrap();
+    let mut health = HealthRecord {
+        endpoint: "ep_a".to_owned(),
+        failing_since: Some(7),
+        failed_at: None,
+        paused_at: Some(9),
+    };
+    assert_eq!(catalog.lane_health().unwrap(), std::slice::from_ref(&health));
+    health.failed_at = Some(8);
+    let ranges = LaneRanges { health: vec![health.clone()], ..LaneRanges::default() };
+    catalog.save_lanes(&LaneChanges { ranges, ..LaneChanges::default() }).unwrap();
+    assert_eq!(catalog.lane_health().unwrap(), [health]);
+    with_version(dir.path(), VERSION);
 }
 
 #[test]

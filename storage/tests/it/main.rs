@@ -13,6 +13,7 @@ mod attempts_check;
 mod attempts_sql;
 #[cfg(feature = "query")]
 mod buckets;
+mod catalog_disabled;
 mod catalog_lanes;
 mod catalog_secrets;
 mod catalog_webhooks;

@@ -7,8 +7,7 @@ use serde_json::{Map, Value, json};
 use systole_engine::events::again::{Again, AgainError};
 use systole_engine::timestamp::parse_rfc3339;
 
-use super::blocking;
-use super::endpoints::{found, visible};
+use super::endpoints::{found, on_endpoint, visible};
 use super::wish::refuse_unknown;
 use crate::error::{Entry, Refusal, chain};
 use crate::manage::fields::{fields, now_ms, read_body, text, timestamp};
@@ -38,9 +37,10 @@ pub(crate) async fn resend(call: Call<'_>) -> Result<Reply, Refusal> {
     let (id, message) = (message.to_owned(), message.to_owned());
     let endpoint = visible(&call, endpoint).await?.id;
     let (org, user) = (call.org.clone(), call.caller.user.clone());
-    let sent =
-        blocking(&call, move |webhooks| webhooks.resend(&org, user.as_deref(), &message, &endpoint)).await;
-    sent.map(|()| reply::json_of(StatusCode::ACCEPTED, &json!({ "id": id })))
+    let sent = on_endpoint(&call, endpoint, move |webhooks, endpoint| {
+        webhooks.resend(&org, user.as_deref(), &message, endpoint)
+    });
+    sent.await.map(|()| reply::json_of(StatusCode::ACCEPTED, &json!({ "id": id })))
 }
 
 pub(crate) async fn recover(call: Call<'_>) -> Result<Reply, Refusal> {
@@ -63,14 +63,19 @@ async fn send_again(mut call: Call<'_>, which: Again) -> Result<Reply, Refusal> 
     }
     let (org, endpoint) = (call.org.clone(), found(&call).await?.id);
     let id = endpoint.clone();
-    blocking(&call, move |webhooks| webhooks.send_again(&org, &endpoint, which, since, until)).await?;
+    on_endpoint(&call, endpoint, move |webhooks, endpoint| {
+        webhooks.send_again(&org, endpoint, which, since, until)
+    })
+    .await?;
     let answer = json!({"endpoint_id": id, "since": timestamp(since), "until": until.map(timestamp)});
     Ok(reply::json_of(StatusCode::ACCEPTED, &answer))
 }
 
 pub(crate) async fn stats(call: Call<'_>) -> Result<Reply, Refusal> {
     let (org, endpoint) = (call.org.clone(), found(&call).await?.id);
-    let stats = blocking(&call, move |webhooks| webhooks.endpoint_stats(&org, &endpoint)).await?;
+    let stats =
+        on_endpoint(&call, endpoint, move |webhooks, endpoint| webhooks.endpoint_stats(&org, endpoint))
+            .await?;
     let oldest_ms = stats.oldest_undecided_ms.map_or(0, |oldest| (now_ms() - oldest).max(0));
     let shown = Shown {
         delivered: stats.delivered,
@@ -110,8 +115,8 @@ impl From<AgainError> for Refusal {
                 Refusal::invalid(Entry::path("endpoint_id", "unwanted", fault.to_string()))
             }
             AgainError::Off => Refusal::EndpointOff,
-            AgainError::Busy => Refusal::QueueFull,
-            AgainError::Unsaved => Refusal::catalog(fault),
+            AgainError::Busy | AgainError::TooManyRanges => Refusal::EndpointBusy { text: fault.to_string() },
+            AgainError::Unsaved => Refusal::NotStored { text: fault.to_string() },
             AgainError::Stopping => Refusal::Stopping,
             other => Refusal::Internal { inside: chain(&other) },
         }
@@ -120,6 +125,8 @@ impl From<AgainError> for Refusal {
 
 #[cfg(test)]
 mod tests {
+    use systole_engine::events::webhooks::{ManualFault, WebhookError};
+
     use super::*;
 
     #[test]
@@ -127,12 +134,30 @@ mod tests {
         let cases = [
             (AgainError::Unsaved, 503, "catalog_failed"),
             (AgainError::Stopping, 503, "stopping"),
-            (AgainError::Busy, 429, "queue_full"),
+            (AgainError::Busy, 429, "endpoint_busy"),
+            (AgainError::TooManyRanges, 429, "endpoint_busy"),
             (AgainError::Off, 409, "endpoint_off"),
         ];
         for (fault, status, code) in cases {
-            let found = Refusal::from(fault).status();
+            let text = fault.to_string();
+            let refusal = Refusal::from(fault);
+            let found = refusal.status();
             assert_eq!((found.0.as_u16(), found.1), (status, code));
+            assert_eq!(refusal.to_string(), text, "whoever asked reads what the engine said");
         }
+    }
+
+    #[test]
+    fn a_test_that_finds_no_place_is_refused_as_any_other_message_by_hand() {
+        let refusals =
+            [Refusal::from(AgainError::Busy), Refusal::from(WebhookError::Manual(ManualFault::Busy))];
+        for refusal in refusals {
+            assert_eq!(refusal.status().1, "endpoint_busy");
+            assert!(refusal.to_string().contains("sent by hand"), "{refusal}");
+            let waits = refusal.response().headers()["retry-after"].to_str().unwrap().to_owned();
+            assert!(waits.parse::<u32>().unwrap() >= 60, "{waits}");
+        }
+        let unknown = Refusal::from(WebhookError::Manual(ManualFault::Unknown));
+        assert_eq!(unknown.status().1, "unknown_endpoint");
     }
 }

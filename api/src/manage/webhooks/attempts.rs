@@ -24,6 +24,7 @@ const LOOK_MAX: usize = 512 * 1024;
 struct Shown<'a> {
     id: String,
     message_id: &'a str,
+    delivery_id: &'a str,
     endpoint_id: &'a str,
     event_type: &'a str,
     attempt_number: u32,
@@ -52,9 +53,8 @@ pub(crate) async fn of_endpoint(call: Call<'_>) -> Result<Reply, Refusal> {
 }
 
 pub(crate) async fn of_message(call: Call<'_>) -> Result<Reply, Refusal> {
-    let message = Some(call.parameter.clone());
-    let sequence = call.app.engine.webhooks().sequence_of(&call.parameter);
-    list(&call, AttemptQuery { message, sequence: sequence.or(Some(0)), ..AttemptQuery::default() }).await
+    let wanted = call.app.engine.webhooks().attempts_under(&call.parameter);
+    list(&call, wanted).await
 }
 
 async fn list(call: &Call<'_>, wanted: AttemptQuery) -> Result<Reply, Refusal> {
@@ -106,6 +106,7 @@ fn show(row: &AttemptRow, id: String) -> Shown<'_> {
     Shown {
         id,
         message_id: &row.message,
+        delivery_id: &row.delivery,
         endpoint_id: &row.endpoint,
         event_type: &row.event_type,
         attempt_number: row.number,

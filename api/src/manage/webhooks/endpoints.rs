@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use hyper::StatusCode;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use systole_engine::events::again::AgainError;
 use systole_engine::events::webhooks::{
-    Endpoint, EndpointSettings, ManualFault, PayloadSize, Secret, SettingsFault, Timeseries, WebhookError,
-    Webhooks,
+    Endpoint, EndpointSettings, PayloadSize, Secret, SettingsFault, Timeseries, WebhookError, Webhooks,
 };
 
 use super::wish::{apply, new_settings, refuse_unknown};
@@ -64,8 +64,8 @@ pub(super) async fn make(
         Some(brought) => parse_secret(&brought, &settings)?,
         None => Secret::generate_for(settings.signature).map_err(Refusal::internal)?,
     };
-    let org = call.org.clone();
-    blocking(call, move |webhooks| webhooks.create(&org, settings, &secret)).await
+    let (org, maker) = (call.org.clone(), call.caller.user.clone());
+    blocking(call, move |webhooks| webhooks.create(&org, maker.as_deref(), settings, &secret)).await
 }
 
 pub(crate) async fn list(call: Call<'_>) -> Result<Reply, Refusal> {
@@ -90,8 +90,8 @@ pub(crate) async fn patch(mut call: Call<'_>) -> Result<Reply, Refusal> {
     let fields = fields(&body)?;
     let (org, id) = (call.org.clone(), found(&call).await?.id);
     let bound = call.caller.user.clone();
-    let changed = blocking(&call, move |webhooks| {
-        webhooks.update(&org, &id, |settings| {
+    let changed = on_endpoint(&call, id, move |webhooks, id| {
+        webhooks.update(&org, id, |settings| {
             apply(&fields, settings, &webhooks.catalogue(&org))?;
             settings.user_id = grant(bound.as_deref(), settings.user_id.take())?;
             let brought = text(&fields, "secret")?;
@@ -104,13 +104,13 @@ pub(crate) async fn patch(mut call: Call<'_>) -> Result<Reply, Refusal> {
 
 pub(crate) async fn delete(call: Call<'_>) -> Result<Reply, Refusal> {
     let (org, id) = (call.org.clone(), found(&call).await?.id);
-    blocking(&call, move |webhooks| webhooks.delete(&org, &id)).await?;
+    on_endpoint(&call, id, move |webhooks, id| webhooks.delete(&org, id)).await?;
     Ok(reply::empty(StatusCode::NO_CONTENT))
 }
 
 pub(crate) async fn secret(call: Call<'_>) -> Result<Reply, Refusal> {
     let (org, id) = (call.org.clone(), found(&call).await?.id);
-    let key = blocking(&call, move |webhooks| webhooks.secret(&org, &id)).await?;
+    let key = on_endpoint(&call, id, move |webhooks, id| webhooks.secret(&org, id)).await?;
     Ok(reply::json_of(StatusCode::OK, &json!({ "key": key })))
 }
 
@@ -126,7 +126,8 @@ pub(crate) async fn test(mut call: Call<'_>) -> Result<Reply, Refusal> {
             format!("{} is no event type; GET /api/v1/webhooks/event-types lists them", Quoted(name));
         return Err(Refusal::invalid(Entry::body("event_type", "unknown_event_type", message)));
     }
-    let sent = blocking(&call, move |webhooks| webhooks.send_example(&org, &id, name.as_deref())).await?;
+    let sent =
+        on_endpoint(&call, id, move |webhooks, id| webhooks.send_example(&org, id, name.as_deref())).await?;
     Ok(reply::json_of(StatusCode::ACCEPTED, &json!({ "id": sent })))
 }
 
@@ -137,13 +138,9 @@ pub(super) async fn found(call: &Call<'_>) -> Result<Endpoint, Refusal> {
 
 /// An endpoint, if the caller may see it.
 pub(super) async fn visible(call: &Call<'_>, id: &str) -> Result<Endpoint, Refusal> {
-    let (org, wanted) = (call.org.clone(), id.to_owned());
-    let found = blocking(call, move |webhooks| webhooks.get(&org, &wanted)).await;
-    match found {
-        Ok(endpoint) if sees(call, &endpoint) => Ok(endpoint),
-        Ok(_) | Err(Refusal::UnknownEndpoint { .. }) => Err(Refusal::UnknownEndpoint { id: id.to_owned() }),
-        Err(other) => Err(other),
-    }
+    let org = call.org.clone();
+    let endpoint = on_endpoint(call, id.to_owned(), move |webhooks, id| webhooks.get(&org, id)).await?;
+    if sees(call, &endpoint) { Ok(endpoint) } else { Err(Refusal::UnknownEndpoint { id: id.to_owned() }) }
 }
 
 /// Whose events an endpoint may ask for: those of the user its maker is bound to.
@@ -174,6 +171,19 @@ pub(super) async fn blocking<T: Send + 'static, E: Into<Refusal> + Send + 'stati
     done.map_err(Refusal::internal)?.map_err(Into::into)
 }
 
+/// As [`blocking`], of one endpoint, which the refusal names if it is not there.
+pub(super) async fn on_endpoint<T: Send + 'static, E: Into<Refusal> + Send + 'static>(
+    call: &Call<'_>,
+    id: String,
+    work: impl FnOnce(&Webhooks, &str) -> Result<T, E> + Send + 'static,
+) -> Result<T, Refusal> {
+    let named = id.clone();
+    blocking(call, move |webhooks| work(webhooks, &id)).await.map_err(|refusal| match refusal {
+        Refusal::UnknownEndpoint { .. } => Refusal::UnknownEndpoint { id: named },
+        other => other,
+    })
+}
+
 impl From<WebhookError> for Refusal {
     fn from(fault: WebhookError) -> Refusal {
         let invalid = |field, kind, message: String| Refusal::invalid(Entry::body(field, kind, message));
@@ -189,11 +199,10 @@ impl From<WebhookError> for Refusal {
             }
             WebhookError::Secret(fault) => invalid("secret", "malformed", fault.to_string()),
             WebhookError::Header(fault) => invalid("headers", "forbidden_header", fault.to_string()),
-            WebhookError::Manual(ManualFault::Unknown) => Refusal::UnknownEndpoint { id: String::new() },
-            WebhookError::Manual(ManualFault::Off) => Refusal::EndpointOff,
-            WebhookError::Manual(ManualFault::Busy) => Refusal::QueueFull,
-            WebhookError::Manual(ManualFault::Unsaved) => Refusal::catalog(ManualFault::Unsaved),
-            WebhookError::Manual(ManualFault::Stopping) => Refusal::Stopping,
+            WebhookError::Manual(fault) => AgainError::from(fault).into(),
+            WebhookError::TooMany { .. } | WebhookError::TooManyOfUser => {
+                Refusal::TooManyEndpoints { text: fault.to_string() }
+            }
             WebhookError::Catalog(fault) => Refusal::catalog(fault),
             other => Refusal::Internal { inside: crate::error::chain(&other) },
         }

@@ -11,11 +11,15 @@ use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::wish::unknown_field;
 use crate::error::{Entry, Refusal};
 use crate::manage::fields::{malformed, not_an_object};
 
-/// Fields that are read; others are left alone.
-const FIELDS: [&str; 3] = ["type", "user_id", "event_id"];
+/// Every field an event has. Another is refused: a misspelt `event_id` would be an event
+/// that comes twice.
+const KNOWN: [&str; 4] = ["type", DATA, "user_id", "event_id"];
+/// The one that is passed on.
+const DATA: &str = "data";
 
 /// An event as it was handed in.
 pub(super) struct EventBody<'a> {
@@ -35,6 +39,9 @@ impl<'a> EventBody<'a> {
         if let Some(data) = data {
             serde_json::from_str::<Sound>(data).map_err(|fault| malformed(body, data.as_bytes(), &fault))?;
         }
+        if let Some(name) = &members.unknown {
+            return Err(unknown_field(name, &KNOWN, "event"));
+        }
         Ok(EventBody { fields: members.fields, data })
     }
 
@@ -53,6 +60,8 @@ impl<'a> EventBody<'a> {
 struct Members<'a> {
     fields: Map<String, Value>,
     data: Option<&'a RawValue>,
+    /// The first that no event has.
+    unknown: Option<String>,
 }
 
 impl<'de> Deserialize<'de> for Members<'de> {
@@ -66,14 +75,15 @@ impl<'de> Deserialize<'de> for Members<'de> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-                let mut members = Members { fields: Map::new(), data: None };
+                let mut members = Members { fields: Map::new(), data: None, unknown: None };
                 while let Some(name) = map.next_key::<String>()? {
-                    if name == "data" {
+                    if name == DATA {
                         members.data = Some(map.next_value()?);
-                    } else if FIELDS.contains(&name.as_str()) {
+                    } else if KNOWN.contains(&name.as_str()) {
                         members.fields.insert(name, map.next_value()?);
                     } else {
                         map.next_value::<Sound>()?;
+                        members.unknown.get_or_insert(name);
                     }
                 }
                 Ok(members)
@@ -147,12 +157,33 @@ mod tests {
     #[test]
     fn data_is_given_as_it_was_sent() {
         let sent = r#"{"z":1,"a":12345678901234567890123,"f":1.10, "u":"\u00e9\\\ud83d\ude00" }"#;
-        let body =
-            format!(r#" {{ "a" : [1, "}}\"", {{"data": 2}}] ,"type":"t","data":{sent},"n":-1.5e3 }} "#);
+        let body = format!(r#" {{ "user_id" : "}}\", data" ,"type":"t","data":{sent},"event_id":"data" }} "#);
         let read = EventBody::read(body.as_bytes()).ok().unwrap();
         assert_eq!((read.data, read.fields["type"].as_str()), (Some(sent), Some("t")));
         assert_eq!(data(r#"{"data":{"a":1},"data":{"a":2}}"#), Some(r#"{"a":2}"#));
         assert_eq!(data(r#"{"d\u0061ta":{}}"#), Some("{}"));
+    }
+
+    #[test]
+    fn a_field_that_no_event_has_is_refused_with_the_one_that_was_meant() {
+        let cases = [
+            (r#"{"type":"t","eventId":"1","data":{}}"#, Some("event_id")),
+            (r#"{"type":"t","data":{},"userid":null}"#, Some("user_id")),
+            (r#"{"Type":"t","data":{}}"#, Some("type")),
+            (r#"{"type":"t","data":{"eventId":1},"mood":{"type":[1]}}"#, None),
+        ];
+        for (body, meant) in cases {
+            let Refusal::Invalid { detail, .. } = EventBody::read(body.as_bytes()).err().unwrap() else {
+                panic!("{body}");
+            };
+            let Entry { place, message, kind } = &detail[0];
+            assert_eq!((place.root, place.field, *kind), ("body", None, "unknown_field"), "{body}");
+            assert!(message.contains("no event has"), "{message}");
+            let hint = meant.map(|meant| format!("did you mean {meant}?"));
+            assert_eq!(message.contains("did you mean"), hint.is_some(), "{message}");
+            assert!(hint.is_none_or(|hint| message.ends_with(&hint)), "{message}");
+        }
+        assert_eq!(data(r#"{"type":"t","data":{"eventId":1}}"#), Some(r#"{"eventId":1}"#));
     }
 
     #[test]

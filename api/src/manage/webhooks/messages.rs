@@ -14,6 +14,10 @@ use crate::read::instant;
 use crate::reply::{self, Reply};
 use crate::route::Call;
 
+/// How the events are found that were sent together under one id.
+const EVENTS_OF_SEVERAL: &str = "GET /api/v1/webhooks/messages/{id}/attempts with this id names them as `message_id`, \
+     as do the endpoint's attempts with this `delivery_id`, and SELECT message_id FROM attempts WHERE delivery_id = '...'";
+
 /// A message as it is shown.
 #[derive(Serialize)]
 struct Shown<'a> {
@@ -115,7 +119,8 @@ impl From<MessageError> for Refusal {
             MessageError::Unknown => Refusal::UnknownMessage,
             MessageError::Dropped => Refusal::MessageDropped,
             MessageError::Together => {
-                Refusal::invalid(Entry::path("id", "several_events", fault.to_string()))
+                let message = format!("{fault}: {EVENTS_OF_SEVERAL}");
+                Refusal::invalid(Entry::path("id", "several_events", message))
             }
             MessageError::Iterator => {
                 Refusal::invalid(Entry::query("iterator", "malformed", fault.to_string()))

@@ -5,7 +5,7 @@ use hyper::StatusCode;
 use serde_json::{Map, json};
 use systole_engine::events::webhooks::{GRACE_SECONDS_DEFAULT, GRACE_SECONDS_MAX, WebhookError};
 
-use super::endpoints::{blocking, found};
+use super::endpoints::{found, on_endpoint};
 use super::wish::{number, refuse_unknown};
 use crate::error::{Entry, Refusal};
 use crate::manage::fields::{fields, read_body, text};
@@ -21,12 +21,13 @@ pub(crate) async fn rotate(mut call: Call<'_>) -> Result<Reply, Refusal> {
     let grace = number(&fields, "grace_seconds", &(0..=GRACE_SECONDS_MAX))?.unwrap_or(GRACE_SECONDS_DEFAULT);
     let brought = text(&fields, "key")?;
     let (org, id) = (call.org.clone(), found(&call).await?.id);
-    let rotated =
-        blocking(&call, move |webhooks| match webhooks.rotate_secret(&org, &id, grace, brought.as_deref()) {
+    let rotated = on_endpoint(&call, id, move |webhooks, id| {
+        match webhooks.rotate_secret(&org, id, grace, brought.as_deref()) {
             Err(WebhookError::Secret(fault)) => {
                 Err(Refusal::invalid(Entry::body("key", "malformed", fault.to_string())))
             }
             other => other.map_err(Refusal::from),
-        });
+        }
+    });
     Ok(reply::json_of(StatusCode::OK, &json!({ "key": rotated.await? })))
 }

@@ -17,6 +17,10 @@ use crate::manage::fields::{flag, text, user};
 const TEXT_CHARS_MAX: usize = 1024;
 /// Most names of a filter.
 const FILTER_NAMES_MAX: usize = 1024;
+/// Longer names of fields are like none: the longest has 22 bytes.
+const NAME_BYTES_MAX: usize = 64;
+/// From 0 to 1; below it another word was meant.
+const LIKENESS_MIN: f64 = 0.6;
 /// How long an exchange may be asked to take.
 const TIMEOUT_SECONDS: RangeInclusive<u32> = 1..=60;
 
@@ -127,12 +131,31 @@ pub(super) fn apply(
 pub(super) fn refuse_unknown(fields: &Map<String, Value>, known: &[&str], what: &str) -> Result<(), Refusal> {
     match fields.keys().find(|name| !known.contains(&name.as_str())) {
         None => Ok(()),
-        Some(name) => {
-            let message = format!("has a field that no {what} has: {}", Quoted(name));
-            let place = Place { root: "body", index: None, field: None };
-            Err(Refusal::invalid(Entry::new(place, "unknown_field", message)))
-        }
+        Some(name) => Err(unknown_field(name, known, what)),
     }
+}
+
+/// The refusal of a body with a field that no `what` has; names the one that was meant, if
+/// it is like one.
+pub(super) fn unknown_field(name: &str, known: &[&str], what: &str) -> Refusal {
+    let hint = nearest_field(name, known).map_or_else(String::new, |near| format!("; did you mean {near}?"));
+    let message = format!("has a field that no {what} has: {}{hint}", Quoted(name));
+    let place = Place { root: "body", index: None, field: None };
+    Refusal::invalid(Entry::new(place, "unknown_field", message))
+}
+
+/// The known name that is most like another; letter case and separators do not count.
+fn nearest_field<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    // The cost grows with the length of what was sent.
+    if name.len() > NAME_BYTES_MAX {
+        return None;
+    }
+    let folded = |name: &str| name.replace(['_', '-'], "").to_ascii_lowercase();
+    let name = folded(name);
+    let likeness = |known: &str| strsim::normalized_damerau_levenshtein(&name, &folded(known));
+    let rated = known.iter().map(|known| (likeness(known), *known));
+    let best = rated.max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (best.0 > LIKENESS_MIN).then_some(best.1)
 }
 
 fn short_text(fields: &Map<String, Value>, field: &'static str) -> Result<Option<String>, Refusal> {
@@ -249,5 +272,26 @@ fn choice<T: Copy>(
             let message = format!("must be {} or {}, not {}", known[0].0, known[1].0, Quoted(&name));
             Err(Refusal::invalid(Entry::body(field, "unknown_value", message)))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_that_is_like_a_known_one_is_told_which() {
+        let cases = [
+            ("timeoutSeconds", Some("timeout_seconds")),
+            ("URL", Some("url")),
+            ("filter_type", Some("filter_types")),
+            ("rate-limit", None),
+            ("colour", None),
+            ("", None),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(nearest_field(name, &KNOWN), expected, "{name}");
+        }
+        assert_eq!(nearest_field(&"x".repeat(65), &["x"]), None);
     }
 }

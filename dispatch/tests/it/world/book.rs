@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use systole_dispatch::Place;
 use systole_dispatch::event::{Cursor, Event};
 use systole_dispatch::ledger::{Backlog, Changes, Exception, GivenUp, Health, Ledger, LedgerFault};
-use systole_dispatch::notice::DisabledReason;
+use systole_dispatch::notice::{DisabledReason, EndpointDisabled};
 
 use super::{Carried, Hook, hook::Deliveries};
 
@@ -27,7 +27,7 @@ struct State {
     panics: usize,
     /// Saves wait, and how many do.
     held: Option<usize>,
-    switch_offs: Vec<(String, DisabledReason)>,
+    switch_offs: Vec<EndpointDisabled>,
     /// How many of the next calls to switch off fail.
     switch_off_failures: usize,
     watched: Vec<(String, Arc<Deliveries>)>,
@@ -122,6 +122,11 @@ impl Book {
 
     /// Endpoints that were switched off, in order.
     pub(crate) fn switch_offs(&self) -> Vec<(String, DisabledReason)> {
+        self.disabled().into_iter().map(|disabled| (disabled.endpoint.to_string(), disabled.reason)).collect()
+    }
+
+    /// What was stored of them.
+    pub(crate) fn disabled(&self) -> Vec<EndpointDisabled> {
         self.state.lock().unwrap().switch_offs.clone()
     }
 
@@ -205,21 +210,20 @@ impl Ledger for Book {
 
     fn switch_off(
         &self,
-        endpoint: &str,
-        reason: DisabledReason,
+        disabled: &EndpointDisabled,
         is_off: &dyn Fn() -> bool,
-    ) -> Result<(), LedgerFault> {
+    ) -> Result<bool, LedgerFault> {
         if !is_off() {
-            return Ok(());
+            return Ok(false);
         }
         let mut state = self.state.lock().unwrap();
         if state.switch_off_failures > 0 {
             state.switch_off_failures -= 1;
             return Err(LedgerFault("told to fail".into()));
         }
-        state.switch_offs.push((endpoint.to_owned(), reason));
-        state.stored.switched_off.insert(endpoint.to_owned());
-        Ok(())
+        state.switch_offs.push(disabled.clone());
+        state.stored.switched_off.insert(disabled.endpoint.to_string());
+        Ok(true)
     }
 
     fn given_up(&self, endpoint: &str, sequences: RangeInclusive<u64>) -> Result<Vec<GivenUp>, LedgerFault> {
