@@ -1,13 +1,16 @@
 //! Crews: who works for lanes, and over which connections.
 //!
 //! ```text
-//! lanes that answer      --> living    as many threads as the settings say
-//! lanes that only fail   --> failing   one thread, which gives way to all others
+//! lanes of receivers that answer    --> living     as many threads as the settings say
+//! lanes of receivers that may not   --> doubtful   one thread, which gives way to others
 //! ```
 //!
+//! A receiver is doubtful until it took something where it is now, and once it failed twice
+//! in a row. What it costs (dials, handshakes, answers that are cut, retries) is done when
+//! the others have nothing to do.
+//!
 //! Each crew keeps connections of its own, since a connection is woken by the threads it
-//! was dialled on. A worker whose lane comes back, or begins to fail, goes over to the
-//! other crew with its next delivery.
+//! was dialled on. A worker goes over to the other crew with its next delivery.
 
 use std::fmt;
 use std::io;
@@ -37,23 +40,23 @@ impl fmt::Debug for Crew {
 #[derive(Debug)]
 pub(crate) struct Crews {
     pub(crate) living: Crew,
-    pub(crate) failing: Crew,
+    pub(crate) doubtful: Crew,
 }
 
 impl Crews {
     /// Starts them; `give_way` lowers the calling thread's priority.
     pub(crate) fn start(threads: usize, client: Client, give_way: fn()) -> io::Result<(Crews, [Runtime; 2])> {
         let living = runtime(threads, "dispatch").build()?;
-        let failing = runtime(1, "dispatch-failing").on_thread_start(give_way).build()?;
+        let doubtful = runtime(1, "dispatch-doubt").on_thread_start(give_way).build()?;
         let crews = Crews {
-            failing: Crew { handle: failing.handle().clone(), client: client.apart() },
+            doubtful: Crew { handle: doubtful.handle().clone(), client: client.apart() },
             living: Crew { handle: living.handle().clone(), client },
         };
-        Ok((crews, [living, failing]))
+        Ok((crews, [living, doubtful]))
     }
 
-    pub(crate) fn of(&self, is_failing: bool) -> &Crew {
-        if is_failing { &self.failing } else { &self.living }
+    pub(crate) fn of(&self, is_doubtful: bool) -> &Crew {
+        if is_doubtful { &self.doubtful } else { &self.living }
     }
 }
 

@@ -32,6 +32,11 @@ use crate::target::{TargetFault, Targets, is_localhost};
 /// with one dead address is still reached before the shortest deadline, 10 s.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What the system takes from a receiver before it was read. Left to itself it takes up to
+/// 32 MB from one that answers without end; an answer that is kept, with its head, is shorter
+/// than this.
+const RECEIVE_BUFFER_BYTES: usize = 64 * 1024;
+
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 type Dialing = Pin<Box<dyn Future<Output = Result<Dialled, BoxError>> + Send>>;
 type LookingUp = Pin<Box<dyn Future<Output = Result<std::vec::IntoIter<SocketAddr>, BoxError>> + Send>>;
@@ -57,6 +62,7 @@ impl Dialer {
             connector.enforce_http(false);
             // A request is written in one go; there is nothing to wait for.
             connector.set_nodelay(true);
+            connector.set_recv_buffer_size(Some(RECEIVE_BUFFER_BYTES));
             connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
             connector
         };

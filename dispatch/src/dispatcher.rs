@@ -7,9 +7,8 @@
 //! saver thread    every 200 ms: what must survive a crash, in one transaction
 //! ```
 //!
-//! Lanes that only fail are worked for by a crew of their own, whose thread gives way to
-//! the others': what dead receivers cost (dials, TLS, answers that are cut, retries) is
-//! not waited for by those that answer.
+//! Lanes of receivers that may not answer are worked for by a crew of their own, whose
+//! thread gives way to the others' (see `crew`).
 //!
 //! Whoever starts it keeps it, and stops it: requests in flight, and those that were
 //! taken to be sent by hand, get some seconds to end, then what is undecided is left to
@@ -622,8 +621,8 @@ impl Dispatcher {
         if saver.join().is_err() {
             tracing::error!("the thread that saves deliveries panicked");
         }
-        let [living, failing] = crews;
-        failing.shutdown_background();
+        let [living, doubtful] = crews;
+        doubtful.shutdown_background();
         living.shutdown_timeout(Duration::from_secs(1));
         tracing::info!("deliveries parked");
     }

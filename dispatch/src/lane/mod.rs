@@ -194,9 +194,12 @@ impl Lane {
 
     /// Delivers by other settings from the next attempt on.
     pub fn reconfigure(&self, config: LaneConfig) {
-        let shape = Shape::of(&config.settings);
-        self.config.store(Arc::new(config));
-        self.with(|state, _| state.reshape(shape));
+        let (shape, url) = (Shape::of(&config.settings), config.settings.url.clone());
+        let before = self.config.swap(Arc::new(config));
+        self.with(|state, _| {
+            state.has_answered &= before.settings.url == url;
+            state.reshape(shape);
+        });
     }
 
     /// Ends everything that waits; what is in flight ends by itself.
@@ -240,7 +243,12 @@ impl Lane {
         self.with(|state, _| state.backlogs.add_asked(kind, from, through))
     }
 
-    /// Whether it only fails: it shares memory and threads with others like it.
+    /// Whether nobody knows that its receiver answers: it shares threads with others like it.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        self.state.lock().is_doubtful()
+    }
+
+    /// Whether it only fails: it shares memory with others like it.
     pub(crate) fn is_failing(&self) -> bool {
         self.state.lock().is_failing()
     }

@@ -311,7 +311,7 @@ mod tests {
     fn a_lane_that_resumes_before_the_router_is_where_it_was_takes_nothing_from_before() {
         let record = LaneRecord {
             row: Some(at(200)),
-            health: Health { failing_since_ms: Some(1), paused_at_ms: Some(1) },
+            health: Health { failing_since_ms: Some(1), failed_ms: Some(0), paused_at_ms: Some(1) },
             ..LaneRecord::default()
         };
         let mut state = State::restored(true, record);

@@ -33,6 +33,8 @@ pub(super) const EXCEPTIONS_MAX: usize = 1000;
 pub(super) const CARRIED_MAX: usize = 65_536;
 /// Live events taken although so many wait: else a lane that resumes would take none.
 pub(super) const TAKEN_MIN: usize = WINDOW_FIRST;
+/// Failures in a row from which on it is doubtful that a receiver answers.
+const DOUBT_MIN: u32 = 2;
 /// Failures in a row from which on a receiver may hang: one or two happen to any.
 const FAILING_MIN: u32 = 3;
 /// An endpoint that only fails for so long is switched off.
@@ -82,6 +84,8 @@ pub(super) struct State {
     pub(super) known: Option<Known>,
     pub(super) health: Health,
     pub(super) failures_in_a_row: u32,
+    /// The receiver took something since the start, where it is now.
+    pub(super) has_answered: bool,
     /// What the next save has to tell.
     pub(super) unsaved: Unsaved,
     /// Whether the catalog has a cursor of this lane.
@@ -242,6 +246,10 @@ impl State {
             Mode::Live | Mode::Off => false,
         };
         rests || self.is_excepted(event.place) || self.taken.contains(at) || self.backlogs.will_send(at)
+    }
+
+    pub(super) fn is_doubtful(&self) -> bool {
+        !self.has_answered || self.failures_in_a_row >= DOUBT_MIN || matches!(self.mode, Mode::Paused(_))
     }
 
     pub(super) fn is_failing(&self) -> bool {
@@ -411,6 +419,7 @@ impl State {
     /// The receiver took something: it does not only fail.
     pub(super) fn end_failing(&mut self) {
         self.failures_in_a_row = 0;
+        self.has_answered = true;
         self.health.failing_since_ms = None;
         self.health.failed_ms = None;
     }
@@ -627,6 +636,7 @@ impl State {
             counts: Counts { passed: 0, ..self.counts },
             shape: self.shape,
             bucket: self.bucket,
+            has_answered: self.has_answered,
             ..State::default()
         };
     }

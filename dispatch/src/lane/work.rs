@@ -21,23 +21,23 @@ impl Lane {
             let job = self.with(|state, now_ms| {
                 let job = if state.wants_worker() { state.next_job(now_ms) } else { None };
                 state.workers += usize::from(job.is_some());
-                job.map(|job| (job, state.is_failing()))
+                job.map(|job| (job, state.is_doubtful()))
             });
-            let Some((job, is_failing)) = job else { return };
-            self.employ(shared, job, is_failing);
+            let Some((job, is_doubtful)) = job else { return };
+            self.employ(shared, job, is_doubtful);
         }
     }
 
-    /// Has a worker begin with a job, in the crew for what only fails or in the other.
-    fn employ(self: &Arc<Lane>, shared: &Arc<Shared>, first: Job, is_failing: bool) {
+    /// Has a worker begin with a job, in the crew for doubtful receivers or in the other.
+    fn employ(self: &Arc<Lane>, shared: &Arc<Shared>, first: Job, is_doubtful: bool) {
         let (lane, shared_too) = (self.clone(), shared.clone());
-        let crew = shared.crews.of(is_failing);
-        crew.handle.spawn(async move { lane.work(&shared_too, first, is_failing).await });
+        let crew = shared.crews.of(is_doubtful);
+        crew.handle.spawn(async move { lane.work(&shared_too, first, is_doubtful).await });
     }
 
-    async fn work(self: Arc<Lane>, shared: &Arc<Shared>, first: Job, is_failing: bool) {
+    async fn work(self: Arc<Lane>, shared: &Arc<Shared>, first: Job, is_doubtful: bool) {
         let mut job = first;
-        let crew = shared.crews.of(is_failing);
+        let crew = shared.crews.of(is_doubtful);
         loop {
             let trigger = match job.origin {
                 Origin::Backlog { is_manual: true, .. } => Trigger::Manual,
@@ -53,8 +53,8 @@ impl Lane {
                 self.fill_soon(shared);
             }
             match next {
-                Some(next) if self.is_failing() != is_failing => {
-                    return self.employ(shared, next, !is_failing);
+                Some(next) if self.is_doubtful() != is_doubtful => {
+                    return self.employ(shared, next, !is_doubtful);
                 }
                 Some(next) => job = next,
                 None => break,

@@ -137,7 +137,11 @@ impl Dead {
     pub(super) fn start(secret: &Secret) -> Result<Self, DeadError> {
         let trap = Arc::new(Books::new(Key::prepare(Dialect::Standard, secret)?, 1, Content::Bare, 1_000));
         let sink = Sink::start(1, Arc::clone(&trap) as _)?;
-        let receiver = Receiver::start(&ReceiverSettings { remember_ids: 0, ..ReceiverSettings::default() })?;
+        let receiver = Receiver::start(&ReceiverSettings {
+            remember_ids: 0,
+            gives_way: true,
+            ..ReceiverSettings::default()
+        })?;
         let location = HeaderValue::from_str(&format!("{}/trap", sink.url()));
         let location = location.expect("an address is visible ASCII");
         let behaviours = [

@@ -56,6 +56,8 @@ use crate::signature::{Dialect, Key, Secret, SecretError};
 const BODY_BYTES_MAX: usize = 16 * 1_024 * 1_024;
 /// Takes 280 MB once it is reached (38 to 75 bytes each), and nothing before.
 const REMEMBER_IDS_DEFAULT: usize = 4_000_000;
+/// Steps of niceness of threads that give way: a tenth of an ordinary one's weight.
+const GIVES_WAY: i32 = 10;
 /// How long answers in progress may take once the receiver stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 /// When the system has no more sockets, until it is asked again.
@@ -76,6 +78,9 @@ pub struct ReceiverSettings {
     pub remember_ids: usize,
     /// Records the time from commit to receipt.
     pub latency: bool,
+    /// Its threads give way to others': it stands for machines that are elsewhere, and
+    /// takes no CPU of what is measured.
+    pub gives_way: bool,
 }
 
 impl Default for ReceiverSettings {
@@ -87,6 +92,7 @@ impl Default for ReceiverSettings {
             detail: Detail::Fast,
             remember_ids: REMEMBER_IDS_DEFAULT,
             latency: false,
+            gives_way: false,
         }
     }
 }
@@ -137,7 +143,7 @@ impl Receiver {
         let listen = settings.listen;
         let listener = bind(listen).map_err(|source| ReceiverError::Listen { listen, source })?;
         let address = listener.local_addr().map_err(|source| ReceiverError::Listen { listen, source })?;
-        let runtime = runtime(settings.threads).map_err(ReceiverError::Threads)?;
+        let runtime = runtime(settings).map_err(ReceiverError::Threads)?;
         let listener = {
             let _inside = runtime.enter();
             TcpListener::from_std(listener).map_err(ReceiverError::Threads)?
@@ -209,12 +215,14 @@ fn bind(listen: SocketAddr) -> io::Result<StdListener> {
     Ok(listener)
 }
 
-fn runtime(threads: usize) -> io::Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads.max(1))
-        .thread_name("receiver")
-        .enable_all()
-        .build()
+fn runtime(settings: &ReceiverSettings) -> io::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(settings.threads.max(1)).thread_name("receiver").enable_all();
+    if settings.gives_way {
+        // Where the system refuses, it takes its share like everybody.
+        builder.on_thread_start(|| drop(rustix::process::nice(GIVES_WAY)));
+    }
+    builder.build()
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
