@@ -27,7 +27,7 @@ use hyper::client::conn::http2;
 use hyper::header;
 use hyper_rustls::HttpsConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::coop::unconstrained;
 use tower_service::Service as _;
@@ -63,7 +63,9 @@ pub(crate) struct Pool(Arc<Shared>);
 
 struct Shared {
     connector: HttpsConnector<Dialer>,
-    hosts: Mutex<Hosts>,
+    /// Of most, and of those who are apart: their threads are of lower priority, and hold
+    /// no lock that the others wait for.
+    hosts: [Mutex<Hosts>; 2],
     /// For connections that are open or dialled; full waits.
     room: Arc<Semaphore>,
     /// Exchanges that wait for room.
@@ -76,7 +78,7 @@ impl Pool {
     pub(crate) fn new(connector: HttpsConnector<Dialer>, connections_max: usize) -> Pool {
         Pool(Arc::new(Shared {
             connector,
-            hosts: Mutex::default(),
+            hosts: Default::default(),
             room: Arc::new(Semaphore::new(connections_max.clamp(1, Semaphore::MAX_PERMITS))),
             waiting: AtomicUsize::new(0),
             is_looked_at: AtomicBool::new(false),
@@ -131,7 +133,7 @@ impl Pool {
         if connection.is_ready() {
             connection.rest();
             let goes_on = connection.exchanges() < EXCHANGES_MAX;
-            let is_wanted = self.0.hosts.lock().put_back(host, connection);
+            let is_wanted = self.0.hosts(host).put_back(host, connection);
             if !(is_wanted && goes_on) {
                 self.0.make_room();
             }
@@ -147,7 +149,7 @@ impl Pool {
         waits: &AtomicBool,
     ) -> Result<(Taken, bool), PoolFault> {
         self.look_often();
-        let put_back = self.0.hosts.lock().put_back_to(host);
+        let put_back = self.0.hosts(host).put_back_to(host);
         let mut dialling = pin!(self.0.dial(target, waits));
         loop {
             let notified = put_back.notified();
@@ -177,7 +179,7 @@ impl Pool {
         let (sender, driver) = share(stream).await.map_err(PoolFault::Exchange)?;
         let streams_max = Arc::new(AtomicUsize::new(driver.current_max_send_streams()));
         tokio::spawn(drive(driver, streams_max.clone()));
-        Ok(self.0.hosts.lock().share(host, sender, streams_max))
+        Ok(self.0.hosts(host).share(host, sender, streams_max))
     }
 
     /// Looks at idle connections now and then, until the pool is dropped.
@@ -198,11 +200,15 @@ impl Pool {
 }
 
 impl Shared {
+    fn hosts(&self, host: &Host) -> MutexGuard<'_, Hosts> {
+        self.hosts[usize::from(host.is_apart)].lock()
+    }
+
     /// One that is there and open.
     fn take(&self, host: &Host) -> Option<Taken> {
         loop {
             // What is closed is dropped outside the lock.
-            let mut taken = self.hosts.lock().take(host)?;
+            let mut taken = self.hosts(host).take(host)?;
             if taken.is_usable() {
                 return Some(taken);
             }
@@ -232,20 +238,22 @@ impl Shared {
     /// who waits from now on, and once more whenever something became idle.
     fn make_room(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
-            let longest_idle = self.hosts.lock().take_longest_idle();
-            drop(longest_idle);
+            // Of those who are apart first: whom they call may not answer anyway.
+            let [others, apart] = &self.hosts;
+            let longest_idle = apart.lock().take_longest_idle();
+            drop(longest_idle.or_else(|| others.lock().take_longest_idle()));
         }
     }
 
     /// Drops what was closed or idle for too long: host by host and outside the lock,
     /// which every exchange takes.
     async fn drop_unusable(&self) {
-        let hosts = self.hosts.lock().names();
+        let hosts: Vec<Host> = self.hosts.iter().flat_map(|hosts| hosts.lock().names()).collect();
         for host in hosts {
-            let mut idle = self.hosts.lock().take_out(&host);
+            let mut idle = self.hosts(&host).take_out(&host);
             idle.retain_mut(|(_, connection)| connection.is_usable());
             let kept = idle.len();
-            self.hosts.lock().bring_back(&host, idle);
+            self.hosts(&host).bring_back(&host, idle);
             (0..kept).for_each(|_| self.make_room());
             tokio::task::yield_now().await;
         }
@@ -261,7 +269,7 @@ struct Lent<'a> {
 
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
-        let is_wanted = self.shared.hosts.lock().give_back(self.host, self.number);
+        let is_wanted = self.shared.hosts(self.host).give_back(self.host, self.number);
         if !is_wanted {
             self.shared.make_room();
         }
