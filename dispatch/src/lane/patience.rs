@@ -1,14 +1,19 @@
 //! What a receiver asks for with `Retry-After`: to be left alone for a while.
 //!
-//! Until then the lane begins no first attempt, no retry and no probe; what is sent by hand
-//! waits for nothing. A 2xx ends it. It is asked of the next 10 h at most, whoever asks,
-//! and forgotten at a restart, unlike when each delivery that failed is due.
+//! Until then the lane begins no first attempt, no retry and no first probe; what is sent by
+//! hand waits for nothing. A 2xx ends it. The wish is that of one delivery, which waits for
+//! all of it, up to 10 h; the others wait for [`PATIENCE_MAX`] at most, so that who comes back
+//! early gets live events within a minute whatever it asked for before. A restart forgets it,
+//! unlike when each delivery that failed is due.
 
 use std::ops::Range;
 use std::time::Duration;
 
-use super::pause::ms;
+use super::pause::{PROBE_MAX, ms};
 use super::state::{Mode, State};
+
+/// How long other deliveries wait than the one that was asked to.
+const PATIENCE_MAX: Duration = PROBE_MAX;
 
 /// How long a lane leaves its receiver alone.
 #[derive(Debug, Default)]
@@ -43,7 +48,7 @@ impl State {
         if wish.is_zero() {
             return;
         }
-        self.patience.extend(now_ms.saturating_add(ms(wish)), now_ms);
+        self.patience.extend(now_ms.saturating_add(ms(wish.min(PATIENCE_MAX))), now_ms);
         if let (Some(until_ms), Mode::Paused(pause)) = (self.patience.until(now_ms), &mut self.mode) {
             pause.next_ms = pause.next_ms.max(until_ms);
         }
@@ -147,10 +152,10 @@ mod tests {
         finish(&mut state, failed(600), 0);
         state.finish(&in_flight, failed(60), Dialect::Standard.retries(), 0);
         let Mode::Paused(pause) = &state.mode else { panic!("it only fails") };
-        assert_eq!((pause.next_ms, state.next_wake(0)), (600_000, Some(600_000)));
+        assert_eq!((pause.next_ms, state.next_wake(0)), (40_000, Some(40_000)));
         // Wishes of others that were in flight count as well.
-        state.be_patient(Duration::from_secs(700), 0);
-        assert_eq!(state.next_wake(0), Some(700_000));
+        state.be_patient(Duration::from_secs(30), 20_000);
+        assert_eq!(state.next_wake(20_000), Some(50_000));
         state.answered(state.generation, 50);
         assert_eq!(state.next_wake(50), Some(50));
     }
