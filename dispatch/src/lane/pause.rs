@@ -313,6 +313,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::super::delivery::Outcome;
+    use super::super::save::Positions;
     use super::super::state::Chore;
     use super::*;
     use crate::event::{EventKind, Place};
@@ -396,7 +397,8 @@ mod tests {
         let mut save = |outcome, now_ms| {
             state.finish(&job(), outcome, &[], now_ms);
             let mut changes = Changes::default();
-            let collected = state.collect(&id, Cursor::default(), &mut changes, now_ms);
+            let at = Positions { routed: Cursor::default(), saved: Cursor::default() };
+            let collected = state.collect(&id, at, &mut changes, now_ms);
             state.saved(&collected, &changes, now_ms);
             changes.health.into_iter().map(|(_, health)| health).collect::<Vec<Health>>()
         };

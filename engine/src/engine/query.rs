@@ -576,7 +576,7 @@ mod tests {
             ..EndpointSettings::new("https://receiver.example.org/hook".to_owned(), Dialect::Standard)
         };
         let secret = Secret::generate(Dialect::Standard).unwrap();
-        let endpoint = engine.webhooks().create(ORG, settings, &secret).unwrap();
+        let endpoint = engine.webhooks().create(ORG, None, settings, &secret).unwrap();
         let routed = engine.inner.log.head();
         let long = format!("{{\"note\":\"{}\"}}", "x".repeat(2_000));
         let mut head = routed;

@@ -24,7 +24,7 @@ fn settings() -> EndpointSettings {
 
 fn make(engine: &Engine) -> String {
     let secret = Secret::generate(Dialect::Standard).unwrap();
-    engine.webhooks().create(ORG, settings(), &secret).unwrap().id
+    engine.webhooks().create(ORG, None, settings(), &secret).unwrap().id
 }
 
 /// As a crash leaves it that comes between storing that an endpoint is off and saying so.

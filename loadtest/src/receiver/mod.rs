@@ -220,7 +220,9 @@ fn runtime(settings: &ReceiverSettings) -> io::Result<Runtime> {
     builder.worker_threads(settings.threads.max(1)).thread_name("receiver").enable_all();
     if settings.gives_way {
         // Where the system refuses, it takes its share like everybody.
-        builder.on_thread_start(|| drop(rustix::process::nice(GIVES_WAY)));
+        builder.on_thread_start(|| {
+            let _ = rustix::process::nice(GIVES_WAY);
+        });
     }
     builder.build()
 }
