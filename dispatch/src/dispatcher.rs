@@ -238,12 +238,12 @@ impl Shared {
     /// Passes over what was dropped before it was routed, up to `through`: to each lane that
     /// was to be offered it, that is given up.
     fn miss(&self, through: Cursor) {
-        let lanes = self.lanes();
         let endpoints = {
-            // Held, so that no save has the position without what was given up.
+            // Held, so that no save has the position without what was given up, and nobody
+            // joins meanwhile.
             let mut routed = self.routed.lock();
             let from = std::mem::replace(&mut *routed, through);
-            lanes.iter().filter(|lane| lane.miss(from, through)).count()
+            self.lanes().iter().filter(|lane| lane.miss(from, through)).count()
         };
         if endpoints > 0 {
             self.counters.payload_gone();

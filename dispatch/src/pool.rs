@@ -64,14 +64,14 @@ pub(crate) struct Pool(Arc<Shared>);
 struct Shared {
     connector: HttpsConnector<Dialer>,
     /// Of most, and of those who are apart: their threads are of lower priority, and hold
-    /// no lock that the others wait for.
+    /// no lock that the others wait for, unless there is no room.
     hosts: [Mutex<Hosts>; 2],
     /// For connections that are open or dialled; full waits.
     room: Arc<Semaphore>,
     /// Exchanges that wait for room.
     waiting: AtomicUsize,
-    /// Somebody looks at the idle ones.
-    is_looked_at: AtomicBool,
+    /// Somebody looks at the idle ones, of most and of those who are apart.
+    is_looked_at: [AtomicBool; 2],
 }
 
 impl Pool {
@@ -81,7 +81,7 @@ impl Pool {
             hosts: Default::default(),
             room: Arc::new(Semaphore::new(connections_max.clamp(1, Semaphore::MAX_PERMITS))),
             waiting: AtomicUsize::new(0),
-            is_looked_at: AtomicBool::new(false),
+            is_looked_at: Default::default(),
         }))
     }
 
@@ -148,7 +148,7 @@ impl Pool {
         target: &Target,
         waits: &AtomicBool,
     ) -> Result<(Taken, bool), PoolFault> {
-        self.look_often();
+        self.look_often(host.is_apart);
         let put_back = self.0.hosts(host).put_back_to(host);
         let mut dialling = pin!(self.0.dial(target, waits));
         loop {
@@ -182,9 +182,11 @@ impl Pool {
         Ok(self.0.hosts(host).share(host, sender, streams_max))
     }
 
-    /// Looks at idle connections now and then, until the pool is dropped.
-    fn look_often(&self) {
-        if self.0.is_looked_at.swap(true, Ordering::Relaxed) {
+    /// Looks at idle connections of those who are apart, or of the others, now and then,
+    /// until the pool is dropped.
+    fn look_often(&self, is_apart: bool) {
+        let half = usize::from(is_apart);
+        if self.0.is_looked_at[half].swap(true, Ordering::Relaxed) {
             return;
         }
         let shared: Weak<Shared> = Arc::downgrade(&self.0);
@@ -193,7 +195,7 @@ impl Pool {
             loop {
                 tokio::time::sleep(LOOK_INTERVAL).await;
                 let Some(shared) = shared.upgrade() else { break };
-                shared.drop_unusable().await;
+                shared.drop_unusable(half).await;
             }
         }));
     }
@@ -247,8 +249,8 @@ impl Shared {
 
     /// Drops what was closed or idle for too long: host by host and outside the lock,
     /// which every exchange takes.
-    async fn drop_unusable(&self) {
-        let hosts: Vec<Host> = self.hosts.iter().flat_map(|hosts| hosts.lock().names()).collect();
+    async fn drop_unusable(&self, half: usize) {
+        let hosts = self.hosts[half].lock().names();
         for host in hosts {
             let mut idle = self.hosts(&host).take_out(&host);
             idle.retain_mut(|(_, connection)| connection.is_usable());

@@ -79,6 +79,7 @@ impl Lane {
     /// The router passes over what was dropped: gives it up if the router was to offer it.
     /// False if this lane takes nothing, or reads what is its own by itself.
     pub(crate) fn miss(&self, from: Cursor, through: Cursor) -> bool {
+        let quiet = self.takes_only_notices();
         self.with(|state, now_ms| {
             let is_offered = match &state.mode {
                 Mode::Live => true,
@@ -89,8 +90,10 @@ impl Lane {
             if !is_offered || from >= through {
                 return false;
             }
-            state.give_up_range(GivenUp { from, through, at_ms: now_ms, quiet: false });
-            state.unsaved.notices.push(self.failed_range(from, through, PAYLOAD_GONE));
+            state.give_up_range(GivenUp { from, through, at_ms: now_ms, quiet });
+            if !quiet {
+                state.unsaved.notices.push(self.failed_range(from, through, PAYLOAD_GONE));
+            }
             true
         })
     }

@@ -20,7 +20,6 @@ use crate::client::chain;
 use crate::dispatcher::Shared;
 use crate::event::{Cursor, Event, EventReader, ReadFault, Step};
 use crate::ledger::{BacklogKind, GivenUp};
-use crate::notice::MessageFailed;
 
 /// Lanes that read at once, of each kind of turn but one.
 const READERS_MAX: usize = 4;
@@ -513,12 +512,13 @@ impl Lane {
         tracing::warn!(endpoint = &*self.id, through, "events were dropped before they were delivered");
         let to = Cursor::behind(through).max(from);
         self.warn_of_range(from, to, PAYLOAD_GONE);
-        let is_quiet = self.takes_only_notices();
-        self.with(|state, _| {
+        let quiet = self.takes_only_notices();
+        self.with(|state, now_ms| {
             go_on(state, to);
-            if !is_quiet {
-                let failed = self.failed_range(from, to, PAYLOAD_GONE);
-                state.unsaved.notices.push(MessageFailed { noted: Vec::new(), ..failed });
+            // Noted, so that a crash before it is announced does not lose it.
+            state.give_up_range(GivenUp { from, through: to, at_ms: now_ms, quiet });
+            if !quiet {
+                state.unsaved.notices.push(self.failed_range(from, to, PAYLOAD_GONE));
             }
         });
         true

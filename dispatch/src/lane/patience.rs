@@ -13,7 +13,7 @@ use super::pause::{PROBE_MAX, ms};
 use super::state::{Mode, State};
 
 /// How long other deliveries wait than the one that was asked to.
-const PATIENCE_MAX: Duration = PROBE_MAX;
+pub(super) const PATIENCE_MAX: Duration = PROBE_MAX;
 
 /// How long a lane leaves its receiver alone.
 #[derive(Debug, Default)]
@@ -83,6 +83,8 @@ mod tests {
     use crate::event::Event;
     use crate::lane::delivery::Outcome;
     use crate::lane::gather::Shape;
+    use crate::lane::job::{Job, Origin};
+    use crate::lane::pause::Pause;
     use crate::lane::state::WINDOW_FIRST;
     use crate::lane::tests::event;
 
@@ -158,5 +160,41 @@ mod tests {
         assert_eq!(state.next_wake(20_000), Some(50_000));
         state.answered(state.generation, 50);
         assert_eq!(state.next_wake(50), Some(50));
+    }
+
+    #[test]
+    fn a_probe_that_asks_for_hours_is_followed_by_another_within_40_seconds() {
+        let mut state = lane(30);
+        state.mode = Mode::Paused(Pause::new(Some(event(1).cursor()), 0));
+        let probe = Job::of(&event(1), Origin::Probe, state.generation);
+        let Mode::Paused(pause) = &mut state.mode else { panic!("it is paused") };
+        pause.is_out = true;
+        pause.began(0);
+        state.finish(&probe, failed(36_000), Dialect::Standard.retries(), 1_000);
+        let Mode::Paused(pause) = &state.mode else { panic!("it is paused") };
+        assert_eq!((pause.next_ms, pause.is_out), (41_000, false));
+    }
+
+    #[test]
+    fn a_probe_that_waits_for_the_rate_is_looked_at_when_there_is_a_token() {
+        let mut state = lane(1);
+        state.reshape(Shape::of(&EndpointSettings {
+            rate_limit_per_second: Some(1),
+            ..EndpointSettings::new(String::new(), Dialect::Standard)
+        }));
+        let start_ms = 1_000_000;
+        let mut taken = 0;
+        while state.next_job(start_ms).is_some() {
+            taken += 1;
+            state.queues.push(Job::of(&Event { key: 100 + taken, ..event(100 + taken) }, Origin::Manual, 0));
+        }
+        state.queues.clear();
+        let mut pause = Pause::new(Some(event(1).cursor()), start_ms);
+        pause.probe = Some(Job::of(&event(1), Origin::Probe, state.generation));
+        state.mode = Mode::Paused(pause);
+        assert!(taken > 0 && state.send_probe(start_ms + 50));
+        assert_eq!(state.next_job(start_ms + 50), None);
+        let wake_ms = state.next_wake(start_ms + 50).expect("it is looked at again");
+        assert!((start_ms + 51..=start_ms + 1_100).contains(&wake_ms), "{wake_ms}");
     }
 }

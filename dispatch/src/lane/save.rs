@@ -130,9 +130,10 @@ impl State {
     /// begins at `routed`.
     pub(super) fn lowest(&self, routed: Cursor) -> Option<Cursor> {
         let next = match &self.mode {
-            Mode::Live => Some(routed.max(self.from)),
+            // The router may have gone on since: what was drawn together is no longer whole.
+            Mode::Live => Some(routed.max(self.restarts_from())),
             Mode::Behind(cursor) => Some(*cursor),
-            Mode::Paused(pause) => Some(pause.from.unwrap_or(routed.max(self.from))),
+            Mode::Paused(pause) => Some(pause.from.unwrap_or(routed.max(self.restarts_from()))),
             Mode::Off => None,
         };
         self.taken.lowest().into_iter().chain(next).min()

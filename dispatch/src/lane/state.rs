@@ -10,7 +10,7 @@ use super::fill::Turns;
 use super::gather::Shape;
 use super::job::{Job, Origin, Queues};
 use super::known::Known;
-use super::patience::Patience;
+use super::patience::{PATIENCE_MAX, Patience};
 use super::pause::{Pause, live_tickets, ms};
 use super::rate::Bucket;
 use super::taken::Taken;
@@ -299,7 +299,8 @@ impl State {
         let earlier = |own: Option<i64>| own.into_iter().chain(ready).min();
         let own = match &self.mode {
             Mode::Off => return None,
-            Mode::Paused(pause) if pause.is_out => return ready,
+            // The probe may wait for the rate.
+            Mode::Paused(pause) if pause.is_out => return earlier(self.next_gather(now_ms)),
             Mode::Paused(pause) if pause.resumes => Some(now_ms + READ_AGAIN_MS),
             Mode::Paused(pause) if pause.is_idle => return earlier(due.map(|due| due.max(pause.next_ms))),
             Mode::Paused(pause) => return earlier(Some(pause.next_ms.max(now_ms))),
@@ -480,13 +481,15 @@ impl State {
 
     /// An attempt failed: another one is due by the schedule, or it is given up.
     fn retry(&mut self, job: &Job, retry_after: Duration, retries: &[Duration], now_ms: i64) -> After {
-        let not_before_ms = now_ms.saturating_add(ms(retry_after));
         if job.origin == Origin::Probe {
+            // No longer: it is probed for the others' sake.
+            let not_before_ms = now_ms.saturating_add(ms(retry_after.min(PATIENCE_MAX)));
             if let Mode::Paused(pause) = &mut self.mode {
                 pause.failed(job, not_before_ms);
             }
             return After::Nothing;
         }
+        let not_before_ms = now_ms.saturating_add(ms(retry_after));
         let Some(pause) = retries.get(job.attempts as usize) else {
             self.settle(job);
             self.note_given_up(job, now_ms);

@@ -129,7 +129,7 @@ impl Default for WebhookSettings {
         WebhookSettings {
             targets: Targets::default(),
             // An endpoint of its own for each of a clinic's systems, and room.
-            endpoints_max: 1_000,
+            endpoints_max: 100_000,
             dispatch: DispatchSettings::default(),
             master_key: None,
         }

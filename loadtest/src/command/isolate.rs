@@ -13,8 +13,7 @@ use super::{Outcome, Target, run_prefix, runtime, seconds, write_json};
 pub(crate) struct Isolate {
     #[command(flatten)]
     target: Target,
-    /// Endpoints of one organisation, a user each; the server must allow it so many
-    /// (SYSTOLE_DISPATCH_ENDPOINTS_MAX).
+    /// Endpoints of one organisation, a user each
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     endpoints: u64,
     /// How many of each hundred die.

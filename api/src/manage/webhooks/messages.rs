@@ -15,8 +15,8 @@ use crate::reply::{self, Reply};
 use crate::route::Call;
 
 /// How the events are found that were sent together under one id.
-const EVENTS_OF_SEVERAL: &str = "GET /api/v1/webhooks/messages/{id}/attempts with this id names them as `message_id`, \
-     as do the endpoint's attempts with this `delivery_id`, and SELECT message_id FROM attempts WHERE delivery_id = '...'";
+const EVENTS_OF_SEVERAL: &str = "GET /api/v1/webhooks/messages/{id}/attempts with the `webhook-id` of the request names them as `message_id`, \
+     as do the endpoint's attempts with that `delivery_id`, and SELECT message_id FROM attempts WHERE delivery_id = '...'";
 
 /// A message as it is shown.
 #[derive(Serialize)]
