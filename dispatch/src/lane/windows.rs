@@ -127,7 +127,7 @@ impl Windows {
             self.cuts = next;
             self.order.push_back((next, series));
         }
-        open.events.push((!is_known).then(|| Member {
+        open.events.push((!is_known).then_some(Member {
             place: event.place,
             ordinal: event.ordinal,
             decided_at: event.decided_at,
