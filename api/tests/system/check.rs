@@ -42,7 +42,9 @@ fn expect_sound(stopped: &Stopped) {
     let output = stopped.check(&[]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), lines(&output)), (Some(0), Vec::new()), "{said}");
-    assert!(said.starts_with("no fault in "), "{said}");
+    // A kill may have come while the next segment was being made, which is no fault.
+    let mut told = said.lines().filter(|line| !line.ends_with("was being made; the next start removes it"));
+    assert!(told.next().is_some_and(|line| line.starts_with("no fault in ")), "{said}");
     let output = stopped.check(&["--quiet"]);
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
 }

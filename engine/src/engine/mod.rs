@@ -245,10 +245,7 @@ impl Engine {
         };
         let committer = spawn("committer", run_committer)?;
         intake.attach(committer.1.thread().clone());
-        let spare = spawn("journal-spare", move || {
-            crate::priority::give_way();
-            preparer.run();
-        })?;
+        let spare = spawn("journal-spare", move || preparer.run())?;
         let flush = spawn("flush", run_flush)?;
         let compact_guard = PoisonOnPanic { intake: intake.clone(), thread: "compaction" };
         let compaction = spawn("compaction", move || {

@@ -9,9 +9,6 @@ use super::{Disk, DiskFile};
 
 /// Bytes written at once when a file is filled with zeros.
 const ZEROS_BYTES: usize = 1024 * 1024;
-/// Zeros that are written before the disk has to have them: a whole segment at once would
-/// stand before the syncs of others, whose acknowledgements wait.
-const ZEROS_UNSYNCED: u64 = 4 * 1024 * 1024;
 /// Slices the kernel takes in one call (`IOV_MAX`).
 const SLICES_MAX: usize = 1024;
 
@@ -55,9 +52,7 @@ impl Disk for RealDisk {
         let mut at = 0;
         while at < bytes {
             let part = zeros.len().min(usize::try_from(bytes - at).unwrap_or(zeros.len()));
-            let is_much = at > 0 && at.is_multiple_of(ZEROS_UNSYNCED);
-            let written = if is_much { file.sync_data() } else { Ok(()) };
-            if let Err(error) = written.and_then(|()| file.write_all_at(&zeros[..part], at)) {
+            if let Err(error) = file.write_all_at(&zeros[..part], at) {
                 drop(file);
                 let _ = fs::remove_file(path);
                 return Err(error);
