@@ -33,8 +33,7 @@ use crate::target::{TargetFault, Targets, is_localhost};
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the system takes from a receiver before it was read. Left to itself it takes up to
-/// 32 MB from one that answers without end; an answer that is kept, with its head, is shorter
-/// than this.
+/// 32 MB from one that answers without end, on Linux. Of an answer little more is ever read.
 const RECEIVE_BUFFER_BYTES: usize = 64 * 1024;
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
