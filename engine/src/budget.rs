@@ -61,6 +61,14 @@ impl Permit {
         grown
     }
 
+    /// Parts with up to `bytes` of it, which are given back on their own.
+    #[must_use]
+    pub fn split(&mut self, bytes: usize) -> Permit {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Permit { budget: self.budget.clone(), bytes }
+    }
+
     /// Bytes it stands for.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -87,6 +95,18 @@ mod tests {
         assert!(!permit.grow(1));
         assert_eq!(budget.used(), 100);
         drop(permit);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_permit_in_parts_is_given_back_part_by_part() {
+        let budget = ByteBudget::new(100);
+        let mut permit = budget.try_take(60).unwrap();
+        let (some, rest) = (permit.split(20), permit.split(1000));
+        assert_eq!((some.bytes(), rest.bytes(), permit.bytes(), budget.used()), (20, 40, 0, 60));
+        drop(some);
+        assert_eq!(budget.used(), 40);
+        drop((permit, rest));
         assert_eq!(budget.used(), 0);
     }
 

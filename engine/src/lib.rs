@@ -47,7 +47,7 @@ pub use budget::{ByteBudget, Permit};
 pub use commit::{Ack, CommitError, Committed, SubmitError};
 pub use engine::{Engine, EngineSettings, Health, OpenError};
 #[cfg(feature = "query")]
-pub use engine::{EraseError, PublishError};
+pub use engine::{EraseError, PublishError, Publishing};
 pub use flusher::FlushError;
 pub use registry::{AddMetricError, Added, Metric, MetricId, Registry};
 pub use stats::{HistogramSnapshot, Stats};

@@ -113,6 +113,14 @@ pub(crate) struct Submission {
     pub(crate) ack: oneshot::Sender<Result<Committed, CommitError>>,
 }
 
+impl Submission {
+    /// A frame, and what its maker waits for.
+    pub(crate) fn new(draft: Draft, samples: u32, permit: Option<Permit>) -> (Submission, Ack) {
+        let (ack, answer) = oneshot::channel();
+        (Submission { draft, samples, submitted: Instant::now(), permit, ack }, Ack(answer))
+    }
+}
+
 /// What request threads and the committer share.
 #[derive(Debug)]
 pub(crate) struct Intake {
@@ -177,23 +185,32 @@ impl Intake {
         permit: Permit,
         buffer_bytes_max: u64,
     ) -> Result<Ack, SubmitError> {
-        self.check(buffer_bytes_max)?;
-        let (ack, answer) = oneshot::channel();
-        let permit = Some(permit);
-        let submission = Submission { draft, samples, submitted: Instant::now(), permit, ack };
-        self.ring.push(submission).map_err(|_| SubmitError::Full)?;
+        let (submission, ack) = Submission::new(draft, samples, Some(permit));
+        self.offer(submission, buffer_bytes_max).map_err(|(fault, _)| fault)?;
+        Ok(ack)
+    }
+
+    /// Hands in a submission, or gives it back with the reason.
+    pub(crate) fn offer(
+        &self,
+        submission: Submission,
+        buffer_bytes_max: u64,
+    ) -> Result<(), (SubmitError, Submission)> {
+        if let Err(fault) = self.check(buffer_bytes_max) {
+            return Err((fault, submission));
+        }
+        self.ring.push(submission).map_err(|submission| (SubmitError::Full, submission))?;
         self.pushed();
-        Ok(Ack(answer))
+        Ok(())
     }
 
     /// Hands in a frame of our own: never refused because of what senders do.
     #[cfg_attr(not(any(feature = "query", test)), expect(dead_code, reason = "the classifier needs queries"))]
     pub(crate) fn submit_internal(&self, draft: Draft) -> Ack {
-        let (ack, answer) = oneshot::channel();
-        let submission = Submission { draft, samples: 0, submitted: Instant::now(), permit: None, ack };
+        let (submission, ack) = Submission::new(draft, 0, None);
         self.internal.lock().push(submission);
         self.pushed();
-        Ack(answer)
+        ack
     }
 
     /// Asks the committer for a flush; dropping `reply` is the answer of one that
@@ -324,6 +341,23 @@ mod tests {
         let late = submit(&intake, &budget);
         assert_eq!(budget.used(), 0);
         for ack in [early, late] {
+            assert_eq!(answer(ack), Poll::Ready(Err(CommitError::Failed)));
+        }
+    }
+
+    #[test]
+    fn what_finds_no_room_comes_back_with_its_bytes_and_can_be_offered_again() {
+        let (intake, budget) = (Intake::new(1), ByteBudget::new(1000));
+        let first = submit(&intake, &budget);
+        let draft = Draft::build(Kind::Event, false, 0, |_| {});
+        let (submission, second) = Submission::new(draft, 0, budget.try_take(FRAME_BYTES));
+        let (fault, submission) = intake.offer(submission, u64::MAX).unwrap_err();
+        assert_eq!((fault, budget.used()), (SubmitError::Full, 2 * FRAME_BYTES));
+        drop(intake.ring.pop());
+        intake.offer(submission, u64::MAX).unwrap();
+        intake.end();
+        assert_eq!(budget.used(), 0);
+        for ack in [first, second] {
             assert_eq!(answer(ack), Poll::Ready(Err(CommitError::Failed)));
         }
     }

@@ -481,10 +481,14 @@ impl Engine {
 }
 
 #[cfg(feature = "query")]
+mod publish;
+#[cfg(feature = "query")]
 mod query;
 
 #[cfg(feature = "query")]
-pub use query::{EraseError, PublishError};
+pub use publish::{PublishError, Publishing};
+#[cfg(feature = "query")]
+pub use query::EraseError;
 
 /// How long a compaction waits for the classifier.
 const SETTLE_MAX: Duration = Duration::from_secs(10);

@@ -6,22 +6,19 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use systole_dispatch::id::{RandomFault, random_id};
-use systole_storage::frame::{Erased, Frame, Tombstone, encode_tombstone};
+use systole_storage::frame::{Erased, Tombstone, encode_tombstone};
 use systole_storage::hidden::{BlockedUsers, RetentionRule};
 use systole_storage::journal::Log;
 use systole_storage::query::{
     BucketQuery, BucketStream, ExportStream, QueryError, QueryPool, SampleStream, SeriesQuery, SqlAnswer,
     SqlError, SqlQuestion,
 };
-use systole_storage::{
-    AttemptPage, AttemptQuery, Draft, ErasureRecord, LatestValue, Sequence, Store, StoreError,
-};
+use systole_storage::{AttemptPage, AttemptQuery, ErasureRecord, LatestValue, Sequence, Store, StoreError};
 
 use super::{Engine, EngineSettings, OpenError, PoisonOnPanic, Position, spawn};
-use crate::budget::Permit;
-use crate::commit::{CommitError, Intake, SubmitError};
+use crate::commit::{CommitError, Intake};
 use crate::erasure::{Eraser, EraserHandle};
-use crate::event_ids::{Claim, EventIds};
+use crate::event_ids::EventIds;
 use crate::events::attempts::{AttemptQueue, AttemptWriter};
 use crate::events::topics::EventTopics;
 use crate::events::webhooks::{WebhookParts, WebhookStartError, Webhooks};
@@ -142,17 +139,6 @@ impl Parts {
         );
         Ok((queries, webhooks, attempts, notices))
     }
-}
-
-/// Why an event was not published.
-#[derive(Debug, thiserror::Error)]
-pub enum PublishError {
-    /// It was not taken; nothing of it was kept.
-    #[error(transparent)]
-    Submit(#[from] SubmitError),
-    /// It was taken and not committed.
-    #[error(transparent)]
-    Commit(#[from] CommitError),
 }
 
 /// Starts the thread that carries out erasures.
@@ -386,71 +372,10 @@ impl Engine {
     pub fn webhooks(&self) -> &Arc<Webhooks> {
         &self.inner.webhooks
     }
-
-    /// Hands in an event of a published type; returns its id once it is durable. One whose
-    /// own id came within the last day already is that event: from a publisher bound to
-    /// the same user, or else from any that is bound to none.
-    ///
-    /// # Errors
-    /// [`PublishError`].
-    pub async fn publish(
-        &self,
-        event: &systole_storage::frame::Published<'_>,
-        permit: Permit,
-    ) -> Result<String, PublishError> {
-        let draft = systole_storage::frame::encode_published(event);
-        let sequence = match event.scoped_id() {
-            Some(id) => self.publish_once(event.org, &id, draft, permit).await?,
-            None => self.submit(draft, 0, permit)?.await?.sequence,
-        };
-        Ok(self.inner.webhooks.published_id(sequence))
-    }
-
-    async fn publish_once(
-        &self,
-        org: &str,
-        id: &str,
-        draft: Draft,
-        permit: Permit,
-    ) -> Result<Sequence, PublishError> {
-        let mut other = None;
-        let claimed = loop {
-            match self.inner.event_ids.claim(org, id, other, now_ms()) {
-                Claim::Mine(claimed) => break claimed,
-                Claim::Known(sequence) if self.is_event(org, id, sequence).await => return Ok(sequence),
-                Claim::Known(sequence) => other = Some(sequence),
-                // An error says that it is decided.
-                Claim::Pending(mut decided) => while decided.changed().await.is_ok() {},
-            }
-        };
-        let ack = self.submit(draft, 0, permit)?;
-        // Its own task, so that a caller that goes away does not leave the id undecided.
-        let kept = tokio::spawn(async move {
-            let committed = ack.await?;
-            claimed.keep(committed.sequence, now_ms());
-            Ok::<Sequence, CommitError>(committed.sequence)
-        });
-        Ok(kept.await.unwrap_or(Err(CommitError::Failed))?)
-    }
-
-    /// Whether the event at a place has this id, or is gone and so cannot be asked. One
-    /// that was erased has none.
-    async fn is_event(&self, org: &str, id: &str, sequence: Sequence) -> bool {
-        let (inner, org, id) = (self.inner.clone(), org.to_owned(), id.to_owned());
-        let found = tokio::task::spawn_blocking(move || match inner.log.frame(sequence) {
-            Ok(Frame::Event(event)) => {
-                event.org() == org
-                    && event.scoped_id().as_deref() == Some(&*id)
-                    && !inner.store.hidden().hides_event(&event)
-            }
-            Ok(_) => false,
-            Err(_) => true,
-        });
-        found.await.unwrap_or(true)
-    }
 }
 
-fn now_ms() -> i64 {
+/// Milliseconds since 1970.
+pub(super) fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
@@ -462,7 +387,7 @@ mod tests {
 
     use systole_dispatch::event::Cursor;
     use systole_dispatch::notice::{FailedMessage, MESSAGE_FAILED, MessageFailed, Notice, Notices as _};
-    use systole_storage::frame::{EventFrame, Published};
+    use systole_storage::frame::{EventFrame, Frame, Published};
     use systole_storage::{Catalog, LaneChanges};
     use tempfile::TempDir;
 

@@ -1,5 +1,7 @@
 //! Ids that publishers give their events.
 
+use std::time::Duration;
+
 use systole_engine::{Engine, EngineSettings, Published};
 use tempfile::TempDir;
 
@@ -42,4 +44,28 @@ async fn ids_of_users_and_of_their_organisation_stay_apart_over_restarts() {
         }
         engine.drain().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_are_handed_in_together_keep_their_order_and_the_same_id_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    // One place in the ring, so that nearly each waits for room.
+    let settings = EngineSettings { data_dir: dir.path().to_owned(), ring_slots: 1, ..Default::default() };
+    let engine = Engine::open(settings).unwrap();
+    let mut taken = Vec::new();
+    for id in [None, Some("ci-1"), None, Some("ci-1"), Some("ci-2"), None] {
+        let event =
+            Published { org: "default", user: None, name: "check_in.created", id, bound: false, data: "{}" };
+        let permit = engine.budget().try_take(64).unwrap();
+        taken.push(engine.hand_in(&event, permit, Duration::from_secs(30)).await.unwrap());
+    }
+    let mut sequences = Vec::new();
+    for publishing in taken {
+        sequences.push(publishing.durable().await.unwrap());
+    }
+    let again = sequences.remove(3);
+    assert_eq!(again, sequences[1], "the same id");
+    assert!(sequences.is_sorted_by(|before, behind| before < behind), "{sequences:?}");
+    assert_eq!(engine.budget().used(), 0);
+    engine.drain().await;
 }
