@@ -103,6 +103,8 @@ pub(crate) enum Refusal {
     RatioTooLarge { limit: usize },
     #[error("the body holds more than {limit} JSON values")]
     TooManyValues { limit: usize },
+    #[error("the line is longer than {limit} bytes")]
+    LineTooLong { limit: usize },
 
     #[error("Content-Type {} is not taken here; send {wanted}", Quoted(.found))]
     ContentType { found: String, wanted: &'static str },
@@ -147,6 +149,16 @@ pub(crate) enum Refusal {
     FlushFailed { inside: String },
     #[error("the disk is full; nothing was stored")]
     DiskFull,
+
+    /// A body of lines was taken up to one that is refused.
+    #[error("{why}")]
+    AtLine {
+        /// The first line that was not taken, from 1.
+        line: usize,
+        /// What was made of those before it.
+        ids: Vec<String>,
+        why: Box<Refusal>,
+    },
 }
 
 impl Refusal {
@@ -202,6 +214,7 @@ impl Refusal {
             Refusal::InflatedTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "inflated_too_large"),
             Refusal::RatioTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "ratio_too_large"),
             Refusal::TooManyValues { .. } => (S::PAYLOAD_TOO_LARGE, "too_many_values"),
+            Refusal::LineTooLong { .. } => (S::PAYLOAD_TOO_LARGE, "line_too_long"),
             Refusal::ContentType { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type"),
             Refusal::ContentEncoding { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_encoding"),
             Refusal::Accept { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_accept"),
@@ -222,6 +235,7 @@ impl Refusal {
             Refusal::NotStored { .. } => (S::SERVICE_UNAVAILABLE, "catalog_failed"),
             Refusal::FlushFailed { .. } => (S::SERVICE_UNAVAILABLE, "flush_failed"),
             Refusal::DiskFull => (S::INSUFFICIENT_STORAGE, "disk_full"),
+            Refusal::AtLine { why, .. } => why.status(),
         }
     }
 
@@ -233,6 +247,7 @@ impl Refusal {
             | Refusal::CommitFailed { inside }
             | Refusal::CatalogFailed { inside }
             | Refusal::FlushFailed { inside } => Some(inside),
+            Refusal::AtLine { why, .. } => why.inside(),
             _ => None,
         }
     }
@@ -248,6 +263,7 @@ impl Refusal {
             | Refusal::NotStored { .. }
             | Refusal::FlushFailed { .. }
             | Refusal::DiskFull => Some(RETRY_LATER_SECONDS),
+            Refusal::AtLine { why, .. } => why.retry_after_seconds(),
             _ => None,
         }
     }
@@ -255,7 +271,15 @@ impl Refusal {
     /// The answer.
     pub(crate) fn response(&self) -> Response<ReplyBody> {
         let (status, code) = self.status();
-        let document = Document { code, detail: self.detail(), rejected: self.rejected() };
+        let taken = self.taken();
+        let document = Document {
+            code,
+            accepted: taken.map(|(_, ids)| ids.len()),
+            line: taken.map(|(line, _)| line),
+            ids: taken.map(|(_, ids)| ids),
+            detail: self.detail(),
+            rejected: self.rejected(),
+        };
         let body = serde_json::to_vec(&document).expect("strings and numbers always serialize");
         let mut response = Response::new(ReplyBody::whole(body));
         *response.status_mut() = status;
@@ -278,7 +302,16 @@ impl Refusal {
     fn detail(&self) -> Detail<'_> {
         match self {
             Refusal::Invalid { detail, .. } => Detail::Entries(detail),
+            Refusal::AtLine { why, .. } => why.detail(),
             other => Detail::Text(other.to_string()),
+        }
+    }
+
+    /// The line that a body of lines is refused at, and what was made of those before it.
+    fn taken(&self) -> Option<(usize, &[String])> {
+        match self {
+            Refusal::AtLine { line, ids, .. } => Some((*line, ids.as_slice())),
+            _ => None,
         }
     }
 
@@ -458,6 +491,12 @@ impl Serialize for Place {
 #[derive(Serialize)]
 struct Document<'a> {
     code: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accepted: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ids: Option<&'a [String]>,
     detail: Detail<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rejected: Option<usize>,
@@ -493,6 +532,32 @@ mod tests {
             let response = refusal.response();
             assert_eq!(response.status().as_u16(), status, "{refusal}");
             assert_eq!(response.headers().contains_key(RETRY_AFTER), retry, "{refusal}");
+        }
+    }
+
+    #[test]
+    fn a_refused_line_says_where_and_what_was_taken_beside_what_its_cause_says() {
+        let at_line = |why| Refusal::AtLine { line: 3, ids: vec!["evt_1".to_owned()], why: Box::new(why) };
+        let cases = [
+            Refusal::invalid(Entry::body("type", "missing", "is missing")),
+            Refusal::OtherUser,
+            Refusal::QueueFull,
+            Refusal::Poisoned { inside: "sync".to_owned() },
+        ];
+        let fields = |refusal: &Refusal| match refusal.response().into_body() {
+            ReplyBody::Whole(body) => serde_json::from_slice::<serde_json::Value>(&body).unwrap(),
+            _ => panic!("refusals are whole"),
+        };
+        for why in cases {
+            let (alone, status, inside) = (fields(&why), why.status(), why.inside().map(str::to_owned));
+            let retry = why.retry_after_seconds();
+            let refusal = at_line(why);
+            assert_eq!((refusal.status(), refusal.inside()), (status, inside.as_deref()));
+            assert_eq!(refusal.retry_after_seconds(), retry);
+            let expected = serde_json::json!({
+                "code": alone["code"], "detail": alone["detail"], "accepted": 1, "line": 3, "ids": ["evt_1"]
+            });
+            assert_eq!(fields(&refusal), expected);
         }
     }
 

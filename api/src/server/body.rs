@@ -1,6 +1,6 @@
 //! Reading a request's body.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
@@ -31,6 +31,29 @@ pub(crate) struct BodyLimits {
     pub(crate) timeout: Duration,
 }
 
+/// What may still come of a body that is read part by part, and within which time; only
+/// the time in which a part is waited for counts.
+pub(crate) struct BodyLeft {
+    bytes: usize,
+    time: Duration,
+    limits: BodyLimits,
+}
+
+impl BodyLimits {
+    /// All of it.
+    pub(crate) fn left(self) -> BodyLeft {
+        BodyLeft { bytes: self.bytes_max, time: self.timeout, limits: self }
+    }
+
+    fn too_large(&self) -> Refusal {
+        Refusal::BodyTooLarge { limit: self.bytes_max }
+    }
+
+    fn too_slow(&self) -> Refusal {
+        Refusal::BodyTimeout { seconds: self.timeout.as_secs_f64() }
+    }
+}
+
 impl RequestBody {
     pub(crate) fn new(incoming: Incoming, headers: &HeaderMap) -> RequestBody {
         let done = incoming.is_end_stream();
@@ -45,9 +68,7 @@ impl RequestBody {
     /// Refuses a body whose declared length is over the limit.
     pub(crate) fn check_declared(&self, limits: &BodyLimits) -> Result<(), Refusal> {
         match self.declared_bytes() {
-            Some(bytes) if bytes > limits.bytes_max as u64 => {
-                Err(Refusal::BodyTooLarge { limit: limits.bytes_max })
-            }
+            Some(bytes) if bytes > limits.bytes_max as u64 => Err(limits.too_large()),
             _ => Ok(()),
         }
     }
@@ -60,12 +81,12 @@ impl RequestBody {
         grow: impl FnMut(usize) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
         self.check_declared(limits)?;
-        let read = self.read_parts(out, limits.bytes_max, grow);
+        let read = self.read_parts(out, limits, grow);
         match tokio::time::timeout(limits.timeout, read).await {
             Ok(result) => result,
             Err(_) => {
                 self.done = true;
-                Err(Refusal::BodyTimeout { seconds: limits.timeout.as_secs_f64() })
+                Err(limits.too_slow())
             }
         }
     }
@@ -73,17 +94,32 @@ impl RequestBody {
     async fn read_parts(
         &mut self,
         out: &mut Vec<u8>,
-        bytes_max: usize,
+        limits: &BodyLimits,
         mut grow: impl FnMut(usize) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
         while let Some(part) = self.next().await? {
-            if out.len() + part.len() > bytes_max {
-                return Err(Refusal::BodyTooLarge { limit: bytes_max });
+            if out.len() + part.len() > limits.bytes_max {
+                return Err(limits.too_large());
             }
             grow(part.len())?;
             out.extend_from_slice(&part);
         }
         Ok(())
+    }
+
+    /// The next part; `None` behind the last one.
+    pub(crate) async fn part(&mut self, left: &mut BodyLeft) -> Result<Option<Bytes>, Refusal> {
+        let asked = Instant::now();
+        let came = tokio::time::timeout(left.time, self.next()).await;
+        left.time = left.time.saturating_sub(asked.elapsed());
+        let Ok(part) = came else {
+            self.done = true;
+            return Err(left.limits.too_slow());
+        };
+        let part = part?;
+        let bytes = part.as_ref().map_or(0, Bytes::len);
+        left.bytes = left.bytes.checked_sub(bytes).ok_or_else(|| left.limits.too_large())?;
+        Ok(part)
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {

@@ -5,6 +5,7 @@ mod auth;
 mod buckets;
 mod client;
 mod erasure;
+mod event_lines;
 mod fixture;
 mod formats;
 mod ingest;

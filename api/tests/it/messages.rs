@@ -19,18 +19,18 @@ const EVENTS: &str = "/api/v1/events";
 
 impl TestServer {
     /// Makes an endpoint that is switched off: events are messages, and nothing is sent.
-    async fn subscribe(&self, key: &str) {
+    pub(crate) async fn subscribe(&self, key: &str) {
         let wish = json!({"url": "https://receiver.example.org/hook", "active": false});
         self.post(ENDPOINTS, key, &wish).await.expect(201);
     }
 
-    async fn publish(&self, key: &str, event: &Value) -> String {
+    pub(crate) async fn publish(&self, key: &str, event: &Value) -> String {
         let answer = self.post(EVENTS, key, event).await.expect(202).json();
         answer["id"].as_str().unwrap().to_owned()
     }
 
     /// All rows of a list, page by page, and how many pages there were.
-    async fn listed(&self, parameters: &str, key: &str) -> (Vec<Value>, usize) {
+    pub(crate) async fn listed(&self, parameters: &str, key: &str) -> (Vec<Value>, usize) {
         let (mut rows, mut pages, mut iterator) = (Vec::new(), 0, String::new());
         loop {
             let path = format!("{MESSAGES}?{parameters}{iterator}");
@@ -46,7 +46,7 @@ impl TestServer {
 
     /// Waits until there are as many messages: those of samples follow within
     /// milliseconds.
-    async fn settled(&self, count: usize) -> Vec<Value> {
+    pub(crate) async fn settled(&self, count: usize) -> Vec<Value> {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             let (rows, _) = self.listed("limit=250", OPERATOR).await;
@@ -81,7 +81,7 @@ impl TestServer {
         assert_eq!(answer.expect(410).code(), "message_dropped");
     }
 
-    async fn message(&self, id: &str, key: &str) -> Value {
+    pub(crate) async fn message(&self, id: &str, key: &str) -> Value {
         self.get(&format!("{MESSAGES}/{id}"), key).await.expect(200).json()
     }
 }
@@ -90,7 +90,7 @@ fn check_in(number: usize) -> Value {
     json!({"type": "check_in.created", "user_id": format!("u_{}", number % 3), "data": {"mood": number}})
 }
 
-fn ids(rows: &[Value]) -> Vec<&str> {
+pub(crate) fn ids(rows: &[Value]) -> Vec<&str> {
     rows.iter().map(|row| row["id"].as_str().unwrap()).collect()
 }
 

@@ -1,4 +1,4 @@
-//! `POST /api/v1/events`: an upstream hands an event in. `GET
+//! `POST /api/v1/events`: an upstream hands an event in, or many as lines. `GET
 //! /api/v1/webhooks/event-types`: what there is.
 
 use std::sync::{Arc, OnceLock};
@@ -11,6 +11,7 @@ use systole_engine::events::topics::EventCatalogue;
 use systole_engine::{PublishError, Published};
 
 use super::event_body::EventBody;
+use super::event_lines;
 use super::messages::nearest;
 use crate::error::{Entry, Quoted, Refusal};
 use crate::manage::fields::{refuse_compressed, text, user};
@@ -19,7 +20,7 @@ use crate::route::Call;
 use crate::server::BodyLimits;
 
 /// Longest event: what the hosted systems this replaces take, and more.
-const EVENT_BYTES_MAX: usize = 1024 * 1024;
+pub(super) const EVENT_BYTES_MAX: usize = 1024 * 1024;
 /// Longest id that a publisher may bring.
 const EVENT_ID_CHARS_MAX: usize = 256;
 
@@ -77,8 +78,55 @@ fn listing(catalogue: &EventCatalogue) -> Bytes {
     listing.expect("names, schemas and examples always serialize").into()
 }
 
+/// An event that its caller may publish: what is wrong with another was refused.
+pub(super) struct Event<'a> {
+    name: String,
+    user: Option<String>,
+    id: Option<String>,
+    data: &'a str,
+}
+
+impl<'a> Event<'a> {
+    /// Reads one JSON object.
+    pub(super) fn read(call: &Call<'_>, body: &'a [u8]) -> Result<Event<'a>, Refusal> {
+        let submitted = EventBody::read(body)?;
+        let fields = &submitted.fields;
+        let name = event_type(call, fields)?;
+        let user = match (&call.caller.user, user(fields)?) {
+            (Some(bound), Some(user)) if **bound != *user => return Err(Refusal::OtherUser),
+            (Some(bound), _) => Some(bound.to_string()),
+            (None, user) => user,
+        };
+        let blocked = call.app.engine.blocked_users(&call.org);
+        if user.as_deref().is_some_and(|user| blocked.is_some_and(|blocked| blocked.contains(user))) {
+            return Err(Refusal::UserErased);
+        }
+        Ok(Event { name, user, id: event_id(fields)?, data: submitted.data()? })
+    }
+
+    /// As the engine takes it.
+    pub(super) fn published<'e>(&'e self, call: &'e Call<'_>) -> Published<'e> {
+        Published {
+            org: &call.org,
+            user: self.user.as_deref(),
+            name: &self.name,
+            id: self.id.as_deref(),
+            bound: call.caller.user.is_some(),
+            data: self.data,
+        }
+    }
+}
+
+/// One event as JSON under any Content-Type, but for that of many.
 pub(crate) async fn publish(call: Call<'_>) -> Result<Reply, Refusal> {
     refuse_compressed(&call.head.headers)?;
+    match event_lines::are_sent(&call.head.headers) {
+        true => event_lines::publish(call).await,
+        false => publish_one(call).await,
+    }
+}
+
+async fn publish_one(call: Call<'_>) -> Result<Reply, Refusal> {
     let limits = BodyLimits { bytes_max: EVENT_BYTES_MAX, timeout: call.app.settings.http.body_timeout };
     call.body.check_declared(&limits)?;
     let declared = call.body.declared_bytes().and_then(|bytes| usize::try_from(bytes).ok());
@@ -86,31 +134,12 @@ pub(crate) async fn publish(call: Call<'_>) -> Result<Reply, Refusal> {
     let permit = budget.try_take(declared.unwrap_or(EVENT_BYTES_MAX)).ok_or(Refusal::BudgetSpent)?;
     let mut body = Vec::new();
     call.body.read(&mut body, &limits, |_| Ok(())).await?;
-    let submitted = EventBody::read(&body)?;
-    let fields = &submitted.fields;
-    let name = event_type(&call, fields)?;
-    let user = match (&call.caller.user, user(fields)?) {
-        (Some(bound), Some(user)) if **bound != *user => return Err(Refusal::OtherUser),
-        (Some(bound), _) => Some(bound.to_string()),
-        (None, user) => user,
-    };
-    let blocked = call.app.engine.blocked_users(&call.org);
-    if user.as_deref().is_some_and(|user| blocked.is_some_and(|blocked| blocked.contains(user))) {
-        return Err(Refusal::UserErased);
-    }
-    let id = event_id(fields)?;
-    let event = Published {
-        org: &call.org,
-        user: user.as_deref(),
-        name: &name,
-        id: id.as_deref(),
-        bound: call.caller.user.is_some(),
-        data: submitted.data()?,
-    };
-    let made = call.app.engine.publish(&event, permit).await.map_err(|fault| match fault {
-        PublishError::Submit(fault) => Refusal::from(fault),
-        PublishError::Commit(fault) => Refusal::from(fault),
-    })?;
+    let event = Event::read(&call, &body)?;
+    let made =
+        call.app.engine.publish(&event.published(&call), permit).await.map_err(|fault| match fault {
+            PublishError::Submit(fault) => Refusal::from(fault),
+            PublishError::Commit(fault) => Refusal::from(fault),
+        })?;
     Ok(reply::json_of(StatusCode::ACCEPTED, &json!({ "id": made })))
 }
 

@@ -8,6 +8,7 @@ mod again;
 mod attempts;
 mod endpoints;
 mod event_body;
+mod event_lines;
 mod events;
 mod external;
 mod messages;
