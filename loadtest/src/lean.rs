@@ -14,6 +14,10 @@ use tokio::net::TcpStream;
 
 use crate::client::{ClientError, Server};
 
+/// The Content-Type of one JSON value.
+pub const JSON: &str = "application/json";
+/// The Content-Type of a JSON value a line.
+pub const NDJSON: &str = "application/x-ndjson";
 /// No server sends more head than this to one who asked so little.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// A year of one metric by the second would be 2 GB; no read of a run comes near.
@@ -99,13 +103,20 @@ impl Lean {
         self.exchange().await
     }
 
-    /// Sends a JSON body to `path`, which may have a query string.
-    pub async fn post(&mut self, path: &str, body: &[u8]) -> Result<LeanAnswer<'_>, LeanError> {
+    /// Sends a body to `path`, which may have a query string.
+    pub async fn post(
+        &mut self,
+        path: &str,
+        content_type: &str,
+        body: &[u8],
+    ) -> Result<LeanAnswer<'_>, LeanError> {
         self.request.clear();
         self.request.extend(b"POST ");
         self.request.extend(path.as_bytes());
         self.request.extend(&self.head_lines);
-        self.request.extend(b"content-type: application/json\r\ncontent-length: ");
+        self.request.extend(b"content-type: ");
+        self.request.extend(content_type.as_bytes());
+        self.request.extend(b"\r\ncontent-length: ");
         self.request.extend(body.len().to_string().as_bytes());
         self.request.extend(b"\r\n\r\n");
         self.request.extend(body);

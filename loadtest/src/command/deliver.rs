@@ -31,6 +31,9 @@ pub(crate) struct Deliver {
     /// Size of an event's data (events).
     #[arg(long, default_value_t = 1_000)]
     event_bytes: usize,
+    /// Events of a request, one a line (events).
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    lines: u64,
     /// Samples of a request (series).
     #[arg(long, default_value_t = 500)]
     points: usize,
@@ -82,7 +85,7 @@ pub(crate) struct Deliver {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Kind {
-    /// Events published one by one, to one endpoint.
+    /// Published events, to one endpoint.
     Events,
     /// Live samples, a user a request.
     Series,
@@ -111,7 +114,7 @@ impl Deliver {
 
     fn settings(&self) -> DeliverSettings {
         let scenario = match self.scenario {
-            Kind::Events => Scenario::Events { bytes: self.event_bytes },
+            Kind::Events => Scenario::Events { bytes: self.event_bytes, lines: self.lines },
             Kind::Series => Scenario::Series { points: self.points },
         };
         DeliverSettings {

@@ -201,8 +201,8 @@ impl Books {
         }
     }
 
-    /// What is missing of so many acknowledged requests, and what came beyond them:
-    /// events, or where a request has them, samples.
+    /// What is missing of so many acknowledged events, and what came beyond them: events,
+    /// or of requests with samples these.
     pub(crate) fn open(&self, acknowledged: u64, samples_a_request: u64) -> (u64, u64) {
         match &self.content {
             Content::Events { receipts, .. } => {
@@ -341,7 +341,7 @@ impl Counted {
         }
     }
 
-    /// Whether as much came as so many acknowledged requests cause.
+    /// Whether as much came as so many acknowledged events, or requests with samples, cause.
     pub(crate) fn reaches(&self, acknowledged: u64, samples_a_request: u64) -> bool {
         match samples_a_request {
             0 => self.events >= acknowledged,

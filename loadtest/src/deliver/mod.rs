@@ -72,10 +72,12 @@ const REMEMBER_IDS: usize = 4_000_000;
 /// What is offered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scenario {
-    /// Events published one by one, to one endpoint.
+    /// Published events, to one endpoint.
     Events {
         /// Size of an event's data.
         bytes: usize,
+        /// Events of a request, one a line.
+        lines: u64,
     },
     /// Live samples, a user a request, to one or more endpoints.
     Series {
@@ -244,9 +246,9 @@ fn orgs(settings: &DeliverSettings) -> Result<Vec<String>, DeliverError> {
 
 fn load(settings: &DeliverSettings, orgs: &[String]) -> Result<(Load, Content), DeliverError> {
     match settings.scenario {
-        Scenario::Events { bytes } => {
+        Scenario::Events { bytes, lines } => {
             let prefix = format!("load-{}", settings.run_prefix);
-            let events = Events::new(&prefix, settings.users, settings.connections, bytes);
+            let events = Events::new(&prefix, settings.users, settings.connections, bytes).in_lines(lines);
             let (receipts, users) = (Arc::new(Receipts::new()), events.users);
             Ok((Load::Events(events), Content::Events { receipts, users, timed: Timed::ALL }))
         }
@@ -339,8 +341,9 @@ async fn drive(
     books: &Books,
     sink: &Sink,
 ) -> Result<DeliverReport, DeliverError> {
-    let samples_a_request = load.samples();
-    let requests = settings.rate.map(|rate| rate as f64 / samples_a_request.max(1) as f64);
+    let (samples_a_request, events_a_request) = (load.samples(), load.events());
+    let a_request = samples_a_request.max(events_a_request);
+    let requests = settings.rate.map(|rate| rate as f64 / a_request as f64);
     let mut offer = Offer::new(load, server, requests);
     offer.receipts = books.receipts();
     let offer = Arc::new(offer);
@@ -369,6 +372,7 @@ async fn drive(
         connections: settings.connections,
         rate: requests,
         samples_a_request,
+        events_a_request,
         measured,
         acknowledged_measured,
         received_measured: after.since(&before),

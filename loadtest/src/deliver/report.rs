@@ -37,9 +37,11 @@ pub struct DeliverReport {
     pub rate: Option<f64>,
     /// Samples of a request.
     pub samples_a_request: u64,
+    /// Events of a request; samples are one.
+    pub events_a_request: u64,
     /// Length of the measured phase.
     pub measured: Duration,
-    /// Requests acknowledged in it.
+    /// Events acknowledged in it; of series, requests.
     pub acknowledged_measured: u64,
     /// What the receiver counted in it.
     pub received_measured: Counted,
@@ -47,7 +49,7 @@ pub struct DeliverReport {
     pub latency: Percentiles,
     /// The same of the whole run.
     pub latency_whole: Percentiles,
-    /// Requests acknowledged in the whole run.
+    /// Events acknowledged in the whole run; of series, requests.
     pub acknowledged: u64,
     /// Events, or samples, that were acknowledged and not delivered.
     pub missing: u64,
@@ -96,7 +98,7 @@ impl DeliverReport {
         self.per_second(self.received_measured.samples)
     }
 
-    /// Requests acknowledged a second of the measured phase.
+    /// Events acknowledged a second of the measured phase; of series, requests.
     pub fn acknowledged_per_second(&self) -> f64 {
         self.per_second(self.acknowledged_measured)
     }
@@ -117,7 +119,7 @@ impl DeliverReport {
         self.judged().iter().all(|judged| judged.kept)
     }
 
-    /// Ingest of another run's, from its JSON: both in requests a second.
+    /// Ingest of another run's, from its JSON: both as acknowledged a second.
     pub fn ingest_share(&self, other: &Value) -> Option<f64> {
         let theirs = other["acknowledged_per_second"].as_f64().filter(|rate| *rate > 0.0)?;
         Some(self.acknowledged_per_second() / theirs)
@@ -131,6 +133,7 @@ impl DeliverReport {
             "endpoints": self.endpoints,
             "connections": self.connections,
             "rate": self.rate,
+            "events_a_request": self.events_a_request,
             "measured_seconds": self.measured.as_secs_f64(),
             "acknowledged_per_second": self.acknowledged_per_second().round(),
             "samples_acknowledged_per_second":
@@ -173,7 +176,7 @@ impl DeliverReport {
 
     fn faults(&self) -> Vec<String> {
         let unit = self.unit();
-        let each = self.samples_a_request.max(1);
+        let each = self.samples_a_request.max(self.events_a_request);
         let unasked = self.unasked.saturating_sub(self.unsure * each);
         let own = [
             (self.missing, format!("{unit} acknowledged and not delivered")),
@@ -243,12 +246,18 @@ impl fmt::Display for DeliverReport {
             self.connections,
             self.measured.as_secs_f64()
         )?;
-        writeln!(
-            f,
-            "taken in  {} requests/s, {} samples/s",
-            grouped(self.acknowledged_per_second() as u64),
-            grouped((self.acknowledged_per_second() * self.samples_a_request as f64) as u64)
-        )?;
+        let taken_in = self.acknowledged_per_second();
+        match self.samples_a_request {
+            0 => {
+                let requests = taken_in / self.events_a_request.max(1) as f64;
+                let (events, requests) = (grouped(taken_in as u64), grouped(requests as u64));
+                writeln!(f, "taken in  {events} events/s, {requests} requests/s")?;
+            }
+            samples => {
+                let samples = grouped((taken_in * samples as f64) as u64);
+                writeln!(f, "taken in  {} requests/s, {samples} samples/s", grouped(taken_in as u64))?;
+            }
+        }
         writeln!(
             f,
             "delivered {} deliveries/s, {} samples/s, {} MB/s of bodies, over {} connections at most",
@@ -267,9 +276,10 @@ impl fmt::Display for DeliverReport {
         writeln!(f, "backlog   {} {} at the load's end, {drained}", grouped(self.backlog), self.unit())?;
         writeln!(
             f,
-            "whole run {} requests acknowledged, {} events and {} samples delivered, {} missing; {} signatures \
+            "whole run {} {} acknowledged, {} events and {} samples delivered, {} missing; {} signatures \
              verified, {} duplicates, {} out of order; answers {}",
             grouped(self.acknowledged),
+            if self.samples_a_request == 0 { "events" } else { "requests" },
             grouped(counted.events),
             grouped(counted.samples),
             grouped(self.missing),

@@ -1,7 +1,8 @@
 //! Connections that send what a [`Load`] has, each one request at a time, as fast as
 //! they are answered or at even distances.
 //!
-//! 429 and 503 are waited out. A connection that is lost leaves its request unsure: it
+//! 429 and 503 are waited out; of lines, those that the server took before it said so are
+//! not sent again. A connection that is lost leaves its request unsure: it
 //! is not sent again, since an event would be another one. Any other answer than 2xx
 //! is a fault; one that repeating cannot heal ends the connection's work.
 
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -72,9 +74,17 @@ impl Offer {
         }
     }
 
-    /// Requests that were acknowledged.
+    /// Events that were acknowledged; the samples of a request are one.
     pub(crate) fn acknowledged(&self) -> u64 {
         self.counts.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the server has the first events of a request.
+    fn acknowledge(&self, request: &Request, events: u64) {
+        if let Some(receipts) = &self.receipts {
+            request.numbers(events).for_each(|number| receipts.acknowledged(number));
+        }
+        self.counts.acknowledged.fetch_add(events, Ordering::Relaxed);
     }
 
     /// From now on no further request is begun.
@@ -128,7 +138,7 @@ async fn send(offer: Arc<Offer>, mut connection: Lean, slot: u64, first_turn: u6
         }
         offer.load.write(slot, sent.turns, drawn, &mut request);
         sent.turns += 1;
-        match deliver(&offer, &mut connection, &request, &mut sent).await {
+        match deliver(&offer, &mut connection, &mut request, &mut sent).await {
             Next::On => {}
             Next::Reconnect => match Lean::connect(&offer.server).await {
                 Ok(opened) => connection = opened,
@@ -147,26 +157,24 @@ enum Next {
 }
 
 /// Sends one request until the server decided on it.
-async fn deliver(offer: &Offer, connection: &mut Lean, request: &Request, sent: &mut Sent) -> Next {
+async fn deliver(offer: &Offer, connection: &mut Lean, request: &mut Request, sent: &mut Sent) -> Next {
     loop {
-        let (status, text) = match timeout(ANSWER_MAX, connection.post(&request.path, request.body())).await {
-            Ok(Ok(answer)) => {
-                let good = matches!(answer.status, 200..=299 | 429 | 503);
-                (answer.status, if good { String::new() } else { error_excerpt(answer.body) })
-            }
+        let posted = connection.post(&request.path, request.content_type, request.body());
+        let (status, taken, text) = match timeout(ANSWER_MAX, posted).await {
+            Ok(Ok(answer)) => match answer.status {
+                status @ 200..=299 => (status, request.events(), String::new()),
+                status @ (429 | 503) => (status, taken(answer.body), String::new()),
+                status => (status, taken(answer.body), error_excerpt(answer.body)),
+            },
             Ok(Err(error)) => return sent.lost(error_chain(&error)),
             Err(_) => return sent.lost(format!("no answer within {ANSWER_MAX:?}")),
         };
         *sent.statuses.entry(status).or_default() += 1;
+        offer.acknowledge(request, taken);
         match status {
-            200..=299 => {
-                if let Some(receipts) = &offer.receipts {
-                    receipts.acknowledged(request.number);
-                }
-                offer.counts.acknowledged.fetch_add(1, Ordering::Relaxed);
-                return Next::On;
-            }
+            200..=299 => return Next::On,
             429 | 503 if !offer.stop.load(Ordering::Relaxed) => {
+                request.leave_out(taken);
                 offer.counts.put_off.fetch_add(1, Ordering::Relaxed);
                 sleep(REST).await;
             }
@@ -177,6 +185,12 @@ async fn deliver(offer: &Offer, connection: &mut Lean, request: &Request, sent: 
             }
         }
     }
+}
+
+/// How many lines a server took before one that it refuses.
+fn taken(answer: &[u8]) -> u64 {
+    let answer: Option<Value> = serde_json::from_slice(answer).ok();
+    answer.and_then(|answer| answer["accepted"].as_u64()).unwrap_or(0)
 }
 
 impl Sent {

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::plan::Plan;
 use crate::client::Server;
-use crate::lean::Lean;
+use crate::lean::{JSON, Lean};
 use crate::random::Random;
 use crate::report::error_excerpt;
 
@@ -158,7 +158,7 @@ enum Outcome {
 }
 
 async fn send(desk: &Desk, connection: &mut Lean, request: &Pending) -> Outcome {
-    match timeout(ANSWER_MAX, connection.post(request.path, request.body.as_bytes())).await {
+    match timeout(ANSWER_MAX, connection.post(request.path, JSON, request.body.as_bytes())).await {
         Ok(Ok(answer)) => match answer.status {
             200..=299 => Outcome::Acknowledged(id_of(answer.body)),
             429 | 503 => {

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::server::{Reply, TestServer};
 use crate::systole::{Flaw, Systole};
 
-const EVENTS: Scenario = Scenario::Events { bytes: 1_000 };
+const EVENTS: Scenario = Scenario::Events { bytes: 1_000, lines: 1 };
 const SERIES: Scenario = Scenario::Series { points: 50 };
 const NONE: Duration = Duration::ZERO;
 
@@ -81,6 +81,33 @@ async fn broken_promises_are_faults() {
         assert!(report.to_string().contains(told), "{flaw:?}\n{report}");
         assert_eq!(report.drained.is_none(), flaw == Flaw::EventLost, "{flaw:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_one_request_are_each_acknowledged_and_delivered_in_order() {
+    // Each second request is refused behind its second line, and goes on there.
+    for flaw in [Flaw::None, Flaw::LinesPutOff] {
+        let systole = Systole::start(flaw).await;
+        let scenario = Scenario::Events { bytes: 100, lines: 7 };
+        let report = run(&DeliverSettings { users: 3, ..short(scenario) }, &systole).await;
+        assert!(report.is_sound(), "{report}");
+        assert!(report.acknowledged > 20, "{report}");
+        assert_eq!((report.counted.events, report.counted.disordered), (report.acknowledged, 0));
+        assert_eq!(report.latency_whole.count, report.counted.events);
+        let events = systole.server.seen().into_iter().filter(|seen| seen.path == "/api/v1/events");
+        let lines: Vec<usize> = events.map(|seen| seen.body.split(|byte| *byte == b'\n').count()).collect();
+        assert!(lines.contains(&7), "{lines:?}");
+        assert_eq!(lines.contains(&5), flaw == Flaw::LinesPutOff, "{lines:?}");
+        // A request that is put off at the very end stays as it is.
+        assert!(flaw != Flaw::None || report.acknowledged == report.statuses[&202_u16] * 7, "{report}");
+        assert_eq!(report.to_json()["events_a_request"], 7);
+    }
+    let systole = Systole::start(Flaw::EventLost).await;
+    let scenario = Scenario::Events { bytes: 100, lines: 7 };
+    let settings =
+        DeliverSettings { patience: Duration::from_millis(500), connections: 1, ..short(scenario) };
+    let report = run(&settings, &systole).await;
+    assert!(report.to_string().contains("fault     1 events acknowledged and not delivered"), "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -218,7 +245,7 @@ async fn what_a_killed_server_breaks_is_named() {
 #[test]
 fn the_program_says_what_each_command_takes() {
     for (name, flags) in [
-        ("deliver", &["--rate", "--limit", "--endpoints", "--verify-every", "--against"][..]),
+        ("deliver", &["--rate", "--limit", "--endpoints", "--lines", "--verify-every", "--against"][..]),
         ("isolate", &["--endpoints", "--kinds", "--pid", "--strict"]),
         ("ledger", &["--kills", "--fail-every", "--set", "--work-dir"]),
     ] {

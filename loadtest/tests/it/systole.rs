@@ -36,6 +36,8 @@ pub(crate) enum Flaw {
     CorrectionLost,
     /// The connection of the third batch ends before its answer, every time.
     AnswerLost,
+    /// Of several events in one request two are taken, each second time.
+    LinesPutOff,
 }
 
 pub(crate) struct Systole {
@@ -53,6 +55,8 @@ struct World {
     endpoints_made: usize,
     /// Published so far.
     published: usize,
+    /// Requests of several events so far.
+    requests_of_lines: usize,
     ordering: u64,
     ingests: usize,
 }
@@ -108,7 +112,7 @@ impl World {
         let org = query.split('&').find_map(|pair| pair.strip_prefix("org=")).unwrap_or_default();
         match (seen.method.as_str(), path) {
             ("POST", "/api/v1/wearables/bulk-ingest") => self.ingest(seen, org, flaw, events),
-            ("POST", "/api/v1/events") => self.publish(seen, events),
+            ("POST", "/api/v1/events") => self.publish(seen, flaw, events),
             ("POST", "/api/v1/webhooks/endpoints") => self.create(seen, org),
             ("POST", "/api/v1/api-keys") => Reply::json(201, r#"{"id":"key_1","key":"avk_1"}"#),
             ("DELETE", "/api/v1/api-keys/key_1") => Reply::json(204, ""),
@@ -154,10 +158,26 @@ impl World {
         Reply::json(200, "{}")
     }
 
+    fn publish(&mut self, seen: &Seen, flaw: Flaw, events: &UnboundedSender<Event>) -> Reply {
+        let lines: Vec<&str> = str::from_utf8(&seen.body).expect("text").lines().collect();
+        if let [line] = lines.as_slice() {
+            let id = self.publish_one(line, events);
+            return Reply::json(202, json!({ "id": id }).to_string());
+        }
+        self.requests_of_lines += 1;
+        let refuses = flaw == Flaw::LinesPutOff && self.requests_of_lines.is_multiple_of(2);
+        let taken = if refuses { &lines[..2] } else { &lines[..] };
+        let ids: Vec<String> = taken.iter().map(|line| self.publish_one(line, events)).collect();
+        if refuses {
+            let refused = json!({ "code": "queue_full", "detail": "", "accepted": 2, "line": 3, "ids": ids });
+            return Reply::json(429, refused.to_string());
+        }
+        Reply::json(202, json!({ "ids": ids }).to_string())
+    }
+
     /// Sends the data on as it came, to the endpoints of its user.
-    fn publish(&mut self, seen: &Seen, events: &UnboundedSender<Event>) -> Reply {
-        let asked: Value = serde_json::from_slice(&seen.body).expect("JSON");
-        let text = str::from_utf8(&seen.body).expect("text");
+    fn publish_one(&mut self, text: &str, events: &UnboundedSender<Event>) -> String {
+        let asked: Value = serde_json::from_str(text).expect("JSON");
         let (_, data) = text.split_once("\"data\":").expect("data, at the end");
         let data = data.strip_suffix('}').expect("an object");
         self.published += 1;
@@ -169,7 +189,7 @@ impl World {
                 events.send(event).expect("the deliverer lives");
             }
         }
-        Reply::json(202, json!({ "id": id }).to_string())
+        id
     }
 
     fn ingest(&mut self, seen: &Seen, org: &str, flaw: Flaw, events: &UnboundedSender<Event>) -> Reply {
