@@ -39,7 +39,7 @@ use crate::ledger::{BacklogKind, GivenUp, Ledger};
 use crate::memory::Memory;
 use crate::notice::{DisabledReason, EndpointDisabled, Notice, Notices};
 use crate::router::Router;
-use crate::saver::{Saver, save_often};
+use crate::saver::{Save, Saver, save_often};
 use crate::topic::Topics;
 
 pub use crate::counters::DispatchStats;
@@ -273,6 +273,9 @@ pub enum ManualFault {
     /// promised until asking again succeeds.
     #[error("what is to be sent again could not be stored")]
     Unsaved,
+    /// The same, because the disk is full.
+    #[error("the disk is full")]
+    DiskFull,
     /// The server stops.
     #[error("the server is stopping")]
     Stopping,
@@ -517,8 +520,11 @@ impl Dispatcher {
         if asked == Asked::Full {
             return Err(ManualFault::Busy);
         }
-        if !self.shared.save() {
-            return Err(if self.shared.is_stopping() { ManualFault::Stopping } else { ManualFault::Unsaved });
+        match self.shared.save() {
+            Save::Done => {}
+            Save::DiskFull => return Err(ManualFault::DiskFull),
+            Save::Failed if self.shared.is_stopping() => return Err(ManualFault::Stopping),
+            Save::Failed => return Err(ManualFault::Unsaved),
         }
         lane.tend(&self.shared);
         Ok(asked == Asked::Added)

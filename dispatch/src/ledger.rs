@@ -207,7 +207,13 @@ pub trait Ledger: fmt::Debug + Send + Sync {
     fn given_up(&self, endpoint: &str, sequences: RangeInclusive<u64>) -> Result<Vec<GivenUp>, LedgerFault>;
 }
 
-/// The ledger cannot be used.
+/// Why the ledger cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("the catalog cannot be used")]
-pub struct LedgerFault(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+pub enum LedgerFault {
+    /// The disk was full, which heals.
+    #[error("the disk is full")]
+    DiskFull(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Anything else.
+    #[error("the catalog cannot be used")]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
