@@ -68,7 +68,7 @@ impl Ledger for CatalogLedger {
         disabled: &EndpointDisabled,
         is_off: &dyn Fn() -> bool,
     ) -> Result<bool, LedgerFault> {
-        // Who switches an endpoint on holds this until its lane is on.
+        // Who switches an endpoint holds this until its lane is switched.
         let mut endpoints = self.endpoints.lock();
         if !is_off() {
             return Ok(false);
