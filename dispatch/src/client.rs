@@ -16,7 +16,8 @@
 //! other.
 //!
 //! A receiver may answer before it has read the body. A 2xx then counts once all is
-//! written; if the connection ends before, the attempt failed.
+//! written; if the connection ends before, or the exchange is reset by HTTP/2, the attempt
+//! failed.
 //!
 //! A connection that the receiver closed while it was idle costs nothing: if hyper
 //! can tell that nothing was sent, the request goes out on another one. If bytes had
@@ -36,7 +37,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnectorBuilder};
@@ -45,6 +45,7 @@ use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 
 use crate::dialer::{BoxError, Dialer};
 use crate::pool::{Pool, PoolFault};
+use crate::request_body::RequestBody;
 use crate::target::{Target, TargetFault, Targets};
 
 pub use crate::dialer::CONNECT_TIMEOUT;
@@ -292,14 +293,14 @@ fn is_without_socket(fault: &io::Error) -> bool {
 }
 
 /// Without what depends on the connection.
-fn request(mut headers: HeaderMap, body: Bytes) -> Request<Full<Bytes>> {
+fn request(mut headers: HeaderMap, body: Bytes) -> Request<RequestBody> {
     // A look at the few there are is less than to ask for each of ours.
     if headers.keys().any(|name| OURS.contains(name)) {
         OURS.iter().for_each(|name| drop(headers.remove(name)));
     }
     headers.entry(header::CONTENT_TYPE).or_insert(JSON);
     headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
-    let mut request = Request::new(Full::new(body));
+    let mut request = Request::new(RequestBody::new(body));
     *request.method_mut() = Method::POST;
     *request.headers_mut() = headers;
     request

@@ -9,7 +9,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::client::conn::http1::SendRequest;
@@ -18,10 +18,11 @@ use hyper::{Request, Response};
 use tokio::time::Instant;
 
 use crate::client::{ANSWER_BYTES_MAX, IDLE_TIMEOUT, READ_BUFFER_BYTES_MAX};
+use crate::request_body::RequestBody;
 use crate::stream::{Stream, Unwritten};
 
 /// A request with its body.
-pub(crate) type Outgoing = Request<Full<Bytes>>;
+pub(crate) type Outgoing = Request<RequestBody>;
 /// An answer, its body cut.
 pub(crate) type Incame = (Parts, Bytes);
 
@@ -37,8 +38,8 @@ pub(crate) enum Unanswered {
 
 /// A connection that is kept.
 pub(crate) struct Connection {
-    sender: SendRequest<Full<Bytes>>,
-    driver: Pin<Box<http1::Connection<Stream, Full<Bytes>>>>,
+    sender: SendRequest<RequestBody>,
+    driver: Pin<Box<http1::Connection<Stream, RequestBody>>>,
     ended: bool,
     /// Of the last request.
     unwritten: Unwritten,
@@ -68,12 +69,14 @@ impl Connection {
             Some(request) => Unanswered::Unsent(Box::new(request), fault.into_error()),
             None => Unanswered::Broken(fault.into_error()),
         })?;
-        let (head, body) = Response::into_parts(response);
-        let body = self.drive(read_body(body)).await.map_err(Unanswered::Broken)?;
+        let (head, mut body) = Response::into_parts(response);
+        let read = self.drive(read_body(&mut body)).await.map_err(Unanswered::Broken)?;
+        // What is left of it is not waited for.
+        drop(body);
         if head.status.is_success() {
             self.write_out().await?;
         }
-        Ok((head, body))
+        Ok((head, read))
     }
 
     /// Writes what is left of a request that was answered before it was read.
@@ -135,8 +138,8 @@ impl Connection {
 }
 
 /// Reads to the end, so that the connection can be kept, or to the limit; then the
-/// rest is dropped with the connection.
-pub(crate) async fn read_body(mut body: Incoming) -> Result<Bytes, hyper::Error> {
+/// rest is dropped with the connection, or the exchange.
+pub(crate) async fn read_body(body: &mut Incoming) -> Result<Bytes, hyper::Error> {
     let mut read = BytesMut::new();
     while read.len() < ANSWER_BYTES_MAX
         && let Some(frame) = body.frame().await

@@ -207,6 +207,11 @@ impl Resolver {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd as _;
+
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::{TcpListener, TcpSocket};
+
     use super::*;
     use crate::client::find;
 
@@ -264,6 +269,37 @@ mod tests {
                 Dialer::new(Arc::default(), Arc::default()).call(Uri::from_static(uri)).await.err().unwrap();
             let refused = find::<TargetFault>(fault.as_ref());
             assert!(matches!(refused, Some(TargetFault::Forbidden { .. })), "{fault:?}");
+        }
+    }
+
+    /// Left to itself it takes more ahead the more of an answer is read.
+    #[tokio::test]
+    async fn the_system_takes_no_more_ahead_however_much_of_an_answer_is_read() {
+        const READ_BYTES: usize = 16 * 1024 * 1024;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let answer = vec![b'x'; 64 * 1024];
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                while stream.write_all(&answer).await.is_ok() {}
+            }
+        });
+        let targets = Arc::new(Targets::parse(&["127.0.0.0/8"]).unwrap());
+        let mut dialer = Dialer::new(targets, Arc::default());
+        for scheme in ["http", "https"] {
+            let uri: Uri = format!("{scheme}://{address}/").parse().unwrap();
+            let dialled = dialer.call(uri).await.unwrap();
+            let stream = dialled.stream.inner();
+            let (mut read, mut buffer) = (0, vec![0; 64 * 1024]);
+            while read < READ_BYTES {
+                stream.readable().await.unwrap();
+                read += stream.try_read(&mut buffer).unwrap_or_default();
+            }
+            let same = stream.as_fd().try_clone_to_owned().unwrap();
+            let bytes = TcpSocket::from_std_stream(same.into()).recv_buffer_size().unwrap() as usize;
+            // Linux adds as much for itself.
+            assert!(bytes <= 2 * RECEIVE_BUFFER_BYTES, "{scheme}: {bytes}");
         }
     }
 

@@ -39,7 +39,7 @@ use crate::ledger::{BacklogKind, GivenUp, Ledger};
 use crate::memory::Memory;
 use crate::notice::{DisabledReason, EndpointDisabled, Notice, Notices};
 use crate::router::Router;
-use crate::saver::{Saver, save_often};
+use crate::saver::{Save, Saver, save_often};
 use crate::topic::Topics;
 
 pub use crate::counters::DispatchStats;
@@ -173,38 +173,45 @@ impl Shared {
             && self.topics.get(event.topic).name_for(settings, event.place.kind).is_some()
     }
 
-    /// A receiver wants nothing any more, or only failed for too long.
+    /// A receiver wants nothing any more, or only failed for too long: its lane begins
+    /// nothing more, and forgets what waits once that is stored.
     pub(crate) fn switch_off(
         self: &Arc<Shared>,
         lane: &Arc<Lane>,
         reason: DisabledReason,
         failing_since_ms: Option<i64>,
     ) {
-        if !lane.deactivate() {
-            return;
-        }
+        let Some(generation) = lane.deactivate() else { return };
         tracing::warn!(endpoint = &*lane.id, reason = reason.as_str(), "endpoint switched off");
         let (endpoint, org, at_ms) = (lane.id.clone(), lane.org.clone(), self.clock.now_ms());
         let disabled = EndpointDisabled { endpoint, org, reason, failing_since_ms, at_ms };
         let (shared, lane) = (self.clone(), lane.clone());
         self.crews.living.handle.spawn(async move {
-            while !shared.store_off(&lane, &disabled).await && !shared.is_stopping() {
+            while !shared.store_off(&lane, generation, &disabled).await && !shared.is_stopping() {
                 tokio::time::sleep(STORE_AGAIN).await;
             }
         });
     }
 
-    /// Stores that an endpoint is off, unless it was switched on or deleted meanwhile, and
+    /// Stores that an endpoint is off, unless it was switched or deleted meanwhile, and
     /// announces it once no restart finds it on again; false if it could not be stored. A
     /// notice that finds no room is found in the ledger later.
-    async fn store_off(self: &Arc<Shared>, lane: &Arc<Lane>, disabled: &EndpointDisabled) -> bool {
+    async fn store_off(
+        self: &Arc<Shared>,
+        lane: &Arc<Lane>,
+        generation: u64,
+        disabled: &EndpointDisabled,
+    ) -> bool {
         let (shared, lane, disabled) = (self.clone(), lane.clone(), disabled.clone());
         let stored = tokio::task::spawn_blocking(move || {
-            shared.reroute(&lane);
-            match shared.ledger.switch_off(&disabled, &|| lane.is_off()) {
-                Ok(false) => {}
-                Ok(true) => {
-                    shared.notices.publish(Notice::EndpointDisabled(disabled));
+            match shared.ledger.switch_off(&disabled, &|| lane.is_ending(generation)) {
+                Ok(is_stored) => {
+                    // Not before: what came meanwhile is its own, if a restart finds it on.
+                    lane.deactivated(generation);
+                    shared.reroute(&lane);
+                    if is_stored {
+                        shared.notices.publish(Notice::EndpointDisabled(disabled));
+                    }
                 }
                 Err(fault) => {
                     tracing::error!(
@@ -273,6 +280,9 @@ pub enum ManualFault {
     /// promised until asking again succeeds.
     #[error("what is to be sent again could not be stored")]
     Unsaved,
+    /// The same, because the disk is full.
+    #[error("the disk is full")]
+    DiskFull,
     /// The server stops.
     #[error("the server is stopping")]
     Stopping,
@@ -517,8 +527,11 @@ impl Dispatcher {
         if asked == Asked::Full {
             return Err(ManualFault::Busy);
         }
-        if !self.shared.save() {
-            return Err(if self.shared.is_stopping() { ManualFault::Stopping } else { ManualFault::Unsaved });
+        match self.shared.save() {
+            Save::Done => {}
+            Save::DiskFull => return Err(ManualFault::DiskFull),
+            Save::Failed if self.shared.is_stopping() => return Err(ManualFault::Stopping),
+            Save::Failed => return Err(ManualFault::Unsaved),
         }
         lane.tend(&self.shared);
         Ok(asked == Asked::Added)

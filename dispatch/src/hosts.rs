@@ -7,9 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::Bytes;
 use hashbrown::HashMap;
-use http_body_util::Full;
 use hyper::client::conn::http2::SendRequest;
 use hyper::http::uri::Authority;
 use tokio::sync::Notify;
@@ -17,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::client::IDLE_TIMEOUT;
 use crate::connection::Connection;
+use crate::request_body::RequestBody;
 
 /// Where a connection leads, and who uses it.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -29,7 +28,7 @@ pub(crate) struct Host {
 }
 
 /// Sends over a connection of HTTP/2.
-pub(crate) type Sender = SendRequest<Full<Bytes>>;
+pub(crate) type Sender = SendRequest<RequestBody>;
 
 /// Exchanges that share a connection at a time, as many as a lane has at its widest:
 /// what one lost packet holds up.

@@ -191,9 +191,9 @@ pub trait Ledger: fmt::Debug + Send + Sync {
     /// [`LedgerFault`]; the changes come again with the next save.
     fn save(&self, changes: &Changes) -> Result<(), LedgerFault>;
 
-    /// Switches an endpoint off for good, and notes with it that this is to be announced;
-    /// false if the endpoint is gone, or `is_off` says that it was switched on meanwhile:
-    /// asked while nobody can switch it on.
+    /// Switches an endpoint off for good, ends what waits for it, and notes with it that this
+    /// is to be announced; false if the endpoint is gone, or `is_off` is false because
+    /// somebody switched it meanwhile: asked while nobody can.
     ///
     /// # Errors
     /// [`LedgerFault`]; it is called again.
@@ -207,7 +207,13 @@ pub trait Ledger: fmt::Debug + Send + Sync {
     fn given_up(&self, endpoint: &str, sequences: RangeInclusive<u64>) -> Result<Vec<GivenUp>, LedgerFault>;
 }
 
-/// The ledger cannot be used.
+/// Why the ledger cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("the catalog cannot be used")]
-pub struct LedgerFault(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+pub enum LedgerFault {
+    /// The disk was full, which heals.
+    #[error("the disk is full")]
+    DiskFull(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Anything else.
+    #[error("the catalog cannot be used")]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+}

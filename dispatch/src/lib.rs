@@ -46,6 +46,7 @@ mod look_up;
 mod memory;
 pub mod notice;
 mod pool;
+mod request_body;
 pub mod router;
 mod saver;
 mod secret;

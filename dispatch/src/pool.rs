@@ -20,8 +20,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::Response;
 use hyper::client::conn::http2;
 use hyper::header;
@@ -38,6 +36,7 @@ use crate::client::{
 use crate::connection::{Connection, Incame, Outgoing, Unanswered, read_body};
 use crate::dialer::{BoxError, Dialer};
 use crate::hosts::{Host, Hosts, Sender, Taken};
+use crate::request_body::RequestBody;
 use crate::stream::Stream;
 use crate::target::Target;
 
@@ -294,7 +293,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-type Driver = http2::Connection<Stream, Full<Bytes>, TokioExecutor>;
+type Driver = http2::Connection<Stream, RequestBody, TokioExecutor>;
 
 /// A connection that exchanges share.
 async fn share(stream: Stream) -> Result<(Sender, Driver), hyper::Error> {
@@ -321,6 +320,8 @@ async fn drive(driver: Driver, streams_max: Arc<AtomicUsize>) {
     .await;
 }
 
+/// Sends a request over a connection of HTTP/2 and reads the answer; a success is one only
+/// with the whole request.
 async fn exchange_shared(
     target: &Target,
     mut sender: Sender,
@@ -329,12 +330,18 @@ async fn exchange_shared(
     // The host is part of it.
     *request.uri_mut() = target.uri().clone();
     request.headers_mut().remove(header::HOST);
+    let written = request.body_mut().written();
     let response =
         sender.try_send_request(request).await.map_err(|mut fault| match fault.take_message() {
             Some(request) => Unanswered::Unsent(Box::new(request), fault.into_error()),
             None => Unanswered::Broken(fault.into_error()),
         })?;
-    let (head, body) = Response::into_parts(response);
-    let body = read_body(body).await.map_err(Unanswered::Broken)?;
-    Ok((head, body))
+    let (head, mut body) = Response::into_parts(response);
+    let read = read_body(&mut body).await.map_err(Unanswered::Broken)?;
+    if head.status.is_success() {
+        // The rest of the answer is held meanwhile: without it the exchange would be reset.
+        written.await.map_err(|_| Unanswered::Cut)?;
+    }
+    drop(body);
+    Ok((head, read))
 }

@@ -14,8 +14,19 @@ use crate::client::chain;
 use crate::dispatcher::Shared;
 use crate::event::Cursor;
 use crate::lane::{Collected, Lane, Positions, Rest};
-use crate::ledger::{Changes, SAVE_INTERVAL};
+use crate::ledger::{Changes, LedgerFault, SAVE_INTERVAL};
 use crate::notice::Notice;
+
+/// What came of a save.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Save {
+    /// All is durable that lanes had to keep when it began.
+    Done,
+    /// Nothing was written: the disk was full.
+    DiskFull,
+    /// Nothing was written: it failed otherwise or panicked, or the server has stopped.
+    Failed,
+}
 
 /// What saving remembers.
 #[derive(Debug)]
@@ -49,19 +60,19 @@ impl Saver {
 }
 
 impl Shared {
-    /// Gathers what must survive a crash and saves it, if there is anything new. False if
-    /// that failed or panicked, which is said, or the server has stopped.
-    pub(crate) fn save(&self) -> bool {
+    /// Gathers what must survive a crash and saves it, if there is anything new. What
+    /// fails is said.
+    pub(crate) fn save(&self) -> Save {
         catch_unwind(AssertUnwindSafe(|| self.gather_and_save())).unwrap_or_else(|_| {
             tracing::error!("saving delivery positions panicked, trying again");
-            false
+            Save::Failed
         })
     }
 
-    fn gather_and_save(&self) -> bool {
+    fn gather_and_save(&self) -> Save {
         let mut saver = self.saver.lock();
         if saver.has_ended {
-            return false;
+            return Save::Failed;
         }
         let now_ms = self.clock.now_ms();
         // Before the lanes: what was offered before it is in those that are open.
@@ -72,8 +83,9 @@ impl Shared {
         let collect = |lane: &Arc<Lane>| lane.collect(at, &mut changes, now_ms);
         let collected: Vec<Collected> = open.lanes.iter().map(collect).collect();
         saver.place(&open.lanes, &collected, routed, &mut changes);
-        if !self.write(&mut saver, &changes) {
-            return false;
+        let written = self.write(&mut saver, &changes);
+        if written != Save::Done {
+            return written;
         }
         let saved = Cursor::behind(changes.routed);
         saver.saved = saved;
@@ -92,7 +104,7 @@ impl Shared {
             }
             Rest::Idle => false,
         });
-        true
+        Save::Done
     }
 
     /// Ends saving. Whoever saves later would find no lanes, and take all that was routed
@@ -103,20 +115,23 @@ impl Shared {
         self.agenda.clear();
     }
 
-    /// False if the ledger cannot write.
-    fn write(&self, saver: &mut Saver, changes: &Changes) -> bool {
+    /// Has the ledger write what changed, if anything did.
+    fn write(&self, saver: &mut Saver, changes: &Changes) -> Save {
         let rows = changes.row_count();
         if rows == 0 && saver.last == Some((changes.routed, changes.floor)) {
-            return true;
+            return Save::Done;
         }
         if let Err(fault) = self.ledger.save(changes) {
             tracing::error!(error = chain(&fault), "delivery positions could not be saved, trying again");
-            return false;
+            return match fault {
+                LedgerFault::DiskFull(_) => Save::DiskFull,
+                LedgerFault::Failed(_) => Save::Failed,
+            };
         }
         saver.last = Some((changes.routed, changes.floor));
         let positions = u64::from(!self.lanes.lock().is_empty());
         self.counters.statements.fetch_add(rows as u64 + positions, Ordering::Relaxed);
-        true
+        Save::Done
     }
 }
 

@@ -115,6 +115,13 @@ async fn a_wrong_wish_names_its_field_and_makes_nothing() {
     let listed = server.get(ENDPOINTS, OPERATOR).await.expect(200).json();
     assert_eq!((&listed["data"], &listed["done"]), (&json!([]), &json!(true)));
     server.post(ENDPOINTS, OPERATOR, &json!({"url": URL, "urls": 1})).await.expect(422);
+    // What is missing may be there, misspelt: that comes first.
+    let answer = server.post(ENDPOINTS, OPERATOR, &json!({"ulr": URL})).await.expect(422).json();
+    let entries = answer["detail"].as_array().unwrap();
+    let kinds: Vec<_> = entries.iter().map(|entry| (&entry["loc"], &entry["type"])).collect();
+    let (unknown, missing) = (json!("unknown_field"), json!("missing"));
+    assert_eq!(kinds, [(&json!(["body"]), &unknown), (&json!(["body", "url"]), &missing)], "{answer}");
+    assert!(answer.to_string().contains("did you mean url?"), "{answer}");
     server.request("POST", ENDPOINTS).key(OPERATOR).body("{").send().await.expect(400);
 }
 

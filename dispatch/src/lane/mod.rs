@@ -22,6 +22,10 @@
 //! live, lagging --20 failures--> paused --2xx--> live, and [cursor, router) as a backlog
 //! ```
 //!
+//! One that is to be switched off because its receiver says so, or only fails, begins
+//! nothing more; what waits is forgotten once it is stored that it is off. A restart before
+//! that finds it on, with all that waits.
+//!
 //! Who calls: the router offers, workers take jobs and finish them, the keeper wakes
 //! what is due, the saver collects what must survive a crash. Every call holds the
 //! lane's lock for a moment and none waits inside it. What changes the state is in
@@ -207,18 +211,38 @@ impl Lane {
         self.with(|state, _| state.reset(Mode::Off));
     }
 
-    /// As [`Lane::switch_off`], of its own accord; false if it was off.
-    pub(crate) fn deactivate(&self) -> bool {
-        self.config.rcu(|config| {
-            let mut config = LaneConfig::clone(config);
-            config.settings.active = false;
-            config
-        });
+    /// Begins nothing more, of its own accord. What waits is kept until that is stored, and
+    /// [`Lane::deactivated`] is called with what this returns: the generation that ends.
+    /// `None` if it was off, or ends already.
+    pub(crate) fn deactivate(&self) -> Option<u64> {
         self.with(|state, _| {
-            let was_on = state.mode != Mode::Off;
-            state.reset(Mode::Off);
-            was_on
+            if !state.begin_end() {
+                return None;
+            }
+            // Under its lock: who switches it on finds it off, and its settings come later.
+            self.config.rcu(|config| {
+                let mut config = LaneConfig::clone(config);
+                config.settings.active = false;
+                config
+            });
+            Some(state.generation)
         })
+    }
+
+    /// Whether a generation is about to end, and nobody has switched it since.
+    pub(crate) fn is_ending(&self, generation: u64) -> bool {
+        let state = self.state.lock();
+        state.is_ending && state.generation == generation
+    }
+
+    /// That it is off is stored: ends everything that waits, unless it was switched since
+    /// that generation.
+    pub(crate) fn deactivated(&self, generation: u64) {
+        self.with(|state, _| {
+            if state.is_ending && state.generation == generation {
+                state.reset(Mode::Off);
+            }
+        });
     }
 
     /// Begins anew at a cursor. The router must know the lane already: it may join
@@ -235,7 +259,7 @@ impl Lane {
     /// Whether it still takes what was meant for a generation.
     fn is_at(&self, generation: u64) -> bool {
         let state = self.state.lock();
-        state.generation == generation && state.mode != Mode::Off
+        state.generation == generation && !state.is_off()
     }
 
     /// Adds a range of which some is sent again.
@@ -282,10 +306,10 @@ impl Lane {
         self.state.lock().exceptions.len()
     }
 
-    /// Whether it takes no events.
+    /// Whether it delivers no events.
     #[must_use]
     pub fn is_off(&self) -> bool {
-        self.state.lock().mode == Mode::Off
+        self.state.lock().is_off()
     }
 
     /// Workers that deliver now.
@@ -337,6 +361,9 @@ mod tests {
     use super::*;
     use crate::dialect::Dialect;
     use crate::event::EventKind;
+    use crate::lane::delivery::Outcome;
+    use crate::lane::job::Job;
+    use crate::lane::state::After;
     use crate::signer::Secret;
     use crate::target::Targets;
     use crate::topic::TopicId;
@@ -351,6 +378,47 @@ mod tests {
             number: 1,
             settings,
         }
+    }
+
+    #[test]
+    fn what_is_stored_late_ends_nothing_of_a_lane_that_was_switched_on_again() {
+        let lane = Lane::restored("ep_1", "o".into(), config(), LaneRecord::default());
+        let first = lane.deactivate().unwrap();
+        assert!(lane.is_off() && !lane.config().settings.active);
+        assert_eq!(lane.deactivate(), None);
+        lane.switch_on(Cursor::behind(1));
+        assert!(!lane.is_ending(first));
+        lane.deactivated(first);
+        assert!(!lane.is_off());
+        let second = lane.deactivate().unwrap();
+        lane.deactivated(first);
+        assert!(lane.is_ending(second) && !lane.is_ending(first));
+        lane.deactivated(second);
+        assert!(lane.is_off() && !lane.is_ending(second));
+    }
+
+    #[test]
+    fn a_lane_that_ends_begins_nothing_and_keeps_what_waits() {
+        let lane = Lane::restored("ep_1", "o".into(), config(), LaneRecord::default());
+        (1..=3).for_each(|key| assert!(lane.offer(&Event { key, ..event(key) })));
+        let (in_flight, failed) = lane.with(|state, _| (state.next_job(0), state.next_job(0)));
+        let retries = Dialect::Standard.retries();
+        let finish =
+            |job: Job, outcome: Outcome| lane.with(|state, _| state.finish(&job, outcome, retries, 0));
+        finish(failed.unwrap(), Outcome::Failed { retry_after: None });
+        let generation = lane.deactivate().unwrap();
+        assert_eq!(finish(in_flight.unwrap(), Outcome::Failed { retry_after: None }), After::Nothing);
+        lane.with(|state, _| {
+            let due_ms = 3_600_000;
+            assert!(!state.wake(due_ms) && !state.wants_worker());
+            assert_eq!((state.next_job(due_ms), state.chore(due_ms), state.next_wake(0)), (None, None, None));
+            assert_eq!(
+                (state.exceptions.len(), state.lowest(Cursor::behind(3))),
+                (1, Some(event(1).cursor()))
+            );
+        });
+        lane.deactivated(generation);
+        assert_eq!(lane.exception_count(), 0);
     }
 
     /// An event of new samples that stands alone in its frame.

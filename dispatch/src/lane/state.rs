@@ -66,6 +66,9 @@ pub(super) struct State {
     pub(super) mode: Mode,
     /// Raised when the lane begins anew: what was under way then is not its own.
     pub(super) generation: u64,
+    /// It begins nothing more, and is off once that is stored. Until then it keeps what
+    /// waits, for a restart finds it on.
+    pub(super) is_ending: bool,
     /// It takes no event before this: the router may still be on its way here.
     pub(super) from: Cursor,
     pub(super) taken: Taken,
@@ -256,8 +259,13 @@ impl State {
         matches!(self.mode, Mode::Paused(_)) || self.failures_in_a_row >= FAILING_MIN
     }
 
+    /// Whether it begins nothing.
+    pub(super) fn is_off(&self) -> bool {
+        self.is_ending || self.mode == Mode::Off
+    }
+
     pub(super) fn wants_worker(&self) -> bool {
-        !self.queues.is_empty() && self.workers < self.window
+        !self.is_ending && !self.queues.is_empty() && self.workers < self.window
     }
 
     /// Whether it is time to read on.
@@ -271,6 +279,9 @@ impl State {
 
     /// What is to be read next.
     pub(super) fn chore(&self, now_ms: i64) -> Option<Chore> {
+        if self.is_ending {
+            return None;
+        }
         match &self.mode {
             Mode::Off => None,
             Mode::Paused(pause) if pause.resumes => {
@@ -294,6 +305,9 @@ impl State {
 
     /// When the keeper is to look at it again.
     pub(super) fn next_wake(&self, now_ms: i64) -> Option<i64> {
+        if self.is_ending {
+            return None;
+        }
         let due = self.due.first().map(|(due, _)| *due);
         let ready = self.next_ready(now_ms);
         let earlier = |own: Option<i64>| own.into_iter().chain(ready).min();
@@ -342,6 +356,9 @@ impl State {
 
     /// The next job whose key is free.
     pub(super) fn next_job(&mut self, now_ms: i64) -> Option<Job> {
+        if self.is_ending {
+            return None;
+        }
         let job = self.next_shaped(now_ms)?;
         if let (Mode::Paused(pause), Origin::Probe) = (&mut self.mode, job.origin) {
             pause.began(now_ms);
@@ -357,7 +374,9 @@ impl State {
         if let Some(succeeded) = outcome.succeeded() {
             self.attempted(job, succeeded);
         }
-        let is_own = job.generation == self.generation;
+        // Of one that ends nothing is noted, as of one that was reset: at worst a restart
+        // sends it again.
+        let is_own = job.generation == self.generation && !self.is_ending;
         let after = if is_own { self.judge(job, outcome, retries, now_ms) } else { After::Nothing };
         self.queues.release(job.keys());
         after
@@ -551,6 +570,9 @@ impl State {
 
     /// Does what is due by now; true if something is ready to be sent.
     pub(super) fn wake(&mut self, now_ms: i64) -> bool {
+        if self.is_ending {
+            return false;
+        }
         match &mut self.mode {
             Mode::Off => false,
             Mode::Live | Mode::Behind(_) => self.wake_due(now_ms),
@@ -617,6 +639,13 @@ impl State {
         let alone = self.exceptions.values().filter(|exception| exception.members.is_empty());
         let alone = alone.map(|exception| exception.place);
         alone.chain(self.carried.iter().copied()).chain(queued).chain(probe).collect()
+    }
+
+    /// Begins nothing more, and keeps what waits; false if it was off, or ends already.
+    pub(super) fn begin_end(&mut self) -> bool {
+        let was_on = !self.is_off();
+        self.is_ending |= was_on;
+        was_on
     }
 
     /// Forgets what waits; workers in flight find nothing of theirs.

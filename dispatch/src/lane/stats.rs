@@ -68,7 +68,7 @@ impl Lane {
             retries_waiting: state.exceptions.len() as u64,
             in_flight: state.workers as u64,
             is_paused: matches!(state.mode, Mode::Paused(_)),
-            is_off: state.mode == Mode::Off,
+            is_off: state.is_off(),
             backlogs: state.backlogs.len() as u64,
             lag_events: state.counts.passed + state.taken.len() as u64,
             oldest_undecided: oldest.filter(|oldest| *oldest < routed).map(|oldest| oldest.sequence),

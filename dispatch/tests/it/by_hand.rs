@@ -181,8 +181,11 @@ fn a_recovery_is_promised_only_once_it_is_durable() {
     assert_eq!((ask(), ask()), (Err(ManualFault::Unsaved), Err(ManualFault::Unsaved)));
     world.book.panic(usize::MAX);
     assert_eq!(ask(), Err(ManualFault::Unsaved));
+    world.book.fill(true);
     world.book.panic(0);
     world.book.fail(false);
+    assert_eq!(ask(), Err(ManualFault::DiskFull));
+    world.book.fill(false);
     assert!(ask().is_ok());
     assert!(comes_within(SOON, || hook.taken() == ids_of(&events)));
     assert!(comes_within(SOON, || world.book.stored().backlogs.is_empty()));

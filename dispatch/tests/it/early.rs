@@ -128,11 +128,16 @@ async fn read_head<S: AsyncRead + Unpin>(stream: &mut S) -> Option<(Vec<u8>, usi
 }
 
 /// A body of which no two parts are alike.
-fn body() -> Bytes {
+pub(crate) fn body() -> Bytes {
     (0..BODY_BYTES / 8).flat_map(|number: usize| number.to_le_bytes()).collect()
 }
 
-async fn send(client: &Client, url: &str, body: &Bytes, timeout: Duration) -> Result<Answer, PostFault> {
+pub(crate) async fn send(
+    client: &Client,
+    url: &str,
+    body: &Bytes,
+    timeout: Duration,
+) -> Result<Answer, PostFault> {
     let target = ourselves().check_url(url).unwrap();
     client.post(&target, HeaderMap::new(), body.clone(), timeout).await
 }

@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::client::{LONG, post, server_config, settle, trusting};
+use crate::early::{body, send};
 
 /// A receiver whose paths behave in their own ways.
 struct Http2 {
@@ -71,11 +72,30 @@ async fn answer(
     request: Request<Incoming>,
     requests: Arc<Mutex<Vec<Request<Bytes>>>>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let (head, body) = request.into_parts();
-    let body = body.collect().await.unwrap().to_bytes();
-    let path = head.uri.path().to_owned();
-    requests.lock().unwrap().push(Request::from_parts(head, body));
+    let path = request.uri().path().to_owned();
     let mut response = Response::new(Full::new(Bytes::from_static(b"ok")));
+    if let Some(then) = path.strip_prefix("/early-") {
+        *response.status_mut() = match then {
+            "refuse" => StatusCode::PAYLOAD_TOO_LARGE,
+            _ => StatusCode::ACCEPTED,
+        };
+        match then {
+            "read" => drop(tokio::spawn(async move {
+                settle().await;
+                let whole = read(request).await;
+                requests.lock().unwrap().push(whole);
+            })),
+            "hold" => drop(tokio::spawn(async move {
+                pending::<()>().await;
+                drop(request);
+            })),
+            // Nobody reads it: the exchange is reset behind the answer.
+            _ => drop(request),
+        }
+        return Ok(response);
+    }
+    let whole = read(request).await;
+    requests.lock().unwrap().push(whole);
     match path.as_str() {
         "/never" => pending().await,
         "/huge" => *response.body_mut() = Full::new(Bytes::from(vec![b'y'; 10_000_000])),
@@ -87,6 +107,11 @@ async fn answer(
         _ => {}
     }
     Ok(response)
+}
+
+async fn read(request: Request<Incoming>) -> Request<Bytes> {
+    let (head, body) = request.into_parts();
+    Request::from_parts(head, body.collect().await.unwrap().to_bytes())
 }
 
 #[tokio::test]
@@ -168,6 +193,27 @@ async fn an_answer_by_http2_is_cut_and_not_followed() {
     let fault = post(&client, &receiver.url("head"), LONG).await.unwrap_err();
     assert!(matches!(fault, PostFault::Exchange(_)), "{fault}");
     assert_eq!(post(&client, &receiver.url("hook"), LONG).await.unwrap().status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_success_by_http2_is_one_only_with_the_whole_request() {
+    let (receiver, client, body) = (Http2::start().await, trusting(), body());
+    let fault = send(&client, &receiver.url("early-drop"), &body, LONG).await.unwrap_err();
+    assert!(matches!(fault, PostFault::Cut), "{fault}");
+    let answer = send(&client, &receiver.url("early-read"), &body, LONG).await.unwrap();
+    assert_eq!((answer.status, answer.body.as_ref()), (StatusCode::ACCEPTED, b"ok".as_slice()));
+    while receiver.requests.lock().unwrap().is_empty() {
+        settle().await;
+    }
+    assert!(receiver.requests.lock().unwrap()[0].body() == &body);
+    // A refusal needs no whole request.
+    let answer = send(&client, &receiver.url("early-refuse"), &body, LONG).await.unwrap();
+    assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(post(&client, &receiver.url("hook"), LONG).await.unwrap().status, StatusCode::OK);
+    assert_eq!(receiver.accepted(), 1, "what was cut harmed no other");
+    let timeout = Duration::from_millis(500);
+    let fault = send(&client, &receiver.url("early-hold"), &body, timeout).await.unwrap_err();
+    assert!(matches!(fault, PostFault::Timeout { .. }), "{fault}");
 }
 
 /// Answers one request a connection, and says how each of them shook hands.

@@ -42,6 +42,9 @@ pub enum AgainError {
     /// The catalog cannot be written: nothing is promised, and asking again is safe.
     #[error("what is to be sent again could not be stored; ask again in a while")]
     Unsaved,
+    /// The same, because the disk is full.
+    #[error("the disk is full; nothing was stored")]
+    DiskFull,
     /// The server stops.
     #[error("the server is stopping")]
     Stopping,
@@ -57,6 +60,7 @@ impl From<ManualFault> for AgainError {
             ManualFault::Off => AgainError::Off,
             ManualFault::Busy => AgainError::Busy,
             ManualFault::Unsaved => AgainError::Unsaved,
+            ManualFault::DiskFull => AgainError::DiskFull,
             ManualFault::Stopping => AgainError::Stopping,
         }
     }

@@ -22,16 +22,18 @@ const CHUNK_BITS: u32 = 12;
 
 impl Webhooks {
     /// What finds the attempts of a message, or of the messages that were sent together
-    /// under an id. Without a place, as of a test, none of it leads to the files.
+    /// under an id, which leads to the first of them. Without a place, as of a test, none of
+    /// it leads to the files.
     #[must_use]
     pub fn attempts_under(&self, id: &str) -> AttemptQuery {
         let opened = self.ids.open(id).filter(|(place, _)| Sequence(place.sequence) <= self.log.head());
         let id = Some(id.to_owned());
         match opened {
             Some((place, endpoint)) if is_of_several(place.kind, endpoint) => {
-                // Its first message's, unless that was cut off.
-                let from_sequence = (place.cuts() == 0).then_some(place.sequence);
-                AttemptQuery { delivery: id, from_sequence, ..AttemptQuery::default() }
+                // That of its first message, before which none of it comes unless it was cut.
+                let carried = Some(place.sequence);
+                let from_sequence = carried.filter(|_| place.cuts() == 0);
+                AttemptQuery { delivery: id, carried, from_sequence, ..AttemptQuery::default() }
             }
             Some((place, _)) => {
                 AttemptQuery { message: id, sequence: Some(place.sequence), ..AttemptQuery::default() }

@@ -12,8 +12,8 @@ use systole_dispatch::notice::{DisabledReason, EndpointDisabled};
 use systole_dispatch::{EventKind, Place};
 use systole_storage::journal::Log;
 use systole_storage::{
-    BacklogRecord, Catalog, CursorRecord, DisabledRecord, ExceptionRecord, GivenUpRecord, HealthRecord,
-    LaneChanges, LaneRanges, Sequence,
+    BacklogRecord, Catalog, CatalogError, CursorRecord, DisabledRecord, ExceptionRecord, GivenUpRecord,
+    HealthRecord, LaneChanges, LaneRanges, Sequence,
 };
 
 use super::Subscribed;
@@ -56,7 +56,7 @@ impl Ledger for CatalogLedger {
                 .collect(),
             ranges: self.ranges(changes),
         };
-        self.catalog.save_lanes(&records).map_err(|error| LedgerFault(Box::new(error)))?;
+        self.catalog.save_lanes(&records).map_err(catalog_fault)?;
         if let Some(_idle) = self.endpoints.try_lock() {
             self.subscribed.set_floor(changes.floor.min(changes.routed).min(classified.0));
         }
@@ -68,18 +68,18 @@ impl Ledger for CatalogLedger {
         disabled: &EndpointDisabled,
         is_off: &dyn Fn() -> bool,
     ) -> Result<bool, LedgerFault> {
-        // Who switches an endpoint on holds this until its lane is on.
+        // Who switches an endpoint holds this until its lane is switched.
         let mut endpoints = self.endpoints.lock();
         if !is_off() {
             return Ok(false);
         }
         let Some(record) = endpoints.get_mut(&*disabled.endpoint) else { return Ok(false) };
         let settings: Result<EndpointSettings, _> = serde_json::from_str(&record.settings);
-        let mut settings = settings.map_err(|error| LedgerFault(Box::new(error)))?;
+        let mut settings = settings.map_err(|error| LedgerFault::Failed(Box::new(error)))?;
         settings.active = false;
-        let text = serde_json::to_string(&settings).map_err(|error| LedgerFault(Box::new(error)))?;
+        let text = serde_json::to_string(&settings).map_err(|error| LedgerFault::Failed(Box::new(error)))?;
         let stored = self.catalog.disable_endpoint(&text, record.start, &disabled_record(disabled));
-        let is_stored = stored.map_err(|error| LedgerFault(Box::new(error)))?;
+        let is_stored = stored.map_err(catalog_fault)?;
         record.settings = text;
         record.updated_at = disabled.at_ms;
         Ok(is_stored)
@@ -88,7 +88,7 @@ impl Ledger for CatalogLedger {
     fn given_up(&self, endpoint: &str, sequences: RangeInclusive<u64>) -> Result<Vec<GivenUp>, LedgerFault> {
         let (first, last) = (Sequence(*sequences.start()), Sequence(*sequences.end()));
         let records = self.catalog.given_up(endpoint, first, last);
-        let records = records.map_err(|error| LedgerFault(Box::new(error)))?;
+        let records = records.map_err(catalog_fault)?;
         Ok(records.iter().map(given_up_of).collect())
     }
 }
@@ -110,6 +110,15 @@ impl CatalogLedger {
             // Seldom enough, and often enough for what was given up not to pile up.
             removed: (!changes.given_up.is_empty()).then(|| self.log.removed()),
         }
+    }
+}
+
+/// A full disk is told as it is.
+fn catalog_fault(error: CatalogError) -> LedgerFault {
+    if error.is_full() {
+        LedgerFault::DiskFull(Box::new(error))
+    } else {
+        LedgerFault::Failed(Box::new(error))
     }
 }
 

@@ -7,6 +7,9 @@
 //! page gets at least a millisecond further, however many files share it. First the
 //! columns that rows are found by are read, then the whole rows.
 //!
+//! What was sent together under one id was sent at the same moments: those of one message
+//! that was in it are looked up first, by its place, and then nothing else is read.
+//!
 //! ```text
 //! files and row groups by the first time in the order of the page
 //!     looked at | left: its first is the time where the page ends
@@ -93,9 +96,34 @@ pub(crate) fn page(snapshot: &Snapshot, query: &AttemptQuery) -> Result<AttemptP
     if query.limit == 0 {
         return Ok(AttemptPage { done: true, ..AttemptPage::default() });
     }
-    let mut reading = Reading::new(snapshot, query);
+    let (moments, looked_at) = moments(snapshot, query)?;
+    let narrowed = moments.map(|times| AttemptQuery { made_at_ms: Some(times), ..query.clone() });
+    let mut reading = Reading::new(snapshot, narrowed.as_ref().unwrap_or(query));
     let left = reading.read()?;
-    reading.finish(left)
+    let page = reading.finish(left)?;
+    Ok(AttemptPage { looked_at: page.looked_at + looked_at, ..page })
+}
+
+/// When a delivery was sent, by the message that is known to be in it, whoever asks; and
+/// how many rows were looked at for that. No times where that message is in no row, as of
+/// an erased user, or not all of its rows were found before enough was looked at.
+fn moments(snapshot: &Snapshot, query: &AttemptQuery) -> Result<(Option<Vec<i64>>, usize), FileReadError> {
+    let (Some(_), Some(sequence)) = (&query.delivery, query.carried) else { return Ok((None, 0)) };
+    let of_one = AttemptQuery {
+        org: query.org.clone(),
+        delivery: query.delivery.clone(),
+        sequence: Some(sequence),
+        limit: usize::MAX,
+        look_max: query.look_max,
+        ..AttemptQuery::default()
+    };
+    let mut reading = Reading::new(snapshot, &of_one);
+    let left = reading.read()?;
+    let mut times: Vec<i64> = reading.best.rows.iter().map(|(rank, _)| of_one.rank(*rank).0).collect();
+    times.sort_unstable();
+    times.dedup();
+    let is_whole = left.is_none() && !times.is_empty();
+    Ok((is_whole.then_some(times), reading.looked_at))
 }
 
 impl<'a> Reading<'a> {

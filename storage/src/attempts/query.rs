@@ -32,6 +32,11 @@ pub struct AttemptQuery {
     pub delivery: Option<String>,
     /// Of messages with places from this sequence on: leads to the files.
     pub from_sequence: Option<u64>,
+    /// The sequence of a message that is known to have been sent under `delivery`: leads to
+    /// when that was, and so to the others.
+    pub carried: Option<u64>,
+    /// Made at one of these times, milliseconds, if they are known: leads to the files.
+    pub made_at_ms: Option<Vec<i64>>,
     /// About this user.
     pub user: Option<String>,
     /// With this outcome.
@@ -132,6 +137,7 @@ impl AttemptQuery {
         let (first, last) = self.times();
         let is = |asked: &Option<String>, actual: &str| asked.as_deref().is_none_or(|it| it == actual);
         (first..=last).contains(&row.at_ms)
+            && self.made_at_ms.as_ref().is_none_or(|times| times.contains(&row.at_ms))
             && self.step.is_none_or(|step| step.leads_to((row.at_ms, row.tie)))
             && is(&self.endpoint, row.endpoint)
             && is(&self.message, row.message)
@@ -164,7 +170,10 @@ impl AttemptQuery {
 
     fn may_be_between(&self, (earliest, latest): (i64, i64)) -> bool {
         let (first, last) = self.times();
-        earliest <= last && first <= latest
+        let is_between = |time: &i64| (earliest..=latest).contains(time);
+        earliest <= last
+            && first <= latest
+            && self.made_at_ms.as_ref().is_none_or(|times| times.iter().any(is_between))
     }
 }
 

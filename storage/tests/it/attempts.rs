@@ -154,12 +154,16 @@ fn attempts_are_found_in_frames_and_files_by_every_condition() {
     assert!(listed(&store).len() > 6);
     let some = |text: &str| Some(text.to_owned());
     let base = every("acme");
-    let sent = all[7].delivery.clone();
+    let (sent, other) = (all[7].delivery.clone(), all[9].delivery.clone());
     let queries: Vec<(AttemptQuery, Holds)> = vec![
         (base.clone(), Box::new(|_| true)),
         (
             AttemptQuery { delivery: some(&sent), from_sequence: Some(all[7].sequence), ..base.clone() },
             Box::new(move |row| row.delivery == sent),
+        ),
+        (
+            AttemptQuery { delivery: some(&other), carried: Some(all[9].sequence), ..base.clone() },
+            Box::new(move |row| row.delivery == other),
         ),
         (AttemptQuery { delivery: some("dlv_nobody"), ..base.clone() }, Box::new(|_| false)),
         (AttemptQuery { from_sequence: Some(150), ..base.clone() }, Box::new(|row| row.sequence >= 150)),
@@ -317,6 +321,55 @@ fn a_page_may_end_between_the_row_groups_of_a_file() {
     // And back, which reads the second group only.
     let page = store.store.attempts(&AttemptQuery { step: page.newer, ..query }).unwrap();
     assert_eq!((page.rows.len(), page.newer, page.looked_at), (0, None, to_open + ROWS - OF_GROUP));
+}
+
+#[test]
+fn what_was_sent_together_is_found_without_reading_what_was_sent_at_other_times() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    let mut sent = Vec::new();
+    for day in 0..20_u64 {
+        let at_ms = JUNE_2026 + day.cast_signed() * DAY;
+        let others = (0..50).map(|number| attempt("ep_1", 100 + 50 * day + number, true));
+        // Tried on the first day and on the fourth.
+        let together = (7..13).filter(|_| day == 0 || day == 3);
+        let together = together.map(|sequence| AttemptRow {
+            delivery: "dlv_together".to_owned(),
+            ..attempt("ep_1", sequence, false)
+        });
+        let rows: Vec<AttemptRow> = others.chain(together).map(|row| AttemptRow { at_ms, ..row }).collect();
+        let committed = store.commit_attempts("acme", &rows);
+        sent.extend(committed.into_iter().filter(|row| row.delivery == "dlv_together"));
+        store.flush();
+    }
+    let sent = newest_first(sent);
+    assert_eq!((sent.len(), listed(&store).len()), (12, 20));
+    let base = AttemptQuery { delivery: Some("dlv_together".to_owned()), ..every("acme") };
+    let whole = store.store.attempts(&base).unwrap();
+    assert_eq!(whole.rows, sent);
+    // The first, as of an id, and another, as of one that was cut anew.
+    for query in [
+        AttemptQuery { carried: Some(7), from_sequence: Some(7), ..base.clone() },
+        AttemptQuery { carried: Some(9), ..base.clone() },
+    ] {
+        let page = store.store.attempts(&query).unwrap();
+        assert_eq!((page.rows, page.done), (sent.clone(), true), "{query:?}");
+        assert!(4 * page.looked_at < whole.looked_at, "{} of {}", page.looked_at, whole.looked_at);
+    }
+    // Who may see one of them only, and pages.
+    let of_user = AttemptQuery { carried: Some(7), user: Some("u_5".to_owned()), ..base.clone() };
+    let expected: Vec<AttemptRow> = sent.iter().filter(|row| row.sequence == 12).cloned().collect();
+    assert_eq!((store.rows(&of_user), expected.len()), (expected, 2));
+    let mut query = AttemptQuery { carried: Some(7), limit: 5, ..base.clone() };
+    let mut paged = Vec::new();
+    for _ in 0..3 {
+        let page = store.store.attempts(&query).unwrap();
+        paged.extend(page.rows);
+        query.step = page.older;
+    }
+    assert_eq!(paged, sent);
+    // Nothing leads to one that left no row, as of an erased user: the others are found.
+    assert_eq!(store.rows(&AttemptQuery { carried: Some(8_000), ..base }), sent);
 }
 
 #[test]

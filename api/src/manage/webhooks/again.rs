@@ -117,6 +117,7 @@ impl From<AgainError> for Refusal {
             AgainError::Off => Refusal::EndpointOff,
             AgainError::Busy | AgainError::TooManyRanges => Refusal::EndpointBusy { text: fault.to_string() },
             AgainError::Unsaved => Refusal::NotStored { text: fault.to_string() },
+            AgainError::DiskFull => Refusal::DiskFull,
             AgainError::Stopping => Refusal::Stopping,
             other => Refusal::Internal { inside: chain(&other) },
         }
@@ -133,6 +134,7 @@ mod tests {
     fn what_is_not_stored_is_no_202_and_may_be_asked_for_again() {
         let cases = [
             (AgainError::Unsaved, 503, "catalog_failed"),
+            (AgainError::from(ManualFault::DiskFull), 507, "disk_full"),
             (AgainError::Stopping, 503, "stopping"),
             (AgainError::Busy, 429, "endpoint_busy"),
             (AgainError::TooManyRanges, 429, "endpoint_busy"),

@@ -52,7 +52,11 @@ pub(super) fn new_settings(
     catalogue: &EventCatalogue,
 ) -> Result<EndpointSettings, Refusal> {
     let Some(url) = text(fields, "url")? else {
-        return Err(Refusal::invalid(Entry::body("url", "missing", "is missing")));
+        // What is no field at all may be its name, misspelt.
+        let unknown = first_unknown(fields, &KNOWN).map(|name| unknown_entry(name, &KNOWN, "endpoint"));
+        let missing = Entry::body("url", "missing", "is missing");
+        let detail = unknown.into_iter().chain([missing]).collect();
+        return Err(Refusal::Invalid { detail, rejected: None });
     };
     let dialect = dialect(fields)?.unwrap_or_default();
     let mut settings = EndpointSettings::new(url, dialect);
@@ -129,19 +133,28 @@ pub(super) fn apply(
 
 /// `what` is what has these fields.
 pub(super) fn refuse_unknown(fields: &Map<String, Value>, known: &[&str], what: &str) -> Result<(), Refusal> {
-    match fields.keys().find(|name| !known.contains(&name.as_str())) {
+    match first_unknown(fields, known) {
         None => Ok(()),
         Some(name) => Err(unknown_field(name, known, what)),
     }
 }
 
+/// The first field that is not known, if there is one.
+fn first_unknown<'a>(fields: &'a Map<String, Value>, known: &[&str]) -> Option<&'a str> {
+    fields.keys().map(String::as_str).find(|name| !known.contains(name))
+}
+
 /// The refusal of a body with a field that no `what` has; names the one that was meant, if
 /// it is like one.
 pub(super) fn unknown_field(name: &str, known: &[&str], what: &str) -> Refusal {
+    Refusal::invalid(unknown_entry(name, known, what))
+}
+
+fn unknown_entry(name: &str, known: &[&str], what: &str) -> Entry {
     let hint = nearest_field(name, known).map_or_else(String::new, |near| format!("; did you mean {near}?"));
     let message = format!("has a field that no {what} has: {}{hint}", Quoted(name));
     let place = Place { root: "body", index: None, field: None };
-    Refusal::invalid(Entry::new(place, "unknown_field", message))
+    Entry::new(place, "unknown_field", message)
 }
 
 /// The known name that is most like another; letter case and separators do not count.
@@ -284,6 +297,7 @@ mod tests {
         let cases = [
             ("timeoutSeconds", Some("timeout_seconds")),
             ("URL", Some("url")),
+            ("ulr", Some("url")),
             ("filter_type", Some("filter_types")),
             ("rate-limit", None),
             ("colour", None),

@@ -23,6 +23,8 @@ struct State {
     saved: Vec<Saved>,
     refused: usize,
     fails: bool,
+    /// Saves find the disk full.
+    is_full: bool,
     /// How many of the next saves panic.
     panics: usize,
     /// Saves wait, and how many do.
@@ -108,6 +110,11 @@ impl Book {
     /// Whether saves fail from now on.
     pub(crate) fn fail(&self, fails: bool) {
         self.state.lock().unwrap().fails = fails;
+    }
+
+    /// Whether saves find the disk full from now on.
+    pub(crate) fn fill(&self, is_full: bool) {
+        self.state.lock().unwrap().is_full = is_full;
     }
 
     /// This many of the next saves panic.
@@ -200,7 +207,10 @@ impl Ledger for Book {
         }
         if state.fails {
             state.refused += 1;
-            return Err(LedgerFault("told to fail".into()));
+            return Err(LedgerFault::Failed("told to fail".into()));
+        }
+        if state.is_full {
+            return Err(LedgerFault::DiskFull("told to be full".into()));
         }
         state.stored.apply(changes);
         let answers = state.watched.iter().map(|(_, deliveries)| deliveries.lock().unwrap().len()).collect();
@@ -219,7 +229,7 @@ impl Ledger for Book {
         let mut state = self.state.lock().unwrap();
         if state.switch_off_failures > 0 {
             state.switch_off_failures -= 1;
-            return Err(LedgerFault("told to fail".into()));
+            return Err(LedgerFault::Failed("told to fail".into()));
         }
         state.switch_offs.push(disabled.clone());
         state.stored.switched_off.insert(disabled.endpoint.to_string());
