@@ -43,7 +43,7 @@ pub(crate) struct JournalEvents {
 
 impl EventLog for JournalEvents {
     fn reader(&self, from: Cursor) -> Box<dyn EventReader> {
-        Box::new(self.reader_over(from, self.log.cursor(before(from))))
+        Box::new(self.reader_over(from, self.log.cursor(before(from)).keeping()))
     }
 
     fn reader_of(&self, from: Cursor, org: &str, user: Option<&str>) -> Box<dyn EventReader> {
@@ -51,7 +51,7 @@ impl EventLog for JournalEvents {
             Some(user) => FrameFilter::user(org, user),
             None => FrameFilter::org(org),
         };
-        Box::new(self.reader_over(from, self.log.cursor_of(before(from), filter)))
+        Box::new(self.reader_over(from, self.log.cursor_of(before(from), filter).keeping()))
     }
 
     fn wait(&self, seen: u64) -> bool {
@@ -60,6 +60,8 @@ impl EventLog for JournalEvents {
     }
 
     fn settle(&self) -> Settled {
+        // It is asked all the time.
+        self.log.let_go();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (head, ordering) = self.log.settle(u64::try_from(now.as_micros()).unwrap_or(u64::MAX));
         Settled { head: head.0, ordering }
@@ -195,7 +197,7 @@ pub(super) struct Verdicts {
 impl Verdicts {
     /// Verdicts that stand behind a frame.
     pub(super) fn behind(log: &Arc<Log>, sequence: Sequence) -> Verdicts {
-        let cursor = log.cursor_of(sequence, FrameFilter::verdicts());
+        let cursor = log.cursor_of(sequence, FrameFilter::verdicts()).keeping();
         Verdicts { cursor, found: VecDeque::new(), through: Sequence::ZERO }
     }
 

@@ -3,8 +3,9 @@
 //!
 //! Constraints: the newest [`TAIL_BYTES`] of frames are kept in memory while
 //! somebody reads along, so that a reader that keeps up touches no disk; one that
-//! lags reads segments, at most [`READ_BYTES`] at a time. A reader never sees a
-//! frame before its group is durable and visible.
+//! lags reads segments, at most [`READ_BYTES`] at a time, and may keep what it read for
+//! whoever opens it next (see `recent`). A reader never sees a frame before its group is
+//! durable and visible.
 //!
 //! ```text
 //! committer --publish--> tail (memory) --.
@@ -27,6 +28,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::index::{JournalIndex, MARK_BYTES, Mark, Start};
 use super::indexes::{Indexes, SegmentIndexer};
+use super::recent::Recent;
 use super::rewrite::SegmentRewriter;
 use super::segment::SegmentId;
 use super::segment_index::FrameFilter;
@@ -78,6 +80,8 @@ pub struct Log {
     /// What is kept of sealed segments for readers of one organisation.
     indexes: Indexes,
     tail: Mutex<Tail>,
+    /// What readers keep of what they read from segments.
+    recent: Recent,
     /// Told when the tail grows and somebody watches.
     grown: Condvar,
     /// The last sequence that is acknowledged.
@@ -114,6 +118,7 @@ impl Log {
             dir,
             index,
             tail: Mutex::new(Tail { floor: head, ..Tail::default() }),
+            recent: Recent::default(),
             grown: Condvar::new(),
             head: AtomicU64::new(head.0),
             watched: AtomicBool::new(false),
@@ -235,14 +240,14 @@ impl Log {
     /// A reader of the frames behind `after`.
     #[must_use]
     pub fn cursor(self: &Arc<Log>, after: Sequence) -> LogCursor {
-        LogCursor { log: self.clone(), after, open: None, filter: None }
+        LogCursor { log: self.clone(), after, open: None, filter: None, keeps: false }
     }
 
     /// A reader of the frames behind `after` that a filter asks for: where segments are
     /// sealed it reads no others. Where they are not it gives the others, too.
     #[must_use]
     pub fn cursor_of(self: &Arc<Log>, after: Sequence, filter: FrameFilter) -> LogCursor {
-        LogCursor { log: self.clone(), after, open: None, filter: Some(filter) }
+        LogCursor { log: self.clone(), after, open: None, filter: Some(filter), keeps: false }
     }
 
     /// Makes indexes of segments as they are sealed, and forgets ids of events that are
@@ -272,6 +277,12 @@ impl Log {
     pub fn forget_tail(&self) {
         let mut tail = self.tail.lock();
         *tail = Tail { floor: self.head(), ..Tail::default() };
+        self.recent.forget();
+    }
+
+    /// Lets go what readers kept and nobody has used lately; to be called now and then.
+    pub fn let_go(&self) {
+        self.recent.let_go(Instant::now());
     }
 
     /// Writes segments anew without what is erased.
@@ -283,7 +294,8 @@ impl Log {
     /// Whether the frame with this sequence lies in memory.
     #[must_use]
     pub fn is_in_memory(&self, sequence: Sequence) -> bool {
-        self.tail.lock().position(sequence).is_some()
+        let is_in_tail = self.tail.lock().position(sequence).is_some();
+        is_in_tail || sequence > self.removed() && self.recent.has(sequence)
     }
 
     /// The frame with this sequence.
@@ -292,6 +304,11 @@ impl Log {
     /// [`LogError`]; [`LogError::Gone`] also if there never was one.
     pub fn frame(self: &Arc<Log>, sequence: Sequence) -> Result<Frame, LogError> {
         if let Some(frame) = self.tail.lock().find(sequence) {
+            return Ok(frame);
+        }
+        if sequence > self.removed()
+            && let Some(frame) = self.recent.find(sequence)
+        {
             return Ok(frame);
         }
         let mut cursor = self.cursor(Sequence(sequence.0.saturating_sub(1)));
@@ -373,6 +390,8 @@ pub struct LogCursor {
     pub(super) open: Option<OpenSegment>,
     /// Which frames it asks sealed segments for, if not for all.
     pub(super) filter: Option<FrameFilter>,
+    /// What it reads from segments is opened soon.
+    keeps: bool,
 }
 
 #[derive(Debug)]
@@ -404,6 +423,13 @@ impl Last {
 }
 
 impl LogCursor {
+    /// The same reader, for one who soon asks [`Log::frame`] for the events and verdicts that
+    /// it has found.
+    #[must_use]
+    pub fn keeping(self) -> LogCursor {
+        LogCursor { keeps: true, ..self }
+    }
+
     /// Everything up to this was read.
     #[must_use]
     pub fn position(&self) -> Sequence {
@@ -431,7 +457,15 @@ impl LogCursor {
             None => Vec::new(),
         };
         let frames = if frames.is_empty() && self.after < self.log.head() {
+            let era = self.log.recent.era();
             let mut frames = self.read_disk(bytes_max)?;
+            if self.keeps {
+                let is_asked_for = |frame: &&Frame| match self.filter {
+                    Some(filter) => filter.takes(frame),
+                    None => matches!(frame, Frame::Samples(_) | Frame::Event(_) | Frame::Changes(..)),
+                };
+                self.log.recent.keep(era, frames.iter().filter(is_asked_for));
+            }
             if frames.is_empty() {
                 // Everything up to the head was looked through.
                 frames = self.log.tail.lock().behind(self.after, bytes_max).unwrap_or_default();

@@ -295,6 +295,38 @@ fn a_frame_that_is_durable_but_not_published_is_seen_by_nobody() {
     }
 }
 
+#[test]
+fn what_a_keeping_reader_read_from_segments_is_opened_without_the_disk_until_all_is_forgotten() {
+    let mut journal = TestJournal::new(SEGMENT_BYTES);
+    let kept = commit_groups(&mut journal);
+    let in_memory = |journal: &TestJournal| {
+        let is_there = |&sequence: &u64| journal.log().is_in_memory(Sequence(sequence));
+        kept.iter().copied().filter(is_there).collect::<Vec<u64>>()
+    };
+    // Others leave nothing behind.
+    assert_eq!(drained(&mut journal.cursor(0), 300), kept);
+    assert_eq!(in_memory(&journal), [0; 0]);
+    assert_eq!(drained(&mut journal.cursor(0).keeping(), 300), kept);
+    assert_eq!(in_memory(&journal), kept);
+    journal.log().forget_tail();
+    assert_eq!(in_memory(&journal), [0; 0]);
+    assert_eq!(drained(&mut journal.cursor(0).keeping(), 300), kept);
+    // What was removed is gone, though it was kept.
+    let removed = journal.sealed()[1].last;
+    journal.remove_through(removed.0);
+    let left: Vec<u64> = kept.iter().copied().filter(|&sequence| sequence > removed.0).collect();
+    assert_eq!(in_memory(&journal), left);
+    for path in journal.segment_paths() {
+        std::fs::remove_file(path).unwrap();
+    }
+    for &sequence in &kept {
+        match journal.log().frame(Sequence(sequence)) {
+            Ok(frame) => assert_eq!(frame.sequence(), Sequence(sequence)),
+            Err(fault) => assert!(sequence <= removed.0 && matches!(fault, LogError::Gone { .. }), "{fault}"),
+        }
+    }
+}
+
 /// A journal whose frames lie on disk, in groups of three, some of them across a border.
 fn on_disk() -> (TestJournal, Vec<Place>) {
     let mut journal = TestJournal::new(SEGMENT_BYTES);
