@@ -7,7 +7,9 @@
 //!
 //! A receiver is doubtful until it took something where it is now, and once it failed twice
 //! in a row. What it costs (dials, handshakes, answers that are cut, retries) is done when
-//! the others have nothing to do.
+//! the others have nothing to do. Its thread has a lower priority, and offers its core after
+//! each step: a thread that runs keeps it for a slice of a millisecond or more else, whoever
+//! wakes.
 //!
 //! Each crew keeps connections of its own, since a connection is woken by the threads it
 //! was dialled on. A worker goes over to the other crew with its next delivery.
@@ -28,6 +30,16 @@ const BLOCKING_THREADS_MAX: usize = LOOK_UPS_MAX + 256;
 pub(crate) struct Crew {
     pub(crate) handle: Handle,
     pub(crate) client: Client,
+    gives_way: bool,
+}
+
+impl Crew {
+    /// Between two steps: whoever waits for the core of a thread that gives way has it.
+    pub(crate) fn offer_core(&self) {
+        if self.gives_way {
+            std::thread::yield_now();
+        }
+    }
 }
 
 impl fmt::Debug for Crew {
@@ -49,8 +61,8 @@ impl Crews {
         let living = runtime(threads, "dispatch").build()?;
         let doubtful = runtime(1, "dispatch-doubt").on_thread_start(give_way).build()?;
         let crews = Crews {
-            doubtful: Crew { handle: doubtful.handle().clone(), client: client.apart() },
-            living: Crew { handle: living.handle().clone(), client },
+            doubtful: Crew { handle: doubtful.handle().clone(), client: client.apart(), gives_way: true },
+            living: Crew { handle: living.handle().clone(), client, gives_way: false },
         };
         Ok((crews, [living, doubtful]))
     }

@@ -3,6 +3,11 @@
 //!
 //! A save that fails, or panics, loses nothing: the lanes that it looked at are looked
 //! at by the next one too. Only a stop ends it.
+//!
+//! With thousands of lanes that wait for receivers that do not answer it takes some
+//! milliseconds, in which others would wait for its core though it gives way: a thread
+//! that runs has its slice. So it offers its core every few lanes, as the ledger does every
+//! few rows.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -16,6 +21,9 @@ use crate::event::Cursor;
 use crate::lane::{Collected, Lane, Positions, Rest};
 use crate::ledger::{Changes, LedgerFault, SAVE_INTERVAL};
 use crate::notice::Notice;
+
+/// Lanes looked at before whoever waits for the core has it.
+const LANES_AT_ONCE: usize = 64;
 
 /// What came of a save.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,8 +88,11 @@ impl Shared {
         let mut open = self.agenda.take_open();
         let mut changes = Changes::default();
         let at = Positions { routed, saved: saver.saved };
-        let collect = |lane: &Arc<Lane>| lane.collect(at, &mut changes, now_ms);
-        let collected: Vec<Collected> = open.lanes.iter().map(collect).collect();
+        let mut collected = Vec::with_capacity(open.lanes.len());
+        for lanes in open.lanes.chunks(LANES_AT_ONCE) {
+            collected.extend(lanes.iter().map(|lane| lane.collect(at, &mut changes, now_ms)));
+            std::thread::yield_now();
+        }
         saver.place(&open.lanes, &collected, routed, &mut changes);
         let written = self.write(&mut saver, &changes);
         if written != Save::Done {
@@ -96,13 +107,20 @@ impl Shared {
         for failed in notices {
             self.notices.publish(Notice::MessageFailed(failed));
         }
-        open.lanes.retain(|lane| match lane.rest(saved) {
-            Rest::Busy => true,
-            Rest::Needs(sequence) => {
-                saver.resting.insert(lane.id.clone(), sequence);
-                false
+        let mut busy = collected.iter().map(|lane| lane.is_busy);
+        open.lanes.retain(|lane| {
+            // Not asked again: that costs as much as to look at it.
+            if busy.next() == Some(true) {
+                return true;
             }
-            Rest::Idle => false,
+            match lane.rest(saved) {
+                Rest::Busy => true,
+                Rest::Needs(sequence) => {
+                    saver.resting.insert(lane.id.clone(), sequence);
+                    false
+                }
+                Rest::Idle => false,
+            }
         });
         Save::Done
     }

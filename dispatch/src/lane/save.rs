@@ -35,6 +35,10 @@ pub(crate) struct Collected {
     finished: usize,
     given_up: usize,
     notices: usize,
+    /// Something of it is new to the catalog.
+    pub(crate) is_new: bool,
+    /// Events are under way: the next save looks at it in any case.
+    pub(crate) is_busy: bool,
 }
 
 /// Where everybody is when lanes are collected.
@@ -72,7 +76,9 @@ impl Lane {
 
     /// What was collected is durable.
     pub(crate) fn saved(&self, collected: &Collected, changes: &Changes, now_ms: i64) {
-        self.with(|state, _| state.saved(collected, changes, now_ms));
+        if collected.is_new {
+            self.with(|state, _| state.saved(collected, changes, now_ms));
+        }
     }
 }
 
@@ -96,16 +102,19 @@ impl State {
             changes.wiped.push(id.to_string());
         }
         let Stand { row, holds } = self.stand(at, now_ms);
-        if row != self.row || self.unsaved.wiped {
+        let is_row_new = row != self.row || self.unsaved.wiped;
+        if is_row_new {
             match row {
                 Some(cursor) => changes.cursors.push((id.to_string(), cursor)),
                 None => changes.caught_up.push(id.to_string()),
             }
         }
-        if self.health != self.health_saved {
+        let is_health_new = self.health != self.health_saved;
+        if is_health_new {
             changes.health.push((id.to_string(), self.health));
         }
         let (dirty, finished) = self.backlogs.unsaved(now_ms);
+        let is_backlog_new = !dirty.is_empty() || !finished.is_empty();
         changes.backlogs.extend(dirty.into_iter().map(|backlog| (id.to_string(), backlog)));
         changes.finished.extend(finished.iter().map(|number| (id.to_string(), *number)));
         changes.given_up.extend(self.unsaved.given_up.iter().map(|range| (id.to_string(), *range)));
@@ -123,6 +132,8 @@ impl State {
             finished: finished.len(),
             given_up: self.unsaved.given_up.len(),
             notices: self.unsaved.notices.len(),
+            is_new: is_row_new || is_health_new || is_backlog_new || !self.unsaved.is_empty(),
+            is_busy: self.is_under_way(),
         }
     }
 
@@ -205,18 +216,15 @@ impl State {
         tickets.into_iter().for_each(|(origin, events)| self.decide(origin, events));
     }
 
+    /// Whether events were taken that are not decided.
+    fn is_under_way(&self) -> bool {
+        !self.taken.is_empty() || self.backlogs.taken_len() > 0
+    }
+
     /// Whether there is anything for the next save; `saved` is the shared position.
     pub(super) fn rest(&self, saved: Cursor) -> Rest {
-        let unsaved = &self.unsaved;
-        let is_saved = unsaved.failed.is_empty()
-            && unsaved.settled.is_empty()
-            && unsaved.tickets.is_empty()
-            && unsaved.given_up.is_empty()
-            && unsaved.notices.is_empty()
-            && !unsaved.wiped
-            && !unsaved.needs
-            && self.health == self.health_saved
-            && self.backlogs.is_saved();
+        let is_saved =
+            self.unsaved.is_empty() && self.health == self.health_saved && self.backlogs.is_saved();
         let stands = match &self.mode {
             Mode::Live => self.row.is_none() && self.restarts_from() <= saved,
             Mode::Behind(_) => false,
@@ -226,7 +234,7 @@ impl State {
             },
             Mode::Off => self.row.is_none(),
         };
-        if !is_saved || !stands || !self.taken.is_empty() || self.backlogs.taken_len() > 0 {
+        if !is_saved || !stands || self.is_under_way() {
             return Rest::Busy;
         }
         // What comes from the router holds nothing: it is before the position anyway.

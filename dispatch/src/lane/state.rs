@@ -140,6 +140,15 @@ pub(super) struct Unsaved {
     pub(super) needs: bool,
 }
 
+impl Unsaved {
+    /// Whether there is nothing to tell.
+    pub(super) fn is_empty(&self) -> bool {
+        let Unsaved { failed, settled, tickets, given_up, notices, wiped, needs } = self;
+        let is_told = failed.is_empty() && settled.is_empty() && tickets.is_empty();
+        is_told && given_up.is_empty() && notices.is_empty() && !wiped && !needs
+    }
+}
+
 /// What the end of an attempt asks of whoever made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum After {

@@ -69,11 +69,14 @@ impl Lane {
         let sequence = job.place.sequence;
         // Pinned where it is made: it is some kilobytes, which nobody needs to move.
         let mut delivery = pin!(delivery::deliver(shared, self, job, trigger, crew));
-        let delivered =
-            poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| delivery.as_mut().poll(context))) {
+        let delivered = poll_fn(|context| {
+            let polled = catch_unwind(AssertUnwindSafe(|| delivery.as_mut().poll(context)));
+            crew.offer_core();
+            match polled {
                 Ok(polled) => polled.map(Some),
                 Err(_) => Poll::Ready(None),
-            });
+            }
+        });
         delivered.await.unwrap_or_else(|| {
             tracing::error!(endpoint = &*self.id, sequence, "a delivery panicked");
             Delivered::unreadable()

@@ -28,6 +28,8 @@ use crate::signature::{Dialect, ID, Key, SignatureFault};
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) detail: Detail,
+    /// Its threads offer their core after each step.
+    pub(super) gives_way: bool,
     pub(super) latency: bool,
     pub(super) live: Arc<ReceiverLive>,
     pub(super) ids: Ids,
@@ -49,12 +51,20 @@ type Answer = Pin<Box<dyn Future<Output = Result<Response<Answering>, Broken>> +
 pub(super) async fn serve(stream: TcpStream, shared: Arc<Shared>, mut stopping: watch::Receiver<bool>) {
     // One request at a time, so that the buffer is free whenever one begins.
     let buffer = Arc::new(Mutex::new(Vec::new()));
+    let gives_way = shared.gives_way;
     let service = service_fn(move |request| -> Answer {
         Box::pin(take(Arc::clone(&shared), request, Arc::clone(&buffer)))
     });
     let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     let ended = {
-        let mut served = pin!(poll_fn(|cx| connection.poll_without_shutdown(cx)));
+        let mut served = pin!(poll_fn(|cx| {
+            let served = connection.poll_without_shutdown(cx);
+            if gives_way {
+                // Else its thread keeps the core for a slice of a millisecond or more.
+                std::thread::yield_now();
+            }
+            served
+        }));
         tokio::select! {
             ended = &mut served => Some(ended),
             _ = stopping.wait_for(|stop| *stop) => None,

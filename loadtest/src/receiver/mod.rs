@@ -152,6 +152,7 @@ impl Receiver {
         let (stopping, stop) = watch::channel(false);
         let shared = Arc::new(Shared {
             detail: settings.detail,
+            gives_way: settings.gives_way,
             latency: settings.latency,
             live: Arc::clone(&live),
             ids: Ids::new(settings.remember_ids),

@@ -6,6 +6,24 @@ use rusqlite::{Row, Transaction};
 use super::{Catalog, CatalogError, CursorRecord, disabled};
 use crate::frame::Sequence;
 
+/// Rows written until whoever waits for the core has it: about as long as one delivery takes.
+const ROWS_AT_ONCE: u32 = 16;
+
+/// Offers the core every few rows. A save may have thousands, and its thread keeps the core
+/// for all of its slice, whoever wakes meanwhile.
+#[derive(Debug, Default)]
+pub(super) struct Steps(u32);
+
+impl Steps {
+    /// Before a row.
+    pub(super) fn take(&mut self) {
+        self.0 += 1;
+        if self.0.is_multiple_of(ROWS_AT_ONCE) {
+            std::thread::yield_now();
+        }
+    }
+}
+
 /// How a lane has fared; one that fares well has no row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HealthRecord {
@@ -226,19 +244,27 @@ pub(super) fn forget(transaction: &Transaction<'_>, endpoint: &str) -> Result<()
 
 /// Saves what changed. Only of endpoints that are still there: a save may come behind
 /// a deletion.
-pub(super) fn save(transaction: &Transaction<'_>, ranges: &LaneRanges) -> Result<(), CatalogError> {
+pub(super) fn save(
+    transaction: &Transaction<'_>,
+    ranges: &LaneRanges,
+    steps: &mut Steps,
+) -> Result<(), CatalogError> {
     for health in &ranges.health {
+        steps.take();
         put_health(transaction, health)?;
     }
     for backlog in &ranges.backlogs {
+        steps.take();
         put_backlog(transaction, backlog)?;
     }
     for (endpoint, number) in &ranges.finished {
+        steps.take();
         let mut statement =
             transaction.prepare_cached("DELETE FROM backlogs WHERE endpoint = ?1 AND number = ?2")?;
         statement.execute((endpoint, number.cast_signed()))?;
     }
     for given_up in &ranges.given_up {
+        steps.take();
         put_given_up(transaction, given_up)?;
     }
     if let Some(removed) = ranges.removed {

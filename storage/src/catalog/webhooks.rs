@@ -5,7 +5,8 @@
 
 use rusqlite::{OptionalExtension, Row, Transaction};
 
-use super::{Catalog, CatalogError, LaneRanges, from_hex, lanes, to_hex};
+use super::lanes::{self, Steps};
+use super::{Catalog, CatalogError, LaneRanges, from_hex, to_hex};
 use crate::frame::Sequence;
 
 /// The position that stands for every lane without a row.
@@ -156,34 +157,40 @@ impl Catalog {
     pub fn save_lanes(&self, changes: &LaneChanges) -> Result<(), CatalogError> {
         let mut connection = self.connection.lock();
         let transaction = connection.transaction()?;
+        let mut steps = Steps::default();
         for (name, position) in [(ROUTED, changes.routed), (CLASSIFIED, changes.classified)] {
             if let Some(position) = position {
                 put_position(&transaction, name, position)?;
             }
         }
         for endpoint in &changes.wiped {
+            steps.take();
             let mut statement = transaction.prepare_cached("DELETE FROM exceptions WHERE endpoint = ?1")?;
             statement.execute([endpoint])?;
             lanes::restart(&transaction, endpoint)?;
         }
         for (endpoint, cursor) in &changes.cursors {
+            steps.take();
             put_cursor(&transaction, endpoint, *cursor)?;
         }
         for endpoint in &changes.caught_up {
+            steps.take();
             let mut statement = transaction.prepare_cached("DELETE FROM lane_cursors WHERE endpoint = ?1")?;
             statement.execute([endpoint])?;
         }
         for failed in &changes.failed {
+            steps.take();
             put_exception(&transaction, failed)?;
         }
         for (endpoint, sequence, group, chunk, kind) in &changes.settled {
+            steps.take();
             let mut statement = transaction.prepare_cached(
                 "DELETE FROM exceptions WHERE endpoint = ?1 AND sequence = ?2 AND event_group = ?3
                      AND chunk = ?4 AND kind = ?5",
             )?;
             statement.execute((endpoint, sequence.cast_signed(), group, chunk, kind))?;
         }
-        lanes::save(&transaction, &changes.ranges)?;
+        lanes::save(&transaction, &changes.ranges, &mut steps)?;
         transaction.commit()?;
         Ok(())
     }
