@@ -98,14 +98,15 @@ impl Pool {
         loop {
             let (taken, is_new) = match self.0.take(&host) {
                 Some(taken) => (taken, false),
-                None => self.connect(&host, target, waits).await?,
+                // Boxed, as what is rare and long would make every delivery's task as long.
+                None => Box::pin(self.connect(&host, target, waits)).await?,
             };
             waits.store(false, Ordering::Relaxed);
             let answered = match taken {
                 Taken::Own(connection) => self.exchange(&host, target, connection, request).await,
                 Taken::Shared(sender, number) => {
                     let _lent = Lent { shared: &self.0, host: &host, number };
-                    exchange_shared(target, sender, request).await
+                    Box::pin(exchange_shared(target, sender, request)).await
                 }
             };
             match answered {
