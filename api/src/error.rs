@@ -105,6 +105,8 @@ pub(crate) enum Refusal {
     TooManyValues { limit: usize },
     #[error("the line is longer than {limit} bytes")]
     LineTooLong { limit: usize },
+    #[error("the body holds more than {limit} events")]
+    TooManyLines { limit: usize },
 
     #[error("Content-Type {} is not taken here; send {wanted}", Quoted(.found))]
     ContentType { found: String, wanted: &'static str },
@@ -215,6 +217,7 @@ impl Refusal {
             Refusal::RatioTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, "ratio_too_large"),
             Refusal::TooManyValues { .. } => (S::PAYLOAD_TOO_LARGE, "too_many_values"),
             Refusal::LineTooLong { .. } => (S::PAYLOAD_TOO_LARGE, "line_too_long"),
+            Refusal::TooManyLines { .. } => (S::PAYLOAD_TOO_LARGE, "too_many_lines"),
             Refusal::ContentType { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type"),
             Refusal::ContentEncoding { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_encoding"),
             Refusal::Accept { .. } => (S::UNSUPPORTED_MEDIA_TYPE, "unsupported_accept"),
@@ -302,6 +305,10 @@ impl Refusal {
     fn detail(&self) -> Detail<'_> {
         match self {
             Refusal::Invalid { detail, .. } => Detail::Entries(detail),
+            // The lines before it were stored.
+            Refusal::AtLine { why, .. } if matches!(**why, Refusal::DiskFull) => {
+                Detail::Text("the disk is full; nothing of this line was stored".to_owned())
+            }
             Refusal::AtLine { why, .. } => why.detail(),
             other => Detail::Text(other.to_string()),
         }
@@ -542,6 +549,7 @@ mod tests {
             Refusal::invalid(Entry::body("type", "missing", "is missing")),
             Refusal::OtherUser,
             Refusal::QueueFull,
+            Refusal::TooManyLines { limit: 3 },
             Refusal::Poisoned { inside: "sync".to_owned() },
         ];
         let fields = |refusal: &Refusal| match refusal.response().into_body() {

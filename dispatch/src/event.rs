@@ -312,6 +312,12 @@ pub trait PayloadSource: fmt::Debug + Send + Sync {
     /// Whether the payload of a frame lies in memory, so that opening it reads no
     /// disk.
     fn is_at_hand(&self, sequence: u64) -> bool;
+
+    /// Rises when something was erased for good: a payload that was opened before may hold
+    /// it, though it does not say so any more.
+    fn erasures(&self) -> u64 {
+        0
+    }
 }
 
 /// What an event says.

@@ -63,6 +63,16 @@ async fn events_of_many_lines_are_durable_in_the_order_of_their_lines() {
 }
 
 #[tokio::test]
+async fn a_body_of_more_events_than_one_may_have_is_taken_up_to_there() {
+    let server = server().start().await;
+    let body = "{\"type\":\"OpenTele\",\"data\":{}}\n".repeat(100_001);
+    let answer = server.event_lines(OPERATOR, body).send().await.expect(413).json();
+    assert_eq!((&answer["code"], &answer["line"]), (&json!("too_many_lines"), &json!(100_001)));
+    assert_eq!((&answer["accepted"], made(&answer).len()), (&json!(100_000), 100_000));
+    assert_eq!(server.budget_used().await, 0);
+}
+
+#[tokio::test]
 async fn the_first_line_that_is_refused_ends_a_body_behind_those_before() {
     let server = server().start().await;
     server.subscribe(OPERATOR).await;

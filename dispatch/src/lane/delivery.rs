@@ -109,6 +109,7 @@ pub(super) async fn deliver(
 ) -> Delivered {
     let (config, events, room) = loop {
         let config = lane.config();
+        let erasures = shared.source.erasures();
         let events = match open_wanted(shared, &config, job).await {
             Ok(events) => events,
             Err(Outcome::Gone) => return Delivered::gone(),
@@ -123,7 +124,7 @@ pub(super) async fn deliver(
         if !lane.is_at(job.generation) {
             return Delivered::of(Outcome::Unwanted);
         }
-        let is_as_it_was = Arc::ptr_eq(&config, &lane.config());
+        let is_as_it_was = Arc::ptr_eq(&config, &lane.config()) && shared.source.erasures() == erasures;
         if is_as_it_was && !events.iter().any(|event| event.payload.is_erased()) {
             break (config, events, [own, all]);
         }

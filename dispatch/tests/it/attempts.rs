@@ -153,6 +153,20 @@ fn a_delivery_is_given_up_after_the_last_attempt_of_the_schedule() {
 }
 
 #[test]
+fn what_is_erased_between_its_opening_and_its_sending_is_not_sent() {
+    let (world, hook) = (World::new(), Hook::willing());
+    // Of each kind one that lies in memory and one that does not.
+    let events = world.log.append_many(4, 4);
+    let [erased, plain] = [&events[..2], &events[2..]];
+    erased.iter().for_each(|event| world.source.erase_once_opened(event.place));
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    assert!(comes_within(SOON, || hook.count() >= 2 && world.book.stored().routed == 4));
+    assert_eq!(hook.taken(), ids_of(plain));
+    assert_eq!(run.stats().payload_gone, 2);
+    run.stop();
+}
+
+#[test]
 fn a_payload_that_is_gone_is_given_up_and_one_that_is_unreadable_is_tried_again() {
     let (world, hook) = (World::new(), Hook::willing());
     // Of each kind one that lies in memory and one that does not.

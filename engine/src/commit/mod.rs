@@ -267,6 +267,11 @@ impl Intake {
         Ok(())
     }
 
+    /// Whether more than half of the ring is taken.
+    pub(crate) fn is_half_full(&self) -> bool {
+        self.ring.len() * 2 > self.ring.capacity()
+    }
+
     pub(crate) fn attach(&self, committer: Thread) {
         self.committer.set(committer).expect("one committer");
     }

@@ -15,8 +15,8 @@ use systole_storage::Sequence;
 use systole_storage::frame::{Frame, Published, encode_published};
 use tokio::task::JoinHandle;
 
-use super::Engine;
 use super::query::now_ms;
+use super::{Engine, Inner};
 use crate::budget::Permit;
 use crate::commit::{Ack, CommitError, Submission, SubmitError};
 use crate::event_ids::{Claim, Claimed};
@@ -116,11 +116,15 @@ impl Engine {
         let buffer_bytes_max = self.inner.settings.buffer_bytes_max as u64;
         let begun = Instant::now();
         loop {
-            submission = match self.inner.intake.offer(submission, buffer_bytes_max) {
-                Ok(()) => return Ok(()),
-                Err((SubmitError::Full, back)) if begun.elapsed() < patience => back,
-                Err((fault, _)) => return Err(fault),
-            };
+            // Who can wait leaves half of the ring to those who cannot.
+            let waits = begun.elapsed() < patience;
+            if !(waits && self.inner.intake.is_half_full()) {
+                submission = match self.inner.intake.offer(submission, buffer_bytes_max) {
+                    Ok(()) => return Ok(()),
+                    Err((SubmitError::Full, back)) if waits => back,
+                    Err((fault, _)) => return Err(fault),
+                };
+            }
             tokio::time::sleep(FULL_REST).await;
             // It is handed in from now on: what came before is not the committer's time.
             submission.submitted = Instant::now();
@@ -146,16 +150,26 @@ impl Engine {
     /// Whether the event at a place has this id, or is gone and so cannot be asked. One
     /// that was erased has none.
     async fn is_event(&self, org: &str, id: &str, sequence: Sequence) -> bool {
+        if self.inner.log.is_in_memory(sequence) {
+            return self.inner.is_event(org, id, sequence);
+        }
         let (inner, org, id) = (self.inner.clone(), org.to_owned(), id.to_owned());
-        let found = tokio::task::spawn_blocking(move || match inner.log.frame(sequence) {
+        let found = tokio::task::spawn_blocking(move || inner.is_event(&org, &id, sequence));
+        found.await.unwrap_or(true)
+    }
+}
+
+impl Inner {
+    /// The same; reads a segment unless the frame lies in memory.
+    fn is_event(&self, org: &str, id: &str, sequence: Sequence) -> bool {
+        match self.log.frame(sequence) {
             Ok(Frame::Event(event)) => {
                 event.org() == org
-                    && event.scoped_id().as_deref() == Some(&*id)
-                    && !inner.store.hidden().hides_event(&event)
+                    && event.scoped_id().as_deref() == Some(id)
+                    && !self.store.hidden().hides_event(&event)
             }
             Ok(_) => false,
             Err(_) => true,
-        });
-        found.await.unwrap_or(true)
+        }
     }
 }

@@ -68,6 +68,10 @@ impl PayloadSource for JournalEvents {
     fn is_at_hand(&self, sequence: u64) -> bool {
         self.log.is_in_memory(Sequence(sequence))
     }
+
+    fn erasures(&self) -> u64 {
+        self.log.erasures()
+    }
 }
 
 impl JournalEvents {

@@ -197,7 +197,10 @@ pub(super) struct Verdicts {
 impl Verdicts {
     /// Verdicts that stand behind a frame.
     pub(super) fn behind(log: &Arc<Log>, sequence: Sequence) -> Verdicts {
-        let cursor = log.cursor_of(sequence, FrameFilter::verdicts()).keeping();
+        Verdicts::of_cursor(log.cursor_of(sequence, FrameFilter::verdicts()))
+    }
+
+    fn of_cursor(cursor: LogCursor) -> Verdicts {
         Verdicts { cursor, found: VecDeque::new(), through: Sequence::ZERO }
     }
 
@@ -234,9 +237,10 @@ impl Verdicts {
 
 impl JournalEvents {
     fn reader_over(&self, from: Cursor, frames: LogCursor) -> Reader {
+        let verdicts = self.log.cursor_of(before(from), FrameFilter::verdicts()).keeping();
         Reader {
             frames,
-            verdicts: Verdicts::behind(&self.log, before(from)),
+            verdicts: Verdicts::of_cursor(verdicts),
             source: self.clone(),
             ahead: VecDeque::new(),
             events: VecDeque::new(),

@@ -28,7 +28,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::index::{JournalIndex, MARK_BYTES, Mark, Start};
 use super::indexes::{Indexes, SegmentIndexer};
-use super::recent::Recent;
+use super::recent::{Era, Recent};
 use super::rewrite::SegmentRewriter;
 use super::segment::SegmentId;
 use super::segment_index::FrameFilter;
@@ -82,6 +82,8 @@ pub struct Log {
     tail: Mutex<Tail>,
     /// What readers keep of what they read from segments.
     recent: Recent,
+    /// How often all of that was forgotten.
+    erasures: AtomicU64,
     /// Told when the tail grows and somebody watches.
     grown: Condvar,
     /// The last sequence that is acknowledged.
@@ -119,6 +121,7 @@ impl Log {
             index,
             tail: Mutex::new(Tail { floor: head, ..Tail::default() }),
             recent: Recent::default(),
+            erasures: AtomicU64::new(0),
             grown: Condvar::new(),
             head: AtomicU64::new(head.0),
             watched: AtomicBool::new(false),
@@ -240,14 +243,14 @@ impl Log {
     /// A reader of the frames behind `after`.
     #[must_use]
     pub fn cursor(self: &Arc<Log>, after: Sequence) -> LogCursor {
-        LogCursor { log: self.clone(), after, open: None, filter: None, keeps: false }
+        LogCursor { log: self.clone(), after, open: None, filter: None, keeps: false, era: None }
     }
 
     /// A reader of the frames behind `after` that a filter asks for: where segments are
     /// sealed it reads no others. Where they are not it gives the others, too.
     #[must_use]
     pub fn cursor_of(self: &Arc<Log>, after: Sequence, filter: FrameFilter) -> LogCursor {
-        LogCursor { log: self.clone(), after, open: None, filter: Some(filter), keeps: false }
+        LogCursor { log: self.clone(), after, open: None, filter: Some(filter), keeps: false, era: None }
     }
 
     /// Makes indexes of segments as they are sealed, and forgets ids of events that are
@@ -275,9 +278,21 @@ impl Log {
     /// Forgets the frames in memory: what was erased from segments must not be read
     /// from there. Readers go on from the segments.
     pub fn forget_tail(&self) {
-        let mut tail = self.tail.lock();
-        *tail = Tail { floor: self.head(), ..Tail::default() };
+        let forgotten = {
+            let mut tail = self.tail.lock();
+            std::mem::replace(&mut *tail, Tail { floor: self.head(), ..Tail::default() })
+        };
+        // Outside the lock, which the committer takes.
+        drop(forgotten);
         self.recent.forget();
+        self.erasures.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How often frames were [forgotten](Log::forget_tail): what was read before the last
+    /// time may hold what was erased.
+    #[must_use]
+    pub fn erasures(&self) -> u64 {
+        self.erasures.load(Ordering::Acquire)
     }
 
     /// Lets go what readers kept and nobody has used lately; to be called now and then.
@@ -392,6 +407,8 @@ pub struct LogCursor {
     pub(super) filter: Option<FrameFilter>,
     /// What it reads from segments is opened soon.
     keeps: bool,
+    /// When one that keeps opened its file.
+    era: Option<Era>,
 }
 
 #[derive(Debug)]
@@ -458,6 +475,10 @@ impl LogCursor {
         };
         let frames = if frames.is_empty() && self.after < self.log.head() {
             let era = self.log.recent.era();
+            if self.keeps && self.era.replace(era) != Some(era) {
+                // Its file may be one of which something was erased since.
+                self.open = None;
+            }
             let mut frames = self.read_disk(bytes_max)?;
             if self.keeps {
                 let is_asked_for = |frame: &&Frame| match self.filter {

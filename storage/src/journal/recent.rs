@@ -5,13 +5,15 @@
 //! index, a file to open and a read for every delivery, which costs more than to send it.
 //!
 //! Constraints: at most [`BYTES_MAX`] of frames over all readers, the oldest go first;
-//! beyond that a delivery reads its frame from its segment. What was not asked for in
-//! [`UNUSED_MAX`] is let go. Behind an erasure nothing is left that was read before it.
+//! beyond that a delivery reads its frame from its segment. If nobody used them for
+//! [`UNUSED_MAX`] all are let go. Behind an erasure nothing is left of what was read before
+//! it, or comes of a file that was opened before it.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 use parking_lot::Mutex;
 
 use crate::frame::{Frame, Sequence};
@@ -37,24 +39,27 @@ struct Kept {
     used: Option<Instant>,
 }
 
-/// Frames that are read from now on may be kept, unless all are forgotten meanwhile.
-#[derive(Clone, Copy, Debug)]
+/// Between two times that all are forgotten. Frames of files that are opened in it may be
+/// kept in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Era(u64);
 
 impl Recent {
-    /// To be asked for before frames are read.
+    /// To be asked for before a file is opened.
     pub(super) fn era(&self) -> Era {
         Era(self.0.lock().era)
     }
 
-    /// Keeps frames that were read since `era`, as far as there is room.
+    /// Keeps frames of files that were opened in `era`, as far as there is room.
     pub(super) fn keep<'a>(&self, Era(era): Era, frames: impl Iterator<Item = &'a Frame>) {
         let mut kept = self.0.lock();
+        let kept = &mut *kept;
         if kept.era != era {
             return;
         }
         for frame in frames {
-            if kept.frames.insert(frame.sequence(), frame.clone()).is_none() {
+            if let Entry::Vacant(room) = kept.frames.entry(frame.sequence()) {
+                room.insert(frame.clone());
                 kept.order.push_back(frame.sequence());
                 kept.bytes += frame.byte_len();
             }
@@ -80,16 +85,24 @@ impl Recent {
 
     /// Forgets all, and what is being read at this moment.
     pub(super) fn forget(&self) {
-        let mut kept = self.0.lock();
-        *kept = Kept { era: kept.era + 1, ..Kept::default() };
+        let forgotten = {
+            let mut kept = self.0.lock();
+            let era = kept.era + 1;
+            std::mem::replace(&mut *kept, Kept { era, ..Kept::default() })
+        };
+        // Outside the lock: it may be a hundred thousand frames.
+        drop(forgotten);
     }
 
     /// Lets all go if nobody used them lately.
     pub(super) fn let_go(&self, now: Instant) {
-        let mut kept = self.0.lock();
-        if kept.used.is_some_and(|used| now.saturating_duration_since(used) >= UNUSED_MAX) {
-            *kept = Kept { era: kept.era, ..Kept::default() };
-        }
+        let unused = {
+            let mut kept = self.0.lock();
+            let is_unused = kept.used.is_some_and(|used| now.saturating_duration_since(used) >= UNUSED_MAX);
+            let era = kept.era;
+            is_unused.then(|| std::mem::replace(&mut *kept, Kept { era, ..Kept::default() }))
+        };
+        drop(unused);
     }
 }
 

@@ -80,6 +80,30 @@ fn readers_find_every_frame_at_its_sequence_while_and_after_segments_are_written
 }
 
 #[test]
+fn a_keeping_reader_that_has_the_old_file_open_leaves_nothing_of_it_to_be_opened() {
+    let mut journal = TestJournal::new(SEGMENT_BYTES);
+    for group in groups() {
+        journal.commit(&group);
+    }
+    let mut open = journal.cursor(0).keeping();
+    let begun = open.next(2000).unwrap().len();
+    assert!(begun > 0);
+    rewrite(&mut journal);
+    journal.log().forget_tail();
+    // Erased or not, it is the frame that is there now.
+    let samples_of = |sequence: u64| {
+        let frame = journal.log().frame(systole_storage::Sequence(sequence)).unwrap();
+        frame.as_samples().unwrap().sample_count()
+    };
+    assert!(!read(&mut open, 2000).is_empty());
+    for sequence in 1..=journal.synced {
+        assert_eq!(samples_of(sequence) == 0, sequence.is_multiple_of(3), "{sequence}");
+    }
+    let is_kept = |sequence: &u64| journal.log().is_in_memory(systole_storage::Sequence(*sequence));
+    assert!((begun as u64 + 1..=journal.synced).all(|sequence| is_kept(&sequence)));
+}
+
+#[test]
 fn a_segment_that_was_removed_does_not_come_back_by_being_written_anew() {
     let mut journal = TestJournal::new(SEGMENT_BYTES);
     for group in groups() {

@@ -17,7 +17,8 @@
 //! **What full does**: before the first line is taken, the request is refused. From then on it
 //! waits, for up to [`WAIT_MAX`] in all, so that a client need not find out where to go on.
 //!
-//! It is no stream without an end: a body has at most `ingest.body_bytes_max`.
+//! It is no stream without an end: a body has at most `ingest.body_bytes_max`, and
+//! [`EVENTS_MAX`] events.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -38,13 +39,15 @@ const NDJSON: &str = "application/x-ndjson";
 /// Events of one body that wait for their acknowledgement: half of what the committer
 /// writes at once, so that the next ones gather while these are written.
 const WAITING_MAX: usize = 512;
+/// Events of one body: their ids take some megabytes until the answer is read.
+const EVENTS_MAX: usize = 100_000;
 /// How long a body waits for room, from its first byte on.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// How long a spent budget is given until it is asked again.
 const BUDGET_REST: Duration = Duration::from_millis(5);
-/// What an id takes until the answer is written: a line leaves as much of its part of the
-/// share behind.
-const ID_BYTES: usize = 64;
+/// About what an id takes until the answer is written, as a text and in the answer: a line
+/// leaves as much of its part of the share behind.
+const ID_BYTES: usize = 128;
 
 #[derive(Serialize)]
 struct Ids {
@@ -156,6 +159,9 @@ impl Taken {
         if line.is_blank() {
             drop(self.share.split(line.bytes.len() + b"\n".len()));
             return Ok(());
+        }
+        if self.waiting.len() + self.durable.len() >= EVENTS_MAX {
+            return Err(Stopped { line: line.number, why: Refusal::TooManyLines { limit: EVENTS_MAX } });
         }
         while self.waiting.len() >= WAITING_MAX {
             self.settle_first().await?;

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::Write as _;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use systole_dispatch::event::{Event, Payload, PayloadFault, PayloadSource, Place, Vocabulary};
@@ -16,6 +16,9 @@ pub(crate) struct Source {
     faults: Mutex<HashMap<Place, PayloadFault>>,
     opens: Mutex<HashMap<Place, usize>>,
     panics: Mutex<HashSet<Place>>,
+    /// What is erased as soon as somebody has opened it.
+    erased: Mutex<HashSet<Place>>,
+    erasures: AtomicU64,
     /// What is added to the data of every event.
     filler_bytes: AtomicUsize,
     /// Opening waits, and how many do.
@@ -30,6 +33,8 @@ impl Source {
             faults: Mutex::default(),
             opens: Mutex::default(),
             panics: Mutex::default(),
+            erased: Mutex::default(),
+            erasures: AtomicU64::new(0),
             filler_bytes: AtomicUsize::new(0),
             held: Mutex::default(),
             let_go: Condvar::new(),
@@ -84,6 +89,11 @@ impl Source {
         };
     }
 
+    /// Has a payload erased for good as soon as it was opened once.
+    pub(crate) fn erase_once_opened(&self, place: Place) {
+        self.erased.lock().unwrap().insert(place);
+    }
+
     /// How often a payload was opened.
     pub(crate) fn opens(&self, place: Place) -> usize {
         self.opens.lock().unwrap().get(&place).copied().unwrap_or_default()
@@ -97,6 +107,10 @@ impl Source {
         assert!(!panics, "told to");
         if let Some(fault) = self.faults.lock().unwrap().get(&place) {
             return Err(*fault);
+        }
+        if self.erased.lock().unwrap().remove(&place) {
+            self.tell(place, Some(PayloadFault::Gone));
+            self.erasures.fetch_add(1, Ordering::AcqRel);
         }
         let event = self.log.get(place).ok_or(PayloadFault::Gone)?;
         assert_eq!(event.decided_at, decided_at, "{place:?}");
@@ -122,6 +136,10 @@ impl PayloadSource for Source {
     /// Every other one, so that both ways are gone.
     fn is_at_hand(&self, sequence: u64) -> bool {
         sequence.is_multiple_of(2)
+    }
+
+    fn erasures(&self) -> u64 {
+        self.erasures.load(Ordering::Acquire)
     }
 }
 
