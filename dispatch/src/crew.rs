@@ -7,15 +7,18 @@
 //!
 //! A receiver is doubtful until it took something where it is now, and once it failed twice
 //! in a row. What it costs (dials, handshakes, answers that are cut, retries) is done when
-//! the others have nothing to do. Its thread has a lower priority, and offers its core after
-//! each step: a thread that runs keeps it for a slice of a millisecond or more else, whoever
-//! wakes.
+//! the others have nothing to do. Its thread has a lower priority, and offers its core every
+//! quarter of a millisecond: a thread that runs keeps it for a slice of a millisecond or more
+//! else, whoever wakes. Not more often: on cores that are all taken each offer costs it some
+//! milliseconds.
 //!
 //! Each crew keeps connections of its own, since a connection is woken by the threads it
 //! was dialled on. A worker goes over to the other crew with its next delivery.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -37,8 +40,25 @@ impl Crew {
     /// Between two steps: whoever waits for the core of a thread that gives way has it.
     pub(crate) fn offer_core(&self) {
         if self.gives_way {
-            std::thread::yield_now();
+            offer_core();
         }
+    }
+}
+
+/// How long a thread that gives way keeps its core: about as long as two deliveries take.
+const CORE_KEPT: Duration = Duration::from_micros(250);
+
+thread_local! {
+    /// When the thread offered its core last.
+    static OFFERED: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Lets others have the core of the calling thread, if it has had it for long.
+pub(crate) fn offer_core() {
+    let is_due = |offered: Instant| offered.elapsed() >= CORE_KEPT;
+    if OFFERED.get().is_none_or(is_due) {
+        std::thread::yield_now();
+        OFFERED.set(Some(Instant::now()));
     }
 }
 

@@ -6,8 +6,8 @@
 //!
 //! With thousands of lanes that wait for receivers that do not answer it takes some
 //! milliseconds, in which others would wait for its core though it gives way: a thread
-//! that runs has its slice. So it offers its core every few lanes, as the ledger does every
-//! few rows.
+//! that runs has its slice. So it offers its core on its way (see `crew`), as the ledger
+//! does.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -16,13 +16,14 @@ use std::sync::atomic::Ordering;
 use hashbrown::HashMap;
 
 use crate::client::chain;
+use crate::crew::offer_core;
 use crate::dispatcher::Shared;
 use crate::event::Cursor;
 use crate::lane::{Collected, Lane, Positions, Rest};
 use crate::ledger::{Changes, LedgerFault, SAVE_INTERVAL};
 use crate::notice::Notice;
 
-/// Lanes looked at before whoever waits for the core has it.
+/// Lanes looked at before the core is offered.
 const LANES_AT_ONCE: usize = 64;
 
 /// What came of a save.
@@ -91,7 +92,7 @@ impl Shared {
         let mut collected = Vec::with_capacity(open.lanes.len());
         for lanes in open.lanes.chunks(LANES_AT_ONCE) {
             collected.extend(lanes.iter().map(|lane| lane.collect(at, &mut changes, now_ms)));
-            std::thread::yield_now();
+            offer_core();
         }
         saver.place(&open.lanes, &collected, routed, &mut changes);
         let written = self.write(&mut saver, &changes);

@@ -223,6 +223,43 @@ async fn a_body_may_take_the_whole_budget_and_no_more_than_a_body_may() {
 }
 
 #[tokio::test]
+async fn lines_that_came_before_a_client_went_away_are_published_and_hold_nothing() {
+    let server = server().start().await;
+    server.subscribe(OPERATOR).await;
+    let with_id = r#"{"type":"check_in.created","event_id":"ci_1","data":{}}"#;
+    let mut publishing = Connection::open(server.address).await;
+    let whole = server.event_lines(OPERATOR, "").chunked().bytes();
+    publishing.send(&whole[..whole.len() - b"0\r\n\r\n".len()]).await;
+    publishing.send(&chunk(&format!("{}\n{with_id}\n{{\"type\":", line(1)))).await;
+    let rows = server.settled(2).await;
+    drop(publishing);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while server.budget_used().await > 0 {
+        assert!(Instant::now() < deadline, "the budget is held");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Its id is decided.
+    let again = server.event_lines(OPERATOR, with_id).send().await.expect(202).json();
+    assert_eq!(made(&again), [ids(&rows)[0]]);
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_go_on_says_what_was_taken_of_it() {
+    let setup = server().with(|settings| settings.http.body_timeout = Duration::from_millis(500));
+    let server = setup.start().await;
+    let mut publishing = Connection::open(server.address).await;
+    let whole = server.event_lines(OPERATOR, "").chunked().bytes();
+    publishing.send(&whole[..whole.len() - b"0\r\n\r\n".len()]).await;
+    publishing.send(&chunk(&format!("{}\n{}\n{{", line(1), line(2)))).await;
+    let answer = publishing.answer().await.unwrap().expect(408).json();
+    assert_eq!(
+        (&answer["code"], &answer["accepted"], &answer["line"]),
+        (&json!("body_timeout"), &json!(2), &json!(3))
+    );
+    assert_eq!(made(&answer).len(), 2);
+}
+
+#[tokio::test]
 async fn a_spent_budget_is_429_before_the_first_line_and_waited_for_behind_it() {
     let setup = server().with(|settings| {
         settings.ingest.body_bytes_max = MIB;

@@ -1,25 +1,38 @@
 //! What lanes keep beside cursors and exceptions: how they fare, the ranges they send
 //! behind live events, and what they gave up.
 
+use std::time::{Duration, Instant};
+
 use rusqlite::{Row, Transaction};
 
 use super::{Catalog, CatalogError, CursorRecord, disabled};
 use crate::frame::Sequence;
 
-/// Rows written until whoever waits for the core has it: about as long as one delivery takes.
-const ROWS_AT_ONCE: u32 = 16;
+/// How long rows are written until whoever waits for the core has it.
+const CORE_KEPT: Duration = Duration::from_micros(250);
+/// How long the core is offered: others wait for the catalog meanwhile, and on cores that
+/// are all taken each offer costs some milliseconds.
+const OFFERED_FOR: Duration = Duration::from_millis(20);
 
-/// Offers the core every few rows. A save may have thousands, and its thread keeps the core
+/// Offers the core between rows. A save may have thousands, and its thread keeps the core
 /// for all of its slice, whoever wakes meanwhile.
-#[derive(Debug, Default)]
-pub(super) struct Steps(u32);
+#[derive(Debug)]
+pub(super) struct Steps {
+    begun: Instant,
+    offered: Instant,
+}
 
 impl Steps {
+    pub(super) fn begin() -> Steps {
+        let now = Instant::now();
+        Steps { begun: now, offered: now }
+    }
+
     /// Before a row.
     pub(super) fn take(&mut self) {
-        self.0 += 1;
-        if self.0.is_multiple_of(ROWS_AT_ONCE) {
+        if self.offered.elapsed() >= CORE_KEPT && self.begun.elapsed() < OFFERED_FOR {
             std::thread::yield_now();
+            self.offered = Instant::now();
         }
     }
 }

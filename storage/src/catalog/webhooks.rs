@@ -157,7 +157,7 @@ impl Catalog {
     pub fn save_lanes(&self, changes: &LaneChanges) -> Result<(), CatalogError> {
         let mut connection = self.connection.lock();
         let transaction = connection.transaction()?;
-        let mut steps = Steps::default();
+        let mut steps = Steps::begin();
         for (name, position) in [(ROUTED, changes.routed), (CLASSIFIED, changes.classified)] {
             if let Some(position) = position {
                 put_position(&transaction, name, position)?;
