@@ -2,15 +2,24 @@
 //!
 //! Every connection has a number, a greater one each time it becomes idle: so the one
 //! with the least number was idle for longest.
+//!
+//! Over HTTP/2 a receiver may answer whole and never take the rest of a body, which is
+//! then held for as long as the connection is there: nothing is left to reset. So what
+//! an exchange that ended left unwritten is noted; once it is so for [`WRITE_TIMEOUT`],
+//! or there is too much of it, no exchange begins on that connection any more, and when
+//! the last one has ended, at the next look, it is cut, which drops the bodies.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use hashbrown::HashMap;
 use hyper::client::conn::http2::SendRequest;
 use hyper::http::uri::Authority;
-use tokio::sync::Notify;
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::client::IDLE_TIMEOUT;
@@ -34,6 +43,14 @@ pub(crate) type Sender = SendRequest<RequestBody>;
 /// what one lost packet holds up.
 const STREAMS_MAX: usize = 64;
 
+/// Bodies that a connection holds of exchanges that ended, until no more begin on it:
+/// a few, as a receiver that refuses early needs a moment to reset or to read.
+const UNWRITTEN_MAX: usize = 4;
+
+/// How long a receiver that has answered may take to read what is left of the body,
+/// which the memory of all deliveries is short of meanwhile: many round trips.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// A connection for an exchange.
 pub(crate) enum Taken {
     Own(Box<Connection>),
@@ -46,7 +63,8 @@ impl Taken {
     pub(crate) fn is_usable(&mut self) -> bool {
         match self {
             Taken::Own(connection) => connection.is_usable(),
-            Taken::Shared(sender, _) => !sender.is_closed(),
+            // It was a moment ago; and it counts an exchange, which gives it back.
+            Taken::Shared(..) => true,
         }
     }
 }
@@ -92,15 +110,56 @@ struct Http2 {
     exchanges: usize,
     /// When the last of them ended.
     used: Instant,
+    /// Of exchanges that ended, the first that ended first.
+    unwritten: Vec<Unwritten>,
+    /// What runs it.
+    tasks: [AbortHandle; 2],
+}
+
+/// A body that is still held though its exchange ended.
+struct Unwritten {
+    /// Comes, or fails, once it is not held any more.
+    written: oneshot::Receiver<()>,
+    /// When its exchange ended.
+    since: Instant,
 }
 
 impl Http2 {
-    fn has_room(&self) -> bool {
-        self.exchanges < STREAMS_MAX.min(self.streams_max.load(Ordering::Relaxed))
+    /// What is unwritten is a stream to the receiver still.
+    fn has_room(&mut self) -> bool {
+        self.forget_written();
+        let is_late = self.unwritten.first().is_some_and(|it| it.since.elapsed() >= WRITE_TIMEOUT);
+        let streams = self.exchanges + self.unwritten.len();
+        !is_late
+            && self.unwritten.len() < UNWRITTEN_MAX
+            && streams < STREAMS_MAX.min(self.streams_max.load(Ordering::Relaxed))
     }
 
-    fn is_usable(&self) -> bool {
-        !self.sender.is_closed() && (self.exchanges > 0 || self.used.elapsed() < IDLE_TIMEOUT)
+    /// Whether it is to be kept: always under an exchange, which would end with it. What
+    /// was written last may be in TLS still, so that it rests for a while before it is cut.
+    fn is_usable(&mut self) -> bool {
+        self.forget_written();
+        if self.exchanges > 0 {
+            return true;
+        }
+        if !self.unwritten.is_empty() {
+            return self.used.elapsed() < WRITE_TIMEOUT;
+        }
+        !self.sender.is_closed() && self.used.elapsed() < IDLE_TIMEOUT
+    }
+
+    fn forget_written(&mut self) {
+        self.unwritten.retain_mut(|it| it.written.try_recv() == Err(TryRecvError::Empty));
+    }
+}
+
+impl Drop for Http2 {
+    /// Without its sender it closes once all is written; what never will be goes with it.
+    fn drop(&mut self) {
+        self.forget_written();
+        if !self.unwritten.is_empty() {
+            self.tasks.iter().for_each(AbortHandle::abort);
+        }
     }
 }
 
@@ -113,7 +172,9 @@ impl Hosts {
     /// One that was there when somebody looked last.
     pub(crate) fn take(&mut self, host: &Host) -> Option<Taken> {
         let kept = self.kept.get_mut(host)?;
-        if let Some(it) = kept.shared.iter_mut().find(|it| !it.sender.is_closed() && it.has_room()) {
+        let with_room = kept.shared.iter_mut().position(|it| !it.sender.is_closed() && it.has_room());
+        if let Some(at) = with_room {
+            let it = &mut kept.shared[at];
             it.exchanges += 1;
             self.idle.remove(&it.number);
             return Some(Taken::Shared(it.sender.clone(), it.number));
@@ -123,7 +184,7 @@ impl Hosts {
         Some(Taken::Own(connection))
     }
 
-    /// Takes the one that had no exchange for longest.
+    /// Takes the one that had no exchange for longest, to be closed.
     pub(crate) fn take_longest_idle(&mut self) -> Option<Taken> {
         let (number, host) = self.idle.pop_first()?;
         let kept = self.kept.get_mut(&host)?;
@@ -131,7 +192,8 @@ impl Hosts {
             return Some(Taken::Own(connection));
         }
         let at = kept.shared.iter().position(|it| it.number == number)?;
-        Some(Taken::Shared(kept.shared.remove(at).sender, number))
+        let ended = kept.shared.remove(at);
+        Some(Taken::Shared(ended.sender.clone(), number))
     }
 
     /// Keeps a connection that has no exchange any more; whether somebody dials its host.
@@ -145,21 +207,43 @@ impl Hosts {
     }
 
     /// Keeps a connection that exchanges share, and takes it for the first of them.
-    pub(crate) fn share(&mut self, host: &Host, sender: Sender, streams_max: Arc<AtomicUsize>) -> Taken {
+    pub(crate) fn share(
+        &mut self,
+        host: &Host,
+        sender: Sender,
+        streams_max: Arc<AtomicUsize>,
+        tasks: [AbortHandle; 2],
+    ) -> Taken {
         let number = self.number();
         let kept = self.kept.entry_ref(host).or_default();
         let taken = Taken::Shared(sender.clone(), number);
-        kept.shared.push(Http2 { number, sender, streams_max, exchanges: 1, used: Instant::now() });
+        kept.shared.push(Http2 {
+            number,
+            sender,
+            streams_max,
+            exchanges: 1,
+            used: Instant::now(),
+            unwritten: Vec::new(),
+            tasks,
+        });
         kept.put_back.notify_waiters();
         taken
     }
 
-    /// One exchange less shares it; whether somebody dials its host.
-    pub(crate) fn give_back(&mut self, host: &Host, number: u64) -> bool {
+    /// One exchange less shares it, whose body may be held still; whether somebody dials
+    /// its host.
+    pub(crate) fn give_back(
+        &mut self,
+        host: &Host,
+        number: u64,
+        written: Option<oneshot::Receiver<()>>,
+    ) -> bool {
         let next = self.number();
         let Some(kept) = self.kept.get_mut(host) else { return false };
         let Some(it) = kept.shared.iter_mut().find(|it| it.number == number) else { return false };
         it.exchanges -= 1;
+        it.unwritten.extend(written.map(|written| Unwritten { written, since: Instant::now() }));
+        it.forget_written();
         if it.exchanges == 0 {
             it.used = Instant::now();
             it.number = next;

@@ -30,7 +30,8 @@ impl Memory {
 }
 
 /// A body with the room that it holds, in its lane's share and in everybody's: given
-/// back once it is written, however long its answer takes.
+/// back once it is written, however long its answer takes, or its connection or exchange
+/// has ended: some seconds after that at the latest (see `hosts`).
 pub(crate) struct Body {
     bytes: Vec<u8>,
     _room: [OwnedSemaphorePermit; 2],

@@ -12,21 +12,25 @@
 //! Over all hosts so many may be open as the pool is told. If there is no room for one
 //! more, the one that was idle for longest is closed, or the first that becomes idle and
 //! that nobody of its host waits for.
-//! Every [`LOOK_INTERVAL`] those that were idle for too long or were closed are dropped.
+//! Every [`LOOK_INTERVAL`] those that were idle for too long or were closed are dropped,
+//! and those of HTTP/2 cut whose receiver has answered and does not take the bodies (see
+//! `hosts`).
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use hyper::Response;
 use hyper::client::conn::http2;
 use hyper::header;
+use hyper::rt::Executor;
 use hyper_rustls::HttpsConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::AbortHandle;
 use tokio::task::coop::unconstrained;
 use tower_service::Service as _;
 
@@ -105,8 +109,8 @@ impl Pool {
             let answered = match taken {
                 Taken::Own(connection) => self.exchange(&host, target, connection, request).await,
                 Taken::Shared(sender, number) => {
-                    let _lent = Lent { shared: &self.0, host: &host, number };
-                    Box::pin(exchange_shared(target, sender, request)).await
+                    let mut lent = Lent { shared: &self.0, host: &host, number, written: None };
+                    Box::pin(exchange_shared(target, sender, request, &mut lent.written)).await
                 }
             };
             match answered {
@@ -176,10 +180,10 @@ impl Pool {
             // Another exchange was first, and this one has room there.
             return Ok(first);
         }
-        let (sender, driver) = share(stream).await.map_err(PoolFault::Exchange)?;
+        let (sender, driver, connection) = share(stream).await.map_err(PoolFault::Exchange)?;
         let streams_max = Arc::new(AtomicUsize::new(driver.current_max_send_streams()));
-        tokio::spawn(drive(driver, streams_max.clone()));
-        Ok(self.0.hosts(host).share(host, sender, streams_max))
+        let driver = tokio::spawn(drive(driver, streams_max.clone())).abort_handle();
+        Ok(self.0.hosts(host).share(host, sender, streams_max, [driver, connection]))
     }
 
     /// Looks at idle connections of those who are apart, or of the others, now and then,
@@ -267,11 +271,14 @@ struct Lent<'a> {
     shared: &'a Shared,
     host: &'a Host,
     number: u64,
+    /// Of the request's body, once there is one.
+    written: Option<oneshot::Receiver<()>>,
 }
 
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
-        let is_wanted = self.shared.hosts(self.host).give_back(self.host, self.number);
+        let written = self.written.take();
+        let is_wanted = self.shared.hosts(self.host).give_back(self.host, self.number, written);
         if !is_wanted {
             self.shared.make_room();
         }
@@ -294,11 +301,30 @@ impl Drop for Waiting<'_> {
     }
 }
 
-type Driver = http2::Connection<Stream, RequestBody, TokioExecutor>;
+/// Runs what hyper has of one connection of HTTP/2: a task that reads and writes, and
+/// has the socket and what is to be written; then some for each exchange, which end with
+/// the exchange or with that one. hyper begins that one first, at the handshake.
+#[derive(Clone, Default)]
+struct Tasks(Arc<OnceLock<AbortHandle>>);
 
-/// A connection that exchanges share.
-async fn share(stream: Stream) -> Result<(Sender, Driver), hyper::Error> {
-    http2::Builder::new(TokioExecutor::new())
+impl<F> Executor<F> for Tasks
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, task: F) {
+        let task = tokio::spawn(task);
+        // Only the first is kept.
+        let _ = self.0.set(task.abort_handle());
+    }
+}
+
+type Driver = http2::Connection<Stream, RequestBody, Tasks>;
+
+/// A connection that exchanges share, and what cuts it.
+async fn share(stream: Stream) -> Result<(Sender, Driver, AbortHandle), hyper::Error> {
+    let tasks = Tasks::default();
+    let (sender, driver) = http2::Builder::new(tasks.clone())
         .timer(TokioTimer::new())
         .max_header_list_size(HEAD_BYTES_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -306,7 +332,9 @@ async fn share(stream: Stream) -> Result<(Sender, Driver), hyper::Error> {
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .handshake(stream)
-        .await
+        .await?;
+    let connection = tasks.0.get().cloned().expect("hyper has begun it at the handshake");
+    Ok((sender, driver, connection))
 }
 
 /// Runs it until its end, of which its exchanges are told, and notes at each of them how
@@ -322,16 +350,17 @@ async fn drive(driver: Driver, streams_max: Arc<AtomicUsize>) {
 }
 
 /// Sends a request over a connection of HTTP/2 and reads the answer; a success is one only
-/// with the whole request.
+/// with the whole request. Whether that was written is left to who has the connection.
 async fn exchange_shared(
     target: &Target,
     mut sender: Sender,
     mut request: Outgoing,
+    written: &mut Option<oneshot::Receiver<()>>,
 ) -> Result<Incame, Unanswered> {
     // The host is part of it.
     *request.uri_mut() = target.uri().clone();
     request.headers_mut().remove(header::HOST);
-    let written = request.body_mut().written();
+    let written = written.insert(request.body_mut().written());
     let response =
         sender.try_send_request(request).await.map_err(|mut fault| match fault.take_message() {
             Some(request) => Unanswered::Unsent(Box::new(request), fault.into_error()),

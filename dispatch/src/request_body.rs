@@ -1,7 +1,9 @@
 //! The body of a request, and whether all of it was written.
 //!
 //! It is one chunk. Whoever writes it holds it until the last of it was taken, by the
-//! system or by TLS before it, and drops it before that where the exchange ends early.
+//! system or by TLS before it, and drops it before that where the connection ends, or the
+//! exchange is reset by HTTP/2. One that was answered whole is not reset: its body is held
+//! until the receiver takes it or the connection is cut, which `hosts` sees to.
 //! Over a connection of HTTP/2, which others share, nothing else tells that of one exchange.
 
 use std::convert::Infallible;

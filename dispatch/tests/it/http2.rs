@@ -10,17 +10,22 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
+use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::HandshakeKind;
-use systole_dispatch::client::{ANSWER_BYTES_MAX, PostFault};
+use systole_dispatch::client::{ANSWER_BYTES_MAX, Answer, Client, PostFault};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::client::{LONG, post, server_config, settle, trusting};
 use crate::early::{body, send};
+
+/// How long a body is held at most that a receiver does not take though it has answered,
+/// and some more: 2 s until it is late, 2 s of rest behind the last exchange, 5 s to a look.
+const LET_GO: Duration = Duration::from_secs(15);
 
 /// A receiver whose paths behave in their own ways.
 struct Http2 {
@@ -36,6 +41,19 @@ impl Http2 {
 
     /// One that allows so many exchanges at a time over one connection.
     async fn with_streams(most: u32) -> Http2 {
+        let mut serving = Builder::new(TokioExecutor::new());
+        serving.max_concurrent_streams(most);
+        Http2::serving(serving).await
+    }
+
+    /// One that takes so many bytes of each exchange unread, and far more of all.
+    async fn with_window(bytes: u32) -> Http2 {
+        let mut serving = Builder::new(TokioExecutor::new());
+        serving.initial_stream_window_size(bytes).initial_connection_window_size(64 * 1024 * 1024_u32);
+        Http2::serving(serving).await
+    }
+
+    async fn serving(serving: Builder<TokioExecutor>) -> Http2 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut config = server_config(rustls::DEFAULT_VERSIONS);
@@ -47,11 +65,10 @@ impl Http2 {
             while let Ok((stream, _)) = listener.accept().await {
                 accepted.fetch_add(1, Ordering::SeqCst);
                 let (acceptor, requests) = (acceptor.clone(), requests.clone());
+                let serving = serving.clone();
                 tokio::spawn(async move {
                     let stream = TokioIo::new(acceptor.accept(stream).await.unwrap());
                     let service = service_fn(move |request| answer(request, requests.clone()));
-                    let mut serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                    serving.max_concurrent_streams(most);
                     let _ = serving.serve_connection(stream, service).await;
                 });
             }
@@ -77,15 +94,16 @@ async fn answer(
     if let Some(then) = path.strip_prefix("/early-") {
         *response.status_mut() = match then {
             "refuse" => StatusCode::PAYLOAD_TOO_LARGE,
+            "fail-read" | "fail-hold" => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::ACCEPTED,
         };
         match then {
-            "read" => drop(tokio::spawn(async move {
+            "read" | "fail-read" => drop(tokio::spawn(async move {
                 settle().await;
                 let whole = read(request).await;
                 requests.lock().unwrap().push(whole);
             })),
-            "hold" => drop(tokio::spawn(async move {
+            "hold" | "fail-hold" => drop(tokio::spawn(async move {
                 pending::<()>().await;
                 drop(request);
             })),
@@ -214,6 +232,94 @@ async fn a_success_by_http2_is_one_only_with_the_whole_request() {
     let timeout = Duration::from_millis(500);
     let fault = send(&client, &receiver.url("early-hold"), &body, timeout).await.unwrap_err();
     assert!(matches!(fault, PostFault::Timeout { .. }), "{fault}");
+}
+
+/// The memory of a body, and what is told once it is released.
+struct Memory {
+    bytes: Vec<u8>,
+    _held: Arc<()>,
+}
+
+impl AsRef<[u8]> for Memory {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Sends a body of 300 kB, and says whether its memory is held: more than once.
+async fn send_held(client: &Client, url: &str, timeout: Duration) -> (Result<Answer, PostFault>, Arc<()>) {
+    let held = Arc::new(());
+    let body = Bytes::from_owner(Memory { bytes: vec![b'7'; 300_000], _held: held.clone() });
+    (send(client, url, &body, timeout).await, held)
+}
+
+fn is_held(held: &Arc<()>) -> bool {
+    Arc::strong_count(held) > 1
+}
+
+async fn holds_with_window(window: u32, path: &str) {
+    let (receiver, client) = (Http2::with_window(window).await, trusting());
+    let (hook, nothing) = (receiver.url("hook"), Bytes::new());
+    // Its window is known once it has answered.
+    send(&client, &hook, &nothing, LONG).await.unwrap();
+    settle().await;
+    let (answered, held) = send_held(&client, &receiver.url(path), Duration::from_secs(2)).await;
+    match answered {
+        Ok(answer) => assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR, "{window} {path}"),
+        Err(fault) => assert!(matches!(fault, PostFault::Timeout { .. }), "{window} {path}: {fault}"),
+    }
+    assert!(is_held(&held), "{window} {path}: nobody takes it");
+    let began = Instant::now();
+    while is_held(&held) {
+        assert!(began.elapsed() < LET_GO, "{window} {path}");
+        settle().await;
+    }
+    settle().await;
+    assert_eq!((receiver.accepted(), client.open_connections()), (1, 0), "{window} {path}");
+    assert_eq!(send(&client, &hook, &nothing, LONG).await.unwrap().status, StatusCode::OK);
+    assert_eq!(receiver.accepted(), 2, "{window} {path}");
+}
+
+#[tokio::test]
+async fn a_body_that_a_receiver_of_http2_answers_and_never_takes_is_let_go() {
+    tokio::join!(
+        holds_with_window(0, "early-hold"),
+        holds_with_window(0, "early-fail-hold"),
+        holds_with_window(65_535, "early-hold"),
+        holds_with_window(65_535, "early-fail-hold"),
+    );
+}
+
+#[tokio::test]
+async fn a_body_that_is_never_taken_is_let_go_while_other_exchanges_go_on() {
+    let (receiver, client) = (Http2::with_window(65_535).await, trusting());
+    let (answered, held) = send_held(&client, &receiver.url("early-fail-hold"), LONG).await;
+    assert_eq!(answered.unwrap().status, StatusCode::INTERNAL_SERVER_ERROR);
+    let began = Instant::now();
+    while is_held(&held) {
+        assert!(began.elapsed() < LET_GO);
+        assert_eq!(post(&client, &receiver.url("hook"), LONG).await.unwrap().status, StatusCode::OK);
+        settle().await;
+    }
+    post(&client, &receiver.url("hook"), LONG).await.unwrap();
+    assert_eq!(receiver.accepted(), 2);
+}
+
+#[tokio::test]
+async fn a_receiver_of_http2_that_answers_early_and_reads_later_keeps_its_connection() {
+    let (receiver, client) = (Http2::with_window(65_535).await, trusting());
+    let (answered, held) = send_held(&client, &receiver.url("early-fail-read"), LONG).await;
+    assert_eq!(answered.unwrap().status, StatusCode::INTERNAL_SERVER_ERROR);
+    while receiver.requests.lock().unwrap().is_empty() {
+        settle().await;
+    }
+    assert_eq!(receiver.requests.lock().unwrap()[0].body().len(), 300_000);
+    settle().await;
+    assert!(!is_held(&held));
+    // A look, and one more.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(post(&client, &receiver.url("hook"), LONG).await.unwrap().status, StatusCode::OK);
+    assert_eq!((receiver.accepted(), client.open_connections()), (1, 1));
 }
 
 /// Answers one request a connection, and says how each of them shook hands.
