@@ -224,7 +224,8 @@ impl Shared {
             }
             true
         });
-        stored.await.unwrap_or(true)
+        // One that panicked is tried again: nobody else ends the lane.
+        stored.await.unwrap_or(false)
     }
 
     /// Puts a lane where its settings want it in the router's index, unless it was

@@ -97,6 +97,18 @@ fn a_switch_off_whose_notice_finds_no_room_is_stored_once_and_left_to_the_ledger
 }
 
 #[test]
+fn a_switch_off_that_panics_is_stored_all_the_same() {
+    let (world, (_, hook)) = (World::new(), obedient(410));
+    world.book.panic_switch_offs(1);
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    world.log.append_many(1, 1);
+    assert!(comes_within(SOON, || world.board.notices().len() == 1));
+    run.stop();
+    assert_eq!(world.book.switch_offs(), [("ep_1".to_owned(), DisabledReason::Gone)]);
+    assert_eq!(world.book.stored().routed, 1, "it holds nothing back");
+}
+
+#[test]
 fn who_is_switched_on_again_before_that_was_stored_is_not_announced() {
     let (world, (told, hook)) = (World::new(), obedient(410));
     world.book.fail_switch_offs(1);
