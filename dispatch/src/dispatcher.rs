@@ -173,15 +173,15 @@ impl Shared {
             && self.topics.get(event.topic).name_for(settings, event.place.kind).is_some()
     }
 
-    /// A receiver wants nothing any more, or only failed for too long: its lane begins
-    /// nothing more, and forgets what waits once that is stored.
+    /// A receiver wants nothing any more, or only failed for too long: this generation of its
+    /// lane begins nothing more, and forgets what waits once that is stored.
     pub(crate) fn switch_off(
         self: &Arc<Shared>,
         lane: &Arc<Lane>,
+        generation: u64,
         reason: DisabledReason,
         failing_since_ms: Option<i64>,
     ) {
-        let Some(generation) = lane.deactivate() else { return };
         tracing::warn!(endpoint = &*lane.id, reason = reason.as_str(), "endpoint switched off");
         let (endpoint, org, at_ms) = (lane.id.clone(), lane.org.clone(), self.clock.now_ms());
         let disabled = EndpointDisabled { endpoint, org, reason, failing_since_ms, at_ms };
