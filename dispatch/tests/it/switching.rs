@@ -295,6 +295,34 @@ fn a_410_to_what_was_sent_before_the_switch_does_not_switch_off_again() {
     assert_eq!(new.taken(), ids_of(&events));
 }
 
+/// What was sent before its owner moved it is answered where nobody wants it any more.
+#[test]
+fn a_410_from_where_an_endpoint_was_before_does_not_switch_it_off_where_it_is() {
+    let old = Hook::start(|_| Reply { status: 410, ..Reply::after(Duration::from_millis(700)) });
+    // No retry comes due.
+    let (world, new) = (World::still(), Hook::willing());
+    let run = world.endpoint("ep_1", &old.url()).start();
+    let first = world.log.append_many(1, 1);
+    assert!(comes_within(SOON, || old.begun() == 1));
+    run.reconfigure("ep_1", settings(&new.url()));
+    let lane = run.lane("ep_1");
+    assert!(comes_within(SOON, || lane.exception_count() == 1), "it is tried again");
+    let events = world.log.append_many(1, 1);
+    assert!(comes_within(SOON, || new.count() == 1));
+    assert!(!lane.is_off() && lane.config().settings.active);
+    // The same of what is sent by hand.
+    run.reconfigure("ep_1", settings(&old.url()));
+    run.dispatcher.resend("ep_1", first[0].place, 1).unwrap();
+    assert!(comes_within(SOON, || old.begun() == 2));
+    run.reconfigure("ep_1", settings(&new.url()));
+    assert!(comes_within(SOON, || world.diary.attempts().len() == 3));
+    // Longer than it takes to end the lane.
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(!lane.is_off());
+    run.stop();
+    assert_eq!((world.book.switch_offs(), new.taken()), (vec![], ids_of(&events)));
+}
+
 /// The router may be behind the head: the classifier comes before it.
 #[test]
 fn an_endpoint_begins_at_its_cursor_though_the_router_is_not_there_yet() {
