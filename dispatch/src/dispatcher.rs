@@ -525,8 +525,11 @@ impl Dispatcher {
         // What comes behind the router comes by itself.
         let through = through.min(*self.shared.routed.lock());
         let asked = lane.send_again(kind, from, through);
-        if asked == Asked::Full {
-            return Err(ManualFault::Busy);
+        match asked {
+            Asked::Added | Asked::Known => {}
+            Asked::Full => return Err(ManualFault::Busy),
+            // Since it was looked for.
+            Asked::Off => return Err(ManualFault::Off),
         }
         match self.shared.save() {
             Save::Done => {}

@@ -266,9 +266,14 @@ impl Lane {
         state.generation == generation && !state.is_off()
     }
 
-    /// Adds a range of which some is sent again.
+    /// Adds a range of which some is sent again. One that is off takes none: it would hold
+    /// its frames until somebody switches the lane on.
     pub(crate) fn send_again(&self, kind: BacklogKind, from: Cursor, through: Cursor) -> Asked {
-        self.with(|state, _| state.backlogs.add_asked(kind, from, through))
+        self.with(
+            |state, _| {
+                if state.is_off() { Asked::Off } else { state.backlogs.add_asked(kind, from, through) }
+            },
+        )
     }
 
     /// Whether nobody knows that its receiver answers: it shares threads with others like it.
@@ -403,6 +408,18 @@ mod tests {
         assert!(lane.is_ending(second) && !lane.is_ending(first));
         lane.deactivated(second);
         assert!(lane.is_off() && !lane.is_ending(second));
+    }
+
+    #[test]
+    fn a_lane_that_ends_or_is_off_takes_no_range_that_would_hold_its_frames() {
+        let lane = Lane::restored("ep_1", "o".into(), config(), LaneRecord::default());
+        let ask = || lane.send_again(BacklogKind::Failed, Cursor::behind(1), Cursor::behind(9));
+        assert!(lane.deactivate(lane.generation()).is_some());
+        assert_eq!(ask(), Asked::Off);
+        lane.deactivated(lane.generation());
+        assert_eq!((ask(), lane.backlog_count()), (Asked::Off, 0));
+        lane.switch_on(Cursor::behind(9));
+        assert_eq!((ask(), lane.backlog_count()), (Asked::Added, 1));
     }
 
     #[test]
