@@ -204,11 +204,14 @@ impl Shared {
     ) -> bool {
         let (shared, lane, disabled) = (self.clone(), lane.clone(), disabled.clone());
         let stored = tokio::task::spawn_blocking(move || {
-            match shared.ledger.switch_off(&disabled, &|| lane.is_ending(generation)) {
+            let is_ending = || lane.is_ending(generation);
+            let ended = || {
+                // Not before: what came meanwhile is its own, if a restart finds it on.
+                lane.deactivated(generation);
+                shared.reroute(&lane);
+            };
+            match shared.ledger.switch_off(&disabled, &is_ending, &ended) {
                 Ok(is_stored) => {
-                    // Not before: what came meanwhile is its own, if a restart finds it on.
-                    lane.deactivated(generation);
-                    shared.reroute(&lane);
                     if is_stored {
                         shared.notices.publish(Notice::EndpointDisabled(disabled));
                     }

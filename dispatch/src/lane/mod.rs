@@ -225,12 +225,17 @@ impl Lane {
             return false;
         }
         // Under its lock: who switches it on finds it off, and its settings come later.
+        self.set_inactive();
+        true
+    }
+
+    /// Notes in its settings that it takes nothing.
+    fn set_inactive(&self) {
         self.config.rcu(|config| {
             let mut config = LaneConfig::clone(config);
             config.settings.active = false;
             config
         });
-        true
     }
 
     /// Whether a generation is about to end, and nobody has switched it since.
@@ -240,11 +245,13 @@ impl Lane {
     }
 
     /// That it is off is stored: ends everything that waits, unless it was switched since
-    /// that generation.
+    /// that generation. Called while nobody gives it other settings.
     pub(crate) fn deactivated(&self, generation: u64) {
         self.with(|state, _| {
             if state.is_ending && state.generation == generation {
                 state.reset(Mode::Off);
+                // Those it was given since are of a record that did not know yet.
+                self.set_inactive();
             }
         });
     }
@@ -266,14 +273,13 @@ impl Lane {
         state.generation == generation && !state.is_off()
     }
 
-    /// Adds a range of which some is sent again. One that is off takes none: it would hold
-    /// its frames until somebody switches the lane on.
+    /// Adds a range of which some is sent again. A lane that is off takes none: it would hold
+    /// the range's frames until somebody switches it.
     pub(crate) fn send_again(&self, kind: BacklogKind, from: Cursor, through: Cursor) -> Asked {
-        self.with(
-            |state, _| {
-                if state.is_off() { Asked::Off } else { state.backlogs.add_asked(kind, from, through) }
-            },
-        )
+        self.with(|state, _| match state.is_off() {
+            true => Asked::Off,
+            false => state.backlogs.add_asked(kind, from, through),
+        })
     }
 
     /// Whether nobody knows that its receiver answers: it shares threads with others like it.

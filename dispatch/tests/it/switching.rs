@@ -128,6 +128,26 @@ fn who_is_switched_on_again_before_that_was_stored_is_not_announced() {
 }
 
 #[test]
+fn settings_that_come_before_a_switch_off_is_stored_leave_the_lane_where_no_event_is_offered() {
+    let (world, (_, hook)) = (World::new(), obedient(410));
+    world.book.fail_switch_offs(usize::MAX);
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    world.log.append_many(1, 1);
+    let lane = run.lane("ep_1");
+    assert!(comes_within(SOON, || lane.is_off() && lane.in_flight() == 0));
+    // As a rotation does it, whose record does not know yet.
+    run.reconfigure("ep_1", settings(&hook.url()));
+    world.book.fail_switch_offs(0);
+    assert!(comes_within(SOON, || world.board.notices().len() == 1));
+    assert!(lane.is_off() && !lane.config().settings.active);
+    let offered = run.stats().routed_events;
+    world.log.append_many(5, 5);
+    assert!(comes_within(SOON, || run.stats().routed_sequence == 6));
+    assert_eq!((run.stats().routed_events, hook.begun()), (offered, 1));
+    run.stop();
+}
+
+#[test]
 fn a_410_to_many_at_once_is_answered_by_those_in_flight_only() {
     let world = World::new();
     let hook = Hook::start(|_| Reply { status: 410, ..Reply::after(Duration::from_millis(50)) });

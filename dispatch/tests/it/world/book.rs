@@ -228,9 +228,11 @@ impl Ledger for Book {
     fn switch_off(
         &self,
         disabled: &EndpointDisabled,
-        is_off: &dyn Fn() -> bool,
+        is_ending: &dyn Fn() -> bool,
+        ended: &dyn Fn(),
     ) -> Result<bool, LedgerFault> {
-        if !is_off() {
+        if !is_ending() {
+            ended();
             return Ok(false);
         }
         let mut state = self.state.lock().unwrap();
@@ -245,6 +247,9 @@ impl Ledger for Book {
         }
         state.switch_offs.push(disabled.clone());
         state.stored.switched_off.insert(disabled.endpoint.to_string());
+        // A save may have what it locks.
+        drop(state);
+        ended();
         Ok(true)
     }
 
