@@ -346,27 +346,26 @@ fn record(
             error: error.clone(),
         })
     });
-    for About { place, message, event_type, user } in told.about {
-        shared.deliveries.record(Attempt {
-            endpoint: lane.id.clone(),
-            org: lane.org.clone(),
-            user,
-            place,
-            delivery: told.id.clone(),
-            message,
-            event_type,
-            number: told.number,
-            trigger: told.trigger,
-            success,
-            status_code,
-            error: error.clone(),
-            started_at_ms,
-            duration,
-            url: config.settings.url.clone(),
-            response_headers: response_headers.clone(),
-            response_body: response_body.clone(),
-        });
-    }
+    let attempt = |About { place, message, event_type, user }| Attempt {
+        endpoint: lane.id.clone(),
+        org: lane.org.clone(),
+        user,
+        place,
+        delivery: told.id.clone(),
+        message,
+        event_type,
+        number: told.number,
+        trigger: told.trigger,
+        success,
+        status_code,
+        error: error.clone(),
+        started_at_ms,
+        duration,
+        url: config.settings.url.clone(),
+        response_headers: response_headers.clone(),
+        response_body: response_body.clone(),
+    };
+    shared.deliveries.record(&mut told.about.into_iter().map(attempt));
     failure
 }
 
