@@ -21,7 +21,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Runtime;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -299,6 +299,13 @@ pub struct Dispatcher {
     threads: Mutex<Option<Threads>>,
 }
 
+/// While this is there no save is under way and none begins.
+#[derive(Debug)]
+#[must_use = "saves go on once it is dropped"]
+pub struct SavesHeld<'a> {
+    _saver: MutexGuard<'a, Saver>,
+}
+
 /// What runs until the stop.
 #[derive(Debug)]
 struct Threads {
@@ -460,6 +467,14 @@ impl Dispatcher {
     pub fn give_up(&self, org: &str, is_gone: &dyn Fn(Place) -> bool) -> u64 {
         let lanes = self.shared.lanes();
         lanes.iter().filter(|lane| *lane.org == *org).map(|lane| lane.give_up(is_gone)).sum()
+    }
+
+    /// Waits for the save that is under way and lets none begin. For whoever forgets in the
+    /// ledger what waits for an endpoint and then switches its lane: a save that looked at the
+    /// lane before and was written behind that would bring it back. [`Ledger::save`] must not
+    /// wait for what the caller holds.
+    pub fn hold_saves(&self) -> SavesHeld<'_> {
+        SavesHeld { _saver: self.shared.saver.lock() }
     }
 
     /// A lane's settings changed.

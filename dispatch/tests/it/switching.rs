@@ -266,6 +266,36 @@ fn a_stale_save_brings_nothing_back() {
 }
 
 #[test]
+fn who_holds_saves_waits_for_the_one_under_way_and_none_begins_meanwhile() {
+    let (world, (_, hook)) = (World::new(), obedient(500));
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    world.book.hold();
+    world.log.append_many(1, 1);
+    assert!(comes_within(SOON, || world.book.held() == 1));
+    let holds = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let holder = scope.spawn(|| {
+            let held = run.dispatcher.hold_saves();
+            holds.store(true, Ordering::Relaxed);
+            world.log.append_many(3, 3);
+            assert!(comes_within(SOON, || world.diary.attempts().len() == 4));
+            let saved = world.book.saved().len();
+            // Some saves.
+            std::thread::sleep(Duration::from_millis(700));
+            assert_eq!(world.book.saved().len(), saved);
+            drop(held);
+        });
+        std::thread::sleep(Duration::from_millis(200));
+        let is_early = holds.load(Ordering::Relaxed);
+        world.book.let_go();
+        holder.join().unwrap();
+        assert!(!is_early, "a save was under way");
+    });
+    assert!(comes_within(SOON, || world.book.stored().exceptions.len() == 4));
+    run.stop();
+}
+
+#[test]
 fn an_answer_to_what_was_sent_before_the_switch_says_nothing_about_what_came_after() {
     let world = World::new();
     let hook = Hook::start(|delivery| {

@@ -28,7 +28,7 @@ pub(super) struct CatalogLedger {
     /// Knows which frames are gone.
     pub(super) log: Arc<Log>,
     /// Locked while an endpoint is being made or changed: meanwhile the floor does
-    /// not rise.
+    /// not rise. Who has it may wait for a save to end, so a save does not wait for it.
     pub(super) endpoints: Endpoints,
 }
 
