@@ -84,9 +84,10 @@ impl Trigger {
 
 /// Keeps attempts.
 pub trait DeliveryLog: fmt::Debug + Send + Sync {
-    /// Keeps an attempt. Never blocks; holds a bounded number and says itself when it
-    /// drops one.
-    fn record(&self, attempt: Attempt);
+    /// Keeps what one request was for each event that it carried, all of it or nothing:
+    /// whoever finds one event of a request finds the others. They are of one endpoint.
+    /// Never blocks; holds a bounded number and says itself when it drops some.
+    fn record(&self, attempts: &mut dyn Iterator<Item = Attempt>);
 
     /// Of each event of these frames that was attempted to an endpoint, whether any
     /// attempt succeeded; those that were recorded before the call are among them. Ends

@@ -21,7 +21,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Runtime;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -173,15 +173,15 @@ impl Shared {
             && self.topics.get(event.topic).name_for(settings, event.place.kind).is_some()
     }
 
-    /// A receiver wants nothing any more, or only failed for too long: its lane begins
-    /// nothing more, and forgets what waits once that is stored.
+    /// A receiver wants nothing any more, or only failed for too long: this generation of its
+    /// lane begins nothing more, and forgets what waits once that is stored.
     pub(crate) fn switch_off(
         self: &Arc<Shared>,
         lane: &Arc<Lane>,
+        generation: u64,
         reason: DisabledReason,
         failing_since_ms: Option<i64>,
     ) {
-        let Some(generation) = lane.deactivate() else { return };
         tracing::warn!(endpoint = &*lane.id, reason = reason.as_str(), "endpoint switched off");
         let (endpoint, org, at_ms) = (lane.id.clone(), lane.org.clone(), self.clock.now_ms());
         let disabled = EndpointDisabled { endpoint, org, reason, failing_since_ms, at_ms };
@@ -204,11 +204,14 @@ impl Shared {
     ) -> bool {
         let (shared, lane, disabled) = (self.clone(), lane.clone(), disabled.clone());
         let stored = tokio::task::spawn_blocking(move || {
-            match shared.ledger.switch_off(&disabled, &|| lane.is_ending(generation)) {
+            let is_ending = || lane.is_ending(generation);
+            let ended = || {
+                // Not before: what came meanwhile is its own, if a restart finds it on.
+                lane.deactivated(generation);
+                shared.reroute(&lane);
+            };
+            match shared.ledger.switch_off(&disabled, &is_ending, &ended) {
                 Ok(is_stored) => {
-                    // Not before: what came meanwhile is its own, if a restart finds it on.
-                    lane.deactivated(generation);
-                    shared.reroute(&lane);
                     if is_stored {
                         shared.notices.publish(Notice::EndpointDisabled(disabled));
                     }
@@ -224,7 +227,8 @@ impl Shared {
             }
             true
         });
-        stored.await.unwrap_or(true)
+        // One that panicked is tried again: nobody else ends the lane.
+        stored.await.unwrap_or(false)
     }
 
     /// Puts a lane where its settings want it in the router's index, unless it was
@@ -293,6 +297,13 @@ pub enum ManualFault {
 pub struct Dispatcher {
     shared: Arc<Shared>,
     threads: Mutex<Option<Threads>>,
+}
+
+/// While this is there no save is under way and none begins.
+#[derive(Debug)]
+#[must_use = "saves go on once it is dropped"]
+pub struct SavesHeld<'a> {
+    _saver: MutexGuard<'a, Saver>,
 }
 
 /// What runs until the stop.
@@ -458,6 +469,14 @@ impl Dispatcher {
         lanes.iter().filter(|lane| *lane.org == *org).map(|lane| lane.give_up(is_gone)).sum()
     }
 
+    /// Waits for the save that is under way and lets none begin. For whoever forgets in the
+    /// ledger what waits for an endpoint and then switches its lane: a save that looked at the
+    /// lane before and was written behind that would bring it back. [`Ledger::save`] must not
+    /// wait for what the caller holds.
+    pub fn hold_saves(&self) -> SavesHeld<'_> {
+        SavesHeld { _saver: self.shared.saver.lock() }
+    }
+
     /// A lane's settings changed.
     pub fn changed(&self, lane: &Arc<Lane>) {
         self.shared.reroute(lane);
@@ -524,8 +543,11 @@ impl Dispatcher {
         // What comes behind the router comes by itself.
         let through = through.min(*self.shared.routed.lock());
         let asked = lane.send_again(kind, from, through);
-        if asked == Asked::Full {
-            return Err(ManualFault::Busy);
+        match asked {
+            Asked::Added | Asked::Known => {}
+            Asked::Full => return Err(ManualFault::Busy),
+            // Since it was looked for.
+            Asked::Off => return Err(ManualFault::Off),
         }
         match self.shared.save() {
             Save::Done => {}

@@ -192,13 +192,18 @@ pub trait Ledger: fmt::Debug + Send + Sync {
     fn save(&self, changes: &Changes) -> Result<(), LedgerFault>;
 
     /// Switches an endpoint off for good, ends what waits for it, and notes with it that this
-    /// is to be announced; false if the endpoint is gone, or `is_off` is false because
-    /// somebody switched it meanwhile: asked while nobody can.
+    /// is to be announced; false if the endpoint is gone, or `is_ending` is false because
+    /// somebody switched it meanwhile. In both cases calls `ended`. Nobody switches or changes
+    /// the endpoint from before `is_ending` is called until `ended` has returned.
     ///
     /// # Errors
-    /// [`LedgerFault`]; it is called again.
-    fn switch_off(&self, disabled: &EndpointDisabled, is_off: &dyn Fn() -> bool)
-    -> Result<bool, LedgerFault>;
+    /// [`LedgerFault`], without a call of `ended`; it is called again.
+    fn switch_off(
+        &self,
+        disabled: &EndpointDisabled,
+        is_ending: &dyn Fn() -> bool,
+        ended: &dyn Fn(),
+    ) -> Result<bool, LedgerFault>;
 
     /// What was given up of an endpoint's events in these frames.
     ///

@@ -38,6 +38,8 @@ pub(crate) enum Asked {
     Known,
     /// There are too many ranges.
     Full,
+    /// The lane takes none.
+    Off,
 }
 
 /// The ranges of a lane.

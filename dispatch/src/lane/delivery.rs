@@ -141,7 +141,7 @@ pub(super) async fn deliver(
     // Nothing long is held while the receiver thinks.
     drop(events);
     let exchange = post(shared, crew, &config, &id, Body::holding(room, body)).await;
-    let outcome = judge(&exchange.answer);
+    let outcome = judge_for(lane, &config, &exchange.answer);
     if let (Outcome::Unsent, Err(fault)) = (outcome, &exchange.answer) {
         tracing::warn!(endpoint = &*lane.id, id, error = %fault, "a delivery is not sent, to be tried again");
         return Delivered::of(outcome);
@@ -284,6 +284,17 @@ fn judge(answer: &Result<Answer, PostFault>) -> Outcome {
     }
 }
 
+/// What an answer to a request by this config means for the lane: that a url wants nothing
+/// any more says nothing of another, where its endpoint is by now.
+fn judge_for(lane: &Lane, config: &LaneConfig, answer: &Result<Answer, PostFault>) -> Outcome {
+    match judge(answer) {
+        Outcome::SwitchedOff if lane.config().settings.url != config.settings.url => {
+            Outcome::Failed { retry_after: None }
+        }
+        outcome => outcome,
+    }
+}
+
 /// What an attempt was about.
 struct Told {
     /// The request's id.
@@ -335,27 +346,26 @@ fn record(
             error: error.clone(),
         })
     });
-    for About { place, message, event_type, user } in told.about {
-        shared.deliveries.record(Attempt {
-            endpoint: lane.id.clone(),
-            org: lane.org.clone(),
-            user,
-            place,
-            delivery: told.id.clone(),
-            message,
-            event_type,
-            number: told.number,
-            trigger: told.trigger,
-            success,
-            status_code,
-            error: error.clone(),
-            started_at_ms,
-            duration,
-            url: config.settings.url.clone(),
-            response_headers: response_headers.clone(),
-            response_body: response_body.clone(),
-        });
-    }
+    let attempt = |About { place, message, event_type, user }| Attempt {
+        endpoint: lane.id.clone(),
+        org: lane.org.clone(),
+        user,
+        place,
+        delivery: told.id.clone(),
+        message,
+        event_type,
+        number: told.number,
+        trigger: told.trigger,
+        success,
+        status_code,
+        error: error.clone(),
+        started_at_ms,
+        duration,
+        url: config.settings.url.clone(),
+        response_headers: response_headers.clone(),
+        response_body: response_body.clone(),
+    };
+    shared.deliveries.record(&mut told.about.into_iter().map(attempt));
     failure
 }
 
@@ -398,7 +408,7 @@ pub(super) async fn deliver_example(
     let name = name.as_deref().or(own).or_else(|| topic.names().next()).unwrap_or_default();
     let body = render(lane, &config, &id, name, payload.as_ref());
     let exchange = post(shared, &shared.crews.living, &config, &id, body.into()).await;
-    let outcome = judge(&exchange.answer);
+    let outcome = judge_for(lane, &config, &exchange.answer);
     // Who may see the endpoint alone may see its tests.
     let user = config.settings.user_id.as_deref().or(payload.user()).map(Into::into);
     let about = vec![About { place: None, message: id.clone(), event_type: name.to_owned(), user }];

@@ -160,12 +160,8 @@ impl Lane {
             }
             Outcome::SwitchedOff => {
                 shared.counters.failed();
-                let since_ms = {
-                    let state = self.state.lock();
-                    (state.generation == generation).then_some(state.health.failing_since_ms)
-                };
-                if let Some(since_ms) = since_ms {
-                    shared.switch_off(self, DisabledReason::Gone, since_ms);
+                if let Some(health) = self.deactivate(generation) {
+                    shared.switch_off(self, generation, DisabledReason::Gone, health.failing_since_ms);
                 }
             }
             Outcome::Failed { .. } | Outcome::Unreadable | Outcome::Unsent => shared.counters.failed(),

@@ -66,7 +66,7 @@ use parking_lot::Mutex;
 use crate::dispatcher::Shared;
 use crate::endpoint::EndpointSettings;
 use crate::event::{Cursor, Event, Place};
-use crate::ledger::{BacklogKind, LaneRecord};
+use crate::ledger::{BacklogKind, Health, LaneRecord};
 use crate::memory::Memory;
 use crate::signer::Signer;
 use crate::target::Target;
@@ -212,21 +212,30 @@ impl Lane {
     }
 
     /// Begins nothing more, of its own accord. What waits is kept until that is stored, and
-    /// [`Lane::deactivated`] is called with what this returns: the generation that ends.
-    /// `None` if it was off, or ends already.
-    pub(crate) fn deactivate(&self) -> Option<u64> {
-        self.with(|state, _| {
-            if !state.begin_end() {
-                return None;
-            }
-            // Under its lock: who switches it on finds it off, and its settings come later.
-            self.config.rcu(|config| {
-                let mut config = LaneConfig::clone(config);
-                config.settings.active = false;
-                config
-            });
-            Some(state.generation)
-        })
+    /// [`Lane::deactivated`] is called. How it fared until then; `None` if it was switched
+    /// since that generation, was off, or ends already.
+    fn deactivate(&self, generation: u64) -> Option<Health> {
+        self.with(|state, _| self.begin_end(state, generation).then_some(state.health))
+    }
+
+    /// The same for whoever has its state; false if it was switched since that generation,
+    /// was off, or ends already.
+    fn begin_end(&self, state: &mut State, generation: u64) -> bool {
+        if state.generation != generation || !state.begin_end() {
+            return false;
+        }
+        // Under its lock: who switches it on finds it off, and its settings come later.
+        self.set_inactive();
+        true
+    }
+
+    /// Notes in its settings that it takes nothing.
+    fn set_inactive(&self) {
+        self.config.rcu(|config| {
+            let mut config = LaneConfig::clone(config);
+            config.settings.active = false;
+            config
+        });
     }
 
     /// Whether a generation is about to end, and nobody has switched it since.
@@ -236,11 +245,13 @@ impl Lane {
     }
 
     /// That it is off is stored: ends everything that waits, unless it was switched since
-    /// that generation.
+    /// that generation. Called while nobody gives it other settings.
     pub(crate) fn deactivated(&self, generation: u64) {
         self.with(|state, _| {
             if state.is_ending && state.generation == generation {
                 state.reset(Mode::Off);
+                // Those it was given since are of a record that did not know yet.
+                self.set_inactive();
             }
         });
     }
@@ -262,9 +273,13 @@ impl Lane {
         state.generation == generation && !state.is_off()
     }
 
-    /// Adds a range of which some is sent again.
+    /// Adds a range of which some is sent again. A lane that is off takes none: it would hold
+    /// the range's frames until somebody switches it.
     pub(crate) fn send_again(&self, kind: BacklogKind, from: Cursor, through: Cursor) -> Asked {
-        self.with(|state, _| state.backlogs.add_asked(kind, from, through))
+        self.with(|state, _| match state.is_off() {
+            true => Asked::Off,
+            false => state.backlogs.add_asked(kind, from, through),
+        })
     }
 
     /// Whether nobody knows that its receiver answers: it shares threads with others like it.
@@ -383,18 +398,34 @@ mod tests {
     #[test]
     fn what_is_stored_late_ends_nothing_of_a_lane_that_was_switched_on_again() {
         let lane = Lane::restored("ep_1", "o".into(), config(), LaneRecord::default());
-        let first = lane.deactivate().unwrap();
+        let first = lane.generation();
+        assert!(lane.deactivate(first).is_some());
         assert!(lane.is_off() && !lane.config().settings.active);
-        assert_eq!(lane.deactivate(), None);
+        assert_eq!(lane.deactivate(first), None);
         lane.switch_on(Cursor::behind(1));
         assert!(!lane.is_ending(first));
         lane.deactivated(first);
         assert!(!lane.is_off());
-        let second = lane.deactivate().unwrap();
+        assert_eq!(lane.deactivate(first), None, "what was answered before says nothing of it");
+        assert!(!lane.is_off());
+        let second = lane.generation();
+        assert!(lane.deactivate(second).is_some());
         lane.deactivated(first);
         assert!(lane.is_ending(second) && !lane.is_ending(first));
         lane.deactivated(second);
         assert!(lane.is_off() && !lane.is_ending(second));
+    }
+
+    #[test]
+    fn a_lane_that_ends_or_is_off_takes_no_range_that_would_hold_its_frames() {
+        let lane = Lane::restored("ep_1", "o".into(), config(), LaneRecord::default());
+        let ask = || lane.send_again(BacklogKind::Failed, Cursor::behind(1), Cursor::behind(9));
+        assert!(lane.deactivate(lane.generation()).is_some());
+        assert_eq!(ask(), Asked::Off);
+        lane.deactivated(lane.generation());
+        assert_eq!((ask(), lane.backlog_count()), (Asked::Off, 0));
+        lane.switch_on(Cursor::behind(9));
+        assert_eq!((ask(), lane.backlog_count()), (Asked::Added, 1));
     }
 
     #[test]
@@ -406,7 +437,8 @@ mod tests {
         let finish =
             |job: Job, outcome: Outcome| lane.with(|state, _| state.finish(&job, outcome, retries, 0));
         finish(failed.unwrap(), Outcome::Failed { retry_after: None });
-        let generation = lane.deactivate().unwrap();
+        let generation = lane.generation();
+        assert!(lane.deactivate(generation).is_some());
         assert_eq!(finish(in_flight.unwrap(), Outcome::Failed { retry_after: None }), After::Nothing);
         lane.with(|state, _| {
             let due_ms = 3_600_000;

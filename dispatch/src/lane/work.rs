@@ -91,6 +91,10 @@ impl Lane {
         let (after, failing_since_ms) = self.with(|state, now_ms| {
             let since_ms = state.health.failing_since_ms;
             let after = state.finish(job, outcome, retries, now_ms);
+            if matches!(after, After::SwitchOff(_)) {
+                // With it, so that no other worker begins anything behind it.
+                self.begin_end(state, job.generation);
+            }
             if after == After::GaveUp && !job.quiet {
                 // With it, so that both are durable or neither.
                 state.unsaved.notices.push(self.failed_delivery(shared, job, outcome, failure));
@@ -99,8 +103,7 @@ impl Lane {
         });
         match after {
             After::Nothing => {}
-            // Before the worker goes on: nothing more is sent.
-            After::SwitchOff(reason) => shared.switch_off(self, reason, failing_since_ms),
+            After::SwitchOff(reason) => shared.switch_off(self, job.generation, reason, failing_since_ms),
             After::GaveUp if outcome == Outcome::Gone => {}
             After::GaveUp => {
                 shared.counters.given_up();

@@ -97,6 +97,18 @@ fn a_switch_off_whose_notice_finds_no_room_is_stored_once_and_left_to_the_ledger
 }
 
 #[test]
+fn a_switch_off_that_panics_is_stored_all_the_same() {
+    let (world, (_, hook)) = (World::new(), obedient(410));
+    world.book.panic_switch_offs(1);
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    world.log.append_many(1, 1);
+    assert!(comes_within(SOON, || world.board.notices().len() == 1));
+    run.stop();
+    assert_eq!(world.book.switch_offs(), [("ep_1".to_owned(), DisabledReason::Gone)]);
+    assert_eq!(world.book.stored().routed, 1, "it holds nothing back");
+}
+
+#[test]
 fn who_is_switched_on_again_before_that_was_stored_is_not_announced() {
     let (world, (told, hook)) = (World::new(), obedient(410));
     world.book.fail_switch_offs(1);
@@ -113,6 +125,26 @@ fn who_is_switched_on_again_before_that_was_stored_is_not_announced() {
     std::thread::sleep(Duration::from_millis(1500));
     run.stop();
     assert_eq!((world.book.switch_offs(), world.board.notices()), (vec![], vec![]));
+}
+
+#[test]
+fn settings_that_come_before_a_switch_off_is_stored_leave_the_lane_where_no_event_is_offered() {
+    let (world, (_, hook)) = (World::new(), obedient(410));
+    world.book.fail_switch_offs(usize::MAX);
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    world.log.append_many(1, 1);
+    let lane = run.lane("ep_1");
+    assert!(comes_within(SOON, || lane.is_off() && lane.in_flight() == 0));
+    // As a rotation does it, whose record does not know yet.
+    run.reconfigure("ep_1", settings(&hook.url()));
+    world.book.fail_switch_offs(0);
+    assert!(comes_within(SOON, || world.board.notices().len() == 1));
+    assert!(lane.is_off() && !lane.config().settings.active);
+    let offered = run.stats().routed_events;
+    world.log.append_many(5, 5);
+    assert!(comes_within(SOON, || run.stats().routed_sequence == 6));
+    assert_eq!((run.stats().routed_events, hook.begun()), (offered, 1));
+    run.stop();
 }
 
 #[test]
@@ -234,6 +266,36 @@ fn a_stale_save_brings_nothing_back() {
 }
 
 #[test]
+fn who_holds_saves_waits_for_the_one_under_way_and_none_begins_meanwhile() {
+    let (world, (_, hook)) = (World::new(), obedient(500));
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    world.book.hold();
+    world.log.append_many(1, 1);
+    assert!(comes_within(SOON, || world.book.held() == 1));
+    let holds = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let holder = scope.spawn(|| {
+            let held = run.dispatcher.hold_saves();
+            holds.store(true, Ordering::Relaxed);
+            world.log.append_many(3, 3);
+            assert!(comes_within(SOON, || world.diary.attempts().len() == 4));
+            let saved = world.book.saved().len();
+            // Some saves.
+            std::thread::sleep(Duration::from_millis(700));
+            assert_eq!(world.book.saved().len(), saved);
+            drop(held);
+        });
+        std::thread::sleep(Duration::from_millis(200));
+        let is_early = holds.load(Ordering::Relaxed);
+        world.book.let_go();
+        holder.join().unwrap();
+        assert!(!is_early, "a save was under way");
+    });
+    assert!(comes_within(SOON, || world.book.stored().exceptions.len() == 4));
+    run.stop();
+}
+
+#[test]
 fn an_answer_to_what_was_sent_before_the_switch_says_nothing_about_what_came_after() {
     let world = World::new();
     let hook = Hook::start(|delivery| {
@@ -281,6 +343,34 @@ fn a_410_to_what_was_sent_before_the_switch_does_not_switch_off_again() {
     run.stop();
     assert_eq!(world.book.switch_offs(), []);
     assert_eq!(new.taken(), ids_of(&events));
+}
+
+/// What was sent before its owner moved it is answered where nobody wants it any more.
+#[test]
+fn a_410_from_where_an_endpoint_was_before_does_not_switch_it_off_where_it_is() {
+    let old = Hook::start(|_| Reply { status: 410, ..Reply::after(Duration::from_millis(700)) });
+    // No retry comes due.
+    let (world, new) = (World::still(), Hook::willing());
+    let run = world.endpoint("ep_1", &old.url()).start();
+    let first = world.log.append_many(1, 1);
+    assert!(comes_within(SOON, || old.begun() == 1));
+    run.reconfigure("ep_1", settings(&new.url()));
+    let lane = run.lane("ep_1");
+    assert!(comes_within(SOON, || lane.exception_count() == 1), "it is tried again");
+    let events = world.log.append_many(1, 1);
+    assert!(comes_within(SOON, || new.count() == 1));
+    assert!(!lane.is_off() && lane.config().settings.active);
+    // The same of what is sent by hand.
+    run.reconfigure("ep_1", settings(&old.url()));
+    run.dispatcher.resend("ep_1", first[0].place, 1).unwrap();
+    assert!(comes_within(SOON, || old.begun() == 2));
+    run.reconfigure("ep_1", settings(&new.url()));
+    assert!(comes_within(SOON, || world.diary.attempts().len() == 3));
+    // Longer than it takes to end the lane.
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(!lane.is_off());
+    run.stop();
+    assert_eq!((world.book.switch_offs(), new.taken()), (vec![], ids_of(&events)));
 }
 
 /// The router may be behind the head: the classifier comes before it.

@@ -1,8 +1,8 @@
 //! Delivery attempts on their way into the journal.
 //!
 //! Constraints: whoever made an attempt never waits for a disk; what waits is bounded by
-//! 64 MiB, and beyond it attempts are dropped and counted, not deliveries
-//! held up. Attempts of an organisation become one frame about every 100 ms, or
+//! 64 MiB, and beyond it attempts are dropped, each with all its rows, and counted, not
+//! deliveries held up. Attempts of an organisation become one frame about every 100 ms, or
 //! 1 MiB, and ride on the next group's sync, so under load they cost none of
 //! their own. A crash loses what was not yet in a frame: a tenth of a second of the log,
 //! and no delivery.
@@ -143,22 +143,27 @@ impl ForgottenUsers {
 }
 
 impl AttemptQueue {
-    /// Takes an attempt of an organisation. Its place in the order of all is given when
-    /// it is committed. Never waits; a full queue drops it.
-    pub fn record(&self, org: &Arc<str>, row: AttemptRow) {
-        let bytes = byte_len(&row);
+    /// Takes the rows of one attempt of an organisation, all or none. Their place in the
+    /// order of all is given when they are committed. Never waits; a full queue drops them.
+    pub fn record(&self, org: &Arc<str>, rows: impl IntoIterator<Item = AttemptRow>) {
         let mut state = self.shared.state.lock();
-        if state.forgotten.covers_later(org, &row) {
+        let State { waiting, forgotten, .. } = &mut *state;
+        let first = waiting.len();
+        let kept = rows.into_iter().filter(|row| !forgotten.covers_later(org, row));
+        waiting.extend(kept.map(|row| (org.clone(), row)));
+        let taken = waiting.len() - first;
+        let bytes: usize = waiting[first..].iter().map(|(_, row)| byte_len(row)).sum();
+        if taken == 0 {
             return;
         }
         if state.ended || state.bytes + bytes > WAITING_BYTES_MAX {
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            state.waiting.truncate(first);
+            self.shared.dropped.fetch_add(taken as u64, Ordering::Relaxed);
             return;
         }
         state.bytes += bytes;
         let before = state.waiting_bytes;
         state.waiting_bytes += bytes;
-        state.waiting.push((org.clone(), row));
         if before == 0 || before < FRAME_BYTES && state.waiting_bytes >= FRAME_BYTES {
             self.shared.changed.notify_all();
         }
@@ -429,12 +434,28 @@ mod tests {
         let (queue, org) = (AttemptQueue::default(), Arc::from("acme"));
         let fits = WAITING_BYTES_MAX / byte_len(&row("u_1", 1, 16_384));
         for _ in 0..fits + 5 {
-            queue.record(&org, row("u_1", 1, 16_384));
+            queue.record(&org, [row("u_1", 1, 16_384)]);
         }
         assert_eq!(queue.dropped(), 5);
         let state = queue.shared.state.lock();
         assert_eq!(state.waiting.len(), fits);
         assert!(state.bytes <= WAITING_BYTES_MAX);
+    }
+
+    #[test]
+    fn an_attempt_is_taken_whole_or_not_at_all() {
+        let (queue, org) = (AttemptQueue::default(), Arc::from("acme"));
+        let fits = WAITING_BYTES_MAX / byte_len(&row("u_1", 1, 16_384));
+        for _ in 1..fits {
+            queue.record(&org, [row("u_1", 1, 16_384)]);
+        }
+        let one_too_many = (2..4).map(|sequence| row("u_1", sequence, 16_384));
+        queue.record(&org, one_too_many);
+        assert_eq!((queue.dropped(), queue.shared.state.lock().waiting.len()), (2, fits - 1));
+        queue.record(&org, [row("u_1", 4, 16_384)]);
+        assert_eq!((queue.dropped(), queue.shared.state.lock().waiting.len()), (2, fits));
+        queue.record(&org, std::iter::empty());
+        assert_eq!(queue.dropped(), 2, "nothing was to be taken");
     }
 
     fn order(block: bool) -> Arc<Tombstone> {
@@ -450,10 +471,10 @@ mod tests {
     #[test]
     fn attempts_about_a_blocked_user_are_dropped_also_of_messages_that_came_behind_the_order() {
         let (queue, org): (_, Arc<str>) = (AttemptQueue::default(), Arc::from("acme"));
-        queue.record(&org, row("u_1", 9, 0));
+        queue.record(&org, [row("u_1", 9, 0)]);
         queue.forget(&[order(true)]);
-        queue.record(&org, row("u_1", 10, 0));
-        queue.record(&org, row("u_2", 10, 0));
+        queue.record(&org, [row("u_1", 10, 0)]);
+        queue.record(&org, [row("u_2", 10, 0)]);
         let state = queue.shared.state.lock();
         let left: Vec<_> = state.waiting.iter().map(|(_, row)| row.user.clone().unwrap()).collect();
         assert_eq!(left, ["u_2"]);
@@ -462,12 +483,12 @@ mod tests {
     #[test]
     fn attempts_about_an_erased_user_are_dropped_as_far_as_their_messages_came_before() {
         let (queue, org): (_, Arc<str>) = (AttemptQueue::default(), Arc::from("acme"));
-        queue.record(&org, row("u_1", 3, 0));
-        queue.record(&org, row("u_2", 3, 0));
+        queue.record(&org, [row("u_1", 3, 0)]);
+        queue.record(&org, [row("u_2", 3, 0)]);
         queue.forget(&[order(false)]);
-        queue.record(&org, row("u_1", 7, 0));
-        queue.record(&org, row("u_1", 8, 0));
-        queue.record(&Arc::from("default"), row("u_1", 3, 0));
+        queue.record(&org, [row("u_1", 7, 0)]);
+        queue.record(&org, [row("u_1", 8, 0)]);
+        queue.record(&Arc::from("default"), [row("u_1", 3, 0)]);
         let state = queue.shared.state.lock();
         let left: Vec<_> =
             state.waiting.iter().map(|(_, row)| (row.user.clone().unwrap(), row.sequence)).collect();
@@ -480,10 +501,10 @@ mod tests {
     fn tests_of_an_endpoint_for_an_erased_user_are_kept_from_the_order_on_unless_the_user_is_blocked() {
         for (block, kept) in [(false, 1), (true, 0)] {
             let (queue, org): (_, Arc<str>) = (AttemptQueue::default(), Arc::from("acme"));
-            queue.record(&org, row("u_1", 0, 0));
+            queue.record(&org, [row("u_1", 0, 0)]);
             queue.forget(&[order(block)]);
             assert!(queue.shared.state.lock().waiting.is_empty(), "it was made before");
-            queue.record(&org, row("u_1", 0, 0));
+            queue.record(&org, [row("u_1", 0, 0)]);
             assert_eq!(queue.shared.state.lock().waiting.len(), kept, "blocked: {block}");
         }
     }
@@ -492,7 +513,7 @@ mod tests {
     fn what_does_not_become_durable_is_waited_for_no_longer_than_told() {
         let (queue, org): (_, Arc<str>) = (AttemptQueue::default(), Arc::from("acme"));
         assert!(queue.settle_within(Duration::ZERO), "nothing waits");
-        queue.record(&org, row("u_1", 1, 0));
+        queue.record(&org, [row("u_1", 1, 0)]);
         let begun = Instant::now();
         assert!(!queue.settle_within(Duration::from_millis(50)));
         assert!(begun.elapsed() >= Duration::from_millis(50));

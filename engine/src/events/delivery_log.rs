@@ -47,9 +47,12 @@ impl fmt::Debug for JournalDeliveries {
 }
 
 impl DeliveryLog for JournalDeliveries {
-    fn record(&self, attempt: Attempt) {
-        let org = attempt.org.clone();
-        self.queue.record(&org, row_of(attempt));
+    fn record(&self, attempts: &mut dyn Iterator<Item = Attempt>) {
+        let Some(first) = attempts.next() else { return };
+        let (org, first) = (first.org.clone(), row_of(first));
+        // Before the queue is locked. Of an event alone it is empty, and takes no memory.
+        let others: Vec<AttemptRow> = attempts.map(row_of).collect();
+        self.queue.record(&org, std::iter::once(first).chain(others));
     }
 
     fn outcomes(

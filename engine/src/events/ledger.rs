@@ -1,5 +1,6 @@
 //! The dispatcher's ledger: positions, cursors and exceptions in the catalog.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -12,8 +13,8 @@ use systole_dispatch::notice::{DisabledReason, EndpointDisabled};
 use systole_dispatch::{EventKind, Place};
 use systole_storage::journal::Log;
 use systole_storage::{
-    BacklogRecord, Catalog, CatalogError, CursorRecord, DisabledRecord, ExceptionRecord, GivenUpRecord,
-    HealthRecord, LaneChanges, LaneRanges, Sequence,
+    BacklogRecord, Catalog, CatalogError, CursorRecord, DisabledRecord, EndpointRecord, ExceptionRecord,
+    GivenUpRecord, HealthRecord, LaneChanges, LaneRanges, Sequence,
 };
 
 use super::Subscribed;
@@ -27,7 +28,7 @@ pub(super) struct CatalogLedger {
     /// Knows which frames are gone.
     pub(super) log: Arc<Log>,
     /// Locked while an endpoint is being made or changed: meanwhile the floor does
-    /// not rise.
+    /// not rise. Who has it may wait for a save to end, so a save does not wait for it.
     pub(super) endpoints: Endpoints,
 }
 
@@ -66,22 +67,13 @@ impl Ledger for CatalogLedger {
     fn switch_off(
         &self,
         disabled: &EndpointDisabled,
-        is_off: &dyn Fn() -> bool,
+        is_ending: &dyn Fn() -> bool,
+        ended: &dyn Fn(),
     ) -> Result<bool, LedgerFault> {
-        // Who switches an endpoint holds this until its lane is switched.
+        // Who switches or changes an endpoint holds this until its lane knows.
         let mut endpoints = self.endpoints.lock();
-        if !is_off() {
-            return Ok(false);
-        }
-        let Some(record) = endpoints.get_mut(&*disabled.endpoint) else { return Ok(false) };
-        let settings: Result<EndpointSettings, _> = serde_json::from_str(&record.settings);
-        let mut settings = settings.map_err(|error| LedgerFault::Failed(Box::new(error)))?;
-        settings.active = false;
-        let text = serde_json::to_string(&settings).map_err(|error| LedgerFault::Failed(Box::new(error)))?;
-        let stored = self.catalog.disable_endpoint(&text, record.start, &disabled_record(disabled));
-        let is_stored = stored.map_err(catalog_fault)?;
-        record.settings = text;
-        record.updated_at = disabled.at_ms;
+        let is_stored = is_ending() && self.store_off(&mut endpoints, disabled)?;
+        ended();
         Ok(is_stored)
     }
 
@@ -94,6 +86,24 @@ impl Ledger for CatalogLedger {
 }
 
 impl CatalogLedger {
+    /// Stores that an endpoint is off; false if there is no such endpoint.
+    fn store_off(
+        &self,
+        endpoints: &mut BTreeMap<String, EndpointRecord>,
+        disabled: &EndpointDisabled,
+    ) -> Result<bool, LedgerFault> {
+        let Some(record) = endpoints.get_mut(&*disabled.endpoint) else { return Ok(false) };
+        let settings: Result<EndpointSettings, _> = serde_json::from_str(&record.settings);
+        let mut settings = settings.map_err(|error| LedgerFault::Failed(Box::new(error)))?;
+        settings.active = false;
+        let text = serde_json::to_string(&settings).map_err(|error| LedgerFault::Failed(Box::new(error)))?;
+        let stored = self.catalog.disable_endpoint(&text, record.start, &disabled_record(disabled));
+        let is_stored = stored.map_err(catalog_fault)?;
+        record.settings = text;
+        record.updated_at = disabled.at_ms;
+        Ok(is_stored)
+    }
+
     fn ranges(&self, changes: &Changes) -> LaneRanges {
         let given_up = |(id, range): &(String, GivenUp)| GivenUpRecord {
             endpoint: id.clone(),

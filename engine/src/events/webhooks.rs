@@ -470,6 +470,9 @@ impl Webhooks {
             self.targets.check_url(&settings.url)?;
         }
         let toggled = before.active != settings.active || begins;
+        // Until its lane is switched: a save that looked at it before would bring back what is
+        // forgotten here, and a restart would find that.
+        let _held = toggled.then(|| self.dispatcher.hold_saves());
         let head = self.log.head();
         changed.settings = serde_json::to_string(&settings)?;
         changed.updated_at = now_ms();

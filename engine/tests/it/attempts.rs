@@ -68,7 +68,7 @@ async fn attempts_are_seen_within_moments_and_take_few_frames() {
     let engine = open(&dir);
     let org: Arc<str> = ORG.into();
     for number in 0..2_000 {
-        engine.attempt_queue().record(&org, row(number, "u_1"));
+        engine.attempt_queue().record(&org, [row(number, "u_1")]);
     }
     await_logged(&engine, ORG, 2_000).await;
     let groups = engine.stats().commit_groups;
@@ -87,7 +87,7 @@ async fn a_stop_keeps_what_was_recorded_until_then() {
             std::thread::spawn(move || {
                 let org: Arc<str> = if thread % 2 == 0 { "default" } else { "acme" }.into();
                 for number in 0..3_000 {
-                    queue.record(&org, row(thread * 10_000 + number, "u_1"));
+                    queue.record(&org, [row(thread * 10_000 + number, "u_1")]);
                 }
             })
         })
@@ -96,7 +96,7 @@ async fn a_stop_keeps_what_was_recorded_until_then() {
     engine.drain().await;
     assert_eq!(engine.attempt_queue().dropped(), 0);
     // What comes behind the end is counted, not kept.
-    engine.attempt_queue().record(&ORG.into(), row(99_999, "u_1"));
+    engine.attempt_queue().record(&ORG.into(), [row(99_999, "u_1")]);
     assert_eq!(engine.attempt_queue().dropped(), 1);
     drop(engine);
     let engine = open(&dir);
@@ -132,7 +132,7 @@ async fn an_erased_user_is_in_no_attempt_and_no_byte_of_it_is_left() {
     let record = |from: u64, count: u64| {
         for number in from..from + count {
             let user = if number % 2 == 0 { SECRET } else { "u_2" };
-            engine.attempt_queue().record(&org, row(number, user));
+            engine.attempt_queue().record(&org, [row(number, user)]);
         }
     };
     // Some in files, some in frames, some on their way when the order comes.

@@ -32,6 +32,8 @@ struct State {
     switch_offs: Vec<EndpointDisabled>,
     /// How many of the next calls to switch off fail.
     switch_off_failures: usize,
+    /// How many of the next calls to switch off panic.
+    switch_off_panics: usize,
     watched: Vec<(String, Arc<Deliveries>)>,
 }
 
@@ -142,6 +144,11 @@ impl Book {
         self.state.lock().unwrap().switch_off_failures = calls;
     }
 
+    /// This many of the next calls to switch off panic.
+    pub(crate) fn panic_switch_offs(&self, calls: usize) {
+        self.state.lock().unwrap().switch_off_panics = calls;
+    }
+
     /// Saves wait until they are let go.
     pub(crate) fn hold(&self) {
         self.state.lock().unwrap().held = Some(0);
@@ -221,18 +228,28 @@ impl Ledger for Book {
     fn switch_off(
         &self,
         disabled: &EndpointDisabled,
-        is_off: &dyn Fn() -> bool,
+        is_ending: &dyn Fn() -> bool,
+        ended: &dyn Fn(),
     ) -> Result<bool, LedgerFault> {
-        if !is_off() {
+        if !is_ending() {
+            ended();
             return Ok(false);
         }
         let mut state = self.state.lock().unwrap();
+        if state.switch_off_panics > 0 {
+            state.switch_off_panics -= 1;
+            drop(state);
+            panic!("told to panic");
+        }
         if state.switch_off_failures > 0 {
             state.switch_off_failures -= 1;
             return Err(LedgerFault::Failed("told to fail".into()));
         }
         state.switch_offs.push(disabled.clone());
         state.stored.switched_off.insert(disabled.endpoint.to_string());
+        // A save may have what it locks.
+        drop(state);
+        ended();
         Ok(true)
     }
 

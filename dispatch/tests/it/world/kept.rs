@@ -36,8 +36,8 @@ impl Diary {
 }
 
 impl DeliveryLog for Diary {
-    fn record(&self, attempt: Attempt) {
-        self.attempts.lock().unwrap().push(attempt);
+    fn record(&self, attempts: &mut dyn Iterator<Item = Attempt>) {
+        self.attempts.lock().unwrap().extend(attempts);
     }
 
     fn outcomes(
