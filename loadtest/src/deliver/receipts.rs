@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! 0 -- acknowledged --> time, tag 1 -- received ------> done, difference
-//!  '-- received ------> time, tag 2 -- acknowledged --> done, 0
+//!  '-- received ------> timed, tag 2 - acknowledged --> done, 0 if it is timed
 //! ```
 
 use std::sync::OnceLock;
@@ -27,6 +27,8 @@ const TAG_BITS: u32 = 2;
 const ACKNOWLEDGED: u64 = 1;
 const RECEIVED: u64 = 2;
 const DONE: u64 = 3;
+/// Of what was received first: how long that took counts.
+const TIMED: u64 = 1;
 
 /// Times of all events of a run. Written by publishers and receivers.
 #[derive(Debug)]
@@ -67,7 +69,9 @@ impl Receipts {
         match slot.compare_exchange(0, now << TAG_BITS | ACKNOWLEDGED, Ordering::SeqCst, Ordering::SeqCst) {
             Err(found) if found % (1 << TAG_BITS) == RECEIVED => {
                 slot.store(DONE, Ordering::SeqCst);
-                self.latency.lock().record(Duration::ZERO);
+                if found >> TAG_BITS == TIMED {
+                    self.latency.lock().record(Duration::ZERO);
+                }
             }
             _ => {}
         }
@@ -77,7 +81,8 @@ impl Receipts {
     pub(crate) fn received(&self, number: u64, timed: bool) -> bool {
         let now = self.micros();
         let Some(slot) = self.slot(number) else { return true };
-        match slot.compare_exchange(0, now << TAG_BITS | RECEIVED, Ordering::SeqCst, Ordering::SeqCst) {
+        let first = if timed { TIMED << TAG_BITS | RECEIVED } else { RECEIVED };
+        match slot.compare_exchange(0, first, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => true,
             Err(found) if found % (1 << TAG_BITS) == ACKNOWLEDGED => {
                 slot.store(DONE, Ordering::SeqCst);
@@ -167,7 +172,9 @@ mod tests {
         assert!(receipts.received(1, false));
         assert!(!receipts.received(1, true));
         assert_eq!(receipts.progress(|_| true), Progress { done: 1, missing: 0, unasked: 1 });
-        assert_eq!(receipts.latency().count(), 0, "it was not to be timed");
+        assert!(receipts.received(4, false));
+        receipts.acknowledged(4);
+        assert_eq!(receipts.latency().count(), 0, "they were not to be timed");
         assert!(receipts.received(u64::MAX, true), "no number of a run");
     }
 }
