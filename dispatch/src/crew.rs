@@ -7,10 +7,8 @@
 //!
 //! A receiver is doubtful until it took something where it is now, and once it failed twice
 //! in a row. What it costs (dials, handshakes, answers that are cut, retries) is done when
-//! the others have nothing to do. Its thread has a lower priority, and offers its core every
-//! quarter of a millisecond: a thread that runs keeps it for a slice of a millisecond or more
-//! else, whoever wakes. Not more often: on cores that are all taken each offer costs it some
-//! milliseconds.
+//! the others have nothing to do. Its thread has a lower priority, and offers its core all the
+//! time: a thread that runs keeps it for a slice of a millisecond or more else, whoever wakes.
 //!
 //! Each crew keeps connections of its own, since a connection is woken by the threads it
 //! was dialled on. A worker goes over to the other crew with its next delivery.
@@ -45,21 +43,31 @@ impl Crew {
     }
 }
 
-/// How long a thread that gives way keeps its core: about as long as two deliveries take.
-const CORE_KEPT: Duration = Duration::from_micros(250);
+/// How long a thread that gives way keeps its core, where others have little to do: about as
+/// long as a system call to the network takes.
+const KEPT_MIN: Duration = Duration::from_micros(50);
+/// The same where they take all there is.
+const KEPT_MAX: Duration = Duration::from_millis(1);
+/// How much longer the others have had it then. So it has its part of a busy machine, though
+/// whoever offers a core waits for milliseconds there.
+const OTHERS: u32 = 4;
 
 thread_local! {
-    /// When the thread offered its core last.
-    static OFFERED: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// Since when the thread has its core, and for how long it keeps it.
+    static KEPT: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
 }
 
-/// Lets others have the core of the calling thread, if it has had it for long.
-pub(crate) fn offer_core() {
-    let is_due = |offered: Instant| offered.elapsed() >= CORE_KEPT;
-    if OFFERED.get().is_none_or(is_due) {
-        std::thread::yield_now();
-        OFFERED.set(Some(Instant::now()));
+/// Lets others have the core of the calling thread, which gives way, if it has had it for a
+/// while.
+pub fn offer_core() {
+    let offered = Instant::now();
+    if KEPT.get().is_some_and(|(since, kept)| offered.duration_since(since) < kept) {
+        return;
     }
+    std::thread::yield_now();
+    let since = Instant::now();
+    let waited = since.duration_since(offered);
+    KEPT.set(Some((since, (waited / OTHERS).clamp(KEPT_MIN, KEPT_MAX))));
 }
 
 impl fmt::Debug for Crew {

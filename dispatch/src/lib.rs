@@ -57,4 +57,5 @@ pub mod topic;
 pub mod trie;
 pub mod vault;
 
+pub use crew::offer_core;
 pub use event::{Event, EventKind, Payload, PayloadFault, PayloadSource, Place};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use systole_dispatch::endpoint::EndpointSettings;
 use systole_dispatch::event::{Cursor, Member};
@@ -10,7 +11,7 @@ use systole_dispatch::ledger::{
     Backlog, BacklogKind, Changes, Exception, GivenUp, Health, Ledger, LedgerFault,
 };
 use systole_dispatch::notice::{DisabledReason, EndpointDisabled};
-use systole_dispatch::{EventKind, Place};
+use systole_dispatch::{EventKind, Place, offer_core};
 use systole_storage::journal::Log;
 use systole_storage::{
     BacklogRecord, Catalog, CatalogError, CursorRecord, DisabledRecord, EndpointRecord, ExceptionRecord,
@@ -19,6 +20,9 @@ use systole_storage::{
 
 use super::Subscribed;
 use super::webhooks::Endpoints;
+
+/// How long a save offers its core: others wait for the catalog meanwhile.
+const OFFERED_FOR: Duration = Duration::from_millis(20);
 
 /// Saves what lanes must not forget.
 #[derive(Debug)]
@@ -57,7 +61,13 @@ impl Ledger for CatalogLedger {
                 .collect(),
             ranges: self.ranges(changes),
         };
-        self.catalog.save_lanes(&records).map_err(catalog_fault)?;
+        let begun = Instant::now();
+        let mut between_rows = || {
+            if begun.elapsed() < OFFERED_FOR {
+                offer_core();
+            }
+        };
+        self.catalog.save_lanes_row_by_row(&records, &mut between_rows).map_err(catalog_fault)?;
         if let Some(_idle) = self.endpoints.try_lock() {
             self.subscribed.set_floor(changes.floor.min(changes.routed).min(classified.0));
         }

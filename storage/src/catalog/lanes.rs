@@ -1,41 +1,10 @@
 //! What lanes keep beside cursors and exceptions: how they fare, the ranges they send
 //! behind live events, and what they gave up.
 
-use std::time::{Duration, Instant};
-
 use rusqlite::{Row, Transaction};
 
 use super::{Catalog, CatalogError, CursorRecord, disabled};
 use crate::frame::Sequence;
-
-/// How long rows are written until whoever waits for the core has it.
-const CORE_KEPT: Duration = Duration::from_micros(250);
-/// How long the core is offered: others wait for the catalog meanwhile, and on cores that
-/// are all taken each offer costs some milliseconds.
-const OFFERED_FOR: Duration = Duration::from_millis(20);
-
-/// Offers the core between rows. A save may have thousands, and its thread keeps the core
-/// for all of its slice, whoever wakes meanwhile.
-#[derive(Debug)]
-pub(super) struct Steps {
-    begun: Instant,
-    offered: Instant,
-}
-
-impl Steps {
-    pub(super) fn begin() -> Steps {
-        let now = Instant::now();
-        Steps { begun: now, offered: now }
-    }
-
-    /// Before a row.
-    pub(super) fn take(&mut self) {
-        if self.offered.elapsed() >= CORE_KEPT && self.begun.elapsed() < OFFERED_FOR {
-            std::thread::yield_now();
-            self.offered = Instant::now();
-        }
-    }
-}
 
 /// How a lane has fared; one that fares well has no row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -255,29 +224,29 @@ pub(super) fn forget(transaction: &Transaction<'_>, endpoint: &str) -> Result<()
     Ok(())
 }
 
-/// Saves what changed. Only of endpoints that are still there: a save may come behind
-/// a deletion.
+/// Saves what changed, and calls `between_rows` before each row. Only of endpoints that are
+/// still there: a save may come behind a deletion.
 pub(super) fn save(
     transaction: &Transaction<'_>,
     ranges: &LaneRanges,
-    steps: &mut Steps,
+    between_rows: &mut dyn FnMut(),
 ) -> Result<(), CatalogError> {
     for health in &ranges.health {
-        steps.take();
+        between_rows();
         put_health(transaction, health)?;
     }
     for backlog in &ranges.backlogs {
-        steps.take();
+        between_rows();
         put_backlog(transaction, backlog)?;
     }
     for (endpoint, number) in &ranges.finished {
-        steps.take();
+        between_rows();
         let mut statement =
             transaction.prepare_cached("DELETE FROM backlogs WHERE endpoint = ?1 AND number = ?2")?;
         statement.execute((endpoint, number.cast_signed()))?;
     }
     for given_up in &ranges.given_up {
-        steps.take();
+        between_rows();
         put_given_up(transaction, given_up)?;
     }
     if let Some(removed) = ranges.removed {

@@ -5,8 +5,7 @@
 
 use rusqlite::{OptionalExtension, Row, Transaction};
 
-use super::lanes::{self, Steps};
-use super::{Catalog, CatalogError, LaneRanges, from_hex, to_hex};
+use super::{Catalog, CatalogError, LaneRanges, from_hex, lanes, to_hex};
 use crate::frame::Sequence;
 
 /// The position that stands for every lane without a row.
@@ -155,42 +154,54 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Sql`].
     pub fn save_lanes(&self, changes: &LaneChanges) -> Result<(), CatalogError> {
+        self.save_lanes_row_by_row(changes, &mut || {})
+    }
+
+    /// The same for thousands of rows: `between_rows` is called before each, while others
+    /// wait for the catalog.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`].
+    pub fn save_lanes_row_by_row(
+        &self,
+        changes: &LaneChanges,
+        between_rows: &mut dyn FnMut(),
+    ) -> Result<(), CatalogError> {
         let mut connection = self.connection.lock();
         let transaction = connection.transaction()?;
-        let mut steps = Steps::begin();
         for (name, position) in [(ROUTED, changes.routed), (CLASSIFIED, changes.classified)] {
             if let Some(position) = position {
                 put_position(&transaction, name, position)?;
             }
         }
         for endpoint in &changes.wiped {
-            steps.take();
+            between_rows();
             let mut statement = transaction.prepare_cached("DELETE FROM exceptions WHERE endpoint = ?1")?;
             statement.execute([endpoint])?;
             lanes::restart(&transaction, endpoint)?;
         }
         for (endpoint, cursor) in &changes.cursors {
-            steps.take();
+            between_rows();
             put_cursor(&transaction, endpoint, *cursor)?;
         }
         for endpoint in &changes.caught_up {
-            steps.take();
+            between_rows();
             let mut statement = transaction.prepare_cached("DELETE FROM lane_cursors WHERE endpoint = ?1")?;
             statement.execute([endpoint])?;
         }
         for failed in &changes.failed {
-            steps.take();
+            between_rows();
             put_exception(&transaction, failed)?;
         }
         for (endpoint, sequence, group, chunk, kind) in &changes.settled {
-            steps.take();
+            between_rows();
             let mut statement = transaction.prepare_cached(
                 "DELETE FROM exceptions WHERE endpoint = ?1 AND sequence = ?2 AND event_group = ?3
                      AND chunk = ?4 AND kind = ?5",
             )?;
             statement.execute((endpoint, sequence.cast_signed(), group, chunk, kind))?;
         }
-        lanes::save(&transaction, &changes.ranges, &mut steps)?;
+        lanes::save(&transaction, &changes.ranges, between_rows)?;
         transaction.commit()?;
         Ok(())
     }
