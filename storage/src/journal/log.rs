@@ -82,8 +82,6 @@ pub struct Log {
     tail: Mutex<Tail>,
     /// What readers keep of what they read from segments.
     recent: Recent,
-    /// How often all of that was forgotten.
-    erasures: AtomicU64,
     /// Told when the tail grows and somebody watches.
     grown: Condvar,
     /// The last sequence that is acknowledged.
@@ -121,7 +119,6 @@ impl Log {
             index,
             tail: Mutex::new(Tail { floor: head, ..Tail::default() }),
             recent: Recent::default(),
-            erasures: AtomicU64::new(0),
             grown: Condvar::new(),
             head: AtomicU64::new(head.0),
             watched: AtomicBool::new(false),
@@ -285,14 +282,13 @@ impl Log {
         // Outside the lock, which the committer takes.
         drop(forgotten);
         self.recent.forget();
-        self.erasures.fetch_add(1, Ordering::AcqRel);
     }
 
     /// How often frames were [forgotten](Log::forget_tail): what was read before the last
     /// time may hold what was erased.
     #[must_use]
     pub fn erasures(&self) -> u64 {
-        self.erasures.load(Ordering::Acquire)
+        self.recent.era().0
     }
 
     /// Lets go what readers kept and nobody has used lately; to be called now and then.

@@ -10,6 +10,7 @@
 //! it, or comes of a file that was opened before it.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
@@ -26,7 +27,11 @@ const UNUSED_MAX: Duration = Duration::from_secs(10);
 
 /// Frames by sequence.
 #[derive(Debug, Default)]
-pub(super) struct Recent(Mutex<Kept>);
+pub(super) struct Recent {
+    kept: Mutex<Kept>,
+    /// How often all were forgotten; raised under the lock.
+    era: AtomicU64,
+}
 
 #[derive(Debug, Default)]
 struct Kept {
@@ -34,27 +39,25 @@ struct Kept {
     /// As they came.
     order: VecDeque<Sequence>,
     bytes: usize,
-    /// How often all were forgotten.
-    era: u64,
     used: Option<Instant>,
 }
 
 /// Between two times that all are forgotten. Frames of files that are opened in it may be
 /// kept in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Era(u64);
+pub(super) struct Era(pub(super) u64);
 
 impl Recent {
     /// To be asked for before a file is opened.
     pub(super) fn era(&self) -> Era {
-        Era(self.0.lock().era)
+        Era(self.era.load(Ordering::Acquire))
     }
 
     /// Keeps frames of files that were opened in `era`, as far as there is room.
-    pub(super) fn keep<'a>(&self, Era(era): Era, frames: impl Iterator<Item = &'a Frame>) {
-        let mut kept = self.0.lock();
+    pub(super) fn keep<'a>(&self, era: Era, frames: impl Iterator<Item = &'a Frame>) {
+        let mut kept = self.kept.lock();
         let kept = &mut *kept;
-        if kept.era != era {
+        if self.era() != era {
             return;
         }
         for frame in frames {
@@ -73,11 +76,11 @@ impl Recent {
     }
 
     pub(super) fn has(&self, sequence: Sequence) -> bool {
-        self.0.lock().frames.contains_key(&sequence)
+        self.kept.lock().frames.contains_key(&sequence)
     }
 
     pub(super) fn find(&self, sequence: Sequence) -> Option<Frame> {
-        let mut kept = self.0.lock();
+        let mut kept = self.kept.lock();
         let found = kept.frames.get(&sequence).cloned()?;
         kept.used = Some(Instant::now());
         Some(found)
@@ -86,9 +89,9 @@ impl Recent {
     /// Forgets all, and what is being read at this moment.
     pub(super) fn forget(&self) {
         let forgotten = {
-            let mut kept = self.0.lock();
-            let era = kept.era + 1;
-            std::mem::replace(&mut *kept, Kept { era, ..Kept::default() })
+            let mut kept = self.kept.lock();
+            self.era.fetch_add(1, Ordering::AcqRel);
+            std::mem::take(&mut *kept)
         };
         // Outside the lock: it may be a hundred thousand frames.
         drop(forgotten);
@@ -97,10 +100,9 @@ impl Recent {
     /// Lets all go if nobody used them lately.
     pub(super) fn let_go(&self, now: Instant) {
         let unused = {
-            let mut kept = self.0.lock();
+            let mut kept = self.kept.lock();
             let is_unused = kept.used.is_some_and(|used| now.saturating_duration_since(used) >= UNUSED_MAX);
-            let era = kept.era;
-            is_unused.then(|| std::mem::replace(&mut *kept, Kept { era, ..Kept::default() }))
+            is_unused.then(|| std::mem::take(&mut *kept))
         };
         drop(unused);
     }
@@ -129,10 +131,10 @@ mod tests {
             let kept = (1..=40).filter(|sequence| recent.has(Sequence(*sequence))).collect::<Vec<_>>();
             assert_eq!(kept, (10..=40).collect::<Vec<_>>());
         }
-        assert!(recent.0.lock().bytes <= BYTES_MAX);
+        assert!(recent.kept.lock().bytes <= BYTES_MAX);
         assert_eq!(recent.find(Sequence(40)).map(|frame| frame.sequence()), Some(Sequence(40)));
         recent.keep(recent.era(), [&frame(41, BYTES_MAX)].into_iter());
-        let kept = recent.0.lock();
+        let kept = recent.kept.lock();
         assert_eq!((kept.frames.len(), kept.order.len(), kept.bytes), (0, 0, 0));
     }
 
@@ -156,6 +158,6 @@ mod tests {
         assert!(recent.has(Sequence(1)));
         recent.let_go(Instant::now() + UNUSED_MAX);
         assert!(!recent.has(Sequence(1)));
-        assert_eq!(recent.0.lock().bytes, 0);
+        assert_eq!(recent.kept.lock().bytes, 0);
     }
 }
