@@ -185,11 +185,12 @@ pub struct LaneRecord {
 
 /// Keeps what must survive a crash. Implementations block.
 pub trait Ledger: fmt::Debug + Send + Sync {
-    /// Makes changes durable, all or nothing.
+    /// Makes changes durable, all or nothing; false if their floor is not the one by which
+    /// frames go, though all else is durable: then the next save brings it again.
     ///
     /// # Errors
     /// [`LedgerFault`]; the changes come again with the next save.
-    fn save(&self, changes: &Changes) -> Result<(), LedgerFault>;
+    fn save(&self, changes: &Changes) -> Result<bool, LedgerFault>;
 
     /// Switches an endpoint off for good, ends what waits for it, and notes with it that this
     /// is to be announced; false if the endpoint is gone, or `is_ending` is false because

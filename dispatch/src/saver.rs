@@ -42,7 +42,7 @@ pub(crate) enum Save {
 pub(crate) struct Saver {
     /// The position of lanes without a row, as the ledger has it.
     saved: Cursor,
-    /// The positions that were saved last.
+    /// The positions that were saved last, unless frames still go by others.
     last: Option<(u64, u64)>,
     /// The first frame that each lane needs that has nothing to save, if it needs one.
     resting: HashMap<Arc<str>, u64>,
@@ -140,14 +140,17 @@ impl Shared {
         if rows == 0 && saver.last == Some((changes.routed, changes.floor)) {
             return Save::Done;
         }
-        if let Err(fault) = self.ledger.save(changes) {
-            tracing::error!(error = chain(&fault), "delivery positions could not be saved, trying again");
-            return match fault {
-                LedgerFault::DiskFull(_) => Save::DiskFull,
-                LedgerFault::Failed(_) => Save::Failed,
-            };
-        }
-        saver.last = Some((changes.routed, changes.floor));
+        let has_floor = match self.ledger.save(changes) {
+            Ok(has_floor) => has_floor,
+            Err(fault) => {
+                tracing::error!(error = chain(&fault), "delivery positions could not be saved, trying again");
+                return match fault {
+                    LedgerFault::DiskFull(_) => Save::DiskFull,
+                    LedgerFault::Failed(_) => Save::Failed,
+                };
+            }
+        };
+        saver.last = has_floor.then_some((changes.routed, changes.floor));
         let positions = u64::from(!self.lanes.lock().is_empty());
         self.counters.statements.fetch_add(rows as u64 + positions, Ordering::Relaxed);
         Save::Done

@@ -153,6 +153,26 @@ fn a_delivery_is_given_up_after_the_last_attempt_of_the_schedule() {
 }
 
 #[test]
+fn a_floor_that_was_not_taken_is_brought_by_the_next_saves_until_it_is() {
+    let (world, hook) = (World::new(), Hook::willing());
+    world.book.refuse_floor(true);
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    world.log.append_many(3, 3);
+    let saves_at = |floor| world.book.saved().iter().filter(|saved| saved.changes.floor == floor).count();
+    assert!(comes_within(SOON, || saves_at(3) > 2), "though nothing changes");
+    world.book.refuse_floor(false);
+    let saves = || world.book.saved().len();
+    // One that had begun, and one that brings it.
+    let (before, pause) = (saves(), Duration::from_millis(500));
+    assert!(comes_within(SOON, || saves() > before));
+    std::thread::sleep(pause);
+    let settled = saves();
+    std::thread::sleep(pause);
+    assert_eq!(saves(), settled, "all is as it was");
+    run.stop();
+}
+
+#[test]
 fn what_is_erased_between_its_opening_and_its_sending_is_not_sent() {
     let (world, hook) = (World::new(), Hook::willing());
     // Of each kind one that lies in memory and one that does not.

@@ -37,10 +37,10 @@ pub(super) struct CatalogLedger {
 }
 
 impl Ledger for CatalogLedger {
-    fn save(&self, changes: &Changes) -> Result<(), LedgerFault> {
+    fn save(&self, changes: &Changes) -> Result<bool, LedgerFault> {
         if !self.subscribed.is_any() {
             // Nobody has an endpoint, so nothing depends on where we are.
-            return Ok(());
+            return Ok(true);
         }
         let classified = self.subscribed.classified();
         let records = LaneChanges {
@@ -68,10 +68,9 @@ impl Ledger for CatalogLedger {
             }
         };
         self.catalog.save_lanes_row_by_row(&records, &mut between_rows).map_err(catalog_fault)?;
-        if let Some(_idle) = self.endpoints.try_lock() {
-            self.subscribed.set_floor(changes.floor.min(changes.routed).min(classified.0));
-        }
-        Ok(())
+        let Some(_idle) = self.endpoints.try_lock() else { return Ok(false) };
+        self.subscribed.set_floor(changes.floor.min(changes.routed).min(classified.0));
+        Ok(true)
     }
 
     fn switch_off(

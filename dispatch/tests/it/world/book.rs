@@ -25,6 +25,8 @@ struct State {
     fails: bool,
     /// Saves find the disk full.
     is_full: bool,
+    /// What frames go by stays as it is.
+    refuses_floor: bool,
     /// How many of the next saves panic.
     panics: usize,
     /// Saves wait, and how many do.
@@ -114,6 +116,11 @@ impl Book {
         self.state.lock().unwrap().fails = fails;
     }
 
+    /// Whether what frames go by stays as it is from now on.
+    pub(crate) fn refuse_floor(&self, refuses: bool) {
+        self.state.lock().unwrap().refuses_floor = refuses;
+    }
+
     /// Whether saves find the disk full from now on.
     pub(crate) fn fill(&self, is_full: bool) {
         self.state.lock().unwrap().is_full = is_full;
@@ -201,7 +208,7 @@ impl Book {
 }
 
 impl Ledger for Book {
-    fn save(&self, changes: &Changes) -> Result<(), LedgerFault> {
+    fn save(&self, changes: &Changes) -> Result<bool, LedgerFault> {
         let mut state = self.state.lock().unwrap();
         if let Some(held) = &mut state.held {
             *held += 1;
@@ -222,7 +229,7 @@ impl Ledger for Book {
         state.stored.apply(changes);
         let answers = state.watched.iter().map(|(_, deliveries)| deliveries.lock().unwrap().len()).collect();
         state.saved.push(Saved { changes: changes.clone(), answers });
-        Ok(())
+        Ok(!state.refuses_floor)
     }
 
     fn switch_off(
