@@ -93,6 +93,10 @@ pub trait DiskFile: Debug + Send + Sync {
     /// The medium's. What a failed sync covered is in an unknown state, and a
     /// second call may succeed without having written it.
     fn sync_data(&self) -> io::Result<()>;
+
+    /// Says that nobody reads it soon: what the system caches of it makes room for others.
+    /// A hint: what is not durable stays, and a medium without a cache has nothing to do.
+    fn let_go(&self) {}
 }
 
 /// Whether the medium ran out of room, which heals, unlike other failures.

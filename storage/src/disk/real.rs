@@ -114,4 +114,11 @@ impl DiskFile for RealFile {
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
     }
+
+    #[cfg(not(target_vendor = "apple"))]
+    fn let_go(&self) {
+        if let Err(error) = rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed) {
+            tracing::debug!(%error, "a file stays in the system's cache");
+        }
+    }
 }

@@ -7,6 +7,7 @@
 //! segment --one pass--> <id>.keys, synced --> <id>.index --> readers of one organisation
 //! ```
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -315,7 +316,7 @@ impl Log {
 }
 
 /// Makes the index of each segment soon after it was sealed, so that no reader waits
-/// for one.
+/// for one, and then has the system's cache let the segment go.
 #[derive(Debug)]
 pub struct SegmentIndexer {
     pub(super) log: Arc<Log>,
@@ -327,8 +328,9 @@ impl SegmentIndexer {
     /// Runs until the log is stopped.
     pub fn run(self) {
         let (log, journal) = (&self.log, &self.log.indexes().journal);
-        let mut forgotten = None;
+        let (mut forgotten, mut cached) = (None, BTreeSet::new());
         while !log.is_stopped() {
+            self.let_go(&mut cached);
             if forgotten.is_none_or(|when: Instant| when.elapsed() >= FORGET) {
                 forgotten = Some(Instant::now());
                 self.forget_keys();
@@ -349,11 +351,25 @@ impl SegmentIndexer {
                     false
                 }
             };
+            cached.insert(id);
             if !is_made {
                 log.wait_stopped(RETRY);
                 log.indexes().cache.lock().forget((id, generation));
             }
         }
+    }
+
+    /// Has the system's cache let those of the segments go that no reader comes to.
+    fn let_go(&self, cached: &mut BTreeSet<SegmentId>) {
+        let indexes = self.log.indexes();
+        cached.retain(|id| {
+            let stays = self.log.readers.come_to(*id);
+            // Else it was removed meanwhile, and its pages with it.
+            if !stays && let Ok(file) = indexes.disk.open(&id.path(&indexes.dir)) {
+                file.let_go();
+            }
+            stays
+        });
     }
 
     fn forget_keys(&self) {

@@ -29,6 +29,7 @@ mod index;
 mod indexes;
 mod keys;
 mod log;
+mod read_ahead;
 mod recent;
 mod recovery;
 mod rewrite;

@@ -1,12 +1,14 @@
 //! Sealed segments read through their indexes: only what concerns the reader, in both
 //! directions, whatever becomes of the index files; ids of events beyond their segments.
 
+use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use systole_storage::disk::{Disk, DiskFile, RealDisk};
 use systole_storage::frame::{
     Change, Columns, Frame, GroupChange, GroupSpec, Published, SamplesFrame, Stamp, Verdict, encode_changes,
@@ -20,12 +22,12 @@ use tempfile::TempDir;
 const SEGMENT_BYTES: u64 = 64 * 1024;
 const BEGIN_MICROS: i64 = 1_782_805_500_000_000;
 
-/// The real disk, which counts what is read.
+/// The real disk, which counts what is read, and remembers which files were let go.
 #[derive(Clone, Debug, Default)]
-struct CountingDisk(Arc<AtomicU64>);
+struct CountingDisk(Arc<AtomicU64>, Arc<Mutex<BTreeSet<PathBuf>>>);
 
 #[derive(Debug)]
-struct CountingFile(Box<dyn DiskFile>, Arc<AtomicU64>);
+struct CountingFile(Box<dyn DiskFile>, CountingDisk, PathBuf);
 
 impl Disk for CountingDisk {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
@@ -37,11 +39,11 @@ impl Disk for CountingDisk {
     }
 
     fn create(&self, path: &Path, bytes: u64) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(CountingFile(RealDisk.create(path, bytes)?, self.0.clone())))
+        Ok(Box::new(CountingFile(RealDisk.create(path, bytes)?, self.clone(), path.to_owned())))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(CountingFile(RealDisk.open(path)?, self.0.clone())))
+        Ok(Box::new(CountingFile(RealDisk.open(path)?, self.clone(), path.to_owned())))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -63,7 +65,7 @@ impl DiskFile for CountingFile {
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.1.fetch_add(buf.len() as u64, Ordering::Relaxed);
+        self.1.0.fetch_add(buf.len() as u64, Ordering::Relaxed);
         self.0.read_exact_at(buf, offset)
     }
 
@@ -73,6 +75,11 @@ impl DiskFile for CountingFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+
+    fn let_go(&self) {
+        self.0.let_go();
+        self.1.1.lock().insert(self.2.clone());
     }
 }
 
@@ -422,4 +429,38 @@ fn an_index_without_its_segment_goes_at_a_start() {
     let journal = journal.restart();
     assert!(!orphan.exists());
     assert!(journal.files("index").len() > 2);
+}
+
+#[test]
+fn the_systems_cache_lets_a_segment_go_once_it_is_indexed_and_no_reader_comes_to_it() {
+    let mut journal = Journal::new();
+    journal.fill(5, 80, 30);
+    let sealed: BTreeSet<PathBuf> =
+        journal.files("segment").into_iter().take(journal.writer.sealed().len()).collect();
+    assert!(sealed.len() > 2);
+    let let_go = journal.disk.1.clone();
+    // It stands in the first of them: none is far before it.
+    let mut reader = journal.log.cursor(Sequence::ZERO);
+    assert!(!reader.next(1).unwrap().is_empty());
+    let indexing = std::thread::spawn({
+        let indexer = journal.log.indexer(Duration::from_hours(24));
+        move || indexer.run()
+    });
+    let wait_for = |what: &str, is_so: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !is_so() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let index = journal.writer.index();
+    wait_for("not indexed", &|| journal.writer.sealed().iter().all(|segment| index.may_go(segment.id)));
+    assert_eq!(*let_go.lock(), BTreeSet::new());
+    drop(reader);
+    wait_for("not let go", &|| *let_go.lock() == sealed);
+    // What was let go is still there.
+    let all = journal.log.cursor(Sequence::ZERO).next(usize::MAX).unwrap();
+    assert!(!all.is_empty());
+    journal.log.stop();
+    indexing.join().unwrap();
 }
