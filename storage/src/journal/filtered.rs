@@ -6,6 +6,7 @@
 //! that is being written has no index, so there the frames of others are read as well.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::index::Located;
 use super::log::{End, Log, LogCursor, LogError, OpenSegment, read_frame};
@@ -80,6 +81,7 @@ impl Log {
     /// The frames at some places of a segment, in the order of the places, which lie in
     /// rising order; `None` if the segment's file is another by now.
     fn read_entries(&self, located: &Located, entries: &[Entry]) -> Result<Option<Vec<Frame>>, LogError> {
+        self.reads.note(located.id, Instant::now());
         let Some(mut open) = self.open_version(located.id, located.generation)? else { return Ok(None) };
         let mut frames = Vec::with_capacity(entries.len());
         let mut rest = entries;

@@ -125,6 +125,14 @@ impl JournalIndex {
         self.state.lock().segments.range(..current).map(|(id, _)| *id).collect()
     }
 
+    /// Sealed segments behind `id`, oldest first.
+    pub(super) fn sealed_behind(&self, id: SegmentId) -> Vec<SegmentId> {
+        let state = self.state.lock();
+        let mut behind: Vec<SegmentId> = state.segments.range(id.next()..).map(|(id, _)| *id).collect();
+        behind.pop();
+        behind
+    }
+
     /// Whether it has this segment.
     pub(super) fn contains(&self, segment: SegmentId) -> bool {
         self.state.lock().segments.contains_key(&segment)

@@ -328,8 +328,11 @@ impl SegmentIndexer {
     /// Runs until the log is stopped.
     pub fn run(self) {
         let (log, journal) = (&self.log, &self.log.indexes().journal);
-        let (mut forgotten, mut cached) = (None, BTreeSet::new());
+        let (mut forgotten, mut cached, mut sealed) = (None, BTreeSet::new(), SegmentId(0));
         while !log.is_stopped() {
+            let behind = journal.sealed_behind(sealed);
+            sealed = behind.last().copied().unwrap_or(sealed);
+            cached.extend(behind);
             self.let_go(&mut cached);
             if forgotten.is_none_or(|when: Instant| when.elapsed() >= FORGET) {
                 forgotten = Some(Instant::now());
@@ -351,7 +354,6 @@ impl SegmentIndexer {
                     false
                 }
             };
-            cached.insert(id);
             if !is_made {
                 log.wait_stopped(RETRY);
                 log.indexes().cache.lock().forget((id, generation));
@@ -359,11 +361,13 @@ impl SegmentIndexer {
         }
     }
 
-    /// Has the system's cache let those of the segments go that no reader comes to.
+    /// Has the system's cache let those of the segments go that are indexed and no reader
+    /// comes to.
     fn let_go(&self, cached: &mut BTreeSet<SegmentId>) {
-        let indexes = self.log.indexes();
+        let (log, indexes) = (&self.log, self.log.indexes());
+        log.reads.end(cached, Instant::now());
         cached.retain(|id| {
-            let stays = self.log.readers.come_to(*id);
+            let stays = log.reads.come_to(*id) || !indexes.journal.may_go(*id);
             // Else it was removed meanwhile, and its pages with it.
             if !stays && let Ok(file) = indexes.disk.open(&id.path(&indexes.dir)) {
                 file.let_go();

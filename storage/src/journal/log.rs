@@ -28,7 +28,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::index::{JournalIndex, MARK_BYTES, Mark, Start};
 use super::indexes::{Indexes, SegmentIndexer};
-use super::read_ahead::{Readers, Reading};
+use super::read_ahead::Reads;
 use super::recent::{Era, Recent};
 use super::rewrite::SegmentRewriter;
 use super::segment::SegmentId;
@@ -83,7 +83,7 @@ pub struct Log {
     tail: Mutex<Tail>,
     /// What readers keep of what they read from segments.
     recent: Recent,
-    pub(super) readers: Readers,
+    pub(super) reads: Reads,
     /// Told when the tail grows and somebody watches.
     grown: Condvar,
     /// The last sequence that is acknowledged.
@@ -121,7 +121,7 @@ impl Log {
             index,
             tail: Mutex::new(Tail { floor: head, ..Tail::default() }),
             recent: Recent::default(),
-            readers: Readers::default(),
+            reads: Reads::default(),
             grown: Condvar::new(),
             head: AtomicU64::new(head.0),
             watched: AtomicBool::new(false),
@@ -420,7 +420,6 @@ pub(super) struct OpenSegment {
     pub(super) offset: u64,
     /// The frame before it, if it was read.
     last: Option<Last>,
-    _reading: Reading,
 }
 
 /// What a frame says about the one behind it.
@@ -523,6 +522,7 @@ impl LogCursor {
                 None => self.find()?,
             };
             let Some(mut open) = found else { break };
+            self.log.reads.note(open.id, Instant::now());
             // Asked before reading: what a sealed segment shows does not change.
             let following = self.log.index.following(open.id);
             match (open.read(self.after, head, bytes_max, &mut frames)?, following) {
@@ -572,10 +572,10 @@ impl LogCursor {
 
 impl Log {
     pub(super) fn open(&self, id: SegmentId, offset: u64) -> Result<OpenSegment, LogError> {
-        let (path, _reading) = (id.path(&self.dir), self.readers.begin(id));
+        let path = id.path(&self.dir);
         let opened = self.disk.open(&path).and_then(|file| Ok((file.byte_len()?, file)));
         match opened {
-            Ok((bytes, file)) => Ok(OpenSegment { id, path, file, bytes, offset, last: None, _reading }),
+            Ok((bytes, file)) => Ok(OpenSegment { id, path, file, bytes, offset, last: None }),
             // Removed between the look into the index and here.
             Err(source) if source.kind() == io::ErrorKind::NotFound => {
                 Err(LogError::Gone { removed: self.index.removed() })

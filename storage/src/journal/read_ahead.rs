@@ -8,14 +8,14 @@
 //! everything else that a frame of that size costs the journal.
 //!
 //! ```text
-//! sealed --indexed--> no reader within SEGMENTS_AHEAD before it --> let go
-//!                     a lane that lags is on its way to it      --> kept, looked at again
+//! sealed, indexed --> read lately, it or one within SEGMENTS_AHEAD before it? --no--> let go
+//!                           '--yes--> kept, looked at again
 //! ```
 //!
-//! Who writes: readers of segments, as they open and leave one. Who reads: the indexer.
+//! Who writes: readers of segments, as they open one. Who reads: the indexer.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -24,22 +24,28 @@ use super::segment::SegmentId;
 /// Segments that a reader finds in memory before it: with those of 64 MiB a gigabyte, some
 /// seconds for a lane that catches up. What is beyond comes from the disk in its turn.
 const SEGMENTS_AHEAD: u64 = 16;
+/// How long after its last read a segment is one that is being read: a lane that lags stops
+/// to read while it sends what it has read.
+const READ_LATELY: Duration = Duration::from_secs(10);
 
-/// The segments that are being read, each with how many read it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Readers(Arc<Mutex<BTreeMap<SegmentId, usize>>>);
+/// The segments that were read, and when last.
+#[derive(Debug, Default)]
+pub(super) struct Reads(Mutex<BTreeMap<SegmentId, Instant>>);
 
-/// Somebody reads a segment, until it is dropped.
-#[derive(Debug)]
-pub(super) struct Reading {
-    readers: Readers,
-    id: SegmentId,
-}
+impl Reads {
+    pub(super) fn note(&self, id: SegmentId, now: Instant) {
+        self.0.lock().insert(id, now);
+    }
 
-impl Readers {
-    pub(super) fn begin(&self, id: SegmentId) -> Reading {
-        *self.0.lock().entry(id).or_default() += 1;
-        Reading { readers: self.clone(), id }
+    /// Forgets what was not read lately, and adds it to `cached`.
+    pub(super) fn end(&self, cached: &mut BTreeSet<SegmentId>, now: Instant) {
+        self.0.lock().retain(|id, read| {
+            let is_late = now.saturating_duration_since(*read) < READ_LATELY;
+            if !is_late {
+                cached.insert(*id);
+            }
+            is_late
+        });
     }
 
     /// Whether somebody reads this segment, or one from which it is not far.
@@ -49,32 +55,22 @@ impl Readers {
     }
 }
 
-impl Drop for Reading {
-    fn drop(&mut self) {
-        let mut reading = self.readers.0.lock();
-        if let Some(count) = reading.get_mut(&self.id) {
-            *count -= 1;
-            if *count == 0 {
-                reading.remove(&self.id);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn readers_come_to_what_is_not_far_before_them() {
-        let readers = Readers::default();
-        assert!(!readers.come_to(SegmentId(7)));
-        let (first, second) = (readers.begin(SegmentId(7)), readers.begin(SegmentId(7)));
-        assert!(readers.come_to(SegmentId(7)) && readers.come_to(SegmentId(7 + SEGMENTS_AHEAD)));
-        assert!(!readers.come_to(SegmentId(6)) && !readers.come_to(SegmentId(8 + SEGMENTS_AHEAD)));
-        drop(first);
-        assert!(readers.come_to(SegmentId(7)));
-        drop(second);
-        assert!(!readers.come_to(SegmentId(7)));
+    fn reads_come_to_what_is_not_far_before_them_for_a_while() {
+        let (reads, begin, mut cached) = (Reads::default(), Instant::now(), BTreeSet::new());
+        assert!(!reads.come_to(SegmentId(7)));
+        reads.note(SegmentId(7), begin);
+        assert!(reads.come_to(SegmentId(7)) && reads.come_to(SegmentId(7 + SEGMENTS_AHEAD)));
+        assert!(!reads.come_to(SegmentId(6)) && !reads.come_to(SegmentId(8 + SEGMENTS_AHEAD)));
+        reads.note(SegmentId(7), begin + READ_LATELY / 2);
+        reads.end(&mut cached, begin + READ_LATELY);
+        assert!(reads.come_to(SegmentId(7)) && cached.is_empty());
+        reads.end(&mut cached, begin + 2 * READ_LATELY);
+        assert!(!reads.come_to(SegmentId(7)));
+        assert_eq!(cached, BTreeSet::from([SegmentId(7)]));
     }
 }
