@@ -32,8 +32,9 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -44,7 +45,7 @@ use rustls::client::Resumption;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 
 use crate::dialer::{BoxError, Dialer};
-use crate::pool::{Pool, PoolFault};
+use crate::pool::{Pool, PoolFault, Standing, Wait};
 use crate::request_body::RequestBody;
 use crate::target::{Target, TargetFault, Targets};
 
@@ -105,8 +106,8 @@ pub(crate) static OURS: [HeaderName; 11] = [
 #[derive(Clone)]
 pub struct Client {
     pool: Pool,
-    /// Whose connections of the pool: those that are kept apart are another's.
-    is_apart: bool,
+    /// What is known of whom it calls: whose connections of the pool it uses.
+    standing: Standing,
     /// Shared with the dialer, which counts.
     open: Arc<AtomicU64>,
 }
@@ -136,12 +137,13 @@ impl Client {
             .enable_http1()
             .enable_http2()
             .wrap_connector(Dialer::new(targets, open.clone()));
-        Client { pool: Pool::new(connector, connections_max), is_apart: false, open }
+        Client { pool: Pool::new(connector, connections_max), standing: Standing::Answers, open }
     }
 
-    /// The same client with connections of its own, of those that may be open together.
-    pub(crate) fn apart(&self) -> Client {
-        Client { is_apart: true, ..self.clone() }
+    /// The same client for receivers that stand so: with other connections, of those that may
+    /// be open together.
+    pub(crate) fn of(&self, standing: Standing) -> Client {
+        Client { standing, ..self.clone() }
     }
 
     /// Connections to receivers that are open now, idle ones too.
@@ -151,7 +153,8 @@ impl Client {
     }
 
     /// Sends a body and reads the answer, whatever its status. The timeout is over
-    /// everything, from the lookup to the answer's last byte; once it is over, or the
+    /// everything, from the lookup to the answer's last byte, and so long it waits for room for
+    /// a connection before; once it is over, or the
     /// future is dropped, the connection is closed, or the exchange reset by HTTP/2. If it
     /// was answered there, and only its body not taken, the connection gets no further
     /// exchanges some seconds later, and is closed, and the body dropped, behind its last.
@@ -169,10 +172,15 @@ impl Client {
         body: Bytes,
         timeout: Duration,
     ) -> Result<Answer, PostFault> {
-        let waits = AtomicBool::new(false);
-        let exchange = self.pool.send(target, self.is_apart, request(headers, body), &waits);
-        match tokio::time::timeout(timeout, exchange).await {
-            Err(_) if waits.load(Ordering::Relaxed) => Err(PostFault::NoRoom),
+        let wait = Wait::default();
+        let mut exchange = pin!(self.pool.send(target, self.standing, request(headers, body), &wait));
+        let mut exchanged = tokio::time::timeout(timeout, exchange.as_mut()).await;
+        // What it waited for room is no time of the receiver's.
+        if let (Err(_), false, Some(ended)) = (&exchanged, wait.goes_on(), wait.ended()) {
+            exchanged = tokio::time::timeout_at(ended + timeout, exchange).await;
+        }
+        match exchanged {
+            Err(_) if wait.goes_on() => Err(PostFault::NoRoom),
             Err(_) => Err(PostFault::Timeout { timeout }),
             Ok(Err(PoolFault::Connect(fault))) => Err(PostFault::of_connect(fault)),
             Ok(Err(PoolFault::Exchange(fault))) => Err(PostFault::of_exchange(fault)),

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A receiver is doubtful until it took something where it is now, and once it failed twice
-//! in a row. What it costs (dials, handshakes, answers that are cut, retries) is done when
+//! in a row or its lane is paused (see `lane::doubt`). What it costs (dials, handshakes, answers that are cut, retries) is done when
 //! the others have nothing to do. Its thread has a lower priority, and offers its core all the
 //! time: a thread that runs keeps it for a slice of a millisecond or more else, whoever wakes.
 //!
@@ -22,6 +22,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::client::Client;
 use crate::look_up::LOOK_UPS_MAX;
+use crate::pool::Standing;
 
 /// Threads of each crew that may block: look-ups hold some for half a minute, and reading
 /// and opening payloads find 256 beside them.
@@ -30,11 +31,35 @@ const BLOCKING_THREADS_MAX: usize = LOOK_UPS_MAX + 256;
 /// Threads that render, sign and send, and their connections.
 pub(crate) struct Crew {
     pub(crate) handle: Handle,
-    pub(crate) client: Client,
+    /// For receivers that stand best of those it works for, and for those that fail.
+    clients: [Client; 2],
     gives_way: bool,
 }
 
 impl Crew {
+    fn new(runtime: &Runtime, clients: [Client; 2], gives_way: bool) -> Crew {
+        Crew { handle: runtime.handle().clone(), clients, gives_way }
+    }
+
+    /// Whether it works for receivers that may not answer.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        self.gives_way
+    }
+
+    /// How a receiver stands that it works for.
+    pub(crate) fn standing(&self, is_failing: bool) -> Standing {
+        match (self.gives_way, is_failing) {
+            (_, true) => Standing::Fails,
+            (true, false) => Standing::Unknown,
+            (false, false) => Standing::Answers,
+        }
+    }
+
+    /// What calls a receiver that stands so.
+    pub(crate) fn client(&self, standing: Standing) -> &Client {
+        &self.clients[usize::from(standing == Standing::Fails)]
+    }
+
     /// Between two steps: whoever waits for the core of a thread that gives way has it.
     pub(crate) fn offer_core(&self) {
         if self.gives_way {
@@ -88,9 +113,10 @@ impl Crews {
     pub(crate) fn start(threads: usize, client: Client, give_way: fn()) -> io::Result<(Crews, [Runtime; 2])> {
         let living = runtime(threads, "dispatch").build()?;
         let doubtful = runtime(1, "dispatch-doubt").on_thread_start(give_way).build()?;
+        let doubted = [Standing::Unknown, Standing::Fails].map(|standing| client.of(standing));
         let crews = Crews {
-            doubtful: Crew { handle: doubtful.handle().clone(), client: client.apart(), gives_way: true },
-            living: Crew { handle: living.handle().clone(), client, gives_way: false },
+            doubtful: Crew::new(&doubtful, doubted, true),
+            living: Crew::new(&living, [client.clone(), client], false),
         };
         Ok((crews, [living, doubtful]))
     }

@@ -23,7 +23,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Runtime;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::attempt::DeliveryLog;
 use crate::client::{CONNECTIONS_MAX, Client, chain};
@@ -38,6 +38,7 @@ use crate::lane::{Agenda, Asked, Lane, LaneStats, ManualRoom, ReadTurns, Sums};
 use crate::ledger::{BacklogKind, GivenUp, Ledger};
 use crate::memory::Memory;
 use crate::notice::{DisabledReason, EndpointDisabled, Notice, Notices};
+use crate::pool::Standing;
 use crate::router::Router;
 use crate::saver::{Save, Saver, save_often};
 use crate::topic::Topics;
@@ -112,9 +113,13 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     /// Of bodies until they are written; full waits.
     memory: Memory,
-    /// The same for lanes that only fail, so that receivers that hang do not hold what
-    /// the others need.
+    /// The same for receivers that have neither taken anything nor failed, and for those that
+    /// fail, so that who hangs does not hold what the others need.
+    unknown_memory: Memory,
     failing_memory: Memory,
+    /// Whoever stores that an endpoint is off. The ledger does so one by one, and threads that
+    /// wait for it are missing elsewhere.
+    switching: Semaphore,
     /// Turns to read the journal; full waits.
     pub(crate) readers: ReadTurns,
     pub(crate) counters: Counters,
@@ -143,8 +148,12 @@ impl fmt::Debug for Shared {
 impl Shared {
     /// Room for a body of `bytes`; one that is longer than all there is takes all of
     /// it. `None` when the server stops.
-    pub(crate) async fn memory(&self, bytes: usize, failing: bool) -> Option<OwnedSemaphorePermit> {
-        let memory = if failing { &self.failing_memory } else { &self.memory };
+    pub(crate) async fn memory(&self, bytes: usize, standing: Standing) -> Option<OwnedSemaphorePermit> {
+        let memory = match standing {
+            Standing::Answers => &self.memory,
+            Standing::Unknown => &self.unknown_memory,
+            Standing::Fails => &self.failing_memory,
+        };
         memory.take(bytes).await
     }
 
@@ -202,6 +211,7 @@ impl Shared {
         generation: u64,
         disabled: &EndpointDisabled,
     ) -> bool {
+        let Ok(_turn) = self.switching.acquire().await else { return false };
         let (shared, lane, disabled) = (self.clone(), lane.clone(), disabled.clone());
         let stored = tokio::task::spawn_blocking(move || {
             let is_ending = || lane.is_ending(generation);
@@ -330,7 +340,9 @@ impl Dispatcher {
             ids: parts.ids,
             deliveries: parts.deliveries,
             notices: parts.notices,
-            memory: Memory::new(parts.settings.memory_bytes / 4 * 3),
+            memory: Memory::new(parts.settings.memory_bytes / 2),
+            unknown_memory: Memory::new(parts.settings.memory_bytes / 4),
+            switching: Semaphore::new(1),
             failing_memory: Memory::new(parts.settings.memory_bytes / 4),
             readers: ReadTurns::new(),
             counters: Counters::default(),
@@ -627,7 +639,7 @@ impl Dispatcher {
             retries_waiting: sums.retries_waiting,
             retries_due: sums.retries_due,
             in_flight: sums.in_flight,
-            open_connections: self.shared.crews.living.client.open_connections(),
+            open_connections: self.shared.crews.living.client(Standing::Answers).open_connections(),
             lanes_behind: sums.behind,
             lanes_paused: sums.paused,
             backlogs: sums.backlogs,

@@ -9,9 +9,11 @@
 //! A host is a scheme with a name and a port, so endpoints of one receiver share its
 //! connections; those that only fail have others (see `crew`). An exchange that dials takes one that another puts back meanwhile, and
 //! ends its dial: there are never more connections than there were exchanges at a time.
-//! Over all hosts so many may be open as the pool is told. If there is no room for one
-//! more, the one that was idle for longest is closed, or the first that becomes idle and
-//! that nobody of its host waits for.
+//! Over all hosts so many may be open as the pool is told. Whoever calls a receiver that may
+//! hang holds one until the timeout, which the others must not wait for: so those who are
+//! apart have half of them together, and of those the ones that failed before half again,
+//! that whoever is new waits behind no more than the first attempts of others. If there is no room for one more, the one that was idle for longest is closed, or
+//! the first that becomes idle and that nobody of its host waits for.
 //! Every [`LOOK_INTERVAL`] those that were idle for too long or were closed are dropped,
 //! and those of HTTP/2 cut whose receiver has answered and does not take the bodies (see
 //! `hosts`).
@@ -32,6 +34,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::AbortHandle;
 use tokio::task::coop::unconstrained;
+use tokio::time::Instant;
 use tower_service::Service as _;
 
 use crate::client::{
@@ -70,9 +73,11 @@ struct Shared {
     /// no lock that the others wait for, unless there is no room.
     hosts: [Mutex<Hosts>; 2],
     /// For connections that are open or dialled; full waits.
-    room: Arc<Semaphore>,
-    /// Exchanges that wait for room.
-    waiting: AtomicUsize,
+    room: Room,
+    /// The part of it for those who are apart.
+    room_apart: Room,
+    /// The part of that for those who failed before.
+    room_failing: Room,
     /// Somebody looks at the idle ones, of most and of those who are apart.
     is_looked_at: [AtomicBool; 2],
 }
@@ -82,30 +87,32 @@ impl Pool {
         Pool(Arc::new(Shared {
             connector,
             hosts: Default::default(),
-            room: Arc::new(Semaphore::new(connections_max.clamp(1, Semaphore::MAX_PERMITS))),
-            waiting: AtomicUsize::new(0),
+            room: Room::for_connections(connections_max),
+            room_apart: Room::for_connections(connections_max / 2),
+            room_failing: Room::for_connections(connections_max / 4),
             is_looked_at: Default::default(),
         }))
     }
 
     /// Sends a request to a receiver and reads its answer. A connection that was closed
-    /// while it was idle, before anything was sent, costs nothing. `waits` is true while
-    /// there is no room for a connection.
+    /// while it was idle, before anything was sent, costs nothing. `wait` tells whether it
+    /// waits for room for a connection.
     pub(crate) async fn send(
         &self,
         target: &Target,
-        is_apart: bool,
+        standing: Standing,
         mut request: Outgoing,
-        waits: &AtomicBool,
+        wait: &Wait,
     ) -> Result<Incame, PoolFault> {
+        let is_apart = standing != Standing::Answers;
         let host = Host { authority: target.authority().clone(), is_https: target.is_https(), is_apart };
         loop {
             let (taken, is_new) = match self.0.take(&host) {
                 Some(taken) => (taken, false),
                 // Boxed, as what is rare and long would make every delivery's task as long.
-                None => Box::pin(self.connect(&host, target, waits)).await?,
+                None => Box::pin(self.connect(&host, target, standing, wait)).await?,
             };
-            waits.store(false, Ordering::Relaxed);
+            wait.end();
             let answered = match taken {
                 Taken::Own(connection) => self.exchange(&host, target, connection, request).await,
                 Taken::Shared(sender, number) => {
@@ -139,7 +146,7 @@ impl Pool {
             let goes_on = connection.exchanges() < EXCHANGES_MAX;
             let is_wanted = self.0.hosts(host).put_back(host, connection);
             if !(is_wanted && goes_on) {
-                self.0.make_room();
+                self.0.make_room(host.is_apart);
             }
         }
         Ok(answer)
@@ -150,11 +157,12 @@ impl Pool {
         &self,
         host: &Host,
         target: &Target,
-        waits: &AtomicBool,
+        standing: Standing,
+        wait: &Wait,
     ) -> Result<(Taken, bool), PoolFault> {
         self.look_often(host.is_apart);
         let put_back = self.0.hosts(host).put_back_to(host);
-        let mut dialling = pin!(self.0.dial(target, waits));
+        let mut dialling = pin!(self.0.dial(target, standing, wait));
         loop {
             let notified = put_back.notified();
             // One may have come before.
@@ -221,31 +229,46 @@ impl Shared {
         }
     }
 
-    async fn dial(&self, target: &Target, waits: &AtomicBool) -> Result<Stream, PoolFault> {
-        let room = self.room(waits).await;
+    async fn dial(&self, target: &Target, standing: Standing, wait: &Wait) -> Result<Stream, PoolFault> {
+        // The smallest first, so that whoever waits there holds none of the others' places.
+        let places = Places {
+            _of_failing: match standing {
+                Standing::Fails => Some(self.place(&self.room_failing, true, wait).await),
+                Standing::Answers | Standing::Unknown => None,
+            },
+            _apart: match standing {
+                Standing::Fails | Standing::Unknown => Some(self.place(&self.room_apart, true, wait).await),
+                Standing::Answers => None,
+            },
+            _of_all: self.place(&self.room, standing != Standing::Answers, wait).await,
+        };
         let dialled = self.connector.clone().call(target.uri().clone()).await;
-        Ok(Stream::over(dialled.map_err(PoolFault::Connect)?, room))
+        Ok(Stream::over(dialled.map_err(PoolFault::Connect)?, places))
     }
 
-    /// Room for a connection.
-    async fn room(&self, waits: &AtomicBool) -> OwnedSemaphorePermit {
-        if let Ok(room) = self.room.clone().try_acquire_owned() {
-            return room;
+    /// A place for a connection.
+    async fn place(&self, room: &Room, is_apart: bool, wait: &Wait) -> OwnedSemaphorePermit {
+        if let Ok(place) = room.places.clone().try_acquire_owned() {
+            return place;
         }
-        waits.store(true, Ordering::Relaxed);
-        let _waiting = Waiting::new(&self.waiting);
-        self.make_room();
-        let room = self.room.clone().acquire_owned().await.expect("it is never closed");
-        waits.store(false, Ordering::Relaxed);
-        room
+        wait.begin();
+        let _waiting = Waiting::new(&room.waiting);
+        self.make_room(is_apart);
+        let place = room.places.clone().acquire_owned().await.expect("it is never closed");
+        wait.end();
+        place
     }
 
     /// Closes what was idle for longest, if an exchange waits for room. To be called by
-    /// who waits from now on, and once more whenever something became idle.
-    fn make_room(&self) {
-        if self.waiting.load(Ordering::SeqCst) > 0 {
+    /// who waits from now on, and once more whenever something became idle, which is apart
+    /// or not: what is not is no place for those who wait for one of theirs.
+    fn make_room(&self, is_apart: bool) {
+        let [others, apart] = &self.hosts;
+        if is_apart && (self.room_failing.is_waited_for() || self.room_apart.is_waited_for()) {
+            drop(apart.lock().take_longest_idle());
+        }
+        if self.room.is_waited_for() {
             // Of those who are apart first: whom they call may not answer anyway.
-            let [others, apart] = &self.hosts;
             let longest_idle = apart.lock().take_longest_idle();
             drop(longest_idle.or_else(|| others.lock().take_longest_idle()));
         }
@@ -260,9 +283,73 @@ impl Shared {
             idle.retain_mut(|(_, connection)| connection.is_usable());
             let kept = idle.len();
             self.hosts(&host).bring_back(&host, idle);
-            (0..kept).for_each(|_| self.make_room());
+            (0..kept).for_each(|_| self.make_room(half == 1));
             tokio::task::yield_now().await;
         }
+    }
+}
+
+/// Room for so many connections.
+struct Room {
+    places: Arc<Semaphore>,
+    /// Exchanges that wait for one.
+    waiting: AtomicUsize,
+}
+
+impl Room {
+    fn for_connections(most: usize) -> Room {
+        let places = Arc::new(Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS)));
+        Room { places, waiting: AtomicUsize::new(0) }
+    }
+
+    fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
+}
+
+/// A connection's places among those that may be open; given back once it is closed.
+pub(crate) struct Places {
+    _of_failing: Option<OwnedSemaphorePermit>,
+    _apart: Option<OwnedSemaphorePermit>,
+    _of_all: OwnedSemaphorePermit,
+}
+
+/// What is known of a receiver that is called. Unless it answers it is called apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It took something lately.
+    Answers,
+    /// It has neither taken anything nor failed.
+    Unknown,
+    /// It failed when it was called last.
+    Fails,
+}
+
+/// Whether an exchange waits for room, and when it last ended to.
+#[derive(Default)]
+pub(crate) struct Wait {
+    goes_on: AtomicBool,
+    ended: Mutex<Option<Instant>>,
+}
+
+impl Wait {
+    fn begin(&self) {
+        self.goes_on.store(true, Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        if self.goes_on.swap(false, Ordering::Relaxed) {
+            *self.ended.lock() = Some(Instant::now());
+        }
+    }
+
+    pub(crate) fn goes_on(&self) -> bool {
+        self.goes_on.load(Ordering::Relaxed)
+    }
+
+    /// `None` if it never waited.
+    pub(crate) fn ended(&self) -> Option<Instant> {
+        *self.ended.lock()
     }
 }
 
@@ -280,7 +367,7 @@ impl Drop for Lent<'_> {
         let written = self.written.take();
         let is_wanted = self.shared.hosts(self.host).give_back(self.host, self.number, written);
         if !is_wanted {
-            self.shared.make_room();
+            self.shared.make_room(self.host.is_apart);
         }
     }
 }

@@ -12,16 +12,15 @@ use std::task::{Context, Poll};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::MaybeHttpsStream;
 use hyper_util::client::legacy::connect::Connection as _;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::dialer::Dialled;
+use crate::pool::Places;
 
 /// A connection that was dialled, by TLS or in the clear.
 pub(crate) struct Stream {
     dialled: MaybeHttpsStream<Dialled>,
     unwritten: Unwritten,
-    /// Among the connections that may be open; given back once it is closed.
-    _room: OwnedSemaphorePermit,
+    _places: Places,
 }
 
 /// Whether something is still to be written: set by who has something, and at each
@@ -40,8 +39,8 @@ impl Unwritten {
 }
 
 impl Stream {
-    pub(crate) fn over(dialled: MaybeHttpsStream<Dialled>, room: OwnedSemaphorePermit) -> Stream {
-        Stream { dialled, unwritten: Unwritten::default(), _room: room }
+    pub(crate) fn over(dialled: MaybeHttpsStream<Dialled>, places: Places) -> Stream {
+        Stream { dialled, unwritten: Unwritten::default(), _places: places }
     }
 
     /// For whoever waits until all is written.

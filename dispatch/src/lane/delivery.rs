@@ -13,11 +13,12 @@ use super::job::Job;
 use super::render::{Opened, body_bytes, render, render_batch};
 use super::{Lane, LaneConfig};
 use crate::attempt::{Attempt, SUCCESS_BODY_BYTES_MAX, Trigger};
-use crate::client::{Answer, PostFault};
+use crate::client::{Answer, Client, PostFault};
 use crate::crew::Crew;
 use crate::dispatcher::Shared;
 use crate::event::{EventKind, Member, Payload, PayloadFault, PayloadSource, Place};
 use crate::memory::Body;
+use crate::pool::Standing;
 
 /// Longest pause that a receiver may ask for: the last of the standard schedule.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10 * 3600);
@@ -107,6 +108,8 @@ pub(super) async fn deliver(
     trigger: Trigger,
     crew: &Crew,
 ) -> Delivered {
+    let is_failing = if crew.is_doubtful() { lane.fails_again() } else { lane.is_failing() };
+    let standing = crew.standing(is_failing);
     let (config, events, room) = loop {
         let config = lane.config();
         let erasures = shared.source.erasures();
@@ -119,7 +122,9 @@ pub(super) async fn deliver(
         // first: a receiver that does not read holds no more than that of everybody's.
         let bytes = body_bytes(&events);
         let Some(own) = lane.share.take(bytes).await else { return Delivered::parked() };
-        let Some(all) = shared.memory(bytes, lane.is_failing()).await else { return Delivered::parked() };
+        let Some(all) = shared.memory(bytes, standing).await else {
+            return Delivered::parked();
+        };
         // While it waited for payload and memory.
         if !lane.is_at(job.generation) {
             return Delivered::of(Outcome::Unwanted);
@@ -140,10 +145,16 @@ pub(super) async fn deliver(
     let about = about(shared, &config, job, &id, &events);
     // Nothing long is held while the receiver thinks.
     drop(events);
-    let exchange = post(shared, crew, &config, &id, Body::holding(room, body)).await;
+    let exchange = post(shared, crew.client(standing), &config, &id, Body::holding(room, body)).await;
     let outcome = judge_for(lane, &config, &exchange.answer);
     if let (Outcome::Unsent, Err(fault)) = (outcome, &exchange.answer) {
-        tracing::warn!(endpoint = &*lane.id, id, error = %fault, "a delivery is not sent, to be tried again");
+        let endpoint = &*lane.id;
+        if crew.is_doubtful() {
+            // Those that hang may be many more than the connections they have together.
+            tracing::debug!(endpoint, id, error = %fault, "a delivery is not sent, to be tried again");
+        } else {
+            tracing::warn!(endpoint, id, error = %fault, "a delivery is not sent, to be tried again");
+        }
         return Delivered::of(outcome);
     }
     shared.counters.observe(exchange.duration);
@@ -257,14 +268,14 @@ struct Exchange {
     answer: Result<Answer, PostFault>,
 }
 
-async fn post(shared: &Shared, crew: &Crew, config: &LaneConfig, id: &str, body: Bytes) -> Exchange {
+async fn post(shared: &Shared, client: &Client, config: &LaneConfig, id: &str, body: Bytes) -> Exchange {
     let mut headers = config.headers.clone();
     let started_at_ms = shared.clock.now_ms();
     let unix_seconds = u64::try_from(started_at_ms / 1000).unwrap_or_default();
     config.signer.sign(id, unix_seconds, &body, &mut headers);
     let started = Instant::now();
     let timeout = config.settings.timeout();
-    let answer = crew.client.post(&config.target, headers, body, timeout).await;
+    let answer = client.post(&config.target, headers, body, timeout).await;
     Exchange { started_at_ms, duration: started.elapsed(), answer }
 }
 
@@ -334,6 +345,18 @@ fn record(
     let (endpoint, id, attempt, trigger) = (&*lane.id, &*told.id, told.number, told.trigger.as_str());
     if success {
         tracing::debug!(endpoint, id, attempt, trigger, status = status_code, ms, "delivered");
+    } else if lane.fails_again() {
+        // Thousands of endpoints that are down would write as many lines a second.
+        tracing::debug!(
+            endpoint,
+            id,
+            attempt,
+            trigger,
+            status = status_code,
+            error,
+            ms,
+            "delivery failed again"
+        );
     } else {
         tracing::info!(endpoint, id, attempt, trigger, status = status_code, error, ms, "delivery failed");
     }
@@ -407,7 +430,8 @@ pub(super) async fn deliver_example(
     let own = topic.name_for(&config.settings, EventKind::Created);
     let name = name.as_deref().or(own).or_else(|| topic.names().next()).unwrap_or_default();
     let body = render(lane, &config, &id, name, payload.as_ref());
-    let exchange = post(shared, &shared.crews.living, &config, &id, body.into()).await;
+    let exchange =
+        post(shared, shared.crews.living.client(Standing::Answers), &config, &id, body.into()).await;
     let outcome = judge_for(lane, &config, &exchange.answer);
     // Who may see the endpoint alone may see its tests.
     let user = config.settings.user_id.as_deref().or(payload.user()).map(Into::into);

@@ -170,7 +170,7 @@ impl State {
         let end_ms = end.filter(|_| self.mode == Mode::Live).map(|end| {
             i64::try_from(end / 1000).unwrap_or(i64::MAX).saturating_add(1).max(now_ms + CLOSE_AGAIN_MS)
         });
-        let may_send = self.wants_worker() && self.patient_until(now_ms).is_none();
+        let may_send = self.wants_worker(now_ms) && self.patient_until(now_ms).is_none();
         let limited = self.shape.rate_limit_per_second.filter(|_| may_send);
         let token_ms = limited.map(|rate| {
             let wait = self.bucket.wait(since_1970(now_ms), rate);

@@ -157,6 +157,7 @@ impl Lane {
             Outcome::Delivered => {
                 shared.counters.delivered();
                 self.with(|state, now_ms| state.answered(generation, now_ms));
+                self.pump(shared);
             }
             Outcome::SwitchedOff => {
                 shared.counters.failed();

@@ -38,6 +38,7 @@ mod announce;
 mod backlog;
 mod carried;
 mod delivery;
+mod doubt;
 mod fill;
 mod gather;
 mod job;
@@ -200,8 +201,10 @@ impl Lane {
     pub fn reconfigure(&self, config: LaneConfig) {
         let (shape, url) = (Shape::of(&config.settings), config.settings.url.clone());
         let before = self.config.swap(Arc::new(config));
-        self.with(|state, _| {
-            state.has_answered &= before.settings.url == url;
+        self.with(|state, now_ms| {
+            if before.settings.url != url {
+                state.moves(now_ms);
+            }
             state.reshape(shape);
         });
     }
@@ -282,9 +285,9 @@ impl Lane {
         })
     }
 
-    /// Whether nobody knows that its receiver answers: it shares threads with others like it.
-    pub(crate) fn is_doubtful(&self) -> bool {
-        self.state.lock().is_doubtful()
+    /// Whether its receiver has taken nothing since it failed before.
+    fn fails_again(&self) -> bool {
+        self.state.lock().failures_in_a_row > 0
     }
 
     /// Whether it only fails: it shares memory with others like it.
@@ -342,7 +345,7 @@ impl Lane {
     /// Whether it only tries an event now and then.
     #[must_use]
     pub fn is_paused(&self) -> bool {
-        matches!(self.state.lock().mode, Mode::Paused(_))
+        self.state.lock().is_paused()
     }
 
     /// Ranges that are sent behind live events.
@@ -442,7 +445,7 @@ mod tests {
         assert_eq!(finish(in_flight.unwrap(), Outcome::Failed { retry_after: None }), After::Nothing);
         lane.with(|state, _| {
             let due_ms = 3_600_000;
-            assert!(!state.wake(due_ms) && !state.wants_worker());
+            assert!(!state.wake(due_ms) && !state.wants_worker(due_ms));
             assert_eq!((state.next_job(due_ms), state.chore(due_ms), state.next_wake(0)), (None, None, None));
             assert_eq!(
                 (state.exceptions.len(), state.lowest(Cursor::behind(3))),

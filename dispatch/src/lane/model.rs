@@ -202,7 +202,7 @@ impl Model {
 
     fn begin(&mut self, count: u64) {
         for _ in 0..count {
-            if !self.state.wants_worker() {
+            if !self.state.wants_worker(self.now_ms) {
                 return;
             }
             let Some(job) = self.state.next_job(self.now_ms) else { return };
@@ -248,8 +248,9 @@ impl Model {
             self.composite += usize::from(job.is_own());
             self.decided.extend(job.members().iter().map(|member| member.place));
         }
+        let after = self.state.finish(&job, outcome, Dialect::Standard.retries(), self.now_ms);
         self.state.workers -= 1;
-        match self.state.finish(&job, outcome, Dialect::Standard.retries(), self.now_ms) {
+        match after {
             After::GaveUp => self.decided.extend(job.members().iter().map(|member| member.place)),
             After::Nothing => {}
             After::SwitchOff(reason) => panic!("{reason:?}"),

@@ -69,7 +69,7 @@ impl State {
     /// When the keeper is to look at what is ready, if nobody else does.
     pub(super) fn next_ready(&self, now_ms: i64) -> Option<i64> {
         if self.patience.is_over {
-            return self.wants_worker().then_some(now_ms);
+            return self.wants_worker(now_ms).then_some(now_ms);
         }
         self.patience.until(now_ms).filter(|_| !self.queues.is_empty())
     }

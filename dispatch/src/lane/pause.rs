@@ -124,6 +124,11 @@ pub(super) fn ms(time: Duration) -> i64 {
 }
 
 impl State {
+    /// Whether it sends nothing but probes.
+    pub(super) fn is_paused(&self) -> bool {
+        matches!(self.mode, Mode::Paused(_))
+    }
+
     /// Pauses it if it only fails, or has no room for what failed.
     pub(super) fn pause_if_failing(&mut self, unkept: BTreeSet<Ticket>, now_ms: i64) {
         let is_failing = self.failures_in_a_row >= FAILURES_MAX

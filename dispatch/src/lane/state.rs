@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::backlog::{Backlogs, SLICE_EVENTS, Span};
 use super::carried::cursor_of;
 use super::delivery::Outcome;
+use super::doubt::Flight;
 use super::fill::Turns;
 use super::gather::Shape;
 use super::job::{Job, Origin, Queues};
@@ -24,8 +25,8 @@ use crate::notice::{DisabledReason, MessageFailed};
 pub(super) const TAKEN_MAX: usize = 512;
 /// Requests in flight to a receiver that answers well.
 pub(super) const WINDOW_MAX: usize = 64;
-/// Requests in flight to begin with; one more with each success, half as many with
-/// each failure.
+/// Requests in flight to begin with, once it is not doubtful; one more with each success,
+/// half as many with each failure.
 pub(super) const WINDOW_FIRST: usize = 8;
 /// Deliveries that wait for another attempt; then the lane pauses.
 pub(super) const EXCEPTIONS_MAX: usize = 1000;
@@ -33,10 +34,6 @@ pub(super) const EXCEPTIONS_MAX: usize = 1000;
 pub(super) const CARRIED_MAX: usize = 65_536;
 /// Live events taken although so many wait: else a lane that resumes would take none.
 pub(super) const TAKEN_MIN: usize = WINDOW_FIRST;
-/// Failures in a row from which on it is doubtful that a receiver answers.
-const DOUBT_MIN: u32 = 2;
-/// Failures in a row from which on a receiver may hang: one or two happen to any.
-const FAILING_MIN: u32 = 3;
 /// An endpoint that only fails for so long is switched off.
 const FAILING_MAX_MS: i64 = 5 * DAY_MS;
 /// Without a failure for longer than this nobody knows that it failed meanwhile.
@@ -87,6 +84,7 @@ pub(super) struct State {
     pub(super) known: Option<Known>,
     pub(super) health: Health,
     pub(super) failures_in_a_row: u32,
+    pub(super) flight: Flight,
     /// The receiver took something since the start, where it is now.
     pub(super) has_answered: bool,
     /// What the next save has to tell.
@@ -238,7 +236,7 @@ impl State {
             return false;
         }
         self.take(event, is_known, now_ms);
-        self.wants_worker()
+        self.wants_worker(now_ms)
     }
 
     /// Whether an event that is read in order need not be taken.
@@ -260,21 +258,13 @@ impl State {
         rests || self.is_excepted(event.place) || self.taken.contains(at) || self.backlogs.will_send(at)
     }
 
-    pub(super) fn is_doubtful(&self) -> bool {
-        !self.has_answered || self.failures_in_a_row >= DOUBT_MIN || matches!(self.mode, Mode::Paused(_))
-    }
-
-    pub(super) fn is_failing(&self) -> bool {
-        matches!(self.mode, Mode::Paused(_)) || self.failures_in_a_row >= FAILING_MIN
-    }
-
     /// Whether it begins nothing.
     pub(super) fn is_off(&self) -> bool {
         self.is_ending || self.mode == Mode::Off
     }
 
-    pub(super) fn wants_worker(&self) -> bool {
-        !self.is_ending && !self.queues.is_empty() && self.workers < self.window
+    pub(super) fn wants_worker(&self, now_ms: i64) -> bool {
+        !self.is_ending && !self.queues.is_empty() && self.workers < self.window(now_ms)
     }
 
     /// Whether it is time to read on.
@@ -326,7 +316,9 @@ impl State {
             Mode::Paused(pause) if pause.is_out => return earlier(self.next_gather(now_ms)),
             Mode::Paused(pause) if pause.resumes => Some(now_ms + READ_AGAIN_MS),
             Mode::Paused(pause) if pause.is_idle => return earlier(due.map(|due| due.max(pause.next_ms))),
-            Mode::Paused(pause) => return earlier(Some(pause.next_ms.max(now_ms))),
+            // Due already: it waits for its turn to find an event.
+            Mode::Paused(pause) if pause.next_ms < now_ms => return earlier(Some(now_ms + READ_AGAIN_MS)),
+            Mode::Paused(pause) => return earlier(Some(pause.next_ms)),
             Mode::Live | Mode::Behind(_) => None,
         };
         let reads = self.wants_fill(now_ms).then_some(now_ms + READ_AGAIN_MS);
@@ -369,6 +361,7 @@ impl State {
             return None;
         }
         let job = self.next_shaped(now_ms)?;
+        self.begins_request(now_ms);
         if let (Mode::Paused(pause), Origin::Probe) = (&mut self.mode, job.origin) {
             pause.began(now_ms);
         }
@@ -377,6 +370,7 @@ impl State {
 
     /// An attempt came to its end.
     pub(super) fn finish(&mut self, job: &Job, outcome: Outcome, retries: &[Duration], now_ms: i64) -> After {
+        self.ends_request(now_ms);
         if outcome == Outcome::Parked {
             return After::Nothing;
         }
@@ -671,6 +665,7 @@ impl State {
             taken: std::mem::take(&mut self.taken),
             queues: std::mem::take(&mut self.queues),
             workers: self.workers,
+            flight: self.flight,
             window: WINDOW_FIRST,
             turns: self.turns,
             unsaved: Unsaved { wiped: true, given_up, notices, ..Unsaved::default() },

@@ -67,7 +67,7 @@ impl Lane {
             given_up: state.counts.given_up,
             retries_waiting: state.exceptions.len() as u64,
             in_flight: state.workers as u64,
-            is_paused: matches!(state.mode, Mode::Paused(_)),
+            is_paused: state.is_paused(),
             is_off: state.is_off(),
             backlogs: state.backlogs.len() as u64,
             lag_events: state.counts.passed + state.taken.len() as u64,
@@ -88,7 +88,7 @@ impl Lane {
         sums.retries_due += (state.exceptions.len() - later.min(state.exceptions.len())) as u64;
         sums.in_flight += state.workers as u64;
         sums.behind += u64::from(matches!(state.mode, Mode::Behind(_)));
-        sums.paused += u64::from(matches!(state.mode, Mode::Paused(_)));
+        sums.paused += u64::from(state.is_paused());
         sums.backlogs += state.backlogs.len() as u64;
         let oldest = state.lowest(routed).into_iter().chain(state.backlogs.lowest()).min();
         let oldest = oldest.filter(|oldest| *oldest < routed).map(|oldest| oldest.sequence);

@@ -14,14 +14,25 @@ use crate::attempt::Trigger;
 use crate::crew::Crew;
 use crate::dispatcher::Shared;
 
+/// What is to be done behind an attempt.
+struct End {
+    /// The worker's next job, and whether it is for the crew for doubtful receivers.
+    next: Option<(Job, bool)>,
+    /// There is room for another worker, and something for it to do.
+    has_room: bool,
+    /// The lane wants to read on.
+    reads: bool,
+}
+
 impl Lane {
     /// Runs workers for what is ready.
     pub(super) fn pump(self: &Arc<Lane>, shared: &Arc<Shared>) {
         while !shared.is_stopping() {
             let job = self.with(|state, now_ms| {
-                let job = if state.wants_worker() { state.next_job(now_ms) } else { None };
+                let is_doubtful = state.is_doubtful(now_ms);
+                let job = if state.wants_worker(now_ms) { state.next_job(now_ms) } else { None };
                 state.workers += usize::from(job.is_some());
-                job.map(|job| (job, state.is_doubtful()))
+                job.map(|job| (job, is_doubtful))
             });
             let Some((job, is_doubtful)) = job else { return };
             self.employ(shared, job, is_doubtful);
@@ -48,15 +59,19 @@ impl Lane {
             } else {
                 self.deliver(shared, crew, &mut job, trigger).await
             };
-            let (next, reads) = self.end(shared, &job, delivered);
+            let End { next, has_room, reads } = self.end(shared, &job, delivered);
             if reads {
                 self.fill_soon(shared);
             }
+            if has_room {
+                // The window has grown, or it is not doubtful any more.
+                self.pump(shared);
+            }
             match next {
-                Some(next) if self.is_doubtful() != is_doubtful => {
-                    return self.employ(shared, next, !is_doubtful);
+                Some((next, doubtful)) if doubtful != is_doubtful => {
+                    return self.employ(shared, next, doubtful);
                 }
-                Some(next) => job = next,
+                Some((next, _)) => job = next,
                 None => break,
             }
         }
@@ -83,13 +98,13 @@ impl Lane {
         })
     }
 
-    /// Tells what came of a job; the worker's next one, and whether to read on.
-    fn end(self: &Arc<Lane>, shared: &Arc<Shared>, job: &Job, delivered: Delivered) -> (Option<Job>, bool) {
+    /// Tells what came of a job.
+    fn end(self: &Arc<Lane>, shared: &Arc<Shared>, job: &Job, delivered: Delivered) -> End {
         let Delivered { outcome, failure } = delivered;
         self.count(shared, job, outcome);
         let retries = self.config.load().settings.dialect.retries();
-        let (after, failing_since_ms) = self.with(|state, now_ms| {
-            let since_ms = state.health.failing_since_ms;
+        let (after, failing_since_ms, pauses) = self.with(|state, now_ms| {
+            let (since_ms, was_paused) = (state.health.failing_since_ms, state.is_paused());
             let after = state.finish(job, outcome, retries, now_ms);
             if matches!(after, After::SwitchOff(_)) {
                 // With it, so that no other worker begins anything behind it.
@@ -99,8 +114,11 @@ impl Lane {
                 // With it, so that both are durable or neither.
                 state.unsaved.notices.push(self.failed_delivery(shared, job, outcome, failure));
             }
-            (after, since_ms)
+            (after, since_ms, !was_paused && state.is_paused())
         });
+        if pauses {
+            tracing::info!(endpoint = &*self.id, "endpoint fails too often: its lane pauses");
+        }
         match after {
             After::Nothing => {}
             After::SwitchOff(reason) => shared.switch_off(self, job.generation, reason, failing_since_ms),
@@ -111,11 +129,13 @@ impl Lane {
             }
         }
         self.with(|state, now_ms| {
-            let next = if state.workers > state.window { None } else { state.next_job(now_ms) };
+            let is_doubtful = state.is_doubtful(now_ms);
+            let next = if state.workers > state.window(now_ms) { None } else { state.next_job(now_ms) };
             if next.is_none() {
                 state.workers -= 1;
             }
-            (next, state.wants_fill(now_ms))
+            let has_room = next.is_some() && state.wants_worker(now_ms);
+            End { next: next.map(|next| (next, is_doubtful)), has_room, reads: state.wants_fill(now_ms) }
         })
     }
 

@@ -11,7 +11,8 @@ use systole_dispatch::ledger::{Backlog, BacklogKind, Exception, Health};
 use systole_dispatch::notice::Notice;
 
 use crate::world::{
-    CHECK_IN, Draft, Hook, ORG, Reply, World, comes_within, filter, ids_of, now_ms, settings,
+    CHECK_IN, Draft, FIRST, Hook, IN_FLIGHT, ORG, Reply, World, comes_within, filter, ids_of, now_ms,
+    settings,
 };
 
 const SOON: Duration = Duration::from_secs(30);
@@ -43,7 +44,8 @@ fn a_dead_endpoint_slows_no_other_and_is_paused_with_a_cursor() {
     assert!(took < Duration::from_secs(15), "{took:?}");
     assert_eq!(living.taken(), ids_of(&events));
     for dead in ["ep_refused", "ep_silent"] {
-        assert!(comes_within(LONG, || run.lane(dead).is_paused()), "{dead}");
+        // One request after the other times out.
+        assert!(comes_within(2 * LONG, || run.lane(dead).is_paused()), "{dead}");
         assert!(comes_within(SOON, || world.book.stored().rows.contains_key(dead)), "{dead}");
     }
     assert!(run.lane("ep_refused").exception_count() < 40, "the others rest where they are");
@@ -56,20 +58,76 @@ fn a_dead_endpoint_slows_no_other_and_is_paused_with_a_cursor() {
 }
 
 #[test]
+fn receivers_that_hang_leave_connections_to_the_others() {
+    let (world, living) = (World::new(), Hook::willing());
+    let silent = Hook::start(|_| Reply::after(Duration::from_secs(3600)));
+    world.limit_connections(8);
+    world.endpoint("ep_living", &living.url());
+    let only_check_ins = EndpointSettings {
+        filter_types: filter(&["check_in.created"]),
+        timeout_seconds: 60,
+        ..settings(&silent.url())
+    };
+    for number in 0..12 {
+        world.endpoint_with(&format!("ep_{number}"), ORG, only_check_ins.clone());
+    }
+    let run = world.start();
+    let mut events = world.log.append(&[Draft::of(FIRST)]);
+    assert!(comes_within(SOON, || living.count() == 1));
+    events.extend(world.log.append(&[Draft { topic: CHECK_IN, kind: EventKind::Published, ..Draft::of(1) }]));
+    // Half of the connections, and none of those that the others have.
+    assert!(comes_within(SOON, || silent.begun() == 4), "{}", silent.begun());
+    events.extend(world.log.append_many(500, 50));
+    assert!(comes_within(SOON, || living.count() == 502), "{}", living.count());
+    assert_eq!((living.taken(), silent.begun()), (ids_of(&events), 4));
+    run.stop();
+}
+
+#[test]
+fn a_receiver_that_never_answered_gets_one_request_at_a_time() {
+    let (world, silent) = (World::new(), Hook::start(|_| Reply::after(Duration::from_secs(3600))));
+    let run = world.endpoint("ep_1", &silent.url()).start();
+    world.log.append_many(50, 50);
+    assert!(comes_within(SOON, || silent.begun() == 1));
+    assert!(!comes_within(Duration::from_millis(300), || silent.begun() > 1));
+    run.stop();
+}
+
+#[test]
+fn a_receiver_that_fell_silent_gets_nothing_further_until_it_answers() {
+    let (world, slow) = (World::new(), Hook::willing_at_first(Reply::after(Duration::from_secs(8))));
+    let run = world.endpoint("ep_1", &slow.url()).start();
+    world.log.append(&[Draft::of(FIRST)]);
+    assert!(comes_within(SOON, || slow.count() == 1));
+    world.log.append_many(3, 3);
+    assert!(comes_within(SOON, || slow.begun() == 4));
+    std::thread::sleep(Duration::from_millis(2_100));
+    world.log.append_many(50, 50);
+    assert!(!comes_within(Duration::from_millis(500), || slow.begun() > 4));
+    assert!(comes_within(SOON, || slow.count() == 4));
+    // Nobody but these answers looks at what waits: the window is as wide as it was, and wider.
+    assert!(comes_within(Duration::from_secs(5), || slow.begun() >= 4 + IN_FLIGHT), "{}", slow.begun());
+    run.stop();
+}
+
+#[test]
 fn receivers_that_think_for_long_hold_no_memory_of_the_others() {
     let (world, quick) = (World::new(), Hook::willing());
-    // Three quarters of it have room for five bodies at a time.
+    // Half of it has room for three bodies at a time.
     world.limit_memory(256 * 1024);
     world.source.fill(32 * 1024);
-    let slow = ["ep_1", "ep_2", "ep_3"].map(|id| (id, Hook::start(|_| Reply::after(Duration::from_secs(8)))));
+    let slow =
+        ["ep_1", "ep_2", "ep_3"].map(|id| (id, Hook::willing_at_first(Reply::after(Duration::from_secs(8)))));
     for (id, hook) in &slow {
         world.endpoint(id, &hook.url());
     }
     let run = world.endpoint("ep_quick", &quick.url()).start();
-    let events = world.log.append_many(40, 40);
-    assert!(comes_within(Duration::from_secs(6), || quick.count() == 40), "{}", quick.count());
+    let mut events = world.log.append(&[Draft::of(FIRST)]);
+    assert!(comes_within(SOON, || slow.iter().all(|(_, hook)| hook.count() == 1)));
+    events.extend(world.log.append_many(40, 40));
+    assert!(comes_within(Duration::from_secs(6), || quick.count() == 41), "{}", quick.count());
     for (id, hook) in &slow {
-        assert!(comes_within(SOON, || hook.begun() >= WINDOW_FIRST), "{id}: {}", hook.begun());
+        assert!(comes_within(SOON, || hook.begun() == 1 + IN_FLIGHT), "{id}: {}", hook.begun());
     }
     assert_eq!(quick.taken(), ids_of(&events));
     run.stop();

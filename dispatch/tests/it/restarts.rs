@@ -9,27 +9,34 @@ use systole_dispatch::dispatcher::ManualFault;
 use systole_dispatch::event::{Cursor, Event, PayloadSource as _};
 use systole_dispatch::ledger::Exception;
 
-use crate::world::{Hook, Random, Reply, Run, World, comes_within, ids_of};
+use crate::world::{Draft, FIRST, Hook, IN_FLIGHT, Random, Reply, Run, World, comes_within, ids_of};
 
 const SOON: Duration = Duration::from_secs(30);
 
+/// It thinks for 0.4 s about all but what comes first.
+fn slow_behind_first() -> Hook {
+    Hook::willing_at_first(Reply::after(Duration::from_millis(400)))
+}
+
 #[test]
 fn a_stop_lets_what_is_in_flight_end_and_leaves_the_rest_to_the_next_start() {
-    let (world, hook) = (World::new(), Hook::start(|_| Reply::after(Duration::from_millis(400))));
+    let (world, hook) = (World::new(), slow_behind_first());
     world.endpoint("ep_1", &hook.url());
     let run = world.start();
-    let events = world.log.append_many(40, 40);
-    assert!(comes_within(SOON, || hook.begun() == 8));
+    let mut events = world.log.append(&[Draft::of(FIRST)]);
+    assert!(comes_within(SOON, || hook.count() == 1));
+    events.extend(world.log.append_many(40, 40));
+    assert!(comes_within(SOON, || hook.begun() == 1 + IN_FLIGHT));
     let began = Instant::now();
     run.stop();
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
-    assert_eq!((hook.begun(), hook.count()), (8, 8), "nothing new begins");
+    assert_eq!((hook.begun(), hook.count()), (1 + IN_FLIGHT, 1 + IN_FLIGHT), "nothing new begins");
     let run = world.start();
-    assert!(comes_within(SOON, || hook.count() == 40));
+    assert!(comes_within(SOON, || hook.count() == 41));
     run.stop();
-    assert_eq!(hook.count(), 40, "what ended was not sent again");
+    assert_eq!(hook.count(), 41, "what ended was not sent again");
     assert_eq!(hook.taken(), ids_of(&events));
-    assert_eq!(world.book.stored().routed, 40);
+    assert_eq!(world.book.stored().routed, 41);
 }
 
 #[test]
@@ -61,19 +68,21 @@ fn retries_survive_a_restart_and_are_made_when_they_are_due() {
 
 #[test]
 fn who_saves_behind_a_stop_passes_nothing_that_is_undecided() {
-    let (world, hook) = (World::new(), Hook::start(|_| Reply::after(Duration::from_millis(400))));
+    let (world, hook) = (World::new(), slow_behind_first());
     let run = world.endpoint("ep_1", &hook.url()).start();
-    let events = world.log.append_many(40, 40);
-    assert!(comes_within(SOON, || hook.begun() == 8 && run.stats().routed_sequence == 40));
+    let mut events = world.log.append(&[Draft::of(FIRST)]);
+    assert!(comes_within(SOON, || hook.count() == 1));
+    events.extend(world.log.append_many(40, 40));
+    assert!(comes_within(SOON, || hook.begun() == 1 + IN_FLIGHT && run.stats().routed_sequence == 41));
     run.dispatcher.stop();
-    assert!(hook.count() < 40);
+    assert!(hook.count() < 41);
     // A request that was on its way when the server stopped.
     let late = run.dispatcher.recover("ep_1", Cursor::behind(0), Cursor::behind(40));
     assert_eq!(late, Err(ManualFault::Stopping));
     assert_eq!(run.dispatcher.resend("ep_1", events[0].place, 1), Err(ManualFault::Stopping));
     run.stop();
     let run = world.start();
-    assert!(comes_within(SOON, || hook.taken().len() == 40), "{} came", hook.taken().len());
+    assert!(comes_within(SOON, || hook.taken().len() == 41), "{} came", hook.taken().len());
     run.stop();
     assert_eq!(hook.taken(), ids_of(&events));
 }

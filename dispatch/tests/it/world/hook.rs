@@ -112,6 +112,11 @@ impl Delivery {
     }
 }
 
+/// The key of an event that is answered at once, so that its receiver is one that answers.
+pub(crate) const FIRST: u64 = 1_000_000;
+/// Requests in flight to a receiver that took that one.
+pub(crate) const IN_FLIGHT: usize = 9;
+
 /// What it answers, and after which time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reply {
@@ -205,6 +210,11 @@ impl Hook {
     /// One that takes everything.
     pub(crate) fn willing() -> Hook {
         Hook::start(|_| Reply::status(200))
+    }
+
+    /// One that takes what is [`FIRST`] at once, and answers so to everything else.
+    pub(crate) fn willing_at_first(then: Reply) -> Hook {
+        Hook::start(move |delivery| if delivery.key == FIRST { Reply::status(200) } else { then })
     }
 
     pub(crate) fn url(&self) -> String {

@@ -30,7 +30,7 @@ use systole_dispatch::target::Targets;
 use systole_dispatch::topic::{SeriesName, Topic, TopicId, Topics};
 
 pub(crate) use book::{Book, Stored};
-pub(crate) use hook::{Carried, Delivery, Hook, Reply};
+pub(crate) use hook::{Carried, Delivery, FIRST, Hook, IN_FLIGHT, Reply};
 pub(crate) use kept::{Board, Diary};
 pub(crate) use log::{Draft, Log};
 pub(crate) use source::Source;
