@@ -43,6 +43,7 @@ use hyper::{HeaderMap, Method, Request, StatusCode};
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnectorBuilder};
 use rustls::client::Resumption;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
+use tokio::time::Instant;
 
 use crate::dialer::{BoxError, Dialer};
 use crate::pool::{Pool, PoolFault, Standing, Wait};
@@ -174,11 +175,16 @@ impl Client {
     ) -> Result<Answer, PostFault> {
         let wait = Wait::default();
         let mut exchange = pin!(self.pool.send(target, self.standing, request(headers, body), &wait));
-        let mut exchanged = tokio::time::timeout(timeout, exchange.as_mut()).await;
-        // What it waited for room is no time of the receiver's.
-        if let (Err(_), false, Some(ended)) = (&exchanged, wait.goes_on(), wait.ended()) {
-            exchanged = tokio::time::timeout_at(ended + timeout, exchange).await;
-        }
+        let mut until = Instant::now() + timeout;
+        let exchanged = loop {
+            let exchanged = tokio::time::timeout_at(until, exchange.as_mut()).await;
+            // What it waited for room is no time of the receiver's.
+            let begun = wait.ended().filter(|_| exchanged.is_err() && !wait.goes_on());
+            match begun.map(|begun| begun + timeout).filter(|later| *later > until) {
+                Some(later) => until = later,
+                None => break exchanged,
+            }
+        };
         match exchanged {
             Err(_) if wait.goes_on() => Err(PostFault::NoRoom),
             Err(_) => Err(PostFault::Timeout { timeout }),

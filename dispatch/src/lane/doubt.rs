@@ -64,18 +64,16 @@ impl State {
             || self.flight.is_silent(now_ms)
     }
 
-    /// Whether it only fails: it shares memory with others like it.
+    /// Whether it only fails: it shares memory with others like it, whoever works for it.
     pub(super) fn is_failing(&self) -> bool {
         self.is_paused() || self.failures_in_a_row >= FAILING_MIN
     }
 
     /// Workers that may run.
     pub(super) fn window(&self, now_ms: i64) -> usize {
-        match self.is_doubtful(now_ms) {
-            // What still waits for an answer from elsewhere holds up nothing.
-            true => self.window.min(WINDOW_DOUBTFUL) + self.flight.former,
-            false => self.window,
-        }
+        let window = if self.is_doubtful(now_ms) { self.window.min(WINDOW_DOUBTFUL) } else { self.window };
+        // What still waits for an answer from elsewhere holds up nothing.
+        window + self.flight.former
     }
 
     pub(super) fn begins_request(&mut self, now_ms: i64) {
@@ -89,6 +87,7 @@ impl State {
     /// The receiver is somewhere else from now on.
     pub(super) fn moves(&mut self, now_ms: i64) {
         self.has_answered = false;
+        self.failures_in_a_row = 0;
         self.flight = Flight { former: self.flight.count, ended_ms: now_ms, ..self.flight };
     }
 }

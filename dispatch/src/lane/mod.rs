@@ -287,7 +287,8 @@ impl Lane {
 
     /// Whether its receiver has taken nothing since it failed before.
     fn fails_again(&self) -> bool {
-        self.state.lock().failures_in_a_row > 0
+        let state = self.state.lock();
+        state.failures_in_a_row > 0 || state.is_paused()
     }
 
     /// Whether it only fails: it shares memory with others like it.

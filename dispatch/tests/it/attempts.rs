@@ -249,6 +249,26 @@ fn what_finds_no_connection_is_tried_again_and_says_nothing_of_the_receiver() {
 }
 
 #[test]
+fn what_a_delivery_waits_for_a_connection_is_no_part_of_its_timeout() {
+    let world = World::new();
+    world.limit_connections(1);
+    let [slow, late] = [4, 3].map(|seconds| Hook::start(move |_| Reply::after(Duration::from_secs(seconds))));
+    let of = |name, hook: &Hook| EndpointSettings { filter_types: filter(&[name]), ..settings(&hook.url()) };
+    world.endpoint_with("ep_slow", ORG, of("heart_rate.created", &slow));
+    let of_late = EndpointSettings { timeout_seconds: 5, ..of("check_in.created", &late) };
+    let run = world.endpoint_with("ep_late", ORG, of_late).start();
+    world.log.append(&[Draft::of(1)]);
+    assert!(comes_within(SOON, || slow.begun() == 1));
+    world.log.append(&[Draft { topic: CHECK_IN, kind: EventKind::Published, ..Draft::of(2) }]);
+    // It has the connection after 4 s, and the answer 7 s after it began.
+    assert!(comes_within(SOON, || late.count() == 1 && run.lane("ep_late").in_flight() == 0));
+    let stats = run.dispatcher.endpoint_stats("ep_late").unwrap();
+    assert!(stats.failing_since_ms.is_none() && world.book.stored().exceptions.is_empty(), "{stats:?}");
+    run.stop();
+    assert_eq!(late.begun(), 1);
+}
+
+#[test]
 fn a_ledger_that_fails_delays_and_loses_nothing() {
     let (world, failing, willing) = (World::new(), failing_each(10), Hook::willing());
     world.book.watch("ep_1", &failing);

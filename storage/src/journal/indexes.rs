@@ -354,6 +354,8 @@ impl SegmentIndexer {
                     false
                 }
             };
+            // Also of one that was written anew.
+            cached.insert(id);
             if !is_made {
                 log.wait_stopped(RETRY);
                 log.indexes().cache.lock().forget((id, generation));

@@ -12,7 +12,7 @@
 //!                           '--yes--> kept, looked at again
 //! ```
 //!
-//! Who writes: readers of segments, as they open one. Who reads: the indexer.
+//! Who writes: readers of segments, at each read. Who reads: the indexer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -40,11 +40,11 @@ impl Reads {
     /// Forgets what was not read lately, and adds it to `cached`.
     pub(super) fn end(&self, cached: &mut BTreeSet<SegmentId>, now: Instant) {
         self.0.lock().retain(|id, read| {
-            let is_late = now.saturating_duration_since(*read) < READ_LATELY;
-            if !is_late {
+            let is_recent = now.saturating_duration_since(*read) < READ_LATELY;
+            if !is_recent {
                 cached.insert(*id);
             }
-            is_late
+            is_recent
         });
     }
 
