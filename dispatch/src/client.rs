@@ -154,11 +154,11 @@ impl Client {
     }
 
     /// Sends a body and reads the answer, whatever its status. The timeout is over
-    /// everything, from the lookup to the answer's last byte, and so long it waits for room for
-    /// a connection before; once it is over, or the
-    /// future is dropped, the connection is closed, or the exchange reset by HTTP/2. If it
-    /// was answered there, and only its body not taken, the connection gets no further
-    /// exchanges some seconds later, and is closed, and the body dropped, behind its last.
+    /// everything, from the lookup to the answer's last byte. It may wait as long for room for
+    /// a connection before, which is no part of that. Once it is over, or the future is
+    /// dropped, the connection is closed, or the exchange reset by HTTP/2. If it was answered
+    /// there, and only its body not taken, the connection gets no further exchanges some
+    /// seconds later, and is closed, and the body dropped, behind its last.
     ///
     /// The body is JSON and we are `systole/<version>` unless the headers say
     /// otherwise. Those that frame the request or lead the connection (`host`,

@@ -6,9 +6,10 @@
 //! ```
 //!
 //! A receiver is doubtful until it took something where it is now, and once it failed twice
-//! in a row or its lane is paused (see `lane::doubt`). What it costs (dials, handshakes, answers that are cut, retries) is done when
-//! the others have nothing to do. Its thread has a lower priority, and offers its core all the
-//! time: a thread that runs keeps it for a slice of a millisecond or more else, whoever wakes.
+//! in a row or its lane is paused (see `lane::doubt`). What it costs (dials, handshakes,
+//! answers that are cut, retries) is done when the others have nothing to do. Its thread has a
+//! lower priority, and offers its core all the time: a thread that runs keeps it for a slice of
+//! a millisecond or more else, whoever wakes.
 //!
 //! Each crew keeps connections of its own, since a connection is woken by the threads it
 //! was dialled on. A worker goes over to the other crew with its next delivery.

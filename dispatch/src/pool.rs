@@ -7,8 +7,9 @@
 //! ```
 //!
 //! A host is a scheme with a name and a port, so endpoints of one receiver share its
-//! connections; those that only fail have others (see `crew`). An exchange that dials takes one that another puts back meanwhile, and
-//! ends its dial: there are never more connections than there were exchanges at a time.
+//! connections; those that may not answer have others (see `crew`). An exchange that dials
+//! takes one that another puts back meanwhile, and ends its dial: there are never more
+//! connections than there were exchanges at a time.
 //! Over all hosts so many may be open as the pool is told. Whoever calls a receiver that may
 //! hang holds one until the timeout, which the others must not wait for: so those who are
 //! apart have half of them together, and of those the ones that failed before half again,

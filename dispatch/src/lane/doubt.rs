@@ -19,7 +19,8 @@ use super::state::State;
 const DOUBT_MIN: u32 = 2;
 /// Failures in a row from which on a receiver may hang: one or two happen to any.
 const FAILING_MIN: u32 = 3;
-/// How long a receiver may let all of its requests wait. One that always takes longer gets
+/// How long a receiver may let all of its requests wait, what these wait for their payload,
+/// memory or a connection included. One that always takes longer gets
 /// its next ones as it answers, as many as its window has room for.
 const SILENCE_MAX_MS: i64 = 2000;
 /// Requests in flight to a receiver that is doubtful.
