@@ -42,6 +42,7 @@ mod doubt;
 mod fill;
 mod gather;
 mod job;
+mod judge;
 mod known;
 mod manual;
 #[cfg(test)]
@@ -382,7 +383,7 @@ mod tests {
     use crate::event::EventKind;
     use crate::lane::delivery::Outcome;
     use crate::lane::job::Job;
-    use crate::lane::state::After;
+    use crate::lane::judge::After;
     use crate::signer::Secret;
     use crate::target::Targets;
     use crate::topic::TopicId;

@@ -9,7 +9,7 @@ use std::task::Poll;
 use super::Lane;
 use super::delivery::{self, Delivered, Outcome};
 use super::job::{Job, Origin};
-use super::state::After;
+use super::judge::After;
 use crate::attempt::Trigger;
 use crate::crew::Crew;
 use crate::dispatcher::Shared;

@@ -1,0 +1,242 @@
+//! What the end of an attempt changes: it is decided, due again, or given up.
+//!
+//! ```text
+//! 2xx, or unwanted --> decided
+//! failed           --> an exception, due by the schedule; behind its last: given up
+//! payload gone     --> given up
+//! ```
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::carried::cursor_of;
+use super::delivery::Outcome;
+use super::job::{Job, Origin};
+use super::patience::PATIENCE_MAX;
+use super::pause::{live_tickets, ms};
+use super::state::{Mode, State, WINDOW_MAX};
+use crate::event::{Cursor, Place};
+use crate::ledger::GivenUp;
+use crate::notice::DisabledReason;
+
+/// An endpoint that only fails for so long is switched off.
+const FAILING_MAX_MS: i64 = 5 * DAY_MS;
+/// Without a failure for longer than this nobody knows that it failed meanwhile.
+const FAILURE_GAP_MAX_MS: i64 = DAY_MS;
+const HOUR_MS: i64 = 3600 * 1000;
+const DAY_MS: i64 = 24 * HOUR_MS;
+
+/// What the end of an attempt asks of whoever made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    Nothing,
+    /// The delivery was given up: to be announced.
+    GaveUp,
+    /// The endpoint is to be switched off.
+    SwitchOff(DisabledReason),
+}
+
+impl State {
+    /// An attempt came to its end.
+    pub(super) fn finish(&mut self, job: &Job, outcome: Outcome, retries: &[Duration], now_ms: i64) -> After {
+        self.ends_request(now_ms);
+        if outcome == Outcome::Parked {
+            return After::Nothing;
+        }
+        if let Some(succeeded) = outcome.succeeded() {
+            self.attempted(job, succeeded);
+        }
+        // Of one that ends nothing is noted, as of one that was reset: at worst a restart
+        // sends it again.
+        let is_own = job.generation == self.generation && !self.is_ending;
+        let after = if is_own { self.judge(job, outcome, retries, now_ms) } else { After::Nothing };
+        self.queues.release(job.keys());
+        after
+    }
+
+    /// An attempt was recorded.
+    pub(super) fn attempted(&mut self, job: &Job, succeeded: bool) {
+        if let Some(known) = &mut self.known {
+            job.members().iter().for_each(|member| known.attempted(member.place, succeeded));
+        }
+    }
+
+    fn judge(&mut self, job: &Job, outcome: Outcome, retries: &[Duration], now_ms: i64) -> After {
+        match outcome {
+            Outcome::Parked => After::Nothing,
+            Outcome::Delivered => {
+                self.succeeded(now_ms);
+                self.settle(job);
+                After::Nothing
+            }
+            Outcome::Unwanted => {
+                self.settle(job);
+                After::Nothing
+            }
+            Outcome::Gone => {
+                self.settle(job);
+                if job.origin != Origin::Retry {
+                    return After::Nothing;
+                }
+                self.note_given_up(job, now_ms);
+                After::GaveUp
+            }
+            Outcome::SwitchedOff => {
+                self.failed(now_ms);
+                After::SwitchOff(DisabledReason::Gone)
+            }
+            Outcome::Unreadable | Outcome::Unsent => self.retry(job, Duration::ZERO, retries, now_ms),
+            Outcome::Failed { retry_after } => {
+                if self.failed(now_ms) {
+                    return After::SwitchOff(DisabledReason::Failing);
+                }
+                let retry_after = retry_after.unwrap_or_default();
+                self.be_patient(retry_after, now_ms);
+                self.retry(job, retry_after, retries, now_ms)
+            }
+        }
+    }
+
+    fn succeeded(&mut self, now_ms: i64) {
+        self.window = (self.window + 1).min(WINDOW_MAX);
+        self.end_failing();
+        self.counts.delivered += 1;
+        self.counts.last_success_ms = Some(now_ms);
+        self.end_patience(now_ms);
+        if let Mode::Paused(pause) = &mut self.mode {
+            pause.resumes = true;
+        }
+    }
+
+    /// The receiver took something: it does not only fail.
+    pub(super) fn end_failing(&mut self) {
+        self.failures_in_a_row = 0;
+        self.has_answered = true;
+        self.health.failing_since_ms = None;
+        self.health.failed_ms = None;
+    }
+
+    /// True if it has only failed for too long.
+    fn failed(&mut self, now_ms: i64) -> bool {
+        self.window = (self.window / 2).max(1);
+        self.failures_in_a_row += 1;
+        self.counts.failed += 1;
+        // Of one before a restart only the hour is known: then 23 hours may count as a day.
+        let before_ms = self.counts.last_failure_ms.replace(now_ms).or(self.health.failed_ms);
+        if before_ms.is_some_and(|before| now_ms.saturating_sub(before) > FAILURE_GAP_MAX_MS) {
+            self.health.failing_since_ms = None;
+        }
+        let since = *self.health.failing_since_ms.get_or_insert(now_ms);
+        self.health.failed_ms = Some(now_ms - now_ms.rem_euclid(HOUR_MS));
+        now_ms.saturating_sub(since) >= FAILING_MAX_MS
+    }
+
+    /// An event is done with.
+    fn settle(&mut self, job: &Job) {
+        match job.origin {
+            Origin::Live(_) | Origin::Backlog { .. } if job.is_own() => {
+                job.origins().into_iter().for_each(|(origin, events)| self.decide(origin, events));
+            }
+            Origin::Live(_) | Origin::Backlog { .. } => self.decide(job.origin, 1),
+            Origin::Retry => {
+                self.settle_exception(job.excepted_at());
+                // What is left of it may have been cut anew meanwhile.
+                self.settle_exception(job.place);
+            }
+            Origin::Manual => {}
+            Origin::Probe => {
+                self.ahead.insert(job.place);
+                self.counts.passed = self.counts.passed.saturating_sub(1);
+                if let Mode::Paused(pause) = &mut self.mode {
+                    pause.decided(job);
+                }
+            }
+        }
+    }
+
+    pub(super) fn settle_exception(&mut self, place: Place) -> bool {
+        let Some(exception) = self.remove_exception(place) else { return false };
+        self.due.remove(&(exception.due_at_ms, place));
+        self.unsaved.failed.remove(&place);
+        self.unsaved.settled.insert(place);
+        true
+    }
+
+    pub(super) fn decide(&mut self, origin: Origin, events: u32) {
+        match origin {
+            Origin::Live(ticket) => self.taken.decide_many(ticket, events),
+            Origin::Backlog { number, ticket, .. } => self.backlogs.decide(number, ticket),
+            Origin::Retry | Origin::Probe | Origin::Manual => {}
+        }
+    }
+
+    /// An attempt failed: another one is due by the schedule, or it is given up.
+    fn retry(&mut self, job: &Job, retry_after: Duration, retries: &[Duration], now_ms: i64) -> After {
+        if job.origin == Origin::Probe {
+            // No longer: it is probed for the others' sake.
+            let not_before_ms = now_ms.saturating_add(ms(retry_after.min(PATIENCE_MAX)));
+            if let Mode::Paused(pause) = &mut self.mode {
+                pause.failed(job, not_before_ms);
+            }
+            return After::Nothing;
+        }
+        let not_before_ms = now_ms.saturating_add(ms(retry_after));
+        let Some(pause) = retries.get(job.attempts as usize) else {
+            self.settle(job);
+            self.note_given_up(job, now_ms);
+            self.pause_if_failing(BTreeSet::new(), now_ms);
+            return After::GaveUp;
+        };
+        let due_at_ms = not_before_ms.max(now_ms.saturating_add(ms(*pause)));
+        match job.origin {
+            // No room for its failure: it rests with those that were not tried.
+            Origin::Live(_) if !self.may_wait(job) => {
+                for member in job.members() {
+                    self.ahead.remove(&member.place);
+                }
+                self.pause_if_failing(live_tickets(job), now_ms);
+            }
+            _ => {
+                self.except(job, due_at_ms);
+                self.pause_if_failing(BTreeSet::new(), now_ms);
+            }
+        }
+        After::Nothing
+    }
+
+    fn except(&mut self, job: &Job, due_at_ms: i64) {
+        let (place, was) = (job.place, job.excepted_at());
+        // One that ended while it was in flight stays ended.
+        let is_there = |place: &Place| self.exceptions.contains_key(place);
+        if job.origin == Origin::Retry && !is_there(&place) && !is_there(&was) {
+            return;
+        }
+        if was != place {
+            // Something of it went: it is another one now.
+            self.settle_exception(was);
+        }
+        self.insert_exception(job.exception(due_at_ms));
+        self.due.insert((due_at_ms, place));
+        self.unsaved.settled.remove(&place);
+        self.unsaved.failed.insert(place);
+        if job.origin != Origin::Retry {
+            self.unsaved.tickets.extend(job.origins());
+        }
+    }
+
+    fn note_given_up(&mut self, job: &Job, now_ms: i64) {
+        self.counts.given_up += 1;
+        for member in job.members() {
+            let from = cursor_of(&member);
+            let through = Cursor { ordinal: from.ordinal + 1, ..from };
+            self.give_up_range(GivenUp { from, through, at_ms: now_ms, quiet: job.quiet });
+        }
+    }
+
+    pub(super) fn give_up_range(&mut self, range: GivenUp) {
+        self.unsaved.given_up.push(range);
+        if let Some(known) = &mut self.known {
+            known.gave_up(range);
+        }
+    }
+}
