@@ -45,14 +45,14 @@ impl Job {
         self.carried.as_ref().map_or(self.place, |carried| carried.members[0].place)
     }
 
-    /// The exception that it becomes if it fails.
-    pub(super) fn exception(&self, due_at_ms: i64) -> Exception {
+    /// The exception that it becomes if it is to be tried again, after so many attempts.
+    pub(super) fn exception(&self, attempts: u32, due_at_ms: i64) -> Exception {
         Exception {
             place: self.place,
             ordinal: self.ordinal,
             decided_at: self.decided_at,
             key: self.key,
-            attempts: self.attempts + 1,
+            attempts,
             due_at_ms,
             quiet: self.quiet,
             members: self.carried.as_ref().map(|carried| carried.members.clone()).unwrap_or_default(),
@@ -225,7 +225,7 @@ mod tests {
         assert!(third[1].1 && third[1] != second[2]);
         let places = BTreeSet::from([before, second_place, job.place]);
         assert_eq!((places.len(), job.excepted_at(), job.keys()), (3, before, [0, 1].as_slice()));
-        let left = job.exception(5).members;
+        let left = job.exception(3, 5).members;
         assert_eq!(left.iter().map(|member| member.place.sequence).collect::<Vec<_>>(), [1, 2, 6]);
     }
 

@@ -146,7 +146,7 @@ pub(super) async fn deliver(
     // Nothing long is held while the receiver thinks.
     drop(events);
     let exchange = post(shared, crew.client(standing), &config, &id, Body::holding(room, body)).await;
-    let outcome = judge_for(lane, &config, &exchange.answer);
+    let outcome = judge(&exchange.answer);
     if let (Outcome::Unsent, Err(fault)) = (outcome, &exchange.answer) {
         let endpoint = &*lane.id;
         if crew.is_doubtful() {
@@ -295,17 +295,6 @@ fn judge(answer: &Result<Answer, PostFault>) -> Outcome {
     }
 }
 
-/// What an answer to a request by this config means for the lane: that a url wants nothing
-/// any more says nothing of another, where its endpoint is by now.
-fn judge_for(lane: &Lane, config: &LaneConfig, answer: &Result<Answer, PostFault>) -> Outcome {
-    match judge(answer) {
-        Outcome::SwitchedOff if lane.config().settings.url != config.settings.url => {
-            Outcome::Failed { retry_after: None }
-        }
-        outcome => outcome,
-    }
-}
-
 /// What an attempt was about.
 struct Told {
     /// The request's id.
@@ -432,7 +421,7 @@ pub(super) async fn deliver_example(
     let body = render(lane, &config, &id, name, payload.as_ref());
     let exchange =
         post(shared, shared.crews.living.client(Standing::Answers), &config, &id, body.into()).await;
-    let outcome = judge_for(lane, &config, &exchange.answer);
+    let outcome = judge(&exchange.answer);
     // Who may see the endpoint alone may see its tests.
     let user = config.settings.user_id.as_deref().or(payload.user()).map(Into::into);
     let about = vec![About { place: None, message: id.clone(), event_type: name.to_owned(), user }];

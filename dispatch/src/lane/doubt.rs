@@ -13,7 +13,7 @@
 //! more of these than files may be open. A thousand such receivers with eight requests
 //! each would take them all, and the others would wait for one behind them.
 
-use super::state::State;
+use super::state::{Mode, State};
 
 /// Failures in a row from which on it is doubtful that a receiver answers.
 const DOUBT_MIN: u32 = 2;
@@ -29,25 +29,33 @@ const WINDOW_DOUBTFUL: usize = 1;
 /// Requests of a lane that are in flight.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Flight {
+    /// Those that went where the receiver is.
     count: usize,
-    /// Of those that went where the receiver was before, as far as none has ended since.
+    /// Those that went where it was before.
     former: usize,
-    /// When the last one ended, or the first began; milliseconds since 1970.
+    /// When the last of the first ended, or the first of them began; milliseconds since 1970.
     ended_ms: i64,
 }
 
 impl Flight {
-    fn begin(&mut self, now_ms: i64) {
+    pub(super) fn begin(&mut self, now_ms: i64) {
         if self.count == 0 {
             self.ended_ms = now_ms;
         }
         self.count += 1;
     }
 
-    fn end(&mut self, now_ms: i64) {
-        self.count = self.count.saturating_sub(1);
-        self.former = self.former.saturating_sub(1);
+    pub(super) fn end(&mut self, is_former: bool, now_ms: i64) {
+        if is_former {
+            self.former -= 1;
+            return;
+        }
+        self.count -= 1;
         self.ended_ms = now_ms;
+    }
+
+    fn moves(&mut self) {
+        self.former += std::mem::take(&mut self.count);
     }
 
     fn is_silent(self, now_ms: i64) -> bool {
@@ -77,29 +85,31 @@ impl State {
         window + self.flight.former
     }
 
-    pub(super) fn begins_request(&mut self, now_ms: i64) {
-        self.flight.begin(now_ms);
-    }
-
-    pub(super) fn ends_request(&mut self, now_ms: i64) {
-        self.flight.end(now_ms);
-    }
-
-    /// The receiver is somewhere else from now on.
+    /// The receiver is somewhere else from now on: nothing is known of it there, and if the
+    /// lane is paused it is tried at once.
     pub(super) fn moves(&mut self, now_ms: i64) {
+        self.moves += 1;
+        self.flight.moves();
+        self.end_failing();
         self.has_answered = false;
-        self.failures_in_a_row = 0;
-        self.flight = Flight { former: self.flight.count, ended_ms: now_ms, ..self.flight };
+        self.end_patience(now_ms);
+        if let Mode::Paused(pause) = &mut self.mode {
+            pause.begin_anew(now_ms);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::dialect::Dialect;
     use crate::event::Event;
     use crate::lane::delivery::Outcome;
     use crate::lane::job::Job;
+    use crate::lane::judge::After;
+    use crate::lane::pause::Pause;
     use crate::lane::state::WINDOW_FIRST;
     use crate::lane::tests::event;
 
@@ -113,9 +123,9 @@ mod tests {
         std::iter::from_fn(begin).collect()
     }
 
-    fn finish(state: &mut State, job: &Job, outcome: Outcome, now_ms: i64) {
-        state.finish(job, outcome, Dialect::Standard.retries(), now_ms);
+    fn finish(state: &mut State, job: &Job, outcome: Outcome, now_ms: i64) -> After {
         state.workers -= 1;
+        state.finish(job, outcome, Dialect::Standard.retries(), now_ms)
     }
 
     #[test]
@@ -126,8 +136,42 @@ mod tests {
         assert_eq!(former.len(), WINDOW_FIRST);
         state.moves(5_000);
         assert_eq!(begin(&mut state, 5_000).len(), 1);
-        former.iter().for_each(|job| finish(&mut state, job, Outcome::Failed { retry_after: None }, 5_010));
+        for job in &former {
+            finish(&mut state, job, Outcome::Failed { retry_after: None }, 5_010);
+        }
         assert_eq!((begin(&mut state, 5_010).len(), state.workers), (0, 1));
+    }
+
+    #[test]
+    fn what_comes_back_from_where_the_receiver_was_says_nothing_of_it() {
+        let patience = Outcome::Failed { retry_after: Some(Duration::from_secs(60)) };
+        for outcome in [Outcome::Delivered, Outcome::SwitchedOff, patience] {
+            let mut state = State { window: WINDOW_FIRST, has_answered: true, ..State::default() };
+            (1..=100).for_each(|key| assert!(state.offer(&Event { key, ..event(key) }, 0)));
+            let former = begin(&mut state, 0);
+            state.moves(100);
+            let own = begin(&mut state, 100);
+            let ends: Vec<After> = former.iter().map(|job| finish(&mut state, job, outcome, 200)).collect();
+            assert_eq!(ends, [After::Nothing; WINDOW_FIRST]);
+            let counts = (state.counts.delivered, state.counts.failed);
+            let of_all = WINDOW_FIRST as u64;
+            assert_eq!(counts, if outcome == Outcome::Delivered { (of_all, 0) } else { (0, of_all) });
+            // Each is decided, or due again.
+            assert_eq!(state.exceptions.len() as u64, counts.1);
+            assert_eq!((state.has_answered, state.failures_in_a_row), (false, 0));
+            assert_eq!((state.health.failing_since_ms, state.patient_until(200)), (None, None));
+            finish(&mut state, &own[0], Outcome::Delivered, 210);
+            assert!(state.has_answered);
+        }
+    }
+
+    #[test]
+    fn a_paused_lane_tries_at_once_where_its_receiver_is_now() {
+        let mut state = State { window: WINDOW_FIRST, has_answered: true, ..State::default() };
+        state.health.failing_since_ms = Some(7);
+        state.mode = Mode::Paused(Pause::new(Some(event(1).cursor()), 40_000));
+        state.moves(1_000);
+        assert_eq!((state.next_wake(1_000), state.health.failing_since_ms), (Some(1_000), None));
     }
 
     #[test]

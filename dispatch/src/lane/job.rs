@@ -39,6 +39,8 @@ pub(crate) struct Job {
     pub(crate) origin: Origin,
     /// The lane's when it was made.
     pub(crate) generation: u64,
+    /// The lane's when it was begun.
+    pub(super) moves: u32,
     /// Goes behind live events.
     pub(crate) behind: bool,
     /// It is a notice: that it is given up is not announced.
@@ -95,6 +97,7 @@ impl Job {
             attempts: 0,
             origin,
             generation,
+            moves: 0,
             behind: event.backfill || !matches!(origin, Origin::Live(_) | Origin::Probe),
             quiet: event.about.is_some(),
             bytes: event.bytes,
@@ -118,6 +121,7 @@ impl Job {
             attempts: 0,
             origin,
             generation,
+            moves: 0,
             behind: backfill,
             quiet: false,
             bytes,
@@ -136,6 +140,7 @@ impl Job {
             attempts: exception.attempts,
             origin: Origin::Retry,
             generation,
+            moves: 0,
             behind: true,
             quiet: exception.quiet,
             bytes: 0,
@@ -351,6 +356,7 @@ mod tests {
             attempts: 0,
             origin,
             generation: 0,
+            moves: 0,
             behind,
             quiet: false,
             bytes: 0,

@@ -3,6 +3,7 @@
 //! ```text
 //! 2xx, or unwanted --> decided
 //! failed           --> an exception, due by the schedule; behind its last: given up
+//! not sent         --> an exception as well, and no attempt
 //! payload gone     --> given up
 //! ```
 
@@ -13,7 +14,7 @@ use super::carried::cursor_of;
 use super::delivery::Outcome;
 use super::job::{Job, Origin};
 use super::patience::PATIENCE_MAX;
-use super::pause::{live_tickets, ms};
+use super::pause::{PROBE_FIRST, live_tickets, ms};
 use super::state::{Mode, State, WINDOW_MAX};
 use crate::event::{Cursor, Place};
 use crate::ledger::GivenUp;
@@ -39,7 +40,8 @@ pub(super) enum After {
 impl State {
     /// An attempt came to its end.
     pub(super) fn finish(&mut self, job: &Job, outcome: Outcome, retries: &[Duration], now_ms: i64) -> After {
-        self.ends_request(now_ms);
+        let is_former = job.moves != self.moves;
+        self.flight.end(is_former, now_ms);
         if outcome == Outcome::Parked {
             return After::Nothing;
         }
@@ -62,10 +64,15 @@ impl State {
     }
 
     fn judge(&mut self, job: &Job, outcome: Outcome, retries: &[Duration], now_ms: i64) -> After {
+        let is_former = job.moves != self.moves;
         match outcome {
             Outcome::Parked => After::Nothing,
             Outcome::Delivered => {
-                self.succeeded(now_ms);
+                self.counts.delivered += 1;
+                self.counts.last_success_ms = Some(now_ms);
+                if !is_former {
+                    self.succeeded(now_ms);
+                }
                 self.settle(job);
                 After::Nothing
             }
@@ -81,11 +88,16 @@ impl State {
                 self.note_given_up(job, now_ms);
                 After::GaveUp
             }
+            Outcome::Unsent => self.put_off(job, retries, now_ms),
+            Outcome::Unreadable => self.retry(job, Duration::ZERO, retries, now_ms),
+            Outcome::SwitchedOff | Outcome::Failed { .. } if is_former => {
+                self.counts.failed += 1;
+                self.retry(job, Duration::ZERO, retries, now_ms)
+            }
             Outcome::SwitchedOff => {
                 self.failed(now_ms);
                 After::SwitchOff(DisabledReason::Gone)
             }
-            Outcome::Unreadable | Outcome::Unsent => self.retry(job, Duration::ZERO, retries, now_ms),
             Outcome::Failed { retry_after } => {
                 if self.failed(now_ms) {
                     return After::SwitchOff(DisabledReason::Failing);
@@ -100,8 +112,6 @@ impl State {
     fn succeeded(&mut self, now_ms: i64) {
         self.window = (self.window + 1).min(WINDOW_MAX);
         self.end_failing();
-        self.counts.delivered += 1;
-        self.counts.last_success_ms = Some(now_ms);
         self.end_patience(now_ms);
         if let Mode::Paused(pause) = &mut self.mode {
             pause.resumes = true;
@@ -188,6 +198,25 @@ impl State {
             return After::GaveUp;
         };
         let due_at_ms = not_before_ms.max(now_ms.saturating_add(ms(*pause)));
+        self.wait(job, job.attempts + 1, due_at_ms, now_ms);
+        After::Nothing
+    }
+
+    /// Nothing was sent: it is tried again, and that was no attempt.
+    fn put_off(&mut self, job: &Job, retries: &[Duration], now_ms: i64) -> After {
+        if job.origin == Origin::Probe {
+            if let Mode::Paused(pause) = &mut self.mode {
+                pause.unsent();
+            }
+            return After::Nothing;
+        }
+        let pause = retries.first().copied().unwrap_or(PROBE_FIRST);
+        self.wait(job, job.attempts, now_ms.saturating_add(ms(pause)), now_ms);
+        After::Nothing
+    }
+
+    /// A delivery waits to be tried again, so many attempts of it having been made.
+    fn wait(&mut self, job: &Job, attempts: u32, due_at_ms: i64, now_ms: i64) {
         match job.origin {
             // No room for its failure: it rests with those that were not tried.
             Origin::Live(_) if !self.may_wait(job) => {
@@ -197,14 +226,13 @@ impl State {
                 self.pause_if_failing(live_tickets(job), now_ms);
             }
             _ => {
-                self.except(job, due_at_ms);
+                self.except(job, attempts, due_at_ms);
                 self.pause_if_failing(BTreeSet::new(), now_ms);
             }
         }
-        After::Nothing
     }
 
-    fn except(&mut self, job: &Job, due_at_ms: i64) {
+    fn except(&mut self, job: &Job, attempts: u32, due_at_ms: i64) {
         let (place, was) = (job.place, job.excepted_at());
         // One that ended while it was in flight stays ended.
         let is_there = |place: &Place| self.exceptions.contains_key(place);
@@ -215,7 +243,7 @@ impl State {
             // Something of it went: it is another one now.
             self.settle_exception(was);
         }
-        self.insert_exception(job.exception(due_at_ms));
+        self.insert_exception(job.exception(attempts, due_at_ms));
         self.due.insert((due_at_ms, place));
         self.unsaved.settled.remove(&place);
         self.unsaved.failed.insert(place);
@@ -237,6 +265,48 @@ impl State {
         self.unsaved.given_up.push(range);
         if let Some(known) = &mut self.known {
             known.gave_up(range);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dialect::Dialect;
+    use crate::lane::pause::Pause;
+    use crate::lane::state::WINDOW_FIRST;
+    use crate::lane::tests::event;
+
+    #[test]
+    fn what_was_not_sent_is_tried_again_as_often_as_it_takes_and_was_no_attempt() {
+        let retries = Dialect::Avycenna.retries();
+        let mut state = State { window: WINDOW_FIRST, has_answered: true, ..State::default() };
+        state.offer(&event(1), 0);
+        let mut now_ms = 0;
+        for _ in 0..100 {
+            let job = state.next_job(now_ms).unwrap();
+            assert_eq!(job.attempts, 0);
+            assert_eq!(state.finish(&job, Outcome::Unsent, retries, now_ms), After::Nothing);
+            now_ms += ms(retries[0]);
+            assert!(state.wake(now_ms));
+        }
+        // The attempts that are made count from there on.
+        let job = state.next_job(now_ms).unwrap();
+        state.finish(&job, Outcome::Failed { retry_after: None }, retries, now_ms);
+        assert_eq!(state.exceptions.first_key_value().map(|(_, failed)| failed.attempts), Some(1));
+    }
+
+    #[test]
+    fn a_probe_that_was_not_sent_is_sent_when_the_next_one_is_due() {
+        let mut state = State { window: WINDOW_FIRST, ..State::default() };
+        state.mode = Mode::Paused(Pause::new(Some(event(1).cursor()), 0));
+        for now_ms in [0, 10_000, 30_000, 70_000] {
+            state.probe_with(event(1).cursor(), &event(1), now_ms);
+            let probe = state.next_job(now_ms).unwrap();
+            assert_eq!((probe.origin, probe.attempts), (Origin::Probe, 0));
+            state.finish(&probe, Outcome::Unsent, Dialect::Standard.retries(), now_ms + 15);
+            state.wake(now_ms + 9_999);
+            assert_eq!(state.next_job(now_ms + 9_999), None);
         }
     }
 }

@@ -104,7 +104,11 @@ impl Lane {
         place: Place,
         decided_at: u64,
     ) {
-        let attempts = self.state.lock().exceptions.get(&place).map_or(0, |waiting| waiting.attempts);
+        let Some(_turn) = self.manual_turn(&shared).await else { return };
+        let (attempts, moves) = {
+            let state = self.state.lock();
+            (state.exceptions.get(&place).map_or(0, |waiting| waiting.attempts), state.moves)
+        };
         let mut job = Job {
             place,
             ordinal: 0,
@@ -113,13 +117,13 @@ impl Lane {
             attempts,
             origin: Origin::Manual,
             generation,
+            moves,
             behind: false,
             quiet: true,
             bytes: 0,
             keys_held: 0,
             carried: None,
         };
-        let Some(_turn) = self.manual_turn(&shared).await else { return };
         let delivered =
             delivery::deliver(&shared, &self, &mut job, Trigger::Manual, &shared.crews.living).await;
         if let Some(succeeded) = delivered.outcome.succeeded() {
@@ -131,7 +135,7 @@ impl Lane {
                 }
             });
         }
-        self.end_manual(&shared, generation, delivered.outcome);
+        self.end_manual(&shared, generation, moves, delivered.outcome);
     }
 
     /// Sends an example, also if the lane is off, but not if it was switched since
@@ -145,23 +149,29 @@ impl Lane {
         payload: Box<dyn Payload>,
     ) {
         let Some(_turn) = self.manual_turn(&shared).await else { return };
-        if self.generation() != generation {
-            return;
-        }
+        let moves = {
+            let state = self.state.lock();
+            if state.generation != generation {
+                return;
+            }
+            state.moves
+        };
         let outcome = delivery::deliver_example(&shared, &self, id, name, payload).await;
-        self.end_manual(&shared, generation, outcome);
+        self.end_manual(&shared, generation, moves, outcome);
     }
 
-    fn end_manual(self: &Arc<Lane>, shared: &Arc<Shared>, generation: u64, outcome: Outcome) {
+    /// What came of a request says nothing of the receiver if the lane was switched since that
+    /// generation, or the receiver moved since.
+    fn end_manual(self: &Arc<Lane>, shared: &Arc<Shared>, generation: u64, moves: u32, outcome: Outcome) {
         match outcome {
             Outcome::Delivered => {
                 shared.counters.delivered();
-                self.with(|state, now_ms| state.answered(generation, now_ms));
+                self.with(|state, now_ms| state.answered(generation, moves, now_ms));
                 self.pump(shared);
             }
             Outcome::SwitchedOff => {
                 shared.counters.failed();
-                if let Some(health) = self.deactivate(generation) {
+                if let Some(health) = self.deactivate(generation, moves) {
                     shared.switch_off(self, generation, DisabledReason::Gone, health.failing_since_ms);
                 }
             }

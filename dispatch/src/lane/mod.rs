@@ -217,9 +217,10 @@ impl Lane {
 
     /// Begins nothing more, of its own accord. What waits is kept until that is stored, and
     /// [`Lane::deactivated`] is called. How it fared until then; `None` if it was switched
-    /// since that generation, was off, or ends already.
-    fn deactivate(&self, generation: u64) -> Option<Health> {
-        self.with(|state, _| self.begin_end(state, generation).then_some(state.health))
+    /// since that generation, was off, or ends already, or if its receiver moved since.
+    fn deactivate(&self, generation: u64, moves: u32) -> Option<Health> {
+        let end = |state: &mut State| state.moves == moves && self.begin_end(state, generation);
+        self.with(|state, _| end(state).then_some(state.health))
     }
 
     /// The same for whoever has its state; false if it was switched since that generation,
@@ -404,17 +405,17 @@ mod tests {
     fn what_is_stored_late_ends_nothing_of_a_lane_that_was_switched_on_again() {
         let lane = Lane::restored("ep_1", "o".into(), config(), LaneRecord::default());
         let first = lane.generation();
-        assert!(lane.deactivate(first).is_some());
+        assert!(lane.deactivate(first, 0).is_some());
         assert!(lane.is_off() && !lane.config().settings.active);
-        assert_eq!(lane.deactivate(first), None);
+        assert_eq!(lane.deactivate(first, 0), None);
         lane.switch_on(Cursor::behind(1));
         assert!(!lane.is_ending(first));
         lane.deactivated(first);
         assert!(!lane.is_off());
-        assert_eq!(lane.deactivate(first), None, "what was answered before says nothing of it");
+        assert_eq!(lane.deactivate(first, 0), None, "what was answered before says nothing of it");
         assert!(!lane.is_off());
         let second = lane.generation();
-        assert!(lane.deactivate(second).is_some());
+        assert!(lane.deactivate(second, 0).is_some());
         lane.deactivated(first);
         assert!(lane.is_ending(second) && !lane.is_ending(first));
         lane.deactivated(second);
@@ -425,7 +426,7 @@ mod tests {
     fn a_lane_that_ends_or_is_off_takes_no_range_that_would_hold_its_frames() {
         let lane = Lane::restored("ep_1", "o".into(), config(), LaneRecord::default());
         let ask = || lane.send_again(BacklogKind::Failed, Cursor::behind(1), Cursor::behind(9));
-        assert!(lane.deactivate(lane.generation()).is_some());
+        assert!(lane.deactivate(lane.generation(), 0).is_some());
         assert_eq!(ask(), Asked::Off);
         lane.deactivated(lane.generation());
         assert_eq!((ask(), lane.backlog_count()), (Asked::Off, 0));
@@ -443,7 +444,7 @@ mod tests {
             |job: Job, outcome: Outcome| lane.with(|state, _| state.finish(&job, outcome, retries, 0));
         finish(failed.unwrap(), Outcome::Failed { retry_after: None });
         let generation = lane.generation();
-        assert!(lane.deactivate(generation).is_some());
+        assert!(lane.deactivate(generation, 0).is_some());
         assert_eq!(finish(in_flight.unwrap(), Outcome::Failed { retry_after: None }), After::Nothing);
         lane.with(|state, _| {
             let due_ms = 3_600_000;

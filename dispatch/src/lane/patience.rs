@@ -141,7 +141,7 @@ mod tests {
         state.finish(&in_flight, Outcome::Delivered, Dialect::Standard.retries(), 10);
         finish(&mut state, failed(3600), 11);
         assert_eq!(state.next_job(20), None);
-        state.answered(state.generation, 20);
+        state.answered(state.generation, 0, 20);
         assert_eq!(state.next_wake(20), Some(20));
         assert_eq!(state.next_job(20).map(|job| job.place.sequence), Some(4));
     }
@@ -158,7 +158,7 @@ mod tests {
         // Wishes of others that were in flight count as well.
         state.be_patient(Duration::from_secs(30), 20_000);
         assert_eq!(state.next_wake(20_000), Some(50_000));
-        state.answered(state.generation, 50);
+        state.answered(state.generation, 0, 50);
         assert_eq!(state.next_wake(50), Some(50));
     }
 

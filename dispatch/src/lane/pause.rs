@@ -82,6 +82,17 @@ impl Pause {
         self.next_ms = now_ms.saturating_add(ms(self.wait));
     }
 
+    /// The receiver is somewhere else: the next probe, and those after it, come as if it had
+    /// just paused.
+    pub(super) fn begin_anew(&mut self, now_ms: i64) {
+        (self.probes, self.wait, self.next_ms) = (0, PROBE_FIRST, now_ms);
+    }
+
+    /// The probe was not sent: it is when the next one is due.
+    pub(super) fn unsent(&mut self) {
+        self.is_out = false;
+    }
+
     /// The event at the cursor failed once more.
     pub(super) fn failed(&mut self, job: &Job, not_before_ms: i64) {
         self.is_out = false;
@@ -292,8 +303,8 @@ impl State {
 
     /// The receiver took something that was sent by hand: it does not only fail, and need
     /// not wait for the next probe.
-    pub(super) fn answered(&mut self, generation: u64, now_ms: i64) {
-        if generation != self.generation {
+    pub(super) fn answered(&mut self, generation: u64, moves: u32, now_ms: i64) {
+        if (generation, moves) != (self.generation, self.moves) {
             return;
         }
         self.end_failing();
@@ -333,6 +344,7 @@ mod tests {
             attempts: 0,
             origin: Origin::Probe,
             generation: 0,
+            moves: 0,
             behind: false,
             quiet: false,
             bytes: 0,
@@ -359,13 +371,14 @@ mod tests {
     }
 
     #[test]
-    fn what_succeeds_by_hand_ends_the_time_of_failing_unless_the_lane_began_anew() {
-        let mut state = State { failures_in_a_row: 19, generation: 1, ..State::default() };
+    fn what_succeeds_by_hand_ends_the_time_of_failing_unless_the_lane_began_anew_or_its_receiver_moved() {
+        let mut state = State { failures_in_a_row: 19, generation: 1, moves: 1, ..State::default() };
         state.mode = Mode::Paused(Pause::new(None, 40_000));
         state.health.failing_since_ms = Some(7);
-        state.answered(0, 100);
+        state.answered(0, 1, 100);
+        state.answered(1, 0, 100);
         assert_eq!((state.health.failing_since_ms, state.failures_in_a_row), (Some(7), 19));
-        state.answered(1, 100);
+        state.answered(1, 1, 100);
         assert_eq!((state.health.failing_since_ms, state.failures_in_a_row), (None, 0));
         assert!(matches!(&state.mode, Mode::Paused(pause) if pause.is_due(100)));
     }

@@ -54,6 +54,9 @@ pub(super) struct State {
     pub(super) mode: Mode,
     /// Raised when the lane begins anew: what was under way then is not its own.
     pub(super) generation: u64,
+    /// How often the receiver moved: what came of a request to where it was before says
+    /// nothing of it.
+    pub(super) moves: u32,
     /// It begins nothing more, and is off once that is stored. Until then it keeps what
     /// waits, for a restart finds it on.
     pub(super) is_ending: bool,
@@ -341,8 +344,9 @@ impl State {
         if self.is_ending {
             return None;
         }
-        let job = self.next_shaped(now_ms)?;
-        self.begins_request(now_ms);
+        let mut job = self.next_shaped(now_ms)?;
+        job.moves = self.moves;
+        self.flight.begin(now_ms);
         if let (Mode::Paused(pause), Origin::Probe) = (&mut self.mode, job.origin) {
             pause.began(now_ms);
         }
@@ -440,6 +444,7 @@ impl State {
             mode,
             from,
             generation: self.generation + 1,
+            moves: self.moves,
             taken: std::mem::take(&mut self.taken),
             queues: std::mem::take(&mut self.queues),
             workers: self.workers,
