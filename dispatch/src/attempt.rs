@@ -48,7 +48,8 @@ pub struct Attempt {
     pub error: Option<String>,
     /// Milliseconds since 1970.
     pub started_at_ms: i64,
-    /// From the first look-up to the answer's last byte.
+    /// From the first look-up to the answer's last byte, but for what it waited for room for
+    /// a connection, and for its body where that was made behind the look-up.
     pub duration: Duration,
     /// Where it went.
     pub url: String,

@@ -32,21 +32,20 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::http::response::Parts;
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnectorBuilder};
 use rustls::client::Resumption;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
-use tokio::time::Instant;
 
 use crate::dialer::{BoxError, Dialer};
-use crate::pool::{Pool, PoolFault, Standing, Wait};
+use crate::pool::{Pool, PoolFault, Standing};
 use crate::request_body::RequestBody;
 use crate::target::{Target, TargetFault, Targets};
 
@@ -106,9 +105,9 @@ pub(crate) static OURS: [HeaderName; 11] = [
 /// and its connections closed, with the last of them.
 #[derive(Clone)]
 pub struct Client {
-    pool: Pool,
+    pub(crate) pool: Pool,
     /// What is known of whom it calls: whose connections of the pool it uses.
-    standing: Standing,
+    pub(crate) standing: Standing,
     /// Shared with the dialer, which counts.
     open: Arc<AtomicU64>,
 }
@@ -173,31 +172,7 @@ impl Client {
         body: Bytes,
         timeout: Duration,
     ) -> Result<Answer, PostFault> {
-        let wait = Wait::default();
-        let mut exchange = pin!(self.pool.send(target, self.standing, request(headers, body), &wait));
-        let mut until = Instant::now() + timeout;
-        let exchanged = loop {
-            let exchanged = tokio::time::timeout_at(until, exchange.as_mut()).await;
-            // What it waited for room is no time of the receiver's.
-            let begun = wait.ended().filter(|_| exchanged.is_err() && !wait.goes_on());
-            match begun.map(|begun| begun + timeout).filter(|later| *later > until) {
-                Some(later) => until = later,
-                None => break exchanged,
-            }
-        };
-        match exchanged {
-            Err(_) if wait.goes_on() => Err(PostFault::NoRoom),
-            Err(_) => Err(PostFault::Timeout { timeout }),
-            Ok(Err(PoolFault::Connect(fault))) => Err(PostFault::of_connect(fault)),
-            Ok(Err(PoolFault::Exchange(fault))) => Err(PostFault::of_exchange(fault)),
-            Ok(Err(PoolFault::Cut)) => Err(PostFault::Cut),
-            Ok(Ok((head, body))) => Ok(Answer {
-                status: head.status,
-                retry_after: retry_after(&head.headers, SystemTime::now()),
-                headers: head.headers,
-                body,
-            }),
-        }
+        self.call(timeout).send(target, headers, body).await
     }
 }
 
@@ -218,6 +193,17 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// The first [`ANSWER_BYTES_MAX`] bytes of its body.
     pub body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn of(head: Parts, body: Bytes) -> Answer {
+        Answer {
+            status: head.status,
+            retry_after: retry_after(&head.headers, SystemTime::now()),
+            headers: head.headers,
+            body,
+        }
+    }
 }
 
 /// Why there is no answer. Each prints its causes too, as it ends up in the delivery
@@ -257,6 +243,14 @@ pub enum PostFault {
 }
 
 impl PostFault {
+    pub(crate) fn of_pool(fault: PoolFault) -> PostFault {
+        match fault {
+            PoolFault::Connect(fault) => PostFault::of_connect(fault),
+            PoolFault::Exchange(fault) => PostFault::of_exchange(fault),
+            PoolFault::Cut => PostFault::Cut,
+        }
+    }
+
     fn of_connect(fault: BoxError) -> PostFault {
         if let Some(refused) = find::<TargetFault>(fault.as_ref()) {
             return PostFault::Refused(refused.clone());
@@ -309,7 +303,7 @@ fn is_without_socket(fault: &io::Error) -> bool {
 }
 
 /// Without what depends on the connection.
-fn request(mut headers: HeaderMap, body: Bytes) -> Request<RequestBody> {
+pub(crate) fn request(mut headers: HeaderMap, body: Bytes) -> Request<RequestBody> {
     // A look at the few there are is less than to ask for each of ours.
     if headers.keys().any(|name| OURS.contains(name)) {
         OURS.iter().for_each(|name| drop(headers.remove(name)));

@@ -24,7 +24,9 @@ use tokio::time::Instant;
 
 use crate::client::IDLE_TIMEOUT;
 use crate::connection::Connection;
+use crate::pool::Standing;
 use crate::request_body::RequestBody;
+use crate::target::Target;
 
 /// Where a connection leads, and who uses it.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -34,6 +36,17 @@ pub(crate) struct Host {
     pub(crate) is_https: bool,
     /// Its connections are kept apart from others to the same name and port.
     pub(crate) is_apart: bool,
+}
+
+impl Host {
+    /// Where a target is, for a receiver that stands so.
+    pub(crate) fn of(target: &Target, standing: Standing) -> Host {
+        Host {
+            authority: target.authority().clone(),
+            is_https: target.is_https(),
+            is_apart: standing != Standing::Answers,
+        }
+    }
 }
 
 /// Sends over a connection of HTTP/2.

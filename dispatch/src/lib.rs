@@ -27,6 +27,7 @@
 //! - [`dispatcher`]: all of it together
 
 pub mod attempt;
+mod call;
 pub mod client;
 pub mod clock;
 mod connection;

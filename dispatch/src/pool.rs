@@ -95,35 +95,54 @@ impl Pool {
         }))
     }
 
-    /// Sends a request to a receiver and reads its answer. A connection that was closed
-    /// while it was idle, before anything was sent, costs nothing. `wait` tells whether it
-    /// waits for room for a connection.
+    /// A connection to a receiver that is there and open.
+    pub(crate) fn kept(&self, target: &Target, standing: Standing) -> Option<Line<'_>> {
+        let host = Host::of(target, standing);
+        let taken = self.0.take(&host)?;
+        Some(Line { pool: self, host, taken: Some(taken), is_new: false })
+    }
+
+    /// A connection to a receiver: one that is dialled, or was put back meanwhile. `wait`
+    /// tells whether it waits for room for one.
+    pub(crate) async fn made(
+        &self,
+        target: &Target,
+        standing: Standing,
+        wait: &Wait,
+    ) -> Result<Line<'_>, PoolFault> {
+        let host = Host::of(target, standing);
+        let (taken, is_new) = self.connect(&host, target, standing, wait).await?;
+        wait.end();
+        Ok(Line { pool: self, host, taken: Some(taken), is_new })
+    }
+
+    /// Sends a request to a receiver and reads its answer, over `line` if there is one. A
+    /// connection that was closed while it was idle, before anything was sent, costs nothing.
     pub(crate) async fn send(
         &self,
+        mut line: Option<Line<'_>>,
         target: &Target,
         standing: Standing,
         mut request: Outgoing,
         wait: &Wait,
     ) -> Result<Incame, PoolFault> {
-        let is_apart = standing != Standing::Answers;
-        let host = Host { authority: target.authority().clone(), is_https: target.is_https(), is_apart };
         loop {
-            let (taken, is_new) = match self.0.take(&host) {
-                Some(taken) => (taken, false),
+            let mut line = match line.take().or_else(|| self.kept(target, standing)) {
+                Some(line) => line,
                 // Boxed, as what is rare and long would make every delivery's task as long.
-                None => Box::pin(self.connect(&host, target, standing, wait)).await?,
+                None => Box::pin(self.made(target, standing, wait)).await?,
             };
-            wait.end();
-            let answered = match taken {
-                Taken::Own(connection) => self.exchange(&host, target, connection, request).await,
-                Taken::Shared(sender, number) => {
-                    let mut lent = Lent { shared: &self.0, host: &host, number, written: None };
+            let answered = match line.taken.take() {
+                Some(Taken::Own(connection)) => self.exchange(&line.host, target, connection, request).await,
+                Some(Taken::Shared(sender, number)) => {
+                    let mut lent = Lent { shared: &self.0, host: &line.host, number, written: None };
                     Box::pin(exchange_shared(target, sender, request, &mut lent.written)).await
                 }
+                None => unreachable!("only this takes it, once"),
             };
             match answered {
                 Ok(answer) => return Ok(answer),
-                Err(Unanswered::Unsent(unsent, _)) if !is_new => request = *unsent,
+                Err(Unanswered::Unsent(unsent, _)) if !line.is_new => request = *unsent,
                 Err(Unanswered::Unsent(_, fault) | Unanswered::Broken(fault)) => {
                     return Err(PoolFault::Exchange(fault));
                 }
@@ -142,14 +161,7 @@ impl Pool {
         *request.uri_mut() = target.path().clone();
         request.headers_mut().insert(header::HOST, target.host_header().clone());
         let answer = connection.exchange(request).await?;
-        if connection.is_ready() {
-            connection.rest();
-            let goes_on = connection.exchanges() < EXCHANGES_MAX;
-            let is_wanted = self.0.hosts(host).put_back(host, connection);
-            if !(is_wanted && goes_on) {
-                self.0.make_room(host.is_apart);
-            }
-        }
+        self.0.put_back(host, connection);
         Ok(answer)
     }
 
@@ -227,6 +239,19 @@ impl Shared {
             if taken.is_usable() {
                 return Some(taken);
             }
+        }
+    }
+
+    /// Keeps one whose exchange ended, if another may follow.
+    fn put_back(&self, host: &Host, mut connection: Box<Connection>) {
+        if !connection.is_ready() {
+            return;
+        }
+        connection.rest();
+        let goes_on = connection.exchanges() < EXCHANGES_MAX;
+        let is_wanted = self.hosts(host).put_back(host, connection);
+        if !(is_wanted && goes_on) {
+            self.make_room(host.is_apart);
         }
     }
 
@@ -326,31 +351,60 @@ pub(crate) enum Standing {
     Fails,
 }
 
-/// Whether an exchange waits for room, and when it last ended to.
+/// Whether an exchange waits for room, and how long it did.
 #[derive(Default)]
-pub(crate) struct Wait {
-    goes_on: AtomicBool,
-    ended: Mutex<Option<Instant>>,
+pub(crate) struct Wait(Mutex<Waits>);
+
+#[derive(Default)]
+struct Waits {
+    /// Since when it waits.
+    since: Option<Instant>,
+    /// How long it did before.
+    before: Duration,
 }
 
 impl Wait {
     fn begin(&self) {
-        self.goes_on.store(true, Ordering::Relaxed);
+        self.0.lock().since.get_or_insert_with(Instant::now);
     }
 
     fn end(&self) {
-        if self.goes_on.swap(false, Ordering::Relaxed) {
-            *self.ended.lock() = Some(Instant::now());
+        let mut waits = self.0.lock();
+        if let Some(since) = waits.since.take() {
+            waits.before += since.elapsed();
         }
     }
 
     pub(crate) fn goes_on(&self) -> bool {
-        self.goes_on.load(Ordering::Relaxed)
+        self.0.lock().since.is_some()
     }
 
-    /// `None` if it never waited.
-    pub(crate) fn ended(&self) -> Option<Instant> {
-        *self.ended.lock()
+    /// How long it waited until now.
+    pub(crate) fn total(&self) -> Duration {
+        let waits = self.0.lock();
+        waits.before + waits.since.map(|since| since.elapsed()).unwrap_or_default()
+    }
+}
+
+/// A connection for one exchange. Without one it is left to others when it is dropped.
+pub(crate) struct Line<'a> {
+    pool: &'a Pool,
+    host: Host,
+    /// `None` once its exchange began.
+    taken: Option<Taken>,
+    /// It was dialled for this.
+    is_new: bool,
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        match self.taken.take() {
+            Some(Taken::Own(connection)) => self.pool.0.put_back(&self.host, connection),
+            Some(Taken::Shared(_, number)) => {
+                drop(Lent { shared: &self.pool.0, host: &self.host, number, written: None });
+            }
+            None => {}
+        }
     }
 }
 

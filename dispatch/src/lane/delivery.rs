@@ -3,17 +3,19 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::HeaderMap;
 
 use super::carried::event_place;
 use super::job::Job;
+use super::pause::ms;
 use super::render::{Opened, body_bytes, render, render_batch};
 use super::{Lane, LaneConfig};
 use crate::attempt::{Attempt, SUCCESS_BODY_BYTES_MAX, Trigger};
-use crate::client::{Answer, Client, PostFault};
+use crate::call::Call;
+use crate::client::{Answer, PostFault};
 use crate::crew::Crew;
 use crate::dispatcher::Shared;
 use crate::event::{EventKind, Member, Payload, PayloadFault, PayloadSource, Place};
@@ -110,14 +112,26 @@ pub(super) async fn deliver(
 ) -> Delivered {
     let is_failing = if crew.is_doubtful() { lane.fails_again() } else { lane.is_failing() };
     let standing = crew.standing(is_failing);
-    let (config, events, room) = loop {
+    let (config, mut call, events, room) = loop {
         let config = lane.config();
         let erasures = shared.source.erasures();
+        let mut call = crew.client(standing).call(config.settings.timeout());
+        // Whoever may not answer is called before there is a body, which would hold its
+        // memory for as long as nobody takes the call.
+        let connected = if crew.is_doubtful() { call.connect(&config.target).await } else { Ok(()) };
+        if let Err(fault) = &connected
+            && fault.is_ours()
+        {
+            return unsent(lane, crew, job, fault);
+        }
         let events = match open_wanted(shared, &config, job).await {
             Ok(events) => events,
             Err(Outcome::Gone) => return Delivered::gone(),
             Err(outcome) => return Delivered::of(outcome),
         };
+        if let Err(fault) = connected {
+            break (config, call, events, Err(fault));
+        }
         // Taken before the body is made: bodies are what deliveries hold. Its own share
         // first: a receiver that does not read holds no more than that of everybody's.
         let bytes = body_bytes(&events);
@@ -131,36 +145,47 @@ pub(super) async fn deliver(
         }
         let is_as_it_was = Arc::ptr_eq(&config, &lane.config()) && shared.source.erasures() == erasures;
         if is_as_it_was && !events.iter().any(|event| event.payload.is_erased()) {
-            break (config, events, [own, all]);
+            break (config, call, events, Ok([own, all]));
         }
     };
     let id = shared.ids.seal(job.place, if job.is_own() { config.number } else { 0 });
-    let body = match events.as_slice() {
-        [event] if job.place.kind != EventKind::Batch => {
-            let Some(name) = event.name(&config.settings) else { return Delivered::of(Outcome::Unwanted) };
-            render(lane, &config, &id, name, event.payload.as_ref())
-        }
-        events => render_batch(shared, &config, events),
-    };
     let about = about(shared, &config, job, &id, &events);
-    // Nothing long is held while the receiver thinks.
-    drop(events);
-    let exchange = post(shared, crew.client(standing), &config, &id, Body::holding(room, body)).await;
+    let exchange = match room {
+        Ok(room) => {
+            let body = match events.as_slice() {
+                [event] if job.place.kind != EventKind::Batch => {
+                    let name = event.name(&config.settings);
+                    let Some(name) = name else { return Delivered::of(Outcome::Unwanted) };
+                    render(lane, &config, &id, name, event.payload.as_ref())
+                }
+                events => render_batch(shared, &config, events),
+            };
+            // Nothing long is held while the receiver thinks.
+            drop(events);
+            post(shared, &mut call, &config, &id, Body::holding(room, body)).await
+        }
+        Err(fault) => Exchange::failed(shared, &call, fault),
+    };
     let outcome = judge(&exchange.answer);
     if let (Outcome::Unsent, Err(fault)) = (outcome, &exchange.answer) {
-        let endpoint = &*lane.id;
-        if crew.is_doubtful() {
-            // Those that hang may be many more than the connections they have together.
-            tracing::debug!(endpoint, id, error = %fault, "a delivery is not sent, to be tried again");
-        } else {
-            tracing::warn!(endpoint, id, error = %fault, "a delivery is not sent, to be tried again");
-        }
-        return Delivered::of(outcome);
+        return unsent(lane, crew, job, fault);
     }
     shared.counters.observe(exchange.duration);
     let failure =
         record(shared, lane, &config, Told { id, about, number: job.attempts + 1, trigger }, exchange);
     Delivered { outcome, failure }
+}
+
+/// There was no connection to be had.
+fn unsent(lane: &Lane, crew: &Crew, job: &Job, fault: &PostFault) -> Delivered {
+    let (endpoint, sequence) = (&*lane.id, job.place.sequence);
+    if crew.is_doubtful() {
+        // Those that hang may be many more than the connections they have together.
+        tracing::debug!(endpoint, sequence, error = %fault, "a delivery is not sent, to be tried again");
+    } else {
+        tracing::warn!(endpoint, sequence, error = %fault, "a delivery is not sent, to be tried again");
+    }
+    Delivered::of(Outcome::Unsent)
 }
 
 /// The committed events that a request carries, as attempts are told of.
@@ -268,15 +293,21 @@ struct Exchange {
     answer: Result<Answer, PostFault>,
 }
 
-async fn post(shared: &Shared, client: &Client, config: &LaneConfig, id: &str, body: Bytes) -> Exchange {
+impl Exchange {
+    /// One for which there was no connection.
+    fn failed(shared: &Shared, call: &Call<'_>, fault: PostFault) -> Exchange {
+        let duration = call.took();
+        Exchange { started_at_ms: shared.clock.now_ms() - ms(duration), duration, answer: Err(fault) }
+    }
+}
+
+async fn post(shared: &Shared, call: &mut Call<'_>, config: &LaneConfig, id: &str, body: Bytes) -> Exchange {
     let mut headers = config.headers.clone();
-    let started_at_ms = shared.clock.now_ms();
-    let unix_seconds = u64::try_from(started_at_ms / 1000).unwrap_or_default();
-    config.signer.sign(id, unix_seconds, &body, &mut headers);
-    let started = Instant::now();
-    let timeout = config.settings.timeout();
-    let answer = client.post(&config.target, headers, body, timeout).await;
-    Exchange { started_at_ms, duration: started.elapsed(), answer }
+    let now_ms = shared.clock.now_ms();
+    let started_at_ms = now_ms - ms(call.took());
+    config.signer.sign(id, u64::try_from(now_ms / 1000).unwrap_or_default(), &body, &mut headers);
+    let answer = call.send(&config.target, headers, body).await;
+    Exchange { started_at_ms, duration: call.took(), answer }
 }
 
 fn judge(answer: &Result<Answer, PostFault>) -> Outcome {
@@ -419,8 +450,8 @@ pub(super) async fn deliver_example(
     let own = topic.name_for(&config.settings, EventKind::Created);
     let name = name.as_deref().or(own).or_else(|| topic.names().next()).unwrap_or_default();
     let body = render(lane, &config, &id, name, payload.as_ref());
-    let exchange =
-        post(shared, shared.crews.living.client(Standing::Answers), &config, &id, body.into()).await;
+    let mut call = shared.crews.living.client(Standing::Answers).call(config.settings.timeout());
+    let exchange = post(shared, &mut call, &config, &id, body.into()).await;
     let outcome = judge(&exchange.answer);
     // Who may see the endpoint alone may see its tests.
     let user = config.settings.user_id.as_deref().or(payload.user()).map(Into::into);

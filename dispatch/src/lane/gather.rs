@@ -250,7 +250,7 @@ impl State {
         }
         let mut job = Job::retry(&exception, self.generation);
         job.cut_anew(gone);
-        let left = Exception { attempts: exception.attempts, ..job.exception(due_at_ms) };
+        let left = job.exception(exception.attempts, due_at_ms);
         let place = left.place;
         self.insert_exception(left);
         if rests {
