@@ -9,7 +9,6 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use hashbrown::HashMap;
 
 use crate::event::Place;
@@ -18,7 +17,12 @@ use crate::event::Place;
 /// [`crate::client::ANSWER_BYTES_MAX`].
 pub const SUCCESS_BODY_BYTES_MAX: usize = 1024;
 
-/// One attempt to deliver one event.
+/// Most bytes of an answer's headers that are kept; one that is too long for what is left
+/// is left out.
+pub const HEADERS_BYTES_MAX: usize = 4 * 1024;
+
+/// One attempt to deliver one event. What it has in common with those of the other events of
+/// its request it shares with them.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     /// Which endpoint it went to.
@@ -30,12 +34,12 @@ pub struct Attempt {
     /// Where the event comes from; `None` for an example.
     pub place: Option<Place>,
     /// The event's id.
-    pub message: String,
+    pub message: Arc<str>,
     /// The `webhook-id` that was sent: the same, or that of the event or the batch
     /// that carried it.
-    pub delivery: String,
+    pub delivery: Arc<str>,
     /// The event type, as it was printed.
-    pub event_type: String,
+    pub event_type: Arc<str>,
     /// The first attempt is 1.
     pub number: u32,
     /// Why it was made.
@@ -45,19 +49,20 @@ pub struct Attempt {
     /// The answer's status, if there was an answer.
     pub status_code: Option<u16>,
     /// Why there was none.
-    pub error: Option<String>,
+    pub error: Option<Arc<str>>,
     /// Milliseconds since 1970.
     pub started_at_ms: i64,
     /// From the first look-up to the answer's last byte, but for what it waited for room for
     /// a connection, and for its body where that was made behind the look-up.
     pub duration: Duration,
     /// Where it went.
-    pub url: String,
+    pub url: Arc<str>,
     /// The answer's headers as a JSON object by name, `{}` if there was no answer; a value
-    /// that is no text is left out, and those of a name that comes twice are joined by `, `.
-    pub response_headers: String,
-    /// The beginning of the answer's body.
-    pub response_body: Bytes,
+    /// that is no text is left out, those of a name that comes twice are joined by `, `, and
+    /// of all of them [`HEADERS_BYTES_MAX`] are kept.
+    pub response_headers: Arc<str>,
+    /// The beginning of the answer's body; what is no text there are replacement characters.
+    pub response_body: Arc<str>,
 }
 
 /// Why an attempt was made.

@@ -18,7 +18,8 @@ use hyper::HeaderMap;
 use tokio::time::{Instant, timeout_at};
 
 use crate::client::{Answer, Client, PostFault, request};
-use crate::pool::{Line, PoolFault, Wait};
+use crate::pool::{Line, PoolFault};
+use crate::room::Wait;
 use crate::target::Target;
 
 /// An exchange with a receiver. Dropped before it was sent it leaves its connection to others.

@@ -26,7 +26,7 @@
 //!
 //! Look-ups are bounded (see `look_up`), and who waits for one does so within its
 //! deadline. Connections of one receiver are bounded by the most exchanges that it had
-//! at a time, those of all by a number that the client is told (see `pool`). An exchange
+//! at a time, those of all by a number that the client is told (see `room`). An exchange
 //! for which there is no connection, or no socket, says nothing of the receiver.
 
 use std::error::Error;
@@ -45,8 +45,9 @@ use rustls::client::Resumption;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 
 use crate::dialer::{BoxError, Dialer};
-use crate::pool::{Pool, PoolFault, Standing};
+use crate::pool::{Pool, PoolFault};
 use crate::request_body::RequestBody;
+use crate::room::Standing;
 use crate::target::{Target, TargetFault, Targets};
 
 pub use crate::dialer::CONNECT_TIMEOUT;

@@ -23,7 +23,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::client::Client;
 use crate::look_up::LOOK_UPS_MAX;
-use crate::pool::Standing;
+use crate::room::Standing;
 
 /// Threads of each crew that may block: look-ups hold some for half a minute, and reading
 /// and opening payloads find 256 beside them.

@@ -38,7 +38,7 @@ use crate::lane::{Agenda, Asked, Lane, LaneStats, ManualRoom, ReadTurns, Sums};
 use crate::ledger::{BacklogKind, GivenUp, Ledger};
 use crate::memory::Memory;
 use crate::notice::{DisabledReason, EndpointDisabled, Notice, Notices};
-use crate::pool::Standing;
+use crate::room::Standing;
 use crate::router::Router;
 use crate::saver::{Save, Saver, save_often};
 use crate::topic::Topics;

@@ -24,8 +24,8 @@ use tokio::time::Instant;
 
 use crate::client::IDLE_TIMEOUT;
 use crate::connection::Connection;
-use crate::pool::Standing;
 use crate::request_body::RequestBody;
+use crate::room::Standing;
 use crate::target::Target;
 
 /// Where a connection leads, and who uses it.
@@ -34,18 +34,15 @@ pub(crate) struct Host {
     /// A name and a port.
     pub(crate) authority: Authority,
     pub(crate) is_https: bool,
-    /// Its connections are kept apart from others to the same name and port.
-    pub(crate) is_apart: bool,
+    /// Its connections are kept apart from others to the same name and port: they hold other
+    /// places.
+    pub(crate) standing: Standing,
 }
 
 impl Host {
     /// Where a target is, for a receiver that stands so.
     pub(crate) fn of(target: &Target, standing: Standing) -> Host {
-        Host {
-            authority: target.authority().clone(),
-            is_https: target.is_https(),
-            is_apart: standing != Standing::Answers,
-        }
+        Host { authority: target.authority().clone(), is_https: target.is_https(), standing }
     }
 }
 

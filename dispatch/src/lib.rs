@@ -48,6 +48,7 @@ mod memory;
 pub mod notice;
 mod pool;
 mod request_body;
+mod room;
 pub mod router;
 mod saver;
 mod secret;

@@ -7,14 +7,12 @@
 //! ```
 //!
 //! A host is a scheme with a name and a port, so endpoints of one receiver share its
-//! connections; those that may not answer have others (see `crew`). An exchange that dials
-//! takes one that another puts back meanwhile, and ends its dial: there are never more
-//! connections than there were exchanges at a time.
-//! Over all hosts so many may be open as the pool is told. Whoever calls a receiver that may
-//! hang holds one until the timeout, which the others must not wait for: so those who are
-//! apart have half of them together, and of those the ones that failed before half again,
-//! that whoever is new waits behind no more than the first attempts of others. If there is no room for one more, the one that was idle for longest is closed, or
-//! the first that becomes idle and that nobody of its host waits for.
+//! connections; those of which nothing is known have others (see `crew`), and so have those
+//! that fail. An exchange that dials takes one that another puts back meanwhile, and ends its
+//! dial: there are never more connections than there were exchanges at a time.
+//! Over all hosts so many may be open as the pool is told (see `room`). If there is no room for
+//! one more, the one that was idle for longest is closed, or the first that becomes idle and
+//! that nobody of its host waits for.
 //! Every [`LOOK_INTERVAL`] those that were idle for too long or were closed are dropped,
 //! and those of HTTP/2 cut whose receiver has answered and does not take the bodies (see
 //! `hosts`).
@@ -32,10 +30,9 @@ use hyper::rt::Executor;
 use hyper_rustls::HttpsConnector;
 use hyper_util::rt::TokioTimer;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::task::coop::unconstrained;
-use tokio::time::Instant;
 use tower_service::Service as _;
 
 use crate::client::{
@@ -45,6 +42,7 @@ use crate::connection::{Connection, Incame, Outgoing, Unanswered, read_body};
 use crate::dialer::{BoxError, Dialer};
 use crate::hosts::{Host, Hosts, Sender, Taken};
 use crate::request_body::RequestBody;
+use crate::room::{Rooms, Standing, Wait};
 use crate::stream::Stream;
 use crate::target::Target;
 
@@ -70,17 +68,12 @@ pub(crate) struct Pool(Arc<Shared>);
 
 struct Shared {
     connector: HttpsConnector<Dialer>,
-    /// Of most, and of those who are apart: their threads are of lower priority, and hold
+    /// By standing: the threads that call who may not answer are of lower priority, and hold
     /// no lock that the others wait for, unless there is no room.
-    hosts: [Mutex<Hosts>; 2],
-    /// For connections that are open or dialled; full waits.
-    room: Room,
-    /// The part of it for those who are apart.
-    room_apart: Room,
-    /// The part of that for those who failed before.
-    room_failing: Room,
-    /// Somebody looks at the idle ones, of most and of those who are apart.
-    is_looked_at: [AtomicBool; 2],
+    hosts: [Mutex<Hosts>; 3],
+    rooms: Rooms,
+    /// Somebody looks at the idle ones of that standing.
+    is_looked_at: [AtomicBool; 3],
 }
 
 impl Pool {
@@ -88,9 +81,7 @@ impl Pool {
         Pool(Arc::new(Shared {
             connector,
             hosts: Default::default(),
-            room: Room::for_connections(connections_max),
-            room_apart: Room::for_connections(connections_max / 2),
-            room_failing: Room::for_connections(connections_max / 4),
+            rooms: Rooms::for_connections(connections_max),
             is_looked_at: Default::default(),
         }))
     }
@@ -173,7 +164,7 @@ impl Pool {
         standing: Standing,
         wait: &Wait,
     ) -> Result<(Taken, bool), PoolFault> {
-        self.look_often(host.is_apart);
+        self.look_often(standing);
         let put_back = self.0.hosts(host).put_back_to(host);
         let mut dialling = pin!(self.0.dial(target, standing, wait));
         loop {
@@ -207,11 +198,10 @@ impl Pool {
         Ok(self.0.hosts(host).share(host, sender, streams_max, [driver, connection]))
     }
 
-    /// Looks at idle connections of those who are apart, or of the others, now and then,
-    /// until the pool is dropped.
-    fn look_often(&self, is_apart: bool) {
-        let half = usize::from(is_apart);
-        if self.0.is_looked_at[half].swap(true, Ordering::Relaxed) {
+    /// Looks at idle connections to receivers that stand so, now and then, until the pool
+    /// is dropped.
+    fn look_often(&self, standing: Standing) {
+        if self.0.is_looked_at[standing as usize].swap(true, Ordering::Relaxed) {
             return;
         }
         let shared: Weak<Shared> = Arc::downgrade(&self.0);
@@ -220,7 +210,7 @@ impl Pool {
             loop {
                 tokio::time::sleep(LOOK_INTERVAL).await;
                 let Some(shared) = shared.upgrade() else { break };
-                shared.drop_unusable(half).await;
+                shared.drop_unusable(standing).await;
             }
         }));
     }
@@ -228,7 +218,7 @@ impl Pool {
 
 impl Shared {
     fn hosts(&self, host: &Host) -> MutexGuard<'_, Hosts> {
-        self.hosts[usize::from(host.is_apart)].lock()
+        self.hosts[host.standing as usize].lock()
     }
 
     /// One that is there and open.
@@ -251,138 +241,49 @@ impl Shared {
         let goes_on = connection.exchanges() < EXCHANGES_MAX;
         let is_wanted = self.hosts(host).put_back(host, connection);
         if !(is_wanted && goes_on) {
-            self.make_room(host.is_apart);
+            self.make_room(host.standing);
         }
     }
 
     async fn dial(&self, target: &Target, standing: Standing, wait: &Wait) -> Result<Stream, PoolFault> {
-        // The smallest first, so that whoever waits there holds none of the others' places.
-        let places = Places {
-            _of_failing: match standing {
-                Standing::Fails => Some(self.place(&self.room_failing, true, wait).await),
-                Standing::Answers | Standing::Unknown => None,
-            },
-            _apart: match standing {
-                Standing::Fails | Standing::Unknown => Some(self.place(&self.room_apart, true, wait).await),
-                Standing::Answers => None,
-            },
-            _of_all: self.place(&self.room, standing != Standing::Answers, wait).await,
-        };
+        let places = self.rooms.places(standing, wait, || self.make_room(standing)).await;
         let dialled = self.connector.clone().call(target.uri().clone()).await;
         Ok(Stream::over(dialled.map_err(PoolFault::Connect)?, places))
     }
 
-    /// A place for a connection.
-    async fn place(&self, room: &Room, is_apart: bool, wait: &Wait) -> OwnedSemaphorePermit {
-        if let Ok(place) = room.places.clone().try_acquire_owned() {
-            return place;
+    /// Closes what was idle for longest, if an exchange waits for room that this gives. To be
+    /// called by who waits from now on, and once more whenever something became idle, to a
+    /// receiver that stands so.
+    fn make_room(&self, standing: Standing) {
+        let [answering, unknown, failing] = &self.hosts;
+        let close = |of: &[&Mutex<Hosts>]| {
+            // Dropped outside the lock.
+            drop(of.iter().find_map(|hosts| hosts.lock().take_longest_idle()));
+        };
+        if standing == Standing::Fails && self.rooms.failing.is_waited_for() {
+            close(&[failing]);
         }
-        wait.begin();
-        let _waiting = Waiting::new(&room.waiting);
-        self.make_room(is_apart);
-        let place = room.places.clone().acquire_owned().await.expect("it is never closed");
-        wait.end();
-        place
-    }
-
-    /// Closes what was idle for longest, if an exchange waits for room. To be called by
-    /// who waits from now on, and once more whenever something became idle, which is apart
-    /// or not: what is not is no place for those who wait for one of theirs.
-    fn make_room(&self, is_apart: bool) {
-        let [others, apart] = &self.hosts;
-        if is_apart && (self.room_failing.is_waited_for() || self.room_apart.is_waited_for()) {
-            drop(apart.lock().take_longest_idle());
+        if standing != Standing::Answers && self.rooms.apart.is_waited_for() {
+            close(&[failing, unknown]);
         }
-        if self.room.is_waited_for() {
-            // Of those who are apart first: whom they call may not answer anyway.
-            let longest_idle = apart.lock().take_longest_idle();
-            drop(longest_idle.or_else(|| others.lock().take_longest_idle()));
+        if self.rooms.of_all.is_waited_for() {
+            // Whom the first call may not answer anyway.
+            close(&[failing, unknown, answering]);
         }
     }
 
     /// Drops what was closed or idle for too long: host by host and outside the lock,
     /// which every exchange takes.
-    async fn drop_unusable(&self, half: usize) {
-        let hosts = self.hosts[half].lock().names();
+    async fn drop_unusable(&self, standing: Standing) {
+        let hosts = self.hosts[standing as usize].lock().names();
         for host in hosts {
             let mut idle = self.hosts(&host).take_out(&host);
             idle.retain_mut(|(_, connection)| connection.is_usable());
             let kept = idle.len();
             self.hosts(&host).bring_back(&host, idle);
-            (0..kept).for_each(|_| self.make_room(half == 1));
+            (0..kept).for_each(|_| self.make_room(standing));
             tokio::task::yield_now().await;
         }
-    }
-}
-
-/// Room for so many connections.
-struct Room {
-    places: Arc<Semaphore>,
-    /// Exchanges that wait for one.
-    waiting: AtomicUsize,
-}
-
-impl Room {
-    fn for_connections(most: usize) -> Room {
-        let places = Arc::new(Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS)));
-        Room { places, waiting: AtomicUsize::new(0) }
-    }
-
-    fn is_waited_for(&self) -> bool {
-        self.waiting.load(Ordering::SeqCst) > 0
-    }
-}
-
-/// A connection's places among those that may be open; given back once it is closed.
-pub(crate) struct Places {
-    _of_failing: Option<OwnedSemaphorePermit>,
-    _apart: Option<OwnedSemaphorePermit>,
-    _of_all: OwnedSemaphorePermit,
-}
-
-/// What is known of a receiver that is called. Unless it answers it is called apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// It took something lately.
-    Answers,
-    /// It has neither taken anything nor failed.
-    Unknown,
-    /// It failed when it was called last.
-    Fails,
-}
-
-/// Whether an exchange waits for room, and how long it did.
-#[derive(Default)]
-pub(crate) struct Wait(Mutex<Waits>);
-
-#[derive(Default)]
-struct Waits {
-    /// Since when it waits.
-    since: Option<Instant>,
-    /// How long it did before.
-    before: Duration,
-}
-
-impl Wait {
-    fn begin(&self) {
-        self.0.lock().since.get_or_insert_with(Instant::now);
-    }
-
-    fn end(&self) {
-        let mut waits = self.0.lock();
-        if let Some(since) = waits.since.take() {
-            waits.before += since.elapsed();
-        }
-    }
-
-    pub(crate) fn goes_on(&self) -> bool {
-        self.0.lock().since.is_some()
-    }
-
-    /// How long it waited until now.
-    pub(crate) fn total(&self) -> Duration {
-        let waits = self.0.lock();
-        waits.before + waits.since.map(|since| since.elapsed()).unwrap_or_default()
     }
 }
 
@@ -422,24 +323,8 @@ impl Drop for Lent<'_> {
         let written = self.written.take();
         let is_wanted = self.shared.hosts(self.host).give_back(self.host, self.number, written);
         if !is_wanted {
-            self.shared.make_room(self.host.is_apart);
+            self.shared.make_room(self.host.standing);
         }
-    }
-}
-
-/// Counts an exchange while it waits.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl Waiting<'_> {
-    fn new(waiting: &AtomicUsize) -> Waiting<'_> {
-        waiting.fetch_add(1, Ordering::SeqCst);
-        Waiting(waiting)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

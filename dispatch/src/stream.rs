@@ -14,7 +14,7 @@ use hyper_rustls::MaybeHttpsStream;
 use hyper_util::client::legacy::connect::Connection as _;
 
 use crate::dialer::Dialled;
-use crate::pool::Places;
+use crate::room::Places;
 
 /// A connection that was dialled, by TLS or in the clear.
 pub(crate) struct Stream {

@@ -13,14 +13,14 @@ use super::job::Job;
 use super::pause::ms;
 use super::render::{Opened, body_bytes, render, render_batch};
 use super::{Lane, LaneConfig};
-use crate::attempt::{Attempt, SUCCESS_BODY_BYTES_MAX, Trigger};
+use crate::attempt::{Attempt, HEADERS_BYTES_MAX, SUCCESS_BODY_BYTES_MAX, Trigger};
 use crate::call::Call;
-use crate::client::{Answer, PostFault};
+use crate::client::{ANSWER_BYTES_MAX, Answer, PostFault};
 use crate::crew::Crew;
 use crate::dispatcher::Shared;
 use crate::event::{EventKind, Member, Payload, PayloadFault, PayloadSource, Place};
 use crate::memory::Body;
-use crate::pool::Standing;
+use crate::room::Standing;
 
 /// Longest pause that a receiver may ask for: the last of the standard schedule.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10 * 3600);
@@ -148,7 +148,7 @@ pub(super) async fn deliver(
             break (config, call, events, Ok([own, all]));
         }
     };
-    let id = shared.ids.seal(job.place, if job.is_own() { config.number } else { 0 });
+    let id: Arc<str> = shared.ids.seal(job.place, if job.is_own() { config.number } else { 0 }).into();
     let about = about(shared, &config, job, &id, &events);
     let exchange = match room {
         Ok(room) => {
@@ -189,11 +189,11 @@ fn unsent(lane: &Lane, crew: &Crew, job: &Job, fault: &PostFault) -> Delivered {
 }
 
 /// The committed events that a request carries, as attempts are told of.
-fn about(shared: &Shared, config: &LaneConfig, job: &Job, id: &str, events: &[Opened]) -> Vec<About> {
-    let event_type = |event: &Opened| event.name(&config.settings).unwrap_or_default().to_owned();
+fn about(shared: &Shared, config: &LaneConfig, job: &Job, id: &Arc<str>, events: &[Opened]) -> Vec<About> {
+    let event_type = |event: &Opened| Arc::from(event.name(&config.settings).unwrap_or_default());
     if let (false, [event]) = (job.is_own(), events) {
         let user = event.payload.user().map(Into::into);
-        let (place, message) = (Some(job.place), id.to_owned());
+        let (place, message) = (Some(job.place), id.clone());
         return vec![About { place, message, event_type: event_type(event), user }];
     }
     let carried = job.members();
@@ -202,7 +202,7 @@ fn about(shared: &Shared, config: &LaneConfig, job: &Job, id: &str, events: &[Op
         let (event_type, user) = (event_type(event), event.payload.user().map(Arc::<str>::from));
         let about = |member: &Member| About {
             place: Some(member.place),
-            message: shared.ids.seal(member.place, 0),
+            message: shared.ids.seal(member.place, 0).into(),
             event_type: event_type.clone(),
             user: user.clone(),
         };
@@ -329,7 +329,7 @@ fn judge(answer: &Result<Answer, PostFault>) -> Outcome {
 /// What an attempt was about.
 struct Told {
     /// The request's id.
-    id: String,
+    id: Arc<str>,
     /// Each event that it carried.
     about: Vec<About>,
     number: u32,
@@ -340,8 +340,8 @@ struct Told {
 struct About {
     place: Option<Place>,
     /// The event's own id.
-    message: String,
-    event_type: String,
+    message: Arc<str>,
+    event_type: Arc<str>,
     user: Option<Arc<str>>,
 }
 
@@ -357,9 +357,11 @@ fn record(
     let success = judge(&answer) == Outcome::Delivered;
     let (status_code, error, response_headers, response_body) = match answer {
         Ok(answer) => {
-            (Some(answer.status.as_u16()), None, headers_json(&answer.headers), head(answer.body, success))
+            let body =
+                body_text(&answer.body, if success { SUCCESS_BODY_BYTES_MAX } else { ANSWER_BYTES_MAX });
+            (Some(answer.status.as_u16()), None, headers_json(&answer.headers), body)
         }
-        Err(fault) => (None, Some(fault.to_string()), "{}".to_owned(), Bytes::new()),
+        Err(fault) => (None, Some(fault.to_string()), "{}".to_owned(), "".into()),
     };
     let ms = duration.as_secs_f64() * 1e3;
     let (endpoint, id, attempt, trigger) = (&*lane.id, &*told.id, told.number, told.trigger.as_str());
@@ -383,12 +385,14 @@ fn record(
     let failure = (!success).then(|| {
         let first = told.about.first();
         Box::new(Failure {
-            event_type: first.map(|about| about.event_type.clone()),
+            event_type: first.map(|about| about.event_type.to_string()),
             user: first.and_then(|about| about.user.clone()),
             status_code,
             error: error.clone(),
         })
     });
+    let (error, response_headers) = (error.map(Arc::<str>::from), Arc::<str>::from(response_headers));
+    let url: Arc<str> = config.settings.url.as_str().into();
     let attempt = |About { place, message, event_type, user }| Attempt {
         endpoint: lane.id.clone(),
         org: lane.org.clone(),
@@ -404,7 +408,7 @@ fn record(
         error: error.clone(),
         started_at_ms,
         duration,
-        url: config.settings.url.clone(),
+        url: url.clone(),
         response_headers: response_headers.clone(),
         response_body: response_body.clone(),
     };
@@ -416,8 +420,11 @@ fn record(
 /// twice are joined as HTTP joins them.
 fn headers_json(headers: &HeaderMap) -> String {
     let mut by_name: BTreeMap<&str, Cow<'_, str>> = BTreeMap::new();
+    let mut room = HEADERS_BYTES_MAX;
     for (name, value) in headers {
         let Ok(value) = value.to_str() else { continue };
+        let Some(left) = room.checked_sub(name.as_str().len() + value.len()) else { continue };
+        room = left;
         let add = |values: &mut Cow<'_, str>| {
             let values = values.to_mut();
             values.push_str(", ");
@@ -428,13 +435,10 @@ fn headers_json(headers: &HeaderMap) -> String {
     serde_json::to_string(&by_name).unwrap_or_default()
 }
 
-/// What is kept of a body. A part of a success is copied, so that it does not hold the
-/// whole in memory.
-fn head(body: Bytes, success: bool) -> Bytes {
-    if success && body.len() > SUCCESS_BODY_BYTES_MAX {
-        return Bytes::copy_from_slice(&body[..SUCCESS_BODY_BYTES_MAX]);
-    }
-    body
+/// The beginning of an answer as text; what is no text becomes replacement characters.
+fn body_text(body: &[u8], bytes_max: usize) -> Arc<str> {
+    let text = String::from_utf8_lossy(&body[..body.len().min(bytes_max)]);
+    text[..text.floor_char_boundary(bytes_max)].into()
 }
 
 /// Sends an example to one endpoint, once, whatever it subscribes to.
@@ -455,7 +459,8 @@ pub(super) async fn deliver_example(
     let outcome = judge(&exchange.answer);
     // Who may see the endpoint alone may see its tests.
     let user = config.settings.user_id.as_deref().or(payload.user()).map(Into::into);
-    let about = vec![About { place: None, message: id.clone(), event_type: name.to_owned(), user }];
+    let id: Arc<str> = id.into();
+    let about = vec![About { place: None, message: id.clone(), event_type: name.into(), user }];
     let told = Told { id, about, number: 1, trigger: Trigger::Test };
     record(shared, lane, &config, told, exchange);
     outcome
@@ -476,5 +481,19 @@ mod tests {
         headers.append("c", HeaderValue::from_bytes(b"\xff").unwrap());
         assert_eq!(headers_json(&headers), r#"{"a":"\"x\"","b":"1, 2"}"#);
         assert_eq!(headers_json(&HeaderMap::new()), "{}");
+        let long = HeaderValue::from_str(&"x".repeat(HEADERS_BYTES_MAX)).unwrap();
+        headers.append("d", long);
+        headers.append("e", HeaderValue::from_static("3"));
+        assert_eq!(headers_json(&headers), r#"{"a":"\"x\"","b":"1, 2","e":"3"}"#);
+    }
+
+    #[test]
+    fn of_a_body_the_beginning_is_kept_as_text() {
+        let long = vec![b'x'; 100_000];
+        assert_eq!(body_text(&long, 1024).len(), 1024);
+        assert_eq!(&*body_text(b"a\xffb", 1024), "a\u{fffd}b");
+        // Cut in the middle of a character, and longer as text than as bytes.
+        assert!(body_text(&[0xff; 1024], 1024).len() <= 1024);
+        assert!(body_text("aé".as_bytes(), 2).starts_with("a"));
     }
 }

@@ -4,7 +4,7 @@
 //! took nothing yet, where it is now --.
 //! failed twice in a row, or paused ---+--> doubtful: one request in flight, by the crew that
 //!                                     |    gives way, over its half of the connections
-//!                                     |    (see `crew` and `pool`)
+//!                                     |    (see `crew` and `room`)
 //! has requests in flight, and ended --'
 //! none for SILENCE_MAX: nothing further until it ends one
 //! ```
@@ -47,10 +47,10 @@ impl Flight {
 
     pub(super) fn end(&mut self, is_former: bool, now_ms: i64) {
         if is_former {
-            self.former -= 1;
+            self.former = self.former.saturating_sub(1);
             return;
         }
-        self.count -= 1;
+        self.count = self.count.saturating_sub(1);
         self.ended_ms = now_ms;
     }
 

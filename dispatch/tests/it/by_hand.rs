@@ -53,10 +53,10 @@ fn every_attempt_is_recorded_with_what_was_sent_and_answered() {
     for (attempt, id) in
         attempts.iter().zip([id_of(events[0].place), id_of(events[0].place), "evt_example".into()])
     {
-        assert_eq!((&attempt.message, &attempt.delivery), (&id, &id));
+        assert_eq!((&*attempt.message, &*attempt.delivery), (&*id, &*id));
         assert_eq!((&*attempt.endpoint, &*attempt.org, attempt.user.as_deref()), ("ep_1", ORG, Some("u_1")));
-        assert_eq!((attempt.event_type.as_str(), &attempt.url), ("heart_rate.created", &hook.url()));
-        assert_eq!(attempt.response_headers, r#"{"content-length":"0"}"#);
+        assert_eq!((&*attempt.event_type, &*attempt.url), ("heart_rate.created", &*hook.url()));
+        assert_eq!(&*attempt.response_headers, r#"{"content-length":"0"}"#);
         assert!(attempt.error.is_none() && world.now_ms() - attempt.started_at_ms < 20_000);
     }
 }
@@ -77,7 +77,7 @@ fn a_resend_waits_for_no_pause_and_its_failure_leaves_the_schedule_alone() {
     assert_eq!(world.book.stored().exceptions, waiting);
     let last = world.diary.attempts().pop().unwrap();
     assert_eq!((last.number, last.trigger, last.success), (2, Trigger::Manual, false));
-    assert_eq!(last.message, id_of(first));
+    assert_eq!(*last.message, *id_of(first));
     // A success ends what waited, and shows that the receiver is back.
     told.store(200, Ordering::Relaxed);
     run.dispatcher.resend("ep_1", first, 1).unwrap();

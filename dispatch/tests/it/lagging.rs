@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use systole_dispatch::endpoint::EndpointSettings;
@@ -11,8 +12,8 @@ use systole_dispatch::ledger::{Backlog, BacklogKind, Exception, Health};
 use systole_dispatch::notice::Notice;
 
 use crate::world::{
-    CHECK_IN, Draft, FIRST, Hook, IN_FLIGHT, ORG, Reply, World, comes_within, filter, ids_of, now_ms,
-    settings,
+    CHECK_IN, Delivery, Draft, FIRST, Hook, IN_FLIGHT, ORG, Reply, World, comes_within, filter, ids_of,
+    now_ms, settings,
 };
 
 const SOON: Duration = Duration::from_secs(30);
@@ -80,6 +81,48 @@ fn receivers_that_hang_leave_connections_to_the_others() {
     events.extend(world.log.append_many(500, 50));
     assert!(comes_within(SOON, || living.count() == 502), "{}", living.count());
     assert_eq!((living.taken(), silent.begun()), (ids_of(&events), 4));
+    run.stop();
+}
+
+#[test]
+fn receivers_that_failed_before_leave_connections_to_those_of_which_nothing_is_known() {
+    // Time stands still: what failed is not tried again.
+    let (world, new) = (World::still(), [Hook::willing(), Hook::willing()]);
+    world.limit_connections(8);
+    let check_ins = |hook: &Hook| EndpointSettings {
+        filter_types: filter(&["check_in.created"]),
+        ..settings(&hook.url())
+    };
+    for (number, hook) in new.iter().enumerate() {
+        world.endpoint_with(&format!("ep_new_{number}"), ORG, check_ins(hook));
+    }
+    let failing: Vec<Hook> = (0..6)
+        .map(|_| {
+            let asked = AtomicUsize::new(0);
+            let fails_and_hangs = move |_: &Delivery| match asked.fetch_add(1, Ordering::Relaxed) {
+                0..3 => Reply::status(500),
+                _ => Reply::after(Duration::from_secs(3600)),
+            };
+            Hook::start(fails_and_hangs)
+        })
+        .collect();
+    for (number, hook) in failing.iter().enumerate() {
+        let heart_rates = EndpointSettings {
+            filter_types: filter(&["heart_rate.created"]),
+            timeout_seconds: 60,
+            ..settings(&hook.url())
+        };
+        world.endpoint_with(&format!("ep_{number}"), ORG, heart_rates);
+    }
+    let run = world.start();
+    world.log.append_many(3, 3);
+    assert!(comes_within(SOON, || failing.iter().all(|hook| hook.count() == 3)));
+    world.log.append_many(1, 1);
+    let hanging = || failing.iter().map(|hook| hook.begun() - 3).sum::<usize>();
+    assert!(comes_within(SOON, || hanging() == 2), "{}", hanging());
+    world.log.append(&[Draft { topic: CHECK_IN, kind: EventKind::Published, ..Draft::of(1) }]);
+    assert!(comes_within(SOON, || new.iter().all(|hook| hook.count() == 1)));
+    assert_eq!(hanging(), 2, "a quarter of the connections");
     run.stop();
 }
 

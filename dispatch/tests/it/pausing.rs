@@ -162,8 +162,9 @@ fn who_comes_back_after_a_day_gets_live_events_at_once_and_the_backlog_behind_th
     assert_eq!(hook.taken(), ids_of(&world.log.events()), "everything comes in the end");
     let after: Vec<String> = hook.deliveries().drain(before..).map(|one| one.id).collect();
     let came = after.iter().position(|id| *id == id_of(live[0].place)).unwrap();
-    // The probe, what was in flight when it came, and one in eight from behind it.
-    assert!(came < 20, "{came} of {} came before a live event", after.len());
+    // The probe, what was in flight when it came, and one in eight from behind it; answered in
+    // any order, of as many as may be in flight.
+    assert!(came < 64, "{came} of {} came before a live event", after.len());
     assert_eq!(hook.most().1, 1);
     assert!(world.board.notices().is_empty(), "nothing was given up");
 }

@@ -38,7 +38,7 @@ const ROOM_KEPT: usize = 4 * 1024;
 /// How long attempts gather.
 const GATHER: Duration = Duration::from_millis(100);
 /// Memory of an attempt beside its texts.
-const ROW_BYTES: usize = std::mem::size_of::<AttemptRow>() + 64;
+const ROW_BYTES: usize = std::mem::size_of::<Waiting>() + 64;
 /// Pause after the journal refused a frame.
 const RETRY: Duration = Duration::from_millis(500);
 /// How often it is said that attempts were dropped.
@@ -48,6 +48,9 @@ const SAY: Duration = Duration::from_secs(60);
 const FORGOTTEN_FOR: Duration = Duration::from_secs(3600);
 /// Up to where messages of a blocked user are forgotten: also those behind the order.
 const BLOCKED_THROUGH: Sequence = Sequence(u64::MAX);
+
+/// An attempt on its way. What the rows of one request have in common they share.
+pub type Row = AttemptRow<Arc<str>>;
 
 /// Takes attempts; clones are the same one.
 #[derive(Clone, Debug, Default)]
@@ -65,7 +68,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: Vec<(Arc<str>, AttemptRow)>,
+    waiting: Vec<Waiting>,
     /// Of those that wait and of those that are being made durable.
     bytes: usize,
     waiting_bytes: usize,
@@ -77,6 +80,14 @@ struct State {
     ended: bool,
     /// Users whose attempts are dropped, as far as their messages came before.
     forgotten: ForgottenUsers,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    org: Arc<str>,
+    row: Row,
+    /// What it counts for.
+    bytes: usize,
 }
 
 impl State {
@@ -112,7 +123,7 @@ impl ForgottenUsers {
     }
 
     /// Whether an attempt that was made before the order is about a forgotten user.
-    fn covers(&self, org: &str, row: &AttemptRow) -> bool {
+    fn covers(&self, org: &str, row: &Row) -> bool {
         let through = row.user.as_deref().and_then(|user| self.through(org, user));
         through.is_some_and(|through| row.sequence <= through.0)
     }
@@ -120,7 +131,7 @@ impl ForgottenUsers {
     /// The same of an attempt that comes behind the order. A test has no place among the
     /// messages: it is the endpoint's, which stays, and so it is kept unless the user is
     /// blocked.
-    fn covers_later(&self, org: &str, row: &AttemptRow) -> bool {
+    fn covers_later(&self, org: &str, row: &Row) -> bool {
         let through = row.user.as_deref().and_then(|user| self.through(org, user));
         through.is_some_and(|through| match row.sequence {
             0 => through == BLOCKED_THROUGH,
@@ -145,14 +156,18 @@ impl ForgottenUsers {
 impl AttemptQueue {
     /// Takes the rows of one attempt of an organisation, all or none. Their place in the
     /// order of all is given when they are committed. Never waits; a full queue drops them.
-    pub fn record(&self, org: &Arc<str>, rows: impl IntoIterator<Item = AttemptRow>) {
+    pub fn record(&self, org: &Arc<str>, rows: impl IntoIterator<Item = Row>) {
         let mut state = self.shared.state.lock();
         let State { waiting, forgotten, .. } = &mut *state;
         let first = waiting.len();
-        let kept = rows.into_iter().filter(|row| !forgotten.covers_later(org, row));
-        waiting.extend(kept.map(|row| (org.clone(), row)));
+        for row in rows {
+            if !forgotten.covers_later(org, &row) {
+                let bytes = byte_len(&row, waiting[first..].last().map(|before| &before.row));
+                waiting.push(Waiting { org: org.clone(), row, bytes });
+            }
+        }
         let taken = waiting.len() - first;
-        let bytes: usize = waiting[first..].iter().map(|(_, row)| byte_len(row)).sum();
+        let bytes: usize = waiting[first..].iter().map(|waiting| waiting.bytes).sum();
         if taken == 0 {
             return;
         }
@@ -188,11 +203,11 @@ impl AttemptQueue {
             let through = if *block { BLOCKED_THROUGH } else { order.sequence };
             forgotten.forget(&order.org, user, through, now);
         }
-        waiting.retain(|(org, row)| {
-            let gone = forgotten.covers(org, row);
+        waiting.retain(|it| {
+            let gone = forgotten.covers(&it.org, &it.row);
             if gone {
-                *bytes -= byte_len(row);
-                *waiting_bytes -= byte_len(row);
+                *bytes -= it.bytes;
+                *waiting_bytes -= it.bytes;
             }
             !gone
         });
@@ -235,12 +250,29 @@ impl AttemptQueue {
     }
 }
 
-/// About how much memory an attempt takes.
-fn byte_len(row: &AttemptRow) -> usize {
-    let texts = [&row.endpoint, &row.message, &row.delivery, &row.event_type, &row.url];
-    let texts: usize = texts.iter().map(|text| text.len()).sum();
-    let optional = [&row.user, &row.error].into_iter().flatten().map(String::len).sum::<usize>();
-    ROW_BYTES + texts + optional + row.response_headers.len() + row.response_body.len()
+/// About how much memory an attempt takes, and room in a frame, but for what it shares with
+/// the one before it.
+fn byte_len(row: &Row, before: Option<&Row>) -> usize {
+    let before = before.map(texts);
+    let is_shared = |at: usize, text: &Arc<str>| {
+        before.and_then(|texts| texts[at]).is_some_and(|other| Arc::ptr_eq(text, other))
+    };
+    let own = |(at, text): (usize, Option<&Arc<str>>)| {
+        text.filter(|text| !is_shared(at, text)).map_or(0, |text| text.len())
+    };
+    ROW_BYTES + texts(row).into_iter().enumerate().map(own).sum::<usize>()
+}
+
+fn texts(row: &Row) -> [Option<&Arc<str>>; 9] {
+    let Row { endpoint, message, delivery, event_type, url, response_headers, response_body, .. } = row;
+    let always = [endpoint, message, delivery, event_type, url, response_headers, response_body];
+    let [a, b, c, d, e, f, g] = always.map(Some);
+    [a, b, c, d, e, f, g, row.user.as_ref(), row.error.as_ref()]
+}
+
+/// The same of each of several.
+fn byte_lens(rows: &[Row]) -> impl Iterator<Item = usize> {
+    rows.iter().scan(None, |before, row| Some(byte_len(row, before.replace(row))))
 }
 
 /// The state of the thread that makes frames of attempts.
@@ -264,7 +296,7 @@ impl AttemptWriter {
     pub(crate) fn run(mut self) {
         let mut rows = Vec::new();
         while self.gather(&mut rows) {
-            let bytes = rows.iter().map(|(_, row)| byte_len(row)).sum::<usize>();
+            let bytes = rows.iter().map(|waiting: &Waiting| waiting.bytes).sum::<usize>();
             let count = rows.len() as u64;
             let ended = match self.commit(by_org(rows.drain(..))) {
                 Ok(()) => false,
@@ -297,7 +329,7 @@ impl AttemptWriter {
 
     /// Takes what came within the time that attempts gather, and leaves the room of `rows`,
     /// which are none, for what comes next; false at the end.
-    fn gather(&self, rows: &mut Vec<(Arc<str>, AttemptRow)>) -> bool {
+    fn gather(&self, rows: &mut Vec<Waiting>) -> bool {
         let shared = &self.queue.shared;
         let mut state = shared.state.lock();
         while state.waiting.is_empty() {
@@ -320,16 +352,16 @@ impl AttemptWriter {
     }
 
     /// Makes attempts durable; tries again what the journal refused.
-    fn commit(&self, by_org: BTreeMap<Arc<str>, Vec<AttemptRow>>) -> Result<(), CommitError> {
-        let mut frames: Vec<(&Arc<str>, &[AttemptRow])> = by_org
+    fn commit(&self, by_org: BTreeMap<Arc<str>, Vec<Row>>) -> Result<(), CommitError> {
+        let mut frames: Vec<(&Arc<str>, &[Row])> = by_org
             .iter()
             .flat_map(|(org, rows)| parts(rows).into_iter().map(move |part| (org, part)))
             .collect();
         while !frames.is_empty() {
             let mut bytes = 0;
-            let fits = |(_, rows): &&(_, &[AttemptRow])| {
+            let fits = |(_, rows): &&(_, &[Row])| {
                 let fits = bytes < HANDED_BYTES;
-                bytes += rows.iter().map(byte_len).sum::<usize>();
+                bytes += byte_lens(rows).sum::<usize>();
                 fits
             };
             let count = frames.iter().take_while(fits).count();
@@ -374,22 +406,22 @@ impl AttemptWriter {
     }
 }
 
-fn by_org(rows: impl Iterator<Item = (Arc<str>, AttemptRow)>) -> BTreeMap<Arc<str>, Vec<AttemptRow>> {
-    let mut by_org: BTreeMap<Arc<str>, Vec<AttemptRow>> = BTreeMap::new();
-    for (org, row) in rows {
+fn by_org(rows: impl Iterator<Item = Waiting>) -> BTreeMap<Arc<str>, Vec<Row>> {
+    let mut by_org: BTreeMap<Arc<str>, Vec<Row>> = BTreeMap::new();
+    for Waiting { org, row, .. } in rows {
         by_org.entry(org).or_default().push(row);
     }
     by_org
 }
 
 /// Rows in parts of a frame each.
-fn parts(rows: &[AttemptRow]) -> Vec<&[AttemptRow]> {
+fn parts(rows: &[Row]) -> Vec<&[Row]> {
     let (mut parts, mut start, mut bytes) = (Vec::new(), 0, 0);
-    for (at, row) in rows.iter().enumerate() {
-        bytes += byte_len(row);
+    for (at, row_bytes) in byte_lens(rows).enumerate() {
+        bytes += row_bytes;
         if bytes > FRAME_BYTES && at > start || at - start == FRAME_ROWS {
             parts.push(&rows[start..at]);
-            (start, bytes) = (at, byte_len(row));
+            (start, bytes) = (at, byte_len(&rows[at], None));
         }
     }
     if start < rows.len() {
@@ -404,7 +436,7 @@ mod tests {
 
     use super::*;
 
-    fn row(user: &str, sequence: u64, body: usize) -> AttemptRow {
+    fn row(user: &str, sequence: u64, body: usize) -> Row {
         AttemptRow {
             at_ms: 0,
             tie: 0,
@@ -415,7 +447,7 @@ mod tests {
             group: 0,
             chunk: 0,
             kind: 1,
-            user: Some(user.to_owned()),
+            user: Some(user.into()),
             event_type: "steps.created".into(),
             number: 1,
             trigger: Trigger::Scheduled,
@@ -425,14 +457,14 @@ mod tests {
             duration_us: 0,
             url: "https://example.org".into(),
             response_headers: "{}".into(),
-            response_body: "x".repeat(body),
+            response_body: "x".repeat(body).into(),
         }
     }
 
     #[test]
     fn beyond_its_bound_attempts_are_dropped_and_counted() {
         let (queue, org) = (AttemptQueue::default(), Arc::from("acme"));
-        let fits = WAITING_BYTES_MAX / byte_len(&row("u_1", 1, 16_384));
+        let fits = WAITING_BYTES_MAX / byte_len(&row("u_1", 1, 16_384), None);
         for _ in 0..fits + 5 {
             queue.record(&org, [row("u_1", 1, 16_384)]);
         }
@@ -445,7 +477,7 @@ mod tests {
     #[test]
     fn an_attempt_is_taken_whole_or_not_at_all() {
         let (queue, org) = (AttemptQueue::default(), Arc::from("acme"));
-        let fits = WAITING_BYTES_MAX / byte_len(&row("u_1", 1, 16_384));
+        let fits = WAITING_BYTES_MAX / byte_len(&row("u_1", 1, 16_384), None);
         for _ in 1..fits {
             queue.record(&org, [row("u_1", 1, 16_384)]);
         }
@@ -456,6 +488,20 @@ mod tests {
         assert_eq!((queue.dropped(), queue.shared.state.lock().waiting.len()), (2, fits));
         queue.record(&org, std::iter::empty());
         assert_eq!(queue.dropped(), 2, "nothing was to be taken");
+    }
+
+    #[test]
+    fn what_the_events_of_one_request_share_counts_once() {
+        let (queue, org) = (AttemptQueue::default(), Arc::from("acme"));
+        let failed = row("u_1", 1, 16_384);
+        let of_request: Vec<Row> =
+            (1..=1000).map(|sequence| Row { sequence, user: Some("u_2".into()), ..failed.clone() }).collect();
+        for _ in 0..10 {
+            queue.record(&org, of_request.clone());
+        }
+        assert_eq!((queue.dropped(), queue.shared.state.lock().waiting.len()), (0, 10_000));
+        assert_eq!(parts(&of_request).len(), 1);
+        assert!(byte_lens(&of_request).sum::<usize>() < 1000 * (ROW_BYTES + 10) + 17_000);
     }
 
     fn order(block: bool) -> Arc<Tombstone> {
@@ -476,8 +522,8 @@ mod tests {
         queue.record(&org, [row("u_1", 10, 0)]);
         queue.record(&org, [row("u_2", 10, 0)]);
         let state = queue.shared.state.lock();
-        let left: Vec<_> = state.waiting.iter().map(|(_, row)| row.user.clone().unwrap()).collect();
-        assert_eq!(left, ["u_2"]);
+        let left: Vec<_> = state.waiting.iter().map(|it| it.row.user.clone().unwrap()).collect();
+        assert_eq!(left, ["u_2".into()]);
     }
 
     #[test]
@@ -491,9 +537,9 @@ mod tests {
         queue.record(&Arc::from("default"), [row("u_1", 3, 0)]);
         let state = queue.shared.state.lock();
         let left: Vec<_> =
-            state.waiting.iter().map(|(_, row)| (row.user.clone().unwrap(), row.sequence)).collect();
+            state.waiting.iter().map(|it| (it.row.user.clone().unwrap(), it.row.sequence)).collect();
         assert_eq!(left, [("u_2".into(), 3), ("u_1".into(), 8), ("u_1".into(), 3)]);
-        let bytes: usize = state.waiting.iter().map(|(_, row)| byte_len(row)).sum();
+        let bytes: usize = state.waiting.iter().map(|it| it.bytes).sum();
         assert_eq!((state.bytes, state.waiting_bytes), (bytes, bytes));
     }
 
@@ -523,9 +569,9 @@ mod tests {
 
     #[test]
     fn a_frame_holds_so_many_bytes_and_rows() {
-        let rows: Vec<AttemptRow> = (0..200).map(|at| row("u_1", at, 16_384)).collect();
+        let rows: Vec<Row> = (0..200).map(|at| row("u_1", at, 16_384)).collect();
         let of_bytes = parts(&rows);
-        assert!(of_bytes.iter().all(|part| part.iter().map(byte_len).sum::<usize>() <= FRAME_BYTES));
+        assert!(of_bytes.iter().all(|part| byte_lens(part).sum::<usize>() <= FRAME_BYTES));
         assert_eq!(of_bytes.concat(), rows);
         let rows = vec![row("u_1", 1, 0); FRAME_ROWS * 2 + 1];
         let of_rows = parts(&rows);

@@ -7,13 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use systole_dispatch::attempt::{
-    Attempt, DeliveryLog, DeliveryLogFault, Outcomes, SUCCESS_BODY_BYTES_MAX, Trigger as DispatchTrigger,
+    Attempt, DeliveryLog, DeliveryLogFault, Outcomes, Trigger as DispatchTrigger,
 };
-use systole_dispatch::client::ANSWER_BYTES_MAX;
 use systole_dispatch::event::{EventKind, Place};
-use systole_storage::{AttemptRow, Store, Trigger};
+use systole_storage::{Store, Trigger};
 
-use super::attempts::AttemptQueue;
+use super::attempts::{AttemptQueue, Row};
 
 /// How long outcomes wait for what was recorded before them: that takes a tenth of a
 /// second in peace, and without end on a disk that is full.
@@ -51,7 +50,7 @@ impl DeliveryLog for JournalDeliveries {
         let Some(first) = attempts.next() else { return };
         let (org, first) = (first.org.clone(), row_of(first));
         // Before the queue is locked. Of an event alone it is empty, and takes no memory.
-        let others: Vec<AttemptRow> = attempts.map(row_of).collect();
+        let others: Vec<Row> = attempts.map(row_of).collect();
         self.queue.record(&org, std::iter::once(first).chain(others));
     }
 
@@ -75,20 +74,19 @@ impl DeliveryLog for JournalDeliveries {
     }
 }
 
-fn row_of(attempt: Attempt) -> AttemptRow {
+fn row_of(attempt: Attempt) -> Row {
     let place = attempt.place;
-    let body_bytes_max = if attempt.success { SUCCESS_BODY_BYTES_MAX } else { ANSWER_BYTES_MAX };
-    AttemptRow {
+    Row {
         at_ms: attempt.started_at_ms,
         tie: 0,
-        endpoint: attempt.endpoint.as_ref().to_owned(),
+        endpoint: attempt.endpoint,
         message: attempt.message,
         delivery: attempt.delivery,
         sequence: place.map_or(0, |place| place.sequence),
         group: place.map_or(0, |place| place.group),
         chunk: place.map_or(0, |place| place.chunk),
         kind: place.map_or(0, |place| place.kind as u8),
-        user: attempt.user.as_deref().map(str::to_owned),
+        user: attempt.user,
         event_type: attempt.event_type,
         number: attempt.number,
         trigger: match attempt.trigger {
@@ -102,24 +100,15 @@ fn row_of(attempt: Attempt) -> AttemptRow {
         duration_us: u64::try_from(attempt.duration.as_micros()).unwrap_or(u64::MAX),
         url: attempt.url,
         response_headers: attempt.response_headers,
-        response_body: body_text(&attempt.response_body, body_bytes_max),
+        response_body: attempt.response_body,
     }
-}
-
-/// The beginning of an answer as text; what is no text becomes replacement characters.
-fn body_text(body: &[u8], bytes_max: usize) -> String {
-    let mut text = String::from_utf8_lossy(&body[..body.len().min(bytes_max)]).into_owned();
-    text.truncate(text.floor_char_boundary(bytes_max));
-    text
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
 
-    fn attempt(success: bool, body: &[u8]) -> Attempt {
+    fn attempt() -> Attempt {
         Attempt {
             endpoint: "ep_1".into(),
             org: "acme".into(),
@@ -130,38 +119,27 @@ mod tests {
             event_type: "steps.created".into(),
             number: 4,
             trigger: DispatchTrigger::Manual,
-            success,
+            success: true,
             status_code: Some(200),
             error: None,
             started_at_ms: 123,
             duration: Duration::from_micros(1500),
             url: "https://example.org".into(),
             response_headers: "{}".into(),
-            response_body: Bytes::copy_from_slice(body),
+            response_body: "fine".into(),
         }
     }
 
     #[test]
     fn an_attempt_becomes_a_row_with_its_place() {
-        let row = row_of(attempt(true, b"fine"));
+        let row = row_of(attempt());
         assert_eq!((row.sequence, row.group, row.chunk), (7, 3, 2));
         assert_eq!(EventKind::from_number(row.kind), Some(EventKind::Updated));
-        assert_eq!((row.message.as_str(), row.delivery.as_str()), ("evt_1", "evt_2"));
+        assert_eq!((&*row.message, &*row.delivery), ("evt_1", "evt_2"));
         assert_eq!((row.at_ms, row.duration_us, row.trigger), (123, 1500, Trigger::Manual));
-        assert_eq!(row.response_headers, "{}");
-        let example = Attempt { place: None, user: None, ..attempt(true, b"") };
+        assert_eq!((&*row.response_headers, &*row.response_body), ("{}", "fine"));
+        let example = Attempt { place: None, user: None, ..attempt() };
         let row = row_of(example);
         assert_eq!((row.sequence, row.group, row.chunk, row.kind, row.user), (0, 0, 0, 0, None));
-    }
-
-    #[test]
-    fn of_a_body_the_beginning_is_kept_as_text() {
-        let long = vec![b'x'; 100_000];
-        assert_eq!(row_of(attempt(true, &long)).response_body.len(), SUCCESS_BODY_BYTES_MAX);
-        assert_eq!(row_of(attempt(false, &long)).response_body.len(), ANSWER_BYTES_MAX);
-        assert_eq!(row_of(attempt(false, b"a\xffb")).response_body, "a\u{fffd}b");
-        // Cut in the middle of a character, and longer as text than as bytes.
-        let wild = vec![0xff; SUCCESS_BODY_BYTES_MAX];
-        assert!(row_of(attempt(true, &wild)).response_body.len() <= SUCCESS_BODY_BYTES_MAX);
     }
 }

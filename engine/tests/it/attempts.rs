@@ -15,20 +15,20 @@ fn open(dir: &TempDir) -> Engine {
     Engine::open(EngineSettings { data_dir: dir.path().to_owned(), ..EngineSettings::default() }).unwrap()
 }
 
-fn row(number: u64, user: &str) -> AttemptRow {
+fn row(number: u64, user: &str) -> AttemptRow<Arc<str>> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     AttemptRow {
         // Lately: what is long over is not kept.
         at_ms: i64::try_from(now.as_millis()).unwrap(),
         tie: 0,
         endpoint: "ep_1".into(),
-        message: format!("evt_{number}"),
-        delivery: format!("dlv_{number}"),
+        message: format!("evt_{number}").into(),
+        delivery: format!("dlv_{number}").into(),
         sequence: 1,
         group: 0,
         chunk: 0,
         kind: 1,
-        user: Some(user.to_owned()),
+        user: Some(user.into()),
         event_type: "steps.created".into(),
         number: 1,
         trigger: Trigger::Scheduled,
@@ -38,7 +38,7 @@ fn row(number: u64, user: &str) -> AttemptRow {
         duration_us: 10,
         url: "https://example.org".into(),
         response_headers: "{}".into(),
-        response_body: String::new(),
+        response_body: "".into(),
     }
 }
 

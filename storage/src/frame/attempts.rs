@@ -194,7 +194,7 @@ impl AttemptRow<&str> {
 /// If there are more than [`ATTEMPT_ROWS_MAX`], or more bytes than a frame takes: callers
 /// bound both far below.
 #[must_use]
-pub fn encode_attempts(org: &str, rows: &[AttemptRow]) -> Draft {
+pub fn encode_attempts<T: AsRef<str>>(org: &str, rows: &[AttemptRow<T>]) -> Draft {
     assert!(rows.len() <= ATTEMPT_ROWS_MAX, "{} rows in one frame", rows.len());
     let rows = (0..).zip(rows).map(|(ordinal, row)| (ordinal, row.borrowed())).collect::<Vec<_>>();
     encode(org, &rows)
