@@ -53,7 +53,8 @@ pub(crate) struct Deliver {
     /// How long deliveries may take once the load has ended.
     #[arg(long, default_value_t = 30.0, value_parser = seconds)]
     drain_seconds: f64,
-    /// Afterwards signs and posts the same bodies in a loop: the limit of it.
+    /// Afterwards signs and posts the same bodies in a loop: the limit of it; alone, and with
+    /// one endpoint once more while as much is taken in as in the run.
     #[arg(long)]
     limit: bool,
     /// How long that loop runs.

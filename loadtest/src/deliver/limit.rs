@@ -6,7 +6,8 @@
 //! client, waits for the answer. What it does not: read a journal, find lanes, render,
 //! keep a position, check addresses, share its cores with publishers and fsync. So it
 //! is what delivery alone could reach here, not what a server that also takes
-//! events in could.
+//! events in could: that is what it reaches once more beside a server that takes in as
+//! much as it did in the run, and that nobody subscribes to.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -25,7 +26,7 @@ use crate::sink::Sink;
 const PATH: &str = "/limit";
 
 /// What to loop over.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct LimitSettings {
     pub(super) key: Key,
     pub(super) bodies: Vec<Bytes>,
@@ -50,6 +51,17 @@ pub struct Limit {
     pub bytes: u64,
     /// What its receiver counted.
     pub counted: Counted,
+}
+
+/// What the loop reached beside a server that took events in.
+#[derive(Debug, Clone)]
+pub struct LimitBeside {
+    /// The loop's.
+    pub limit: Limit,
+    /// Events that the server acknowledged a second meanwhile; of series, requests.
+    pub taken_in: f64,
+    /// The first thing that went wrong while they were sent.
+    pub first_error: Option<String>,
 }
 
 /// Signs and posts until the time is over.
@@ -134,5 +146,14 @@ impl Limit {
             "verified": self.counted.verified,
             "refused": self.counted.refused,
         })
+    }
+}
+
+impl LimitBeside {
+    /// One JSON object.
+    pub fn to_json(&self) -> Value {
+        let mut json = self.limit.to_json();
+        json["taken_in_per_second"] = json!(self.taken_in.round());
+        json
     }
 }

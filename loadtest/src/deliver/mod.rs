@@ -2,7 +2,7 @@
 //! process, and what a loop could reach that only signs and posts.
 //!
 //! ```text
-//! warmup -> measured --------------> stopped -> draining -> endpoints deleted -> limit
+//! warmup -> measured --------------> stopped -> draining -> endpoints deleted -> limits
 //!           |- acknowledged here -|            |- backlog at its begin
 //!           |- delivered here ----|
 //! ```
@@ -42,7 +42,7 @@ use tokio::time::{Instant, sleep};
 pub use books::Counted;
 use books::{Books, Content, Timed};
 use limit::LimitSettings;
-pub use limit::{Limit, LimitError};
+pub use limit::{Limit, LimitBeside, LimitError};
 use load::{Events, Load, Series};
 use receipts::Receipts;
 pub use report::{
@@ -109,7 +109,8 @@ pub struct DeliverSettings {
     pub receiver_threads: usize,
     /// How long deliveries may take once the load has ended.
     pub patience: Duration,
-    /// How long the limit loop runs; `None` leaves it out.
+    /// How long the limit loop runs, alone and with one endpoint once more while the server
+    /// takes in as much as it did; `None` leaves it out.
     pub limit: Option<Duration>,
     /// Its connections; `None` for as many as the server had open.
     pub limit_connections: Option<usize>,
@@ -208,10 +209,35 @@ pub async fn run(settings: &DeliverSettings, server: &Server) -> Result<DeliverR
             remember_ids: REMEMBER_IDS,
         };
         if !limit.bodies.is_empty() {
-            report.limit = Some(limit::run(limit).await?);
+            report.limit = Some(limit::run(limit.clone()).await?);
+            if orgs.is_empty() {
+                let rate = report.acknowledged_per_second();
+                report.limit_beside = Some(beside(settings, server, limit, rate).await?);
+            }
         }
     }
     Ok(report)
+}
+
+/// The limit while the server takes in so many events a second, which nobody subscribes to.
+async fn beside(
+    settings: &DeliverSettings,
+    server: &Server,
+    limit: LimitSettings,
+    rate: f64,
+) -> Result<LimitBeside, DeliverError> {
+    let run_prefix = format!("{}-beside", settings.run_prefix);
+    let (load, _) = load(&DeliverSettings { run_prefix, ..settings.clone() }, &[])?;
+    let requests = rate / load.events().max(1) as f64;
+    let offer = Arc::new(Offer::new(load, server, Some(requests)));
+    let sending = tokio::spawn(sender::join(sender::start(&offer, settings.connections, 0).await?));
+    wait(settings.warmup, &sending).await;
+    let (begin, before) = (Instant::now(), offer.acknowledged());
+    let limit = limit::run(limit).await;
+    let taken_in = (offer.acknowledged() - before) as f64 / begin.elapsed().as_secs_f64();
+    offer.stop();
+    let sent = sending.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    Ok(LimitBeside { limit: limit?, taken_in, first_error: sent.first_error })
 }
 
 /// A secret for this run alone.
@@ -391,6 +417,7 @@ async fn drive(
         statuses,
         first_error,
         limit: None,
+        limit_beside: None,
         left_behind: None,
     })
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::books::Counted;
-use super::limit::Limit;
+use super::limit::{Limit, LimitBeside};
 use crate::histogram::Percentiles;
 use crate::report::{Line, grouped, percentiles_json, statuses_json, statuses_text};
 
@@ -75,6 +75,8 @@ pub struct DeliverReport {
     pub first_error: Option<String>,
     /// What signing and posting alone reached.
     pub limit: Option<Limit>,
+    /// What it reached while the server took in as much as in the run.
+    pub limit_beside: Option<LimitBeside>,
     /// Why an endpoint could not be deleted, if one could not.
     pub left_behind: Option<String>,
 }
@@ -105,7 +107,17 @@ impl DeliverReport {
 
     /// Deliveries of the limit's.
     pub fn limit_share(&self) -> Option<f64> {
-        self.limit.as_ref().map(|limit| self.deliveries_per_second() / limit.per_second().max(1.0))
+        self.limit.as_ref().map(|limit| self.share_of(limit))
+    }
+
+    /// The same of the limit beside as much that is taken in: what a delivery costs the loop,
+    /// of what it costs the server.
+    pub fn limit_beside_share(&self) -> Option<f64> {
+        self.limit_beside.as_ref().map(|beside| self.share_of(&beside.limit))
+    }
+
+    fn share_of(&self, limit: &Limit) -> f64 {
+        self.deliveries_per_second() / limit.per_second().max(1.0)
     }
 
     /// Whether the server kept its word: what it acknowledged was delivered, once,
@@ -159,6 +171,8 @@ impl DeliverReport {
             "statuses": statuses_json(&self.statuses),
             "limit": self.limit.as_ref().map(Limit::to_json),
             "limit_share": self.limit_share(),
+            "limit_beside": self.limit_beside.as_ref().map(LimitBeside::to_json),
+            "limit_beside_share": self.limit_beside_share(),
             "faults": self.faults(),
             "sound": self.is_sound(),
         })
@@ -192,9 +206,12 @@ impl DeliverReport {
             .collect();
         faults.extend(self.first_error.iter().map(|error| format!("sending: {error}")));
         faults.extend(self.left_behind.iter().map(|why| format!("endpoint not deleted: {why}")));
-        if self.limit.as_ref().is_some_and(|limit| !limit.is_sound()) {
+        let beside = self.limit_beside.as_ref();
+        if self.limit.iter().chain(beside.map(|beside| &beside.limit)).any(|limit| !limit.is_sound()) {
             faults.push("the limit's receiver did not get what was posted".to_owned());
         }
+        let error = beside.and_then(|beside| beside.first_error.as_ref());
+        faults.extend(error.map(|error| format!("sending beside the limit: {error}")));
         faults
     }
 
@@ -227,9 +244,14 @@ impl DeliverReport {
             wanted: format!(">= {}", grouped(wanted as u64)),
             kept: found >= wanted,
         });
-        if let Some(share) = self.limit_share() {
+        let shares = [
+            ("of the limit", self.limit_share()),
+            ("of the limit beside as much taken in", self.limit_beside_share()),
+        ];
+        for (what, share) in shares {
+            let Some(share) = share else { continue };
             let (found, wanted) = (format!("{share:.2}"), format!(">= {LIMIT_SHARE_MIN}"));
-            judged.push(Judged { what: "of the limit", found, wanted, kept: share >= LIMIT_SHARE_MIN });
+            judged.push(Judged { what, found, wanted, kept: share >= LIMIT_SHARE_MIN });
         }
         judged
     }
@@ -297,6 +319,15 @@ impl fmt::Display for DeliverReport {
                 limit.connections,
                 grouped(limit.deliveries),
                 limit.elapsed.as_secs_f64()
+            )?;
+        }
+        if let Some(LimitBeside { limit, taken_in, .. }) = &self.limit_beside {
+            let unit = if self.samples_a_request == 0 { "events" } else { "requests" };
+            writeln!(
+                f,
+                "limit     {} deliveries/s beside {} {unit}/s taken in",
+                grouped(limit.per_second() as u64),
+                grouped(*taken_in as u64)
             )?;
         }
         for Judged { what, found, wanted, kept } in self.judged() {

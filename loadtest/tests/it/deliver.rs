@@ -55,6 +55,9 @@ async fn everything_acknowledged_is_delivered_once_beside_the_limit() {
         assert_eq!((limit.deliveries, limit.counted.refused), (limit.counted.events, 0));
         assert!(limit.bytes > limit.deliveries * 1_000, "the bodies of the run");
         assert!(report.limit_share().is_some_and(|share| share > 0.0));
+        let beside = report.limit_beside.as_ref().expect("there is one endpoint");
+        assert!(beside.taken_in > 0.0 && beside.limit.is_sound(), "{beside:?}");
+        assert!(report.limit_beside_share().is_some_and(|share| share > 0.0));
         let json = report.to_json();
         assert_eq!((&json["sound"], &json["missing"]), (&true.into(), &0.into()));
         assert!(json["latency_us"]["p95"].is_u64());
