@@ -43,6 +43,11 @@ impl Call<'_> {
         self.took
     }
 
+    /// Leaves the connection to others, and looks for one again when it sends.
+    pub(crate) fn hang_up(&mut self) {
+        self.line = None;
+    }
+
     /// Finds a connection, or makes one.
     pub(crate) async fn connect(&mut self, target: &Target) -> Result<(), PostFault> {
         let Client { pool, standing, .. } = self.client;

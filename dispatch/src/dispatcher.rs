@@ -23,7 +23,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Runtime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use crate::attempt::DeliveryLog;
 use crate::client::{CONNECTIONS_MAX, Client, chain};
@@ -146,15 +146,13 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    /// Room for a body of `bytes`; one that is longer than all there is takes all of
-    /// it. `None` when the server stops.
-    pub(crate) async fn memory(&self, bytes: usize, standing: Standing) -> Option<OwnedSemaphorePermit> {
-        let memory = match standing {
+    /// What bodies may hold for receivers that stand so; closed when the server stops.
+    pub(crate) fn memory(&self, standing: Standing) -> &Memory {
+        match standing {
             Standing::Answers => &self.memory,
             Standing::Unknown => &self.unknown_memory,
             Standing::Fails => &self.failing_memory,
-        };
-        memory.take(bytes).await
+        }
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -492,6 +490,8 @@ impl Dispatcher {
     /// A lane's settings changed.
     pub fn changed(&self, lane: &Arc<Lane>) {
         self.shared.reroute(lane);
+        // Somewhere else there may be room for what waits.
+        lane.tend(&self.shared);
     }
 
     /// Sends an example to one endpoint, once.

@@ -22,10 +22,15 @@ impl Memory {
         Memory { permits, units: u32::try_from(units).unwrap_or(u32::MAX) }
     }
 
-    /// Room for a body; one that is longer than all there is takes all of it. Full waits.
-    pub(crate) async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let units = u32::try_from(bytes.div_ceil(MEMORY_UNIT)).unwrap_or(u32::MAX);
-        self.permits.clone().acquire_many_owned(units.min(self.units)).await.ok()
+    /// Room for a body; one that is longer than all there is takes all of it. Full waits,
+    /// before which `waits` is called; `None` once it is closed.
+    pub(crate) async fn take(&self, bytes: usize, waits: impl FnOnce()) -> Option<OwnedSemaphorePermit> {
+        let units = u32::try_from(bytes.div_ceil(MEMORY_UNIT)).unwrap_or(u32::MAX).min(self.units);
+        if let Ok(room) = self.permits.clone().try_acquire_many_owned(units) {
+            return Some(room);
+        }
+        waits();
+        self.permits.clone().acquire_many_owned(units).await.ok()
     }
 }
 
@@ -57,7 +62,7 @@ mod tests {
     async fn a_body_holds_its_room_until_the_last_of_it_is_dropped() {
         let memory = Memory::new(8 * MEMORY_UNIT);
         let free = || memory.permits.available_permits();
-        let room = [memory.take(MEMORY_UNIT + 1).await.unwrap(), memory.take(1).await.unwrap()];
+        let room = [memory.take(MEMORY_UNIT + 1, || ()).await.unwrap(), memory.take(1, || ()).await.unwrap()];
         let mut body = Body::holding(room, vec![7; MEMORY_UNIT + 1]);
         assert_eq!(free(), 5);
         let rest = body.split_off(MEMORY_UNIT);
@@ -65,6 +70,6 @@ mod tests {
         assert_eq!(free(), 5);
         drop(rest);
         assert_eq!(free(), 8);
-        assert_eq!(memory.take(100 * MEMORY_UNIT).await.unwrap().num_permits(), 8);
+        assert_eq!(memory.take(100 * MEMORY_UNIT, || ()).await.unwrap().num_permits(), 8);
     }
 }

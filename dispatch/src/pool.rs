@@ -118,10 +118,15 @@ impl Pool {
         wait: &Wait,
     ) -> Result<Incame, PoolFault> {
         loop {
-            let mut line = match line.take().or_else(|| self.kept(target, standing)) {
-                Some(line) => line,
-                // Boxed, as what is rare and long would make every delivery's task as long.
-                None => Box::pin(self.made(target, standing, wait)).await?,
+            let given = line.take().and_then(Line::if_open);
+            let (mut line, is_new) = match given.or_else(|| self.kept(target, standing)) {
+                Some(line) => (line, false),
+                None => {
+                    // Boxed, as what is rare and long would make every delivery's task as long.
+                    let line = Box::pin(self.made(target, standing, wait)).await?;
+                    let is_new = line.is_new;
+                    (line, is_new)
+                }
             };
             let answered = match line.taken.take() {
                 Some(Taken::Own(connection)) => self.exchange(&line.host, target, connection, request).await,
@@ -133,7 +138,7 @@ impl Pool {
             };
             match answered {
                 Ok(answer) => return Ok(answer),
-                Err(Unanswered::Unsent(unsent, _)) if !line.is_new => request = *unsent,
+                Err(Unanswered::Unsent(unsent, _)) if !is_new => request = *unsent,
                 Err(Unanswered::Unsent(_, fault) | Unanswered::Broken(fault)) => {
                     return Err(PoolFault::Exchange(fault));
                 }
@@ -293,8 +298,16 @@ pub(crate) struct Line<'a> {
     host: Host,
     /// `None` once its exchange began.
     taken: Option<Taken>,
-    /// It was dialled for this.
+    /// It was dialled just now.
     is_new: bool,
+}
+
+impl Line<'_> {
+    /// The same if the receiver has not closed it while it waited for its exchange.
+    fn if_open(mut self) -> Option<Self> {
+        let is_open = self.taken.as_mut().is_some_and(Taken::is_usable);
+        is_open.then_some(self)
+    }
 }
 
 impl Drop for Line<'_> {

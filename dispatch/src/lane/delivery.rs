@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hyper::HeaderMap;
 
 use super::carried::event_place;
-use super::job::Job;
+use super::job::{Job, Origin};
 use super::pause::ms;
 use super::render::{Opened, body_bytes, render, render_batch};
 use super::{Lane, LaneConfig};
@@ -113,8 +113,7 @@ pub(super) async fn deliver(
     let is_failing = if crew.is_doubtful() { lane.fails_again() } else { lane.is_failing() };
     let standing = crew.standing(is_failing);
     let (config, mut call, events, room) = loop {
-        let config = lane.config();
-        let erasures = shared.source.erasures();
+        let config = lane.config_for(job);
         let mut call = crew.client(standing).call(config.settings.timeout());
         // Whoever may not answer is called before there is a body, which would hold its
         // memory for as long as nobody takes the call.
@@ -124,6 +123,7 @@ pub(super) async fn deliver(
         {
             return unsent(lane, crew, job, fault);
         }
+        let erasures = shared.source.erasures();
         let events = match open_wanted(shared, &config, job).await {
             Ok(events) => events,
             Err(Outcome::Gone) => return Delivered::gone(),
@@ -135,10 +135,10 @@ pub(super) async fn deliver(
         // Taken before the body is made: bodies are what deliveries hold. Its own share
         // first: a receiver that does not read holds no more than that of everybody's.
         let bytes = body_bytes(&events);
-        let Some(own) = lane.share.take(bytes).await else { return Delivered::parked() };
-        let Some(all) = shared.memory(bytes, standing).await else {
-            return Delivered::parked();
-        };
+        // Nobody waits for it who has a connection.
+        let Some(own) = lane.share.take(bytes, || call.hang_up()).await else { return Delivered::parked() };
+        let all = shared.memory(standing).take(bytes, || call.hang_up()).await;
+        let Some(all) = all else { return Delivered::parked() };
         // While it waited for payload and memory.
         if !lane.is_at(job.generation) {
             return Delivered::of(Outcome::Unwanted);
@@ -166,9 +166,13 @@ pub(super) async fn deliver(
         }
         Err(fault) => Exchange::failed(shared, &call, fault),
     };
-    let outcome = judge(&exchange.answer);
+    let mut outcome = judge(&exchange.answer);
     if let (Outcome::Unsent, Err(fault)) = (outcome, &exchange.answer) {
-        return unsent(lane, crew, job, fault);
+        if job.origin != Origin::Manual {
+            return unsent(lane, crew, job, fault);
+        }
+        // Nobody tries it again: whoever asked for it finds it in the log.
+        outcome = Outcome::Failed { retry_after: None };
     }
     shared.counters.observe(exchange.duration);
     let failure =
@@ -357,8 +361,7 @@ fn record(
     let success = judge(&answer) == Outcome::Delivered;
     let (status_code, error, response_headers, response_body) = match answer {
         Ok(answer) => {
-            let body =
-                body_text(&answer.body, if success { SUCCESS_BODY_BYTES_MAX } else { ANSWER_BYTES_MAX });
+            let body = body_text(&answer.body, success);
             (Some(answer.status.as_u16()), None, headers_json(&answer.headers), body)
         }
         Err(fault) => (None, Some(fault.to_string()), "{}".to_owned(), "".into()),
@@ -436,7 +439,8 @@ fn headers_json(headers: &HeaderMap) -> String {
 }
 
 /// The beginning of an answer as text; what is no text becomes replacement characters.
-fn body_text(body: &[u8], bytes_max: usize) -> Arc<str> {
+fn body_text(body: &[u8], success: bool) -> Arc<str> {
+    let bytes_max = if success { SUCCESS_BODY_BYTES_MAX } else { ANSWER_BYTES_MAX };
     let text = String::from_utf8_lossy(&body[..body.len().min(bytes_max)]);
     text[..text.floor_char_boundary(bytes_max)].into()
 }
@@ -490,10 +494,12 @@ mod tests {
     #[test]
     fn of_a_body_the_beginning_is_kept_as_text() {
         let long = vec![b'x'; 100_000];
-        assert_eq!(body_text(&long, 1024).len(), 1024);
-        assert_eq!(&*body_text(b"a\xffb", 1024), "a\u{fffd}b");
+        assert_eq!(body_text(&long, true).len(), SUCCESS_BODY_BYTES_MAX);
+        assert_eq!(body_text(&long, false).len(), ANSWER_BYTES_MAX);
+        assert_eq!(&*body_text(b"a\xffb", false), "a\u{fffd}b");
         // Cut in the middle of a character, and longer as text than as bytes.
-        assert!(body_text(&[0xff; 1024], 1024).len() <= 1024);
-        assert!(body_text("aé".as_bytes(), 2).starts_with("a"));
+        assert!(body_text(&[0xff; SUCCESS_BODY_BYTES_MAX], true).len() <= SUCCESS_BODY_BYTES_MAX);
+        let uneven = format!("x{}", "é".repeat(SUCCESS_BODY_BYTES_MAX));
+        assert!(uneven.starts_with(body_text(uneven.as_bytes(), true).trim_end_matches('\u{fffd}')));
     }
 }

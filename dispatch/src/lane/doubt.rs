@@ -13,7 +13,8 @@
 //! more of these than files may be open. A thousand such receivers with eight requests
 //! each would take them all, and the others would wait for one behind them.
 
-use super::state::{Mode, State};
+use super::job::{Job, Origin};
+use super::state::{Mode, State, WINDOW_FIRST};
 
 /// Failures in a row from which on it is doubtful that a receiver answers.
 const DOUBT_MIN: u32 = 2;
@@ -58,6 +59,12 @@ impl Flight {
         self.former += std::mem::take(&mut self.count);
     }
 
+    /// One that was to go where the receiver was goes where it is.
+    fn redirect(&mut self, now_ms: i64) {
+        self.former = self.former.saturating_sub(1);
+        self.begin(now_ms);
+    }
+
     fn is_silent(self, now_ms: i64) -> bool {
         self.count > 0 && now_ms.saturating_sub(self.ended_ms) >= SILENCE_MAX_MS
     }
@@ -90,11 +97,29 @@ impl State {
     pub(super) fn moves(&mut self, now_ms: i64) {
         self.moves += 1;
         self.flight.moves();
+        self.window = WINDOW_FIRST;
         self.end_failing();
         self.has_answered = false;
         self.end_patience(now_ms);
         if let Mode::Paused(pause) = &mut self.mode {
             pause.begin_anew(now_ms);
+            if pause.from.is_none() {
+                // Nothing rests that could be tried, only what failed.
+                self.advance_first(now_ms);
+            }
+        }
+    }
+
+    /// Whether a job was begun when the receiver was somewhere else.
+    pub(super) fn is_elsewhere(&self, job: &Job) -> bool {
+        job.moves != self.moves
+    }
+
+    /// A job that has sent nothing yet goes where the receiver is.
+    pub(super) fn redirect(&mut self, job: &mut Job, now_ms: i64) {
+        job.moves = self.moves;
+        if job.origin != Origin::Manual {
+            self.flight.redirect(now_ms);
         }
     }
 }
@@ -107,10 +132,8 @@ mod tests {
     use crate::dialect::Dialect;
     use crate::event::Event;
     use crate::lane::delivery::Outcome;
-    use crate::lane::job::Job;
     use crate::lane::judge::After;
     use crate::lane::pause::Pause;
-    use crate::lane::state::WINDOW_FIRST;
     use crate::lane::tests::event;
 
     /// Begins what may be in flight.
@@ -172,6 +195,37 @@ mod tests {
         state.mode = Mode::Paused(Pause::new(Some(event(1).cursor()), 40_000));
         state.moves(1_000);
         assert_eq!((state.next_wake(1_000), state.health.failing_since_ms), (Some(1_000), None));
+    }
+
+    #[test]
+    fn a_paused_lane_in_which_nothing_rests_tries_what_failed_there() {
+        let mut state = State { window: WINDOW_FIRST, ..State::default() };
+        assert!(state.offer(&event(1), 0));
+        let failed = state.next_job(0).unwrap();
+        state.finish(&failed, Outcome::Failed { retry_after: None }, Dialect::Standard.retries(), 0);
+        state.mode = Mode::Paused(Pause::new(None, 0));
+        state.wake(100);
+        assert_eq!(state.next_job(100), None);
+        state.moves(200);
+        assert_eq!(state.next_wake(200), Some(200));
+        state.wake(200);
+        assert_eq!(state.next_job(200).map(|job| job.place), Some(failed.place));
+    }
+
+    #[test]
+    fn a_job_that_has_sent_nothing_goes_where_the_receiver_is_and_speaks_of_it() {
+        let mut state = State { window: WINDOW_FIRST, has_answered: true, ..State::default() };
+        (1..=100).for_each(|key| assert!(state.offer(&Event { key, ..event(key) }, 0)));
+        let mut former = begin(&mut state, 0);
+        state.moves(100);
+        assert!(state.is_elsewhere(&former[0]));
+        state.redirect(&mut former[0], 100);
+        // It is the one that may go there.
+        assert_eq!(begin(&mut state, 100).len(), 0);
+        assert_eq!(finish(&mut state, &former[1], Outcome::Delivered, 150), After::Nothing);
+        assert!(!state.has_answered);
+        finish(&mut state, &former[0], Outcome::Delivered, 200);
+        assert!(state.has_answered);
     }
 
     #[test]

@@ -73,6 +73,7 @@ use crate::memory::Memory;
 use crate::signer::Signer;
 use crate::target::Target;
 use gather::Shape;
+use job::Job;
 use state::{Mode, State};
 
 pub(crate) use agenda::Agenda;
@@ -200,14 +201,24 @@ impl Lane {
 
     /// Delivers by other settings from the next attempt on.
     pub fn reconfigure(&self, config: LaneConfig) {
-        let (shape, url) = (Shape::of(&config.settings), config.settings.url.clone());
-        let before = self.config.swap(Arc::new(config));
         self.with(|state, now_ms| {
+            let (shape, url) = (Shape::of(&config.settings), config.settings.url.clone());
+            let before = self.config.swap(Arc::new(config));
             if before.settings.url != url {
                 state.moves(now_ms);
             }
             state.reshape(shape);
         });
+    }
+
+    /// What a job is delivered by, which goes where the receiver is now.
+    fn config_for(&self, job: &mut Job) -> Arc<LaneConfig> {
+        let mut state = self.state.lock();
+        if state.is_elsewhere(job) {
+            let now_ms = self.post.get().map(|post| post.agenda.now_ms()).unwrap_or_default();
+            state.redirect(job, now_ms);
+        }
+        self.config()
     }
 
     /// Ends everything that waits; what is in flight ends by itself.

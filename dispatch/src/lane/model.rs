@@ -242,6 +242,7 @@ impl Model {
         let outcome = match succeeds {
             true => Outcome::Delivered,
             false if self.random.below(50) == 0 => Outcome::Unreadable,
+            false if self.random.below(20) == 0 => Outcome::Unsent,
             false => Outcome::Failed { retry_after: None },
         };
         if succeeds {
@@ -406,6 +407,7 @@ impl Model {
                 };
             }
             98 => self.crash(),
+            _ if self.random.below(4) == 0 => self.state.moves(self.now_ms),
             _ => {
                 let hours = self.random.below(12);
                 self.pass(hours * 3_600_000);

@@ -85,7 +85,7 @@ impl Pause {
     /// The receiver is somewhere else: the next probe, and those after it, come as if it had
     /// just paused.
     pub(super) fn begin_anew(&mut self, now_ms: i64) {
-        (self.probes, self.wait, self.next_ms) = (0, PROBE_FIRST, now_ms);
+        (self.probes, self.wait, self.next_ms, self.is_idle) = (0, PROBE_FIRST, now_ms, false);
     }
 
     /// The probe was not sent: it is when the next one is due.
@@ -240,6 +240,16 @@ impl State {
         pause.is_out = true;
         self.queues.push(Job { generation, ..probe });
         true
+    }
+
+    /// What is due first is due now.
+    pub(super) fn advance_first(&mut self, now_ms: i64) {
+        let Some((due_at_ms, place)) = self.due.pop_first() else { return };
+        let due_at_ms = due_at_ms.min(now_ms);
+        if let Some(exception) = self.exceptions.get_mut(&place) {
+            exception.due_at_ms = due_at_ms;
+            self.due.insert((due_at_ms, place));
+        }
     }
 
     /// Sends the exception that is due first, if nothing else is out.

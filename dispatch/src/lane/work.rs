@@ -143,14 +143,12 @@ impl Lane {
         let counters = &shared.counters;
         match outcome {
             Outcome::Delivered => counters.delivered(),
-            Outcome::Failed { .. } | Outcome::SwitchedOff | Outcome::Unreadable | Outcome::Unsent => {
-                counters.failed();
-            }
+            Outcome::Failed { .. } | Outcome::SwitchedOff | Outcome::Unreadable => counters.failed(),
             Outcome::Gone => {
                 counters.payload_gone();
                 tracing::warn!(endpoint = &*self.id, sequence = job.place.sequence, "payload gone, given up");
             }
-            Outcome::Unwanted | Outcome::Parked => {}
+            Outcome::Unwanted | Outcome::Unsent | Outcome::Parked => {}
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What becomes of an attempt that fails.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -24,6 +26,30 @@ fn failing_each(n: usize) -> Hook {
         let fails = requests.fetch_add(1, Ordering::Relaxed).is_multiple_of(n);
         Reply::status(if fails { 500 } else { 200 })
     })
+}
+
+#[test]
+fn a_connection_that_is_closed_while_the_body_is_made_costs_no_attempt() {
+    let world = World::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let run = world.endpoint("ep_1", &url).start();
+    world.source.hold();
+    world.log.append_many(1, 1);
+    let first = listener.accept().unwrap();
+    assert!(comes_within(SOON, || world.source.held() == 1));
+    drop(first);
+    std::thread::sleep(Duration::from_millis(100));
+    world.source.let_go();
+    let (mut second, _) = listener.accept().unwrap();
+    let mut request = [0; 64 * 1024];
+    assert!(second.read(&mut request).unwrap() > 0);
+    second.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+    assert!(comes_within(SOON, || !world.diary.attempts().is_empty()));
+    run.stop();
+    let attempts = world.diary.attempts();
+    let told: Vec<_> = attempts.iter().map(|one| (one.number, one.success)).collect();
+    assert_eq!(told, [(1, true)], "{attempts:?}");
 }
 
 #[test]

@@ -127,6 +127,31 @@ fn receivers_that_failed_before_leave_connections_to_those_of_which_nothing_is_k
 }
 
 #[test]
+fn receivers_that_never_finish_a_handshake_hold_no_memory() {
+    let (world, quick) = (World::new(), Hook::willing());
+    // A quarter of it, for those of which nothing is known, has room for two bodies.
+    world.limit_memory(256 * 1024);
+    world.source.fill(32 * 1024);
+    // The system accepts, and nobody reads.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}/hook", silent.local_addr().unwrap());
+    let of = |name, url: &str| EndpointSettings { filter_types: filter(&[name]), ..settings(url) };
+    for number in 0..6 {
+        world.endpoint_with(&format!("ep_{number}"), ORG, of("heart_rate.created", &url));
+    }
+    world.endpoint_with("ep_quick", ORG, of("check_in.created", &quick.url()));
+    let run = world.start();
+    let events = world.log.append_many(1, 1);
+    assert!(comes_within(SOON, || run.stats().in_flight == 6));
+    std::thread::sleep(Duration::from_millis(300));
+    world.log.append(&[Draft { topic: CHECK_IN, kind: EventKind::Published, ..Draft::of(1) }]);
+    // Below the timeout of the others.
+    assert!(comes_within(Duration::from_secs(8), || quick.count() == 1));
+    assert_eq!(world.source.opens(events[0].place), 0, "who is called gets no body before it answers");
+    run.stop();
+}
+
+#[test]
 fn a_receiver_that_never_answered_gets_one_request_at_a_time() {
     let (world, silent) = (World::new(), Hook::start(|_| Reply::after(Duration::from_secs(3600))));
     let run = world.endpoint("ep_1", &silent.url()).start();

@@ -472,16 +472,20 @@ fn an_endpoint_that_is_taken_away_gets_nothing_more() {
 
 #[test]
 fn what_waits_for_its_payload_goes_where_the_endpoint_is_by_then() {
-    let (world, old, new) = (World::new(), Hook::willing(), Hook::willing());
+    let new = Hook::willing_at_first(Reply::after(Duration::from_secs(8)));
+    let (world, old) = (World::new(), Hook::willing());
     let run = world.endpoint("ep_1", &old.url()).start();
     world.source.hold();
-    let events = world.log.append_many(1, 1);
+    let events = world.log.append(&[Draft::of(FIRST)]);
     assert!(comes_within(SOON, || world.source.held() == 1));
     run.reconfigure("ep_1", settings(&new.url()));
     world.source.let_go();
     assert!(comes_within(SOON, || new.count() == 1));
-    run.stop();
     assert_eq!((old.begun(), new.taken()), (0, ids_of(&events)));
+    // It is known that it answers there.
+    world.log.append_many(50, 50);
+    assert!(comes_within(Duration::from_secs(5), || new.begun() == 1 + IN_FLIGHT), "{}", new.begun());
+    run.stop();
 }
 
 #[test]

@@ -203,14 +203,17 @@ impl AttemptQueue {
             let through = if *block { BLOCKED_THROUGH } else { order.sequence };
             forgotten.forget(&order.org, user, through, now);
         }
-        waiting.retain(|it| {
-            let gone = forgotten.covers(&it.org, &it.row);
-            if gone {
-                *bytes -= it.bytes;
-                *waiting_bytes -= it.bytes;
-            }
-            !gone
-        });
+        let before: usize = waiting.iter().map(|it| it.bytes).sum();
+        waiting.retain(|it| !forgotten.covers(&it.org, &it.row));
+        // What a row shared with one that went is its own now.
+        for at in 0..waiting.len() {
+            let of_request = |it: &&Waiting| Arc::ptr_eq(&it.row.delivery, &waiting[at].row.delivery);
+            let shared = at.checked_sub(1).map(|before| &waiting[before]).filter(of_request);
+            waiting[at].bytes = byte_len(&waiting[at].row, shared.map(|it| &it.row));
+        }
+        let gone = before - waiting.iter().map(|it| it.bytes).sum::<usize>();
+        *bytes -= gone;
+        *waiting_bytes -= gone;
     }
 
     /// Whether an order that was carried out lately covers what was committed about a user
@@ -502,6 +505,18 @@ mod tests {
         assert_eq!((queue.dropped(), queue.shared.state.lock().waiting.len()), (0, 10_000));
         assert_eq!(parts(&of_request).len(), 1);
         assert!(byte_lens(&of_request).sum::<usize>() < 1000 * (ROW_BYTES + 10) + 17_000);
+    }
+
+    #[test]
+    fn what_rows_share_counts_for_those_that_are_left() {
+        let (queue, org): (_, Arc<str>) = (AttemptQueue::default(), Arc::from("acme"));
+        let first = row("u_1", 1, 16_384);
+        let second = Row { user: Some("u_2".into()), ..first.clone() };
+        let alone = byte_len(&second, None);
+        queue.record(&org, [first, second]);
+        queue.forget(&[order(false)]);
+        let state = queue.shared.state.lock();
+        assert_eq!((state.waiting.len(), state.bytes, state.waiting_bytes), (1, alone, alone));
     }
 
     fn order(block: bool) -> Arc<Tombstone> {

@@ -210,8 +210,8 @@ pub async fn run(settings: &DeliverSettings, server: &Server) -> Result<DeliverR
         };
         if !limit.bodies.is_empty() {
             report.limit = Some(limit::run(limit.clone()).await?);
-            if orgs.is_empty() {
-                let rate = report.acknowledged_per_second();
+            let rate = report.acknowledged_per_second();
+            if orgs.is_empty() && rate >= 1.0 {
                 report.limit_beside = Some(beside(settings, server, limit, rate).await?);
             }
         }
