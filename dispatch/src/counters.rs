@@ -51,6 +51,8 @@ pub struct DispatchStats {
     pub lanes_paused: u64,
     /// Ranges that are sent behind live events.
     pub backlogs: u64,
+    /// Events that were offered to lanes and are not decided, retries and ranges apart.
+    pub lag_events: u64,
     /// The frame of the oldest event that some lane has not decided, exceptions apart;
     /// the first that is not routed if there is none.
     pub oldest_undecided: u64,

@@ -643,6 +643,7 @@ impl Dispatcher {
             lanes_behind: sums.behind,
             lanes_paused: sums.paused,
             backlogs: sums.backlogs,
+            lag_events: sums.lag_events,
             oldest_undecided: sums.oldest.unwrap_or(routed.sequence),
             routed_sequence: self.shared.routed_sequence.load(Ordering::Relaxed),
         }

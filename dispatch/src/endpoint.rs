@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::OURS;
 use crate::dialect::Dialect;
+use crate::vault::is_sealed;
 
 /// Begins an endpoint's id.
 pub const ENDPOINT_ID_PREFIX: &str = "ep_";
@@ -235,7 +236,8 @@ impl EndpointSettings {
                 return Err(HeaderFault::Reserved { name: name.clone() });
             }
             let mut value = match HeaderValue::from_str(value) {
-                Ok(value) if value.len() <= HEADER_VALUE_BYTES_MAX => value,
+                // What begins so would be taken for what the catalog has encrypted.
+                Ok(parsed) if parsed.len() <= HEADER_VALUE_BYTES_MAX && !is_sealed(value) => parsed,
                 _ => return Err(HeaderFault::Value { name: name.clone() }),
             };
             value.set_sensitive(true);

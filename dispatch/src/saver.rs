@@ -26,6 +26,9 @@ use crate::notice::Notice;
 /// Lanes looked at before the core is offered.
 const LANES_AT_ONCE: usize = 64;
 
+/// What a save takes for the position and the floor that all share.
+const POSITION_STATEMENTS: u64 = 2;
+
 /// What came of a save.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Save {
@@ -54,6 +57,11 @@ impl Saver {
     /// One that begins where the ledger has the router.
     pub(crate) fn new(saved: Cursor) -> Saver {
         Saver { saved, last: None, resting: HashMap::new(), has_ended: false }
+    }
+
+    /// Whether the ledger does not have it.
+    fn is_new(&self, changes: &Changes) -> bool {
+        changes.row_count() > 0 || self.last != Some((changes.routed, changes.floor))
     }
 
     /// Finds the positions that hold for all lanes.
@@ -95,6 +103,10 @@ impl Shared {
             offer_core();
         }
         saver.place(&open.lanes, &collected, routed, &mut changes);
+        if saver.is_new(&changes) {
+            // What is decided here is in the delivery log then, also after a crash.
+            self.deliveries.settle();
+        }
         let written = self.write(&mut saver, &changes);
         if written != Save::Done {
             return written;
@@ -136,8 +148,7 @@ impl Shared {
 
     /// Has the ledger write what changed, if anything did.
     fn write(&self, saver: &mut Saver, changes: &Changes) -> Save {
-        let rows = changes.row_count();
-        if rows == 0 && saver.last == Some((changes.routed, changes.floor)) {
+        if !saver.is_new(changes) {
             return Save::Done;
         }
         let has_floor = match self.ledger.save(changes) {
@@ -151,8 +162,9 @@ impl Shared {
             }
         };
         saver.last = has_floor.then_some((changes.routed, changes.floor));
-        let positions = u64::from(!self.lanes.lock().is_empty());
-        self.counters.statements.fetch_add(rows as u64 + positions, Ordering::Relaxed);
+        let positions = if self.lanes.lock().is_empty() { 0 } else { POSITION_STATEMENTS };
+        let rows = changes.row_count() as u64;
+        self.counters.statements.fetch_add(rows + positions, Ordering::Relaxed);
         Save::Done
     }
 }

@@ -136,6 +136,7 @@ pub(crate) fn scrape(app: &App) -> Result<Reply, Refusal> {
         stats: app.engine.stats(),
         webhooks: app.engine.webhooks().stats(),
         router_lag_seconds: app.engine.webhooks().router_lag_ms() as f64 / 1e3,
+        lag_seconds: app.engine.webhooks().lag_ms() as f64 / 1e3,
         attempts_dropped: app.engine.attempt_queue().dropped(),
         sql_running: app.engine.sql_running() as u64,
         ready: health.ready,
@@ -207,6 +208,7 @@ struct Scrape {
     stats: Stats,
     webhooks: DispatchStats,
     router_lag_seconds: f64,
+    lag_seconds: f64,
     attempts_dropped: u64,
     sql_running: u64,
     ready: bool,
@@ -368,6 +370,16 @@ impl Scrape {
             stats.lanes_paused,
         )?;
         lines.gauge("systole_webhook_backlogs", "Ranges sent behind live events", stats.backlogs)?;
+        lines.gauge(
+            "systole_webhook_lag_events",
+            "Events offered to endpoints and not decided, retries and backlogs apart",
+            stats.lag_events,
+        )?;
+        lines.ratio(
+            "systole_webhook_lag_seconds",
+            "Age of the oldest event that some endpoint has not decided, retries apart",
+            self.lag_seconds,
+        )?;
         lines.gauge("systole_webhook_router_lag", "Frames committed and not routed", lag)?;
         lines.ratio(
             "systole_webhook_router_lag_seconds",
@@ -479,6 +491,7 @@ mod tests {
             stats: Stats::default(),
             webhooks: DispatchStats { open_connections: 5, in_flight: 6, ..DispatchStats::default() },
             router_lag_seconds: 0.0,
+            lag_seconds: 0.0,
             attempts_dropped: 7,
             sql_running: 8,
             ready: true,

@@ -23,7 +23,7 @@ use crate::notice::DisabledReason;
 /// An endpoint that only fails for so long is switched off.
 const FAILING_MAX_MS: i64 = 5 * DAY_MS;
 /// Without a failure for longer than this nobody knows that it failed meanwhile.
-const FAILURE_GAP_MAX_MS: i64 = DAY_MS;
+const FAILURE_GAP_MAX_MS: i64 = FAILING_MAX_MS;
 const HOUR_MS: i64 = 3600 * 1000;
 const DAY_MS: i64 = 24 * HOUR_MS;
 
@@ -131,7 +131,7 @@ impl State {
         self.window = (self.window / 2).max(1);
         self.failures_in_a_row += 1;
         self.counts.failed += 1;
-        // Of one before a restart only the hour is known: then 23 hours may count as a day.
+        // Of one before a restart only the hour is known: then an hour less may be as long.
         let before_ms = self.counts.last_failure_ms.replace(now_ms).or(self.health.failed_ms);
         if before_ms.is_some_and(|before| now_ms.saturating_sub(before) > FAILURE_GAP_MAX_MS) {
             self.health.failing_since_ms = None;

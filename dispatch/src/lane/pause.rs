@@ -318,6 +318,7 @@ impl State {
             return;
         }
         self.end_failing();
+        self.counts.last_success_ms = Some(now_ms);
         self.end_patience(now_ms);
         if let Mode::Paused(pause) = &mut self.mode {
             pause.next_ms = pause.next_ms.min(now_ms);
@@ -394,18 +395,18 @@ mod tests {
     }
 
     #[test]
-    fn a_day_without_a_failure_begins_the_time_of_failing_anew() {
+    fn five_days_without_a_failure_begin_the_time_of_failing_anew() {
         const HOUR: i64 = 3_600_000;
         let mut state = State { mode: Mode::Paused(Pause::new(None, 0)), ..State::default() };
         let mut since = |hours: i64| {
             state.finish(&job(), Outcome::Failed { retry_after: None }, &[], hours * HOUR);
             state.health.failing_since_ms.map(|since| since / HOUR)
         };
-        assert_eq!([1, 25, 30, 55, 79].map(&mut since), [1, 1, 1, 55, 55].map(Some));
+        assert_eq!([1, 60, 110, 231, 300].map(&mut since), [1, 1, 1, 231, 231].map(Some));
     }
 
     #[test]
-    fn a_day_without_a_failure_begins_the_time_of_failing_anew_over_restarts_too() {
+    fn five_days_without_a_failure_begin_the_time_of_failing_anew_over_restarts_too() {
         let mut health = Health::default();
         let mut since = |minutes: i64| {
             let mut state = State::restored(true, LaneRecord { health, ..LaneRecord::default() });
@@ -414,7 +415,7 @@ mod tests {
             health.failing_since_ms.map(|since| since / 60_000)
         };
         let day_later = 25 * 60;
-        let begun_anew = day_later + 24 * 60 + 1;
+        let begun_anew = day_later + 5 * 24 * 60 + 1;
         assert_eq!([90, day_later, begun_anew].map(&mut since), [90, 90, begun_anew].map(Some));
     }
 

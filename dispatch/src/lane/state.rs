@@ -242,6 +242,11 @@ impl State {
         rests || self.is_excepted(event.place) || self.taken.contains(at) || self.backlogs.will_send(at)
     }
 
+    /// Events that are not decided, as far as it knows of them.
+    pub(super) fn lag_events(&self) -> u64 {
+        self.counts.passed + self.taken.len() as u64
+    }
+
     /// Whether it begins nothing.
     pub(super) fn is_off(&self) -> bool {
         self.is_ending || self.mode == Mode::Off

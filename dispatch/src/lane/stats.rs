@@ -52,6 +52,7 @@ pub(crate) struct Sums {
     pub(crate) behind: u64,
     pub(crate) paused: u64,
     pub(crate) backlogs: u64,
+    pub(crate) lag_events: u64,
     /// The oldest undecided frame.
     pub(crate) oldest: Option<u64>,
 }
@@ -70,7 +71,7 @@ impl Lane {
             is_paused: state.is_paused(),
             is_off: state.is_off(),
             backlogs: state.backlogs.len() as u64,
-            lag_events: state.counts.passed + state.taken.len() as u64,
+            lag_events: state.lag_events(),
             oldest_undecided: oldest.filter(|oldest| *oldest < routed).map(|oldest| oldest.sequence),
             oldest_undecided_ms: None,
             last_success_ms: state.counts.last_success_ms,
@@ -90,6 +91,7 @@ impl Lane {
         sums.behind += u64::from(matches!(state.mode, Mode::Behind(_)));
         sums.paused += u64::from(state.is_paused());
         sums.backlogs += state.backlogs.len() as u64;
+        sums.lag_events += state.lag_events();
         let oldest = state.lowest(routed).into_iter().chain(state.backlogs.lowest()).min();
         let oldest = oldest.filter(|oldest| *oldest < routed).map(|oldest| oldest.sequence);
         sums.oldest = sums.oldest.into_iter().chain(oldest).min();

@@ -5,13 +5,14 @@
 //! and acknowledges. The next group gathers in the ring while the disk works. It
 //! never reads a file.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use systole_storage::frame::{Frame, Kind, Stamp};
-use systole_storage::journal::{AppendError, JournalWriter, Log, SealedSegment};
+use systole_storage::journal::{AppendError, JournalWriter, Log, SealedSegment, SegmentId};
 use systole_storage::series::SeriesName;
 use systole_storage::{Sequence, Store};
 
@@ -30,6 +31,11 @@ const GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
 const JOURNAL_PER_BUFFER: usize = 2;
 /// How long the committer sleeps without being woken.
 const IDLE: Duration = Duration::from_millis(500);
+/// Segments that a quiet journal has of the time that payloads are kept: they go an eighth of
+/// it late.
+const SEALS_A_RETENTION: u32 = 8;
+/// Least time that a segment is filled.
+const SEAL_MIN: Duration = Duration::from_hours(1);
 
 /// How long one segment that was dropped is given to make room for a flush: the longest
 /// pause between two tries of one.
@@ -72,6 +78,9 @@ pub(crate) struct Committer {
     relieved: Option<Instant>,
     /// Journal bytes since the active buffer was new.
     filled_bytes: usize,
+    /// The segment before the current one, and when the first group went into the current
+    /// one, or the start found it; microseconds since 1970.
+    segment: (Option<SegmentId>, Option<i64>),
     group: Vec<Submission>,
     frames: Vec<Vec<u8>>,
 }
@@ -85,6 +94,7 @@ impl Committer {
             synced,
             filling_since: replayed.then(Instant::now),
             filled_bytes: 0,
+            segment: (None, (synced > Sequence::ZERO).then(now_micros)),
             cramped: false,
             relieved: None,
             group: Vec::new(),
@@ -269,6 +279,9 @@ impl Committer {
     fn trim_journal(&mut self) {
         let needed = (self.parts.floor)();
         let retention = (self.parts.retention)();
+        if let Some(age) = retention {
+            self.seal_if_old(age);
+        }
         let kept_since = retention
             .map(|age| now_micros().saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX)));
         while let Some(oldest) = self.oldest_flushed() {
@@ -282,6 +295,38 @@ impl Committer {
             }
         }
         self.cramped = false;
+    }
+
+    /// Seals the current segment once it was filled for a part of the time that payloads are
+    /// kept: with little to take in it would be full after weeks, and go weeks later.
+    fn seal_if_old(&mut self, retention: Duration) {
+        let before = self.parts.writer.sealed().last().map(|sealed| sealed.id);
+        if before > self.segment.0 {
+            self.segment = (before, None);
+        }
+        let now = now_micros();
+        let since = match self.segment.1 {
+            Some(since) => since,
+            None if self.parts.last
+                > self.parts.writer.sealed().last().map_or(Sequence::ZERO, |it| it.last) =>
+            {
+                *self.segment.1.insert(now)
+            }
+            None => return,
+        };
+        let most = (retention / SEALS_A_RETENTION).max(SEAL_MIN);
+        if now.saturating_sub(since) < i64::try_from(most.as_micros()).unwrap_or(i64::MAX) {
+            return;
+        }
+        // One that fails is tried again after as long.
+        self.segment.1 = Some(now);
+        match self.parts.writer.seal() {
+            Ok(_) => {}
+            Err(AppendError::Poisoned { reason }) => self.parts.intake.set_poison(&reason),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn Error, "the segment is not sealed, trying again")
+            }
+        }
     }
 
     /// The oldest segment, if it is sealed and everything in it is in files.
@@ -439,6 +484,33 @@ mod tests {
         short.index();
         thread::sleep(Duration::from_millis(1));
         assert_eq!(short.trimmed(), 0);
+    }
+
+    #[test]
+    fn a_segment_that_is_filled_slowly_is_sealed_by_its_age_and_goes_in_time() {
+        let hours = Duration::from_hours;
+        let mut quiet = Bench::new(Some(hours(72)), u64::MAX);
+        quiet.commit(1);
+        assert_eq!(quiet.trimmed(), 0);
+        let filled_for = |bench: &mut Bench, time: Duration| {
+            bench.committer.segment.1 = Some(now_micros() - i64::try_from(time.as_micros()).unwrap());
+        };
+        filled_for(&mut quiet, hours(8));
+        assert_eq!(quiet.trimmed(), 0);
+        filled_for(&mut quiet, hours(10));
+        assert_eq!(quiet.trimmed(), 1);
+        // The next one is empty, and so not sealed.
+        filled_for(&mut quiet, hours(10));
+        assert_eq!(quiet.trimmed(), 1);
+        quiet.commit(1);
+        assert_eq!(quiet.trimmed(), 1);
+        filled_for(&mut quiet, hours(10));
+        assert_eq!(quiet.trimmed(), 2);
+        // Without anybody who subscribes a segment goes by what is flushed alone.
+        let mut alone = Bench::new(None, u64::MAX);
+        alone.commit(1);
+        filled_for(&mut alone, hours(1000));
+        assert_eq!(alone.trimmed(), 0);
     }
 
     #[test]

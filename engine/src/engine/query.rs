@@ -67,6 +67,7 @@ impl Parts {
         let publisher = publisher.told(ErasedNow::of(store.clone()), attempts.clone());
         let webhooks = Webhooks::start(WebhookParts {
             settings: settings.webhooks.clone(),
+            retention: settings.retention,
             catalog: store.catalog().clone(),
             events: JournalEvents {
                 log: log.clone(),

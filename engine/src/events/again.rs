@@ -115,7 +115,10 @@ impl Webhooks {
         if self.dispatcher.lane(endpoint).is_some_and(|lane| lane.is_off()) {
             return Err(AgainError::Off);
         }
-        let kept = Cursor::behind(self.log.removed().0);
+        let mut kept = Cursor::behind(self.log.removed().0);
+        if let Some(retained_ms) = self.retained_since_ms() {
+            kept = kept.max(self.cursor_at(retained_ms)?);
+        }
         let through = match until_ms {
             Some(until) => self.cursor_at(until)?,
             None => Cursor::behind(self.log.head().0),

@@ -14,8 +14,8 @@ use systole_storage::{Store, Trigger};
 
 use super::attempts::{AttemptQueue, Row};
 
-/// How long outcomes wait for what was recorded before them: that takes a tenth of a
-/// second in peace, and without end on a disk that is full.
+/// How long outcomes and positions wait for what was recorded before them: that takes a tenth
+/// of a second in peace, and without end on a disk that is full.
 const SETTLE_MAX: Duration = Duration::from_secs(1);
 
 /// Attempts wait for the journal for too long.
@@ -52,6 +52,10 @@ impl DeliveryLog for JournalDeliveries {
         // Before the queue is locked. Of an event alone it is empty, and takes no memory.
         let others: Vec<Row> = attempts.map(row_of).collect();
         self.queue.record(&org, std::iter::once(first).chain(others));
+    }
+
+    fn settle(&self) {
+        self.queue.settle_within(SETTLE_MAX);
     }
 
     fn outcomes(

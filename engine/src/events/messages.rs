@@ -174,6 +174,8 @@ impl Webhooks {
         // What was dropped may still lie in memory.
         let since = since.max(self.log.removed().0);
         let end = self.subscribed.classified().min(self.log.head());
+        let since_ms = query.since_ms.into_iter().chain(self.retained_since_ms()).max();
+        let query = &MessageQuery { since_ms, ..query.clone() };
         let listing = Listing { webhooks: self, query, since, verdicts: None, rows: Vec::new() };
         match step {
             Some(Step::Newer(from)) => listing.newer(from, end),
@@ -207,6 +209,9 @@ impl Webhooks {
         if !FrameFilter::org(org).takes(&frame) {
             return Err(MessageError::Unknown);
         }
+        if self.retained_since_ms().is_some_and(|since| created_ms(&frame) < since) {
+            return Err(MessageError::Dropped);
+        }
         let events = self.events.events_in(&frame, &mut None)?;
         let event = events.into_iter().find(|event| event.place == place && *event.org == *org);
         let event = event.ok_or(MessageError::Unknown)?;
@@ -215,6 +220,13 @@ impl Webhooks {
             return Err(MessageError::Unknown);
         }
         Ok(FoundMessage { message: self.listed(&frame, &event), event })
+    }
+
+    /// Since when payloads are retained: a segment that is still there may have older ones.
+    /// `None` where they go as soon as nobody waits for them.
+    pub(super) fn retained_since_ms(&self) -> Option<i64> {
+        let retention = i64::try_from(self.retention.as_millis()).unwrap_or(i64::MAX);
+        (retention > 0).then(|| now_ms().saturating_sub(retention))
     }
 
     /// What a receiver in the `standard` dialect gets of a message, all samples.
@@ -247,11 +259,23 @@ impl Webhooks {
     /// milliseconds. Reads disk where the router lags far behind.
     #[must_use]
     pub fn router_lag_ms(&self) -> u64 {
-        let routed = Sequence(self.stats().routed_sequence);
-        if routed >= self.log.head() {
+        self.age_ms(Sequence(self.stats().routed_sequence))
+    }
+
+    /// How long ago the oldest frame was committed of which some endpoint has something that
+    /// is neither delivered nor waits for a retry, in milliseconds. Reads disk where one lags
+    /// far behind.
+    #[must_use]
+    pub fn lag_ms(&self) -> u64 {
+        self.age_ms(Sequence(self.stats().oldest_undecided.saturating_sub(1)))
+    }
+
+    /// How long ago the first frame behind a position was committed, if there is one.
+    fn age_ms(&self, position: Sequence) -> u64 {
+        if position >= self.log.head() {
             return 0;
         }
-        let frames = self.log.cursor(routed.max(self.log.removed())).next(1);
+        let frames = self.log.cursor(position.max(self.log.removed())).next(1);
         let oldest = frames.ok().and_then(|frames| frames.first().map(created_ms));
         oldest.map_or(0, |oldest| u64::try_from(now_ms() - oldest).unwrap_or(0))
     }

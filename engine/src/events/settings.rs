@@ -99,6 +99,7 @@ pub(super) fn config_of(
     record: &EndpointRecord,
     settings: EndpointSettings,
 ) -> Result<LaneConfig, WebhookError> {
+    let settings = keyring.open_headers(&record.id, settings)?;
     let secret = |stored: &str| -> Result<Secret, WebhookError> {
         let text = keyring.open(&record.id, stored)?;
         Ok(Secret::parse_for(&text, settings.dialect, settings.signature)?)

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use systole_dispatch::attempt::DeliveryLog;
@@ -18,6 +18,7 @@ use systole_dispatch::event::Cursor;
 use systole_dispatch::id::{IdCipher, RandomFault, random_id};
 use systole_dispatch::lane::{Lane, LaneConfig};
 use systole_dispatch::notice::{Notice, Notices};
+use systole_dispatch::vault::is_sealed;
 use systole_storage::frame::Frame;
 use systole_storage::journal::Log;
 use systole_storage::{
@@ -153,6 +154,8 @@ pub struct Webhooks {
     /// Of one organisation.
     endpoints_max: usize,
     pub(super) keyring: Keyring,
+    /// How long payloads are shown and sent again.
+    pub(super) retention: Duration,
     pub(super) dispatcher: Dispatcher,
     pub(super) endpoints: Endpoints,
 }
@@ -160,6 +163,7 @@ pub struct Webhooks {
 /// What webhooks are made of.
 pub(crate) struct WebhookParts {
     pub(crate) settings: WebhookSettings,
+    pub(crate) retention: Duration,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) events: JournalEvents,
     pub(crate) subscribed: Arc<Subscribed>,
@@ -203,7 +207,7 @@ impl Webhooks {
     /// Brings the lanes of the last run back and starts what delivers; events come
     /// once [`Webhooks::route`] runs.
     pub(crate) fn start(parts: WebhookParts) -> Result<Webhooks, WebhookStartError> {
-        let WebhookParts { settings, catalog, events, subscribed, deliveries, notices } = parts;
+        let WebhookParts { settings, retention, catalog, events, subscribed, deliveries, notices } = parts;
         let targets = Arc::new(settings.targets);
         catalog.forget_previous_secrets(now_ms())?;
         let mut records = catalog.endpoints()?;
@@ -253,6 +257,7 @@ impl Webhooks {
             targets,
             endpoints_max: settings.endpoints_max,
             keyring,
+            retention,
             dispatcher,
             endpoints,
         })
@@ -334,7 +339,8 @@ impl Webhooks {
         self.targets.check_url(&settings.url)?;
         // Its number is known once it is stored.
         let mut config = config(settings.clone(), secret, None, 0)?;
-        let (id, text) = (random_id(ENDPOINT_ID_PREFIX)?, serde_json::to_string(&settings)?);
+        let id = random_id(ENDPOINT_ID_PREFIX)?;
+        let text = serde_json::to_string(&self.keyring.keep_headers(&id, settings.clone(), None)?)?;
         let kept = self.keyring.keep(&id, secret.expose())?;
         let mut endpoints = self.endpoints.lock();
         self.check_room(&endpoints, org, maker)?;
@@ -456,6 +462,11 @@ impl Webhooks {
         secret: Option<Secret>,
     ) -> Result<Endpoint, WebhookError> {
         let mut changed = record.clone();
+        let is_new = |(name, value): &(&String, &String)| before.headers.get(*name) != Some(*value);
+        if let Some((name, _)) = settings.headers.iter().filter(is_new).find(|(_, value)| is_sealed(value)) {
+            return Err(HeaderFault::Value { name: name.clone() }.into());
+        }
+        let settings = self.keyring.keep_headers(&record.id, settings, Some(before))?;
         if let Some(secret) = self.secret_for(&changed, before, &settings, secret)? {
             changed.secret = self.keyring.keep(&record.id, secret.expose())?;
             changed.previous = None;

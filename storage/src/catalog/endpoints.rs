@@ -124,7 +124,7 @@ impl Catalog {
         Ok(changed == 1)
     }
 
-    /// Keeps secrets in another form, of all these endpoints or of none. What was there
+    /// Keeps secrets, and settings, in another form, of all these endpoints or of none. What was there
     /// before is overwritten in the file, and in the log beside it.
     ///
     /// # Errors
@@ -137,6 +137,9 @@ impl Catalog {
         let transaction = connection.transaction()?;
         for endpoint in endpoints {
             put_secrets(&transaction, &endpoint.id, &endpoint.secret, endpoint.previous.as_ref())?;
+            let mut statement =
+                transaction.prepare_cached("UPDATE endpoints SET settings = ?2 WHERE id = ?1")?;
+            statement.execute((&endpoint.id, &endpoint.settings))?;
         }
         transaction.commit()?;
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;

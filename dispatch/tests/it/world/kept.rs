@@ -40,6 +40,8 @@ impl DeliveryLog for Diary {
         self.attempts.lock().unwrap().extend(attempts);
     }
 
+    fn settle(&self) {}
+
     fn outcomes(
         &self,
         org: &str,
