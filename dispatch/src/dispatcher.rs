@@ -552,9 +552,8 @@ impl Dispatcher {
         through: Cursor,
     ) -> Result<bool, ManualFault> {
         let lane = self.lane_that_is_on(endpoint)?;
-        // What comes behind the router comes by itself.
-        let through = through.min(*self.shared.routed.lock());
-        let asked = lane.send_again(kind, from, through);
+        let routed = *self.shared.routed.lock();
+        let asked = lane.send_again(kind, from, through, routed);
         match asked {
             Asked::Added | Asked::Known => {}
             Asked::Full => return Err(ManualFault::Busy),

@@ -4,6 +4,7 @@
 mod auth;
 mod buckets;
 mod client;
+mod deliveries;
 mod erasure;
 mod event_lines;
 mod fixture;

@@ -22,8 +22,10 @@ use crate::notice::DisabledReason;
 
 /// An endpoint that only fails for so long is switched off.
 const FAILING_MAX_MS: i64 = 5 * DAY_MS;
-/// Without a failure for longer than this nobody knows that it failed meanwhile.
+/// Without a failure for longer than this it did not only fail.
 const FAILURE_GAP_MAX_MS: i64 = FAILING_MAX_MS;
+/// The same over a restart: the server was off for a part of it.
+const RESTART_GAP_MAX_MS: i64 = DAY_MS;
 const HOUR_MS: i64 = 3600 * 1000;
 const DAY_MS: i64 = 24 * HOUR_MS;
 
@@ -131,9 +133,12 @@ impl State {
         self.window = (self.window / 2).max(1);
         self.failures_in_a_row += 1;
         self.counts.failed += 1;
-        // Of one before a restart only the hour is known: then an hour less may be as long.
-        let before_ms = self.counts.last_failure_ms.replace(now_ms).or(self.health.failed_ms);
-        if before_ms.is_some_and(|before| now_ms.saturating_sub(before) > FAILURE_GAP_MAX_MS) {
+        let (before_ms, gap_max_ms) = match self.counts.last_failure_ms.replace(now_ms) {
+            Some(before_ms) => (Some(before_ms), FAILURE_GAP_MAX_MS),
+            // Only the hour is known: then 23 hours may count as a day.
+            None => (self.health.failed_ms, RESTART_GAP_MAX_MS),
+        };
+        if before_ms.is_some_and(|before| now_ms.saturating_sub(before) > gap_max_ms) {
             self.health.failing_since_ms = None;
         }
         let since = *self.health.failing_since_ms.get_or_insert(now_ms);

@@ -291,10 +291,21 @@ impl Lane {
 
     /// Adds a range of which some is sent again. A lane that is off takes none: it would hold
     /// the range's frames until somebody switches it.
-    pub(crate) fn send_again(&self, kind: BacklogKind, from: Cursor, through: Cursor) -> Asked {
-        self.with(|state, _| match state.is_off() {
-            true => Asked::Off,
-            false => state.backlogs.add_asked(kind, from, through),
+    pub(crate) fn send_again(
+        &self,
+        kind: BacklogKind,
+        from: Cursor,
+        through: Cursor,
+        routed: Cursor,
+    ) -> Asked {
+        self.with(|state, _| {
+            // What comes behind the router comes by itself, but for what came before a lane
+            // that was switched on ahead of it.
+            let through = through.min(routed.max(state.from));
+            match state.is_off() {
+                true => Asked::Off,
+                false => state.backlogs.add_asked(kind, from, through),
+            }
         })
     }
 
@@ -436,13 +447,26 @@ mod tests {
     #[test]
     fn a_lane_that_ends_or_is_off_takes_no_range_that_would_hold_its_frames() {
         let lane = Lane::restored("ep_1", "o".into(), config(), LaneRecord::default());
-        let ask = || lane.send_again(BacklogKind::Failed, Cursor::behind(1), Cursor::behind(9));
+        let ask =
+            || lane.send_again(BacklogKind::Failed, Cursor::behind(1), Cursor::behind(9), Cursor::behind(9));
         assert!(lane.deactivate(lane.generation(), 0).is_some());
         assert_eq!(ask(), Asked::Off);
         lane.deactivated(lane.generation());
         assert_eq!((ask(), lane.backlog_count()), (Asked::Off, 0));
         lane.switch_on(Cursor::behind(9));
         assert_eq!((ask(), lane.backlog_count()), (Asked::Added, 1));
+    }
+
+    #[test]
+    fn what_came_before_a_lane_was_switched_on_is_sent_again_though_the_router_is_not_there_yet() {
+        let lane = Lane::restored("ep_1", "o".into(), config(), LaneRecord::default());
+        lane.switch_off();
+        lane.switch_on(Cursor::behind(9));
+        let asked =
+            lane.send_again(BacklogKind::Missing, Cursor::behind(1), Cursor::behind(20), Cursor::behind(3));
+        assert_eq!(asked, Asked::Added);
+        let through = lane.with(|state, _| state.backlogs.next_span().map(|span| span.through));
+        assert_eq!(through, Some(Cursor::behind(9)));
     }
 
     #[test]
