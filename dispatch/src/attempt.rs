@@ -95,9 +95,9 @@ pub trait DeliveryLog: fmt::Debug + Send + Sync {
     /// Never blocks; holds a bounded number and says itself when it drops some.
     fn record(&self, attempts: &mut dyn Iterator<Item = Attempt>);
 
-    /// Waits until what was recorded before the call is durable, for so long at most; it may
-    /// have been dropped.
-    fn settle(&self);
+    /// Waits until what was recorded before the call is durable, or was dropped, which it says
+    /// itself; false if that takes too long.
+    fn settle(&self) -> bool;
 
     /// Of each event of these frames that was attempted to an endpoint, whether any
     /// attempt succeeded; those that were recorded before the call are among them. Ends

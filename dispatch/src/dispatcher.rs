@@ -490,7 +490,10 @@ impl Dispatcher {
     /// A lane's settings changed.
     pub fn changed(&self, lane: &Arc<Lane>) {
         self.shared.reroute(lane);
-        // Somewhere else there may be room for what waits.
+    }
+
+    /// Looks at a lane for what it may do now.
+    pub fn tend(&self, lane: &Arc<Lane>) {
         lane.tend(&self.shared);
     }
 

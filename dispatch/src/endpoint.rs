@@ -209,7 +209,7 @@ pub enum HeaderFault {
     },
     /// A value with characters that a header cannot carry, or too long.
     #[error(
-        "has a value of {name} that a header cannot carry, or longer than {HEADER_VALUE_BYTES_MAX} bytes"
+        "has a value of {name} that a header cannot carry, longer than {HEADER_VALUE_BYTES_MAX} bytes, or beginning with `sealed.`"
     )]
     Value {
         /// Whose value.

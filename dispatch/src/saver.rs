@@ -103,9 +103,11 @@ impl Shared {
             offer_core();
         }
         saver.place(&open.lanes, &collected, routed, &mut changes);
-        if saver.is_new(&changes) {
-            // What is decided here is in the delivery log then, also after a crash.
-            self.deliveries.settle();
+        // What is decided here is in the delivery log then, also after a crash.
+        if saver.is_new(&changes) && !self.deliveries.settle() {
+            tracing::warn!(
+                "attempts are long on their way into the journal, positions are saved before them"
+            );
         }
         let written = self.write(&mut saver, &changes);
         if written != Save::Done {

@@ -131,12 +131,12 @@ impl Histogram {
 
 pub(crate) fn scrape(app: &App) -> Result<Reply, Refusal> {
     let mut registry = Registry::default();
-    let health = app.engine.health();
+    let (health, lag) = (app.engine.health(), app.engine.webhooks().lag());
     registry.register_collector(Box::new(Scrape {
         stats: app.engine.stats(),
-        webhooks: app.engine.webhooks().stats(),
-        router_lag_seconds: app.engine.webhooks().router_lag_ms() as f64 / 1e3,
-        lag_seconds: app.engine.webhooks().lag_ms() as f64 / 1e3,
+        webhooks: lag.stats,
+        router_lag_seconds: lag.router_ms as f64 / 1e3,
+        lag_seconds: lag.lag_ms as f64 / 1e3,
         attempts_dropped: app.engine.attempt_queue().dropped(),
         sql_running: app.engine.sql_running() as u64,
         ready: health.ready,

@@ -135,7 +135,7 @@ impl Lane {
                 }
             });
         }
-        self.end_manual(&shared, generation, moves, delivered.outcome);
+        self.end_manual(&shared, generation, job.moves, delivered.outcome);
     }
 
     /// Sends an example, also if the lane is off, but not if it was switched since

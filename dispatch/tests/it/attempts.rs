@@ -29,6 +29,16 @@ fn failing_each(n: usize) -> Hook {
 }
 
 #[test]
+fn positions_are_saved_once_the_attempts_before_them_are_durable() {
+    let (world, hook) = (World::new(), Hook::willing());
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    world.log.append_many(50, 50);
+    assert!(comes_within(SOON, || world.book.stored().routed == 50));
+    assert_eq!(world.diary.settled(), 50);
+    run.stop();
+}
+
+#[test]
 fn a_connection_that_is_closed_while_the_body_is_made_costs_no_attempt() {
     let world = World::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -36,12 +46,24 @@ fn a_connection_that_is_closed_while_the_body_is_made_costs_no_attempt() {
     let run = world.endpoint("ep_1", &url).start();
     world.source.hold();
     world.log.append_many(1, 1);
-    let first = listener.accept().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let accept = || {
+        let mut accepted = None;
+        assert!(comes_within(SOON, || {
+            accepted = accepted.take().or_else(|| listener.accept().ok());
+            accepted.is_some()
+        }));
+        let (stream, _) = accepted.unwrap();
+        stream.set_nonblocking(false).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream
+    };
+    let first = accept();
     assert!(comes_within(SOON, || world.source.held() == 1));
     drop(first);
     std::thread::sleep(Duration::from_millis(100));
     world.source.let_go();
-    let (mut second, _) = listener.accept().unwrap();
+    let mut second = accept();
     let mut request = [0; 64 * 1024];
     assert!(second.read(&mut request).unwrap() > 0);
     second.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();

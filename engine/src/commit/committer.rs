@@ -31,11 +31,14 @@ const GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
 const JOURNAL_PER_BUFFER: usize = 2;
 /// How long the committer sleeps without being woken.
 const IDLE: Duration = Duration::from_millis(500);
-/// Segments that a quiet journal has of the time that payloads are kept: they go an eighth of
-/// it late.
+/// A segment with so much of its length in it is sealed after an eighth of the time that
+/// payloads are kept; one with less after that time.
+const FILLED_PART: u64 = 8;
 const SEALS_A_RETENTION: u32 = 8;
-/// Least time that a segment is filled.
+/// Least time that a segment is filled before it is sealed by its age.
 const SEAL_MIN: Duration = Duration::from_hours(1);
+/// Pause after it could not be sealed.
+const SEAL_AGAIN: Duration = Duration::from_secs(300);
 
 /// How long one segment that was dropped is given to make room for a flush: the longest
 /// pause between two tries of one.
@@ -78,9 +81,10 @@ pub(crate) struct Committer {
     relieved: Option<Instant>,
     /// Journal bytes since the active buffer was new.
     filled_bytes: usize,
-    /// The segment before the current one, and when the first group went into the current
-    /// one, or the start found it; microseconds since 1970.
-    segment: (Option<SegmentId>, Option<i64>),
+    /// The segment before the current one, and when the first frame of that was committed, if
+    /// somebody looked; microseconds since 1970.
+    filled: (Option<SegmentId>, Option<i64>),
+    tried_to_seal: Option<Instant>,
     group: Vec<Submission>,
     frames: Vec<Vec<u8>>,
 }
@@ -94,7 +98,8 @@ impl Committer {
             synced,
             filling_since: replayed.then(Instant::now),
             filled_bytes: 0,
-            segment: (None, (synced > Sequence::ZERO).then(now_micros)),
+            filled: (None, None),
+            tried_to_seal: None,
             cramped: false,
             relieved: None,
             group: Vec::new(),
@@ -297,29 +302,30 @@ impl Committer {
         self.cramped = false;
     }
 
-    /// Seals the current segment once it was filled for a part of the time that payloads are
-    /// kept: with little to take in it would be full after weeks, and go weeks later.
+    /// Seals the current segment once it was filled for as long as payloads are kept, or for a
+    /// part of that if there is much in it: with little to take in it would be full after
+    /// weeks, and go weeks later. Not where sealed ones would soon be too many: each takes its
+    /// whole length of the disk.
     fn seal_if_old(&mut self, retention: Duration) {
-        let before = self.parts.writer.sealed().last().map(|sealed| sealed.id);
-        if before > self.segment.0 {
-            self.segment = (before, None);
+        let writer = &self.parts.writer;
+        let before = writer.sealed().last().map(|sealed| sealed.id);
+        if before > self.filled.0 {
+            self.filled = (before, None);
         }
         let now = now_micros();
-        let since = match self.segment.1 {
-            Some(since) => since,
-            None if self.parts.last
-                > self.parts.writer.sealed().last().map_or(Sequence::ZERO, |it| it.last) =>
-            {
-                *self.segment.1.insert(now)
-            }
-            None => return,
-        };
-        let most = (retention / SEALS_A_RETENTION).max(SEAL_MIN);
-        if now.saturating_sub(since) < i64::try_from(most.as_micros()).unwrap_or(i64::MAX) {
+        let Some(since) = self.filled.1.or_else(|| self.first_commit()) else { return };
+        // A clock that was set back begins anew.
+        let since = *self.filled.1.insert(since.min(now));
+        let age = Duration::from_micros(u64::try_from(now - since).unwrap_or(0));
+        let is_filled = writer.filled_bytes() >= writer.segment_bytes() / FILLED_PART;
+        let most = if is_filled { retention / SEALS_A_RETENTION } else { retention };
+        let segments = writer.sealed().len() as u64 + 2;
+        let fits = segments.saturating_mul(writer.segment_bytes()) <= self.parts.retention_bytes / 2;
+        let was_tried = self.tried_to_seal.is_some_and(|when| when.elapsed() < SEAL_AGAIN);
+        if age < most.max(SEAL_MIN) || !fits || was_tried {
             return;
         }
-        // One that fails is tried again after as long.
-        self.segment.1 = Some(now);
+        self.tried_to_seal = Some(Instant::now());
         match self.parts.writer.seal() {
             Ok(_) => {}
             Err(AppendError::Poisoned { reason }) => self.parts.intake.set_poison(&reason),
@@ -327,6 +333,17 @@ impl Committer {
                 tracing::warn!(error = &error as &dyn Error, "the segment is not sealed, trying again")
             }
         }
+    }
+
+    /// When the first frame of the current segment was committed, if it has one.
+    fn first_commit(&self) -> Option<i64> {
+        let CommitterParts { writer, log, last, .. } = &self.parts;
+        let before = writer.sealed().last().map_or(log.removed(), |sealed| sealed.last);
+        if before >= *last {
+            return None;
+        }
+        let frames = log.cursor(before).next(1).ok()?;
+        frames.first().map(|frame| frame.header().stamp.committed_at)
     }
 
     /// The oldest segment, if it is sealed and everything in it is in files.
@@ -401,10 +418,14 @@ mod tests {
 
     impl Bench {
         fn new(retention: Option<Duration>, retention_bytes: u64) -> Bench {
+            Bench::with(retention, retention_bytes, SEGMENT_BYTES)
+        }
+
+        fn with(retention: Option<Duration>, retention_bytes: u64, segment_bytes: u64) -> Bench {
             let dir = tempfile::tempdir().unwrap();
             let settings = StoreSettings {
                 data_dir: dir.path().to_owned(),
-                segment_bytes: SEGMENT_BYTES,
+                segment_bytes,
                 flush_bytes: 64 << 20,
                 series_bytes: 64 << 20,
             };
@@ -486,31 +507,53 @@ mod tests {
         assert_eq!(short.trimmed(), 0);
     }
 
+    /// As if what is in the current segment had been committed so long ago.
+    fn aged(bench: &mut Bench, hours: u64) -> usize {
+        let age = i64::try_from(Duration::from_hours(hours).as_micros()).unwrap();
+        // Whoever looks at a new segment forgets what is known of the one before.
+        bench.trimmed();
+        bench.committer.filled.1 = Some(now_micros() - age);
+        bench.committer.tried_to_seal = None;
+        bench.trimmed()
+    }
+
     #[test]
     fn a_segment_that_is_filled_slowly_is_sealed_by_its_age_and_goes_in_time() {
-        let hours = Duration::from_hours;
-        let mut quiet = Bench::new(Some(hours(72)), u64::MAX);
+        let mut quiet = Bench::new(Some(Duration::from_hours(72)), u64::MAX);
+        assert_eq!(aged(&mut quiet, 100), 0, "there is nothing in it");
         quiet.commit(1);
-        assert_eq!(quiet.trimmed(), 0);
-        let filled_for = |bench: &mut Bench, time: Duration| {
-            bench.committer.segment.1 = Some(now_micros() - i64::try_from(time.as_micros()).unwrap());
-        };
-        filled_for(&mut quiet, hours(8));
-        assert_eq!(quiet.trimmed(), 0);
-        filled_for(&mut quiet, hours(10));
-        assert_eq!(quiet.trimmed(), 1);
-        // The next one is empty, and so not sealed.
-        filled_for(&mut quiet, hours(10));
-        assert_eq!(quiet.trimmed(), 1);
+        assert_eq!((aged(&mut quiet, 8), aged(&mut quiet, 10)), (0, 1));
         quiet.commit(1);
-        assert_eq!(quiet.trimmed(), 1);
-        filled_for(&mut quiet, hours(10));
-        assert_eq!(quiet.trimmed(), 2);
-        // Without anybody who subscribes a segment goes by what is flushed alone.
+        assert_eq!((aged(&mut quiet, 8), aged(&mut quiet, 10)), (1, 2));
+        // Without anybody who subscribes it goes by what is flushed alone.
         let mut alone = Bench::new(None, u64::MAX);
         alone.commit(1);
-        filled_for(&mut alone, hours(1000));
-        assert_eq!(alone.trimmed(), 0);
+        assert_eq!(aged(&mut alone, 1000), 0);
+    }
+
+    #[test]
+    fn a_segment_with_next_to_nothing_in_it_waits_for_the_whole_time_and_for_room() {
+        let few = |retention_bytes| {
+            let mut bench = Bench::with(Some(Duration::from_hours(72)), retention_bytes, 64 * SEGMENT_BYTES);
+            bench.commit(1);
+            bench
+        };
+        let mut quiet = few(u64::MAX);
+        assert_eq!((aged(&mut quiet, 70), aged(&mut quiet, 73)), (0, 1));
+        let mut small = few(3 * 64 * SEGMENT_BYTES);
+        assert_eq!(aged(&mut small, 1000), 0, "two of them would be more than half of what may be kept");
+    }
+
+    #[test]
+    fn the_age_of_a_segment_is_that_of_its_first_frame_also_after_a_start() {
+        let mut bench = Bench::new(Some(Duration::from_hours(72)), u64::MAX);
+        bench.commit(1);
+        let first = bench.committer.first_commit().unwrap();
+        bench.commit(1);
+        assert_eq!(bench.committer.first_commit(), Some(first));
+        assert!((now_micros() - 60_000_000..=now_micros()).contains(&first));
+        bench.committer.parts.writer.seal().unwrap();
+        assert_eq!(bench.committer.first_commit(), None);
     }
 
     #[test]

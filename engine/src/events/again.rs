@@ -115,18 +115,16 @@ impl Webhooks {
         if self.dispatcher.lane(endpoint).is_some_and(|lane| lane.is_off()) {
             return Err(AgainError::Off);
         }
-        let mut kept = Cursor::behind(self.log.removed().0);
-        if let Some(retained_ms) = self.retained_since_ms() {
-            kept = kept.max(self.cursor_at(retained_ms)?);
-        }
+        let kept = Cursor::behind(self.retained_behind().map_err(AgainError::Journal)?.0);
         let through = match until_ms {
             Some(until) => self.cursor_at(until)?,
             None => Cursor::behind(self.log.head().0),
         };
-        if through <= kept && through > Cursor::behind(start.0) {
+        let wished = self.cursor_at(since_ms)?.max(Cursor::behind(start.0));
+        if wished < through && through <= kept {
             return Err(MessageError::Dropped.into());
         }
-        let from = self.cursor_at(since_ms)?.max(Cursor::behind(start.0)).max(kept);
+        let from = wished.max(kept);
         if from >= through {
             return Ok(());
         }
@@ -150,8 +148,12 @@ impl Webhooks {
         self.dispatcher.endpoint_stats(endpoint).ok_or(WebhookError::Unknown)
     }
 
-    /// The first frame that was committed at or behind a time. Commits rise in time.
     fn cursor_at(&self, ms: i64) -> Result<Cursor, AgainError> {
+        self.committed_from(ms).map_err(AgainError::Journal)
+    }
+
+    /// The first frame that was committed at or behind a time. Commits rise in time.
+    pub(super) fn committed_from(&self, ms: i64) -> Result<Cursor, ReadFault> {
         let (mut low, mut high) = (self.log.removed().0 + 1, self.log.head().0 + 1);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -160,7 +162,7 @@ impl Webhooks {
                 Ok(_) => high = middle,
                 // Dropped meanwhile: what was asked for lies behind.
                 Err(ReadFault::Dropped { through }) => low = low.max(through + 1),
-                Err(fault) => return Err(AgainError::Journal(fault)),
+                Err(fault) => return Err(fault),
             }
         }
         Ok(Cursor { sequence: low, ordinal: 0 })

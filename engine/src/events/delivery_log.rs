@@ -54,8 +54,8 @@ impl DeliveryLog for JournalDeliveries {
         self.queue.record(&org, std::iter::once(first).chain(others));
     }
 
-    fn settle(&self) {
-        self.queue.settle_within(SETTLE_MAX);
+    fn settle(&self) -> bool {
+        self.queue.settle_within(SETTLE_MAX)
     }
 
     fn outcomes(

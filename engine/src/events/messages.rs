@@ -13,7 +13,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use systole_dispatch::dialect::{Dialect, Envelope};
-use systole_dispatch::event::{Cursor, Vocabulary};
+use systole_dispatch::dispatcher::DispatchStats;
+use systole_dispatch::event::{Cursor, ReadFault, Vocabulary};
 use systole_dispatch::id::{EVENT_ID_PREFIX, IdCipher};
 use systole_dispatch::{Event, EventKind, PayloadFault, PayloadSource, Place};
 use systole_storage::Sequence;
@@ -104,6 +105,15 @@ pub enum MessageError {
     Payload,
 }
 
+impl From<ReadFault> for MessageError {
+    fn from(fault: ReadFault) -> MessageError {
+        match fault {
+            ReadFault::Dropped { .. } => MessageError::Dropped,
+            ReadFault::Failed(_) => MessageError::Payload,
+        }
+    }
+}
+
 impl From<LogError> for MessageError {
     fn from(error: LogError) -> MessageError {
         match error {
@@ -172,10 +182,8 @@ impl Webhooks {
             return Ok(MessagePage { done: true, ..MessagePage::default() });
         };
         // What was dropped may still lie in memory.
-        let since = since.max(self.log.removed().0);
+        let since = since.max(self.retained_behind()?.0);
         let end = self.subscribed.classified().min(self.log.head());
-        let since_ms = query.since_ms.into_iter().chain(self.retained_since_ms()).max();
-        let query = &MessageQuery { since_ms, ..query.clone() };
         let listing = Listing { webhooks: self, query, since, verdicts: None, rows: Vec::new() };
         match step {
             Some(Step::Newer(from)) => listing.newer(from, end),
@@ -209,9 +217,6 @@ impl Webhooks {
         if !FrameFilter::org(org).takes(&frame) {
             return Err(MessageError::Unknown);
         }
-        if self.retained_since_ms().is_some_and(|since| created_ms(&frame) < since) {
-            return Err(MessageError::Dropped);
-        }
         let events = self.events.events_in(&frame, &mut None)?;
         let event = events.into_iter().find(|event| event.place == place && *event.org == *org);
         let event = event.ok_or(MessageError::Unknown)?;
@@ -219,14 +224,27 @@ impl Webhooks {
         if others || self.events.is_erased(&frame, &event) {
             return Err(MessageError::Unknown);
         }
+        // Of what is young the rest need not be asked.
+        if created_ms(&frame) < self.retained_since_ms() && sequence <= self.retained_behind()? {
+            return Err(MessageError::Dropped);
+        }
         Ok(FoundMessage { message: self.listed(&frame, &event), event })
     }
 
-    /// Since when payloads are retained: a segment that is still there may have older ones.
-    /// `None` where they go as soon as nobody waits for them.
-    pub(super) fn retained_since_ms(&self) -> Option<i64> {
-        let retention = i64::try_from(self.retention.as_millis()).unwrap_or(i64::MAX);
-        (retention > 0).then(|| now_ms().saturating_sub(retention))
+    fn retained_since_ms(&self) -> i64 {
+        now_ms().saturating_sub(i64::try_from(self.retention.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    /// Payloads up to here are not retained: they were dropped, or are older than that and no
+    /// delivery waits for them, though their segment may be there still. Where they go as soon
+    /// as nobody waits for them, only what was dropped.
+    pub(super) fn retained_behind(&self) -> Result<Sequence, ReadFault> {
+        let (removed, floor) = (self.log.removed(), self.subscribed.floor());
+        if self.retention.is_zero() || floor <= removed {
+            return Ok(removed);
+        }
+        let first = self.committed_from(self.retained_since_ms())?;
+        Ok(removed.max(floor.min(Sequence(first.sequence.saturating_sub(1)))))
     }
 
     /// What a receiver in the `standard` dialect gets of a message, all samples.
@@ -255,19 +273,14 @@ impl Webhooks {
         Ok(body)
     }
 
-    /// How long ago the oldest frame was committed that is not routed yet, in
-    /// milliseconds. Reads disk where the router lags far behind.
+    /// How deliveries stand, and how far behind. Reads disk where somebody is far behind, once
+    /// for as long as that one stays where it is.
     #[must_use]
-    pub fn router_lag_ms(&self) -> u64 {
-        self.age_ms(Sequence(self.stats().routed_sequence))
-    }
-
-    /// How long ago the oldest frame was committed of which some endpoint has something that
-    /// is neither delivered nor waits for a retry, in milliseconds. Reads disk where one lags
-    /// far behind.
-    #[must_use]
-    pub fn lag_ms(&self) -> u64 {
-        self.age_ms(Sequence(self.stats().oldest_undecided.saturating_sub(1)))
+    pub fn lag(&self) -> Lag {
+        let stats = self.stats();
+        let router_ms = self.age_ms(Sequence(stats.routed_sequence));
+        let oldest = Sequence(stats.oldest_undecided.saturating_sub(1));
+        Lag { stats, router_ms, lag_ms: self.age_ms(oldest) }
     }
 
     /// How long ago the first frame behind a position was committed, if there is one.
@@ -275,9 +288,17 @@ impl Webhooks {
         if position >= self.log.head() {
             return 0;
         }
-        let frames = self.log.cursor(position.max(self.log.removed())).next(1);
-        let oldest = frames.ok().and_then(|frames| frames.first().map(created_ms));
-        oldest.map_or(0, |oldest| u64::try_from(now_ms() - oldest).unwrap_or(0))
+        let mut known = self.ages.lock();
+        let created = known.iter().find(|(at, _)| *at == position).map(|(_, created)| *created);
+        let created = created.or_else(|| {
+            let frames = self.log.cursor(position.max(self.log.removed())).next(1);
+            let created = frames.ok().and_then(|frames| frames.first().map(created_ms))?;
+            // Of the router and of the oldest lane.
+            known.rotate_right(1);
+            known[0] = (position, created);
+            Some(created)
+        });
+        created.map_or(0, |created| u64::try_from(now_ms() - created).unwrap_or(0))
     }
 
     fn listed(&self, frame: &Frame, event: &Event) -> Message {
@@ -294,6 +315,18 @@ impl Webhooks {
             created_at_ms: created_ms(frame),
         }
     }
+}
+
+/// How deliveries stand, and how far behind.
+#[derive(Clone, Copy, Debug)]
+pub struct Lag {
+    /// How they stand.
+    pub stats: DispatchStats,
+    /// How long ago the oldest frame was committed that is not routed yet, in milliseconds.
+    pub router_ms: u64,
+    /// The same of the oldest frame of which some endpoint has something that is neither
+    /// delivered nor waits for a retry.
+    pub lag_ms: u64,
 }
 
 /// One page on its way.

@@ -156,6 +156,8 @@ pub struct Webhooks {
     pub(super) keyring: Keyring,
     /// How long payloads are shown and sent again.
     pub(super) retention: Duration,
+    /// When frames were committed that somebody asked about last.
+    pub(super) ages: Mutex<[(Sequence, i64); 2]>,
     pub(super) dispatcher: Dispatcher,
     pub(super) endpoints: Endpoints,
 }
@@ -258,6 +260,7 @@ impl Webhooks {
             endpoints_max: settings.endpoints_max,
             keyring,
             retention,
+            ages: Mutex::default(),
             dispatcher,
             endpoints,
         })
@@ -511,6 +514,8 @@ impl Webhooks {
         match (toggled, settings.active) {
             (true, true) => lane.switch_on(from),
             (true, false) => lane.switch_off(),
+            // Somewhere else there may be room for what waits.
+            _ if before.url != settings.url => self.dispatcher.tend(&lane),
             _ => {}
         }
         self.shown(record, settings)

@@ -160,6 +160,18 @@ impl JournalWriter {
         self.sealed.iter().map(|segment| segment.bytes).sum::<u64>() + self.at
     }
 
+    /// Bytes of frames in the current segment.
+    #[must_use]
+    pub fn filled_bytes(&self) -> u64 {
+        self.at - SEGMENT_HEADER_BYTES
+    }
+
+    /// What a segment takes of the disk, however little is in it.
+    #[must_use]
+    pub fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+
     /// Segments that take no more frames, oldest first.
     #[must_use]
     pub fn sealed(&self) -> &[SealedSegment] {

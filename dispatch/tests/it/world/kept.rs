@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use systole_dispatch::Place;
 use systole_dispatch::attempt::{Attempt, DeliveryLog, DeliveryLogFault, Outcomes};
@@ -13,6 +13,8 @@ use systole_dispatch::notice::{Notice, Notices};
 #[derive(Debug, Default)]
 pub(crate) struct Diary {
     attempts: Mutex<Vec<Attempt>>,
+    /// How many of them are durable.
+    settled: AtomicUsize,
     /// Frames that it was asked about, each time.
     asked: Mutex<Vec<RangeInclusive<u64>>>,
     /// Outcomes of one answer, fewer than whoever asks allows.
@@ -30,6 +32,11 @@ impl Diary {
         self.asked.lock().unwrap().clone()
     }
 
+    /// How many attempts somebody has waited for.
+    pub(crate) fn settled(&self) -> usize {
+        self.settled.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn attempts(&self) -> Vec<Attempt> {
         self.attempts.lock().unwrap().clone()
     }
@@ -40,7 +47,10 @@ impl DeliveryLog for Diary {
         self.attempts.lock().unwrap().extend(attempts);
     }
 
-    fn settle(&self) {}
+    fn settle(&self) -> bool {
+        self.settled.store(self.attempts.lock().unwrap().len(), Ordering::SeqCst);
+        true
+    }
 
     fn outcomes(
         &self,
