@@ -231,7 +231,7 @@ impl Webhooks {
         Ok(FoundMessage { message: self.listed(&frame, &event), event })
     }
 
-    fn retained_since_ms(&self) -> i64 {
+    pub(super) fn retained_since_ms(&self) -> i64 {
         now_ms().saturating_sub(i64::try_from(self.retention.as_millis()).unwrap_or(i64::MAX))
     }
 
