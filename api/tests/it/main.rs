@@ -17,6 +17,7 @@ mod metrics;
 mod operation;
 mod process;
 mod read;
+mod receiver;
 mod refusals;
 mod rotation;
 mod sql;
