@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use systole_storage::catalog::Flushed;
 use systole_storage::disk::Disk;
@@ -126,8 +128,17 @@ pub struct TestStore {
 }
 
 impl TestStore {
+    /// Waits for whoever has asked the one before for something, and lets go of it in a moment.
     pub fn open(data_dir: &Path) -> TestStore {
-        TestStore::try_open(data_dir).unwrap()
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            match TestStore::try_open(data_dir) {
+                Err(StoreError::InUse { .. }) if Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                opened => return opened.unwrap(),
+            }
+        }
     }
 
     pub fn try_open(data_dir: &Path) -> Result<TestStore, StoreError> {
