@@ -3,7 +3,7 @@
 //! It drains the ring into a group, gives each frame its sequence and ordering,
 //! marks its groups, has the journal write and sync them at once, publishes them
 //! and acknowledges. The next group gathers in the ring while the disk works. It
-//! never reads a file.
+//! reads no file but for when the current segment began, once a segment.
 
 use std::error::Error;
 use std::sync::Arc;

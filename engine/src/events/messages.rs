@@ -231,6 +231,7 @@ impl Webhooks {
         Ok(FoundMessage { message: self.listed(&frame, &event), event })
     }
 
+    /// What was committed before this is older than payloads are kept.
     pub(super) fn retained_since_ms(&self) -> i64 {
         now_ms().saturating_sub(i64::try_from(self.retention.as_millis()).unwrap_or(i64::MAX))
     }
@@ -288,14 +289,15 @@ impl Webhooks {
         if position >= self.log.head() {
             return 0;
         }
+        let position = position.max(self.log.removed());
         let mut known = self.ages.lock();
-        let created = known.iter().find(|(at, _)| *at == position).map(|(_, created)| *created);
+        let created = known.iter().flatten().find(|(at, _)| *at == position).map(|(_, created)| *created);
         let created = created.or_else(|| {
-            let frames = self.log.cursor(position.max(self.log.removed())).next(1);
+            let frames = self.log.cursor(position).next(1);
             let created = frames.ok().and_then(|frames| frames.first().map(created_ms))?;
             // Of the router and of the oldest lane.
             known.rotate_right(1);
-            known[0] = (position, created);
+            known[0] = Some((position, created));
             Some(created)
         });
         created.map_or(0, |created| u64::try_from(now_ms() - created).unwrap_or(0))

@@ -157,7 +157,7 @@ pub struct Webhooks {
     /// How long payloads are shown and sent again.
     pub(super) retention: Duration,
     /// When frames were committed that somebody asked about last.
-    pub(super) ages: Mutex<[(Sequence, i64); 2]>,
+    pub(super) ages: Mutex<[Option<(Sequence, i64)>; 2]>,
     pub(super) dispatcher: Dispatcher,
     pub(super) endpoints: Endpoints,
 }

@@ -124,8 +124,8 @@ impl Catalog {
         Ok(changed == 1)
     }
 
-    /// Keeps secrets, and settings, in another form, of all these endpoints or of none. What was there
-    /// before is overwritten in the file, and in the log beside it.
+    /// Keeps secrets, and settings, in another form, of all these endpoints or of none. What was
+    /// there before is overwritten in the file, and in the log beside it.
     ///
     /// # Errors
     /// [`CatalogError::Sql`].
