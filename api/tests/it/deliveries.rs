@@ -1,7 +1,7 @@
 //! Deliveries through a server and its journal to a receiver that keeps what comes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use systole_engine::events::webhooks::Targets;
@@ -577,4 +577,24 @@ async fn the_figures_are_the_documented_ones_and_say_how_deliveries_stand() {
         text.lines().filter_map(|line| line.strip_prefix("systole_webhook_")?.split(' ').next()).collect();
     assert!(documented.len() >= 19, "{documented:?}");
     assert_eq!(shown, documented);
+}
+
+#[tokio::test]
+async fn the_very_first_event_lags_since_it_was_published() {
+    let server = calling().start().await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", silent.local_addr().unwrap());
+    Endpoint::make(&server, &json!({"url": url, "timeout_seconds": 60})).await;
+    let published = Instant::now();
+    server.publish(OPERATOR, &event(CHECK_IN, 0)).await;
+    let under_way = ["systole_webhook_in_flight 1", "systole_webhook_lag_events 1"];
+    await_metrics(&server, &under_way).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+
+    let text = await_metrics(&server, &under_way).await;
+    let lag = text.lines().find_map(|line| line.strip_prefix("systole_webhook_lag_seconds ")).unwrap();
+    // Clocks of the wall and of the test may differ by a step.
+    let waited = published.elapsed().as_secs_f64() + 60.0;
+    let lag: f64 = lag.parse().unwrap();
+    assert!(lag > 0.0 && lag <= waited, "{lag} s, and published {waited} s ago at most");
 }
