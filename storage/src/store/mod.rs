@@ -118,6 +118,20 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
+    /// The catalog is newer than the rest, as where files were copied one after the other from
+    /// a running server. What is committed from here on would be taken for known.
+    #[error(
+        "the catalog's position {name} is {actual}, beyond {last}, the last sequence of journal and files: \
+         the data dir is not of one moment (run `systole check`, and copy it as a whole)"
+    )]
+    CatalogAhead {
+        /// Which position.
+        name: String,
+        /// Where it is.
+        actual: Sequence,
+        /// The last sequence there is.
+        last: Sequence,
+    },
     /// A data file cannot be read.
     #[error("a data file cannot be read")]
     Read(#[from] FileReadError),
@@ -305,6 +319,10 @@ impl Store {
             "store opened"
         );
         let last = recovered.last.max(flushed.sequence);
+        let ahead = store.catalog.places()?.into_iter().find(|(_, position)| *position > last);
+        if let Some((name, actual)) = ahead {
+            return Err(StoreError::CatalogAhead { name, actual, last });
+        }
         Ok(Opened {
             log: Arc::new(Log::new(disk, journal_dir, recovered.writer.index().clone(), last)),
             writer: recovered.writer,

@@ -166,19 +166,22 @@ pub(super) fn remove_unfinished(
     let attempts = snapshot.attempts.iter().map(|file| file.data());
     let known: HashSet<&Path> =
         snapshot.files.iter().chain(attempts).map(|file| file.path.as_path()).collect();
-    let mut unexplained = None;
+    let (mut unfinished, mut unexplained) = (Vec::new(), None);
     for path in data_files(disk, data_dir)?.iter().filter(|path| !known.contains(path.as_path())) {
-        let unfinished = match level_and_number(path) {
+        let is_unfinished = match level_and_number(path) {
             Some((level, number)) => level == 0 && flushed.0 < number && number <= through.0,
             None => is_temporary(path),
         };
-        if unfinished {
+        if is_unfinished {
             tracing::warn!(path = %path.display(), "removing what an unfinished flush left");
-            remove(disk, path)?;
+            unfinished.push(path.clone());
         } else if level_and_number(path).is_some() {
             unexplained = Some(path.clone());
         }
     }
+    // A power loss that brought one back would find its number flushed: the journal may have
+    // been flushed in other pieces by then.
+    remove_for_good(disk, &unfinished)?;
     Ok(unexplained)
 }
 

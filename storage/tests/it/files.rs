@@ -6,7 +6,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::Int32Type;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use systole_storage::files::COLUMN_NAMES;
-use systole_storage::{Store, StoreError, StoreSettings};
+use systole_storage::{LaneChanges, Sequence, Store, StoreError, StoreSettings};
 
 use super::fixture::{Samples, TestStore, heart_rate};
 
@@ -128,6 +128,27 @@ fn a_lost_catalog_stops_the_start_and_removes_nothing() {
     fs::remove_dir_all(dir.path().join("journal")).unwrap();
     assert!(matches!(TestStore::try_open(dir.path()), Err(StoreError::Unlisted { .. })));
     assert!(listed.exists());
+}
+
+#[test]
+fn a_catalog_of_a_later_time_stops_the_start_and_says_which_position() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    store.commit(&heart_rate("u_1", JUNE_2026, 3));
+    for routed in [1, 2] {
+        let changes = LaneChanges { routed: Some(Sequence(routed)), ..LaneChanges::default() };
+        store.store.catalog().save_lanes(&changes).unwrap();
+        drop(store);
+        match TestStore::try_open(dir.path()) {
+            Ok(opened) => store = opened,
+            Err(error) => {
+                let said = error.to_string();
+                assert!(said.contains("position routed is 2, beyond 1,"), "{said}");
+                return;
+            }
+        }
+    }
+    panic!("what comes next would be taken for routed");
 }
 
 #[test]

@@ -281,6 +281,48 @@ fn a_deletion_of_all_users_is_carried_out_to_the_end_after_a_stop_at_every_opera
     assert!(stops > 350, "only {stops} operations");
 }
 
+/// What a flush left that was stopped is removed by a start that brings the journal into files
+/// in other pieces, before the machine stops again.
+#[test]
+fn what_a_start_removed_does_not_come_back_after_a_stop_at_every_operation_behind_it() {
+    let long = |user| batch(user, "heart_rate", JUNE_2026 + 20 * DAY, 60, 0.5);
+    let mut steps = vec![attempts(1, 3)];
+    steps.extend((0..4).map(|user| Step::Commit(vec![long(user), long(user + 4)])));
+    steps.push(attempts(2, 3));
+    let (mut flushes, mut stops) = (0, 0);
+    for first in 0.. {
+        let (machine, mut promise) = (Machine::default(), Promise::default());
+        let mut running = start(&machine, "new");
+        for step in &steps {
+            running.run(step, &mut promise).unwrap();
+        }
+        machine.disk.fault_at(first, Fault::Crash);
+        let _stopped = running.run(&Step::Flush, &mut promise);
+        if !machine.disk.has_crashed() {
+            break;
+        }
+        flushes += 1;
+        drop(running);
+        // All of them take minutes: they are stopped at where more power losses are tried.
+        let each = if seeds() > 1 { 1 } else { 5 };
+        for second in (first % each..).step_by(each) {
+            let (machine, mut promise) = (machine.after(None), promise.clone());
+            machine.disk.fault_at(second, Fault::Crash);
+            run_until_crash(&machine, &[Step::Flush], &mut promise);
+            if !machine.disk.has_crashed() {
+                break;
+            }
+            stops += 1;
+            let what = format!("operation {first} of a flush, {second} of the start behind it");
+            for seed in 0..seeds() {
+                check_restart(&machine, Some(seed * 1000 + second as u64), promise.clone(), &what);
+            }
+        }
+    }
+    println!("{flushes} operations of a flush, {stops} of the starts behind them");
+    assert!(flushes > 10 && stops > 50, "only {flushes} and {stops} operations");
+}
+
 /// Samples of 1970, and rules that keep them, drop them and keep what is left of them.
 fn age(machine: &Machine) -> Result<(), Refused> {
     const OLD: i64 = 1_000;
