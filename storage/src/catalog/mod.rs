@@ -125,6 +125,19 @@ impl CatalogError {
     }
 }
 
+/// Makes the file, if it is new, so that its owner alone reads it: secrets may lie in it. What
+/// SQLite puts beside it takes over its mode.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
 impl Catalog {
     /// Opens the catalog of a data dir, making folder and schema if they are new.
     ///
@@ -137,6 +150,7 @@ impl Catalog {
             source,
         };
         std::fs::create_dir_all(data_dir).map_err(|error| failed(error.into()))?;
+        make_private(&path).map_err(|error| failed(error.into()))?;
         let mut connection = Connection::open(&path).map_err(|error| failed(error.into()))?;
         schema::prepare(&mut connection, BUSY_TIMEOUT).map_err(|error| match error {
             CatalogError::Sql(error) => failed(error.into()),

@@ -112,3 +112,16 @@ fn debug_shows_no_secret() {
     let shown = format!("{record:?} {:?}", record.previous);
     assert!(!shown.contains("plain"), "{shown}");
 }
+
+#[cfg(unix)]
+#[test]
+fn a_new_catalog_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let dir = tempfile::tempdir().unwrap();
+    let _catalog = Catalog::open(dir.path()).unwrap();
+    for name in ["catalog.db", "catalog.db-wal"] {
+        let mode = std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{name} is {mode:o}");
+    }
+}

@@ -276,6 +276,17 @@ fn times_are_cut_in_utc_as_calendars_do() {
 }
 
 #[test]
+fn now_is_one_moment_of_a_statement() {
+    let (_dir, store) = spread();
+    let asker = Asker::new(&store);
+    let text =
+        "SELECT count(*) FROM samples WHERE recorded_at < now() + interval '100 years' AND now() = now()";
+    assert_eq!(asker.rows("acme", text), [json!([30])]);
+    let text = "SELECT now() > TIMESTAMP '2026-01-01T00:00:00Z', current_date >= DATE '2026-01-01'";
+    assert_eq!(asker.rows("acme", text), [json!([true, true])]);
+}
+
+#[test]
 fn what_was_erased_is_in_no_answer_before_and_after_its_bytes_are_gone() {
     let (_dir, mut store) = spread();
     let count = "SELECT count(*) FROM samples WHERE user_id = 'u_1'";

@@ -86,7 +86,10 @@ pub(super) fn of_org(
         attempts: Arc::new(OrgAttempts::new(org, store.snapshot())),
     };
     let catalogs = Arc::new(OrgCatalogs(Arc::new(OrgCatalog(Arc::new(tables)))));
-    SessionStateBuilder::new_from_existing(base.clone()).with_catalog_list(catalogs).build()
+    let mut state = SessionStateBuilder::new_from_existing(base.clone()).with_catalog_list(catalogs).build();
+    // One moment for every `now()` of the statement.
+    state.mark_start_execution();
+    state
 }
 
 /// Everything that can stand behind FROM. A further table is a field and a line here.
