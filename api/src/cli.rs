@@ -10,10 +10,12 @@ use crate::auth::{KeySpec, RandomFault, Scope, Scopes, Secret, is_org_id, is_use
 use crate::manage::is_key_name;
 use crate::settings::{DEFAULT_ORG, Environment, Flags, SettingFault, Settings};
 
-/// A server for wearable samples: takes them in by the million, keeps them in open
-/// Parquet files, answers metric queries.
+/// Systole, a server for wearable data
+///
+/// Takes samples in by the million, keeps them in open Parquet files, answers metric
+/// queries, and pushes what arrived to subscribers as signed webhooks.
 #[derive(Debug, Parser)]
-#[command(name = "systole", version, about, arg_required_else_help = true)]
+#[command(name = "systole", version, arg_required_else_help = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -4,6 +4,7 @@
 //! goes to the log beside the request id. Codes are stable: clients branch on them,
 //! `docs/http-api.md` lists them.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt::{self, Display};
 
@@ -11,6 +12,7 @@ use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTIC
 use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
+use serde_json::Value;
 use systole_engine::{CatalogError, CommitError, EraseError, FlushError, QueryError, SqlError, SubmitError};
 
 use crate::auth::{Scope, TokenFault};
@@ -434,6 +436,22 @@ impl Display for Quoted<'_> {
     }
 }
 
+/// A sent JSON value, a text in quotes, others as they are; cut as [`Quoted`] is.
+pub(crate) struct Sent<'a>(pub(crate) &'a Value);
+
+impl Display for Sent<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Value::String(text) = self.0 {
+            return Quoted(text).fmt(f);
+        }
+        let text = self.0.to_string();
+        match text.char_indices().nth(QUOTED_CHARS_MAX) {
+            None => f.write_str(&text),
+            Some((end, _)) => write!(f, "{} (cut)", &text[..end]),
+        }
+    }
+}
+
 /// One entry of `detail`: where, what, which kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Entry {
@@ -455,29 +473,42 @@ impl Entry {
 
     /// An entry about a parameter behind the `?`.
     pub(crate) fn query(name: &'static str, kind: &'static str, message: impl Into<String>) -> Entry {
-        Entry::new(Place { root: "query", index: None, field: Some(name) }, kind, message)
+        Entry::new(Place::of("query", name), kind, message)
     }
 
     /// An entry about a part of the path.
     pub(crate) fn path(name: &'static str, kind: &'static str, message: impl Into<String>) -> Entry {
-        Entry::new(Place { root: "path", index: None, field: Some(name) }, kind, message)
+        Entry::new(Place::of("path", name), kind, message)
     }
 
     /// An entry about a field of a body.
     pub(crate) fn body(field: &'static str, kind: &'static str, message: impl Into<String>) -> Entry {
-        Entry::new(Place { root: "body", index: None, field: Some(field) }, kind, message)
+        Entry::new(Place::of("body", field), kind, message)
+    }
+
+    /// An entry about a field of a body that nobody knows.
+    pub(crate) fn unknown_field(name: &str, message: impl Into<String>) -> Entry {
+        let cut = name.chars().take(QUOTED_CHARS_MAX).collect();
+        let place = Place { root: "body", index: None, field: Some(Cow::Owned(cut)) };
+        Entry::new(place, "unknown_field", message)
     }
 }
 
 /// A place in a request; prints as `["body","data_points",3,"value"]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
     /// `body`, `query` or `path`.
     pub(crate) root: &'static str,
     /// Which of `data_points`.
     pub(crate) index: Option<usize>,
     /// Which field; the whole if absent.
-    pub(crate) field: Option<&'static str>,
+    pub(crate) field: Option<Cow<'static, str>>,
+}
+
+impl Place {
+    fn of(root: &'static str, field: &'static str) -> Place {
+        Place { root, index: None, field: Some(Cow::Borrowed(field)) }
+    }
 }
 
 impl Serialize for Place {
@@ -488,7 +519,7 @@ impl Serialize for Place {
             list.serialize_element("data_points")?;
             list.serialize_element(&index)?;
         }
-        if let Some(field) = self.field {
+        if let Some(field) = &self.field {
             list.serialize_element(field)?;
         }
         list.end()
@@ -584,7 +615,7 @@ mod tests {
 
     #[test]
     fn an_entry_prints_its_place_as_a_path() {
-        let place = Place { root: "body", index: Some(3), field: Some("value") };
+        let place = Place { root: "body", index: Some(3), field: Some("value".into()) };
         let entry = serde_json::to_value(Entry::new(place, "out_of_range", "too much")).unwrap();
         let expected = serde_json::json!({"loc":["body","data_points",3,"value"],"msg":"too much","type":"out_of_range"});
         assert_eq!(entry, expected);

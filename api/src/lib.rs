@@ -18,6 +18,7 @@ pub mod demo;
 mod error;
 mod ingest;
 mod manage;
+mod nearest;
 mod observe;
 pub mod open_files;
 pub mod openapi;

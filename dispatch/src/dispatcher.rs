@@ -38,6 +38,7 @@ use crate::lane::{Agenda, Asked, Lane, LaneStats, ManualRoom, ReadTurns, Sums};
 use crate::ledger::{BacklogKind, GivenUp, Ledger};
 use crate::memory::Memory;
 use crate::notice::{DisabledReason, EndpointDisabled, Notice, Notices};
+use crate::promise::Promise;
 use crate::room::Standing;
 use crate::router::Router;
 use crate::saver::{Save, Saver, save_often};
@@ -129,6 +130,7 @@ pub(crate) struct Shared {
     routed_sequence: AtomicU64,
     /// Every event with an ordering up to this was routed.
     settled: AtomicU64,
+    promise: Mutex<Promise>,
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) agenda: Arc<Agenda>,
     pub(crate) saver: Mutex<Saver>,
@@ -166,9 +168,10 @@ impl Shared {
 
     /// Finds out how far the events are that were routed.
     pub(crate) fn settle(&self) {
-        let settled = self.log.settle();
-        if *self.routed.lock() >= Cursor::behind(settled.head) {
-            self.settled.fetch_max(settled.ordering, Ordering::AcqRel);
+        let promised = self.log.settle();
+        let routed = *self.routed.lock();
+        if let Some(ordering) = self.promise.lock().keep(promised, routed) {
+            self.settled.fetch_max(ordering, Ordering::AcqRel);
         }
     }
 
@@ -347,6 +350,7 @@ impl Dispatcher {
             routed: Mutex::new(parts.routed),
             routed_sequence: AtomicU64::new(parts.routed.sequence.saturating_sub(1)),
             settled: AtomicU64::new(0),
+            promise: Mutex::default(),
             ledger: parts.ledger,
             lanes: Mutex::new(lanes),
             agenda: Arc::new(Agenda::new(parts.clock.clone())),

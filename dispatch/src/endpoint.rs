@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::OURS;
 use crate::dialect::Dialect;
-use crate::vault::is_sealed;
+use crate::vault::{SEALED_PREFIX, is_sealed};
 
 /// Begins an endpoint's id.
 pub const ENDPOINT_ID_PREFIX: &str = "ep_";
@@ -217,7 +217,52 @@ pub enum HeaderFault {
     },
 }
 
+impl HeaderFault {
+    /// Whether there are more than are sent.
+    #[must_use]
+    pub fn is_too_many(&self) -> bool {
+        matches!(self, HeaderFault::TooMany { .. })
+    }
+}
+
+/// Why a header's value is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderValueFault {
+    /// Longer than anybody needs.
+    #[error("has {bytes} bytes, at most {HEADER_VALUE_BYTES_MAX} are sent")]
+    TooLong {
+        /// How many it has.
+        bytes: usize,
+    },
+    /// A receiver would get it without.
+    #[error("begins or ends with white space, which HTTP takes away; leave it out")]
+    Edge,
+    /// One that would end the header, or that HTTP forbids.
+    #[error("has a control character or a line end, which a header cannot carry")]
+    Control,
+    /// It would be taken for what the catalog has encrypted.
+    #[error("begins with {SEALED_PREFIX}, which is kept for encrypted values")]
+    Sealed,
+}
+
 impl EndpointSettings {
+    /// Whether a header may be given this value. Those an endpoint has are sent as they are.
+    ///
+    /// # Errors
+    /// [`HeaderValueFault`].
+    pub fn check_header_value(value: &str) -> Result<(), HeaderValueFault> {
+        if value.len() > HEADER_VALUE_BYTES_MAX {
+            return Err(HeaderValueFault::TooLong { bytes: value.len() });
+        }
+        if HeaderValue::from_str(value).is_err() {
+            return Err(HeaderValueFault::Control);
+        }
+        if value.trim_ascii() != value {
+            return Err(HeaderValueFault::Edge);
+        }
+        if is_sealed(value) { Err(HeaderValueFault::Sealed) } else { Ok(()) }
+    }
+
     /// The endpoint's own headers, as they are sent.
     ///
     /// # Errors
@@ -356,6 +401,26 @@ mod tests {
             let fault = settings.check().unwrap_err();
             assert_eq!(fault.field(), field);
             assert!(fault.to_string().contains(text), "{fault}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_a_header_is_not_given_is_refused_for_its_own_reason() {
+        let cases = [
+            ("Bearer a\tb~".to_owned(), None),
+            (String::new(), None),
+            ("Jürgen".to_owned(), None),
+            ("v".repeat(4096), None),
+            ("v".repeat(4097), Some(HeaderValueFault::TooLong { bytes: 4097 })),
+            (" a".to_owned(), Some(HeaderValueFault::Edge)),
+            ("a\t".to_owned(), Some(HeaderValueFault::Edge)),
+            ("a\r\nb: c".to_owned(), Some(HeaderValueFault::Control)),
+            ("a\n".to_owned(), Some(HeaderValueFault::Control)),
+            ("a\u{7f}".to_owned(), Some(HeaderValueFault::Control)),
+            ("sealed.1.AAAA".to_owned(), Some(HeaderValueFault::Sealed)),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(EndpointSettings::check_header_value(&value).err(), expected, "{value:?}");
         }
     }
 

@@ -306,7 +306,7 @@ pub trait PayloadSource: fmt::Debug + Send + Sync {
     /// it.
     ///
     /// # Errors
-    /// [`PayloadFault`]; [`PayloadFault::Gone`] if one of them is gone.
+    /// [`PayloadFault`]; [`PayloadFault::Gone`] or [`PayloadFault::Dropped`] if one of them is.
     fn open_joined(&self, members: &[(Place, u64)]) -> Result<Box<dyn Payload>, PayloadFault>;
 
     /// Whether the payload of a frame lies in memory, so that opening it reads no
@@ -352,9 +352,12 @@ pub trait Payload: Send {
 /// Why there is no payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PayloadFault {
-    /// It was erased or is no longer retained; trying again does not help.
+    /// It was erased, or there is none; trying again does not help.
     #[error("the payload is gone")]
     Gone,
+    /// It is no longer retained, which does not change either.
+    #[error("the payload is no longer kept")]
+    Dropped,
     /// It cannot be read now.
     #[error("the payload cannot be read")]
     Unreadable,

@@ -9,30 +9,35 @@
 //! It is checked twice:
 //!
 //! 1. [`Targets::check_url`], when an endpoint is registered, says no as early as it
-//!    can: to schemes, to user info, to literal addresses in any spelling.
+//!    can: to schemes, to user info, to literal addresses in any spelling, to what only a
+//!    browser would mend and to names that no resolver knows.
 //! 2. [`Targets::check_address`], at each dial, judges the addresses that a name has
 //!    just then, and literal addresses, by the rules of this start. Exactly these are
 //!    dialled, so a name that changes its mind in between gains nothing, and neither
 //!    does a url that was registered under wider rules ([`Target::unchecked`]).
 //!
-//! IPv6 addresses that embed an IPv4 address in a known place (mapped, compatible,
-//! NAT64's `64:ff9b::/96`, 6to4) are judged by that one. In `64:ff9b:1::/48` the
-//! place depends on the operator's prefix, so all of it is refused.
+//! Which addresses are public stands in `forbidden.rs`.
 //!
 //! It is no firewall: public addresses that lead inside (a hairpin, a proxy of the
 //! receiver's own) are for the network to refuse.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use hyper::Uri;
 use hyper::header::HeaderValue;
 use hyper::http::uri::{Authority, Scheme};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use url::{Host, Url};
+
+use crate::forbidden::{forbidden, judged};
 
 /// Longest url that is taken: what every browser and proxy takes as well.
 pub const URL_BYTES_MAX: usize = 2_048;
+/// Longest part of a name between dots (RFC 1035).
+const LABEL_BYTES_MAX: usize = 63;
+/// Longest name, without the dot of the root (RFC 1035).
+const NAME_BYTES_MAX: usize = 253;
 
 /// What may be called. Immutable: other settings are other `Targets`, with a client
 /// of their own, so no pooled connection outlives the rules it was dialled under.
@@ -63,7 +68,9 @@ impl Targets {
     /// [`TargetFault`] says what is wrong and what would be right, and never prints
     /// the url: credentials may stand in it.
     pub fn check_url(&self, url: &str) -> Result<Target, TargetFault> {
-        let url = read(url)?;
+        let text = url;
+        let url = read(text)?;
+        check_text(text, &url)?;
         self.check_host(&url, is_https(&url)?)?;
         Target::of(&url)
     }
@@ -132,7 +139,7 @@ impl Target {
     /// is a failed exchange, [`PostFault::Refused`](crate::client::PostFault::Refused).
     ///
     /// # Errors
-    /// [`TargetFault`] if it is no url of that form.
+    /// [`TargetFault`] if it is no url of that form, but for what is asked of new ones alone.
     pub fn unchecked(url: &str) -> Result<Target, TargetFault> {
         Target::of(&read(url)?)
     }
@@ -218,6 +225,30 @@ pub enum TargetFault {
     /// It leads nowhere.
     #[error("the url has no host; send one like https://example.com/hook")]
     Host,
+    /// Something that cannot be seen, most likely from copying.
+    #[error("the url has white space or a control character in it; leave it out, or percent-encode it")]
+    Space,
+    /// A scheme and what follows it without `//`.
+    #[error("the url has no // behind its scheme; send one like https://example.com/hook")]
+    Authority,
+    /// Two dots in a row, or one that begins the host.
+    #[error("the url's host has an empty label between its dots; send one like https://example.com/hook")]
+    EmptyLabel,
+    /// A part of the host that DNS cannot carry.
+    #[error("the url's host has a label of {bytes} bytes; DNS carries at most {LABEL_BYTES_MAX}")]
+    LongLabel {
+        /// How many it has.
+        bytes: usize,
+    },
+    /// A host that DNS cannot carry.
+    #[error("the url's host has {bytes} bytes; DNS carries at most {NAME_BYTES_MAX}")]
+    LongName {
+        /// How many it has.
+        bytes: usize,
+    },
+    /// A port that nothing listens on.
+    #[error("the url's port is 0; send one from 1 to 65535, or leave it out")]
+    Port,
     /// It leads where only the operator may open.
     #[error(
         "{host} leads to {range}; use a public address, or let the operator open it in dispatch.allow_targets"
@@ -272,6 +303,41 @@ fn read(url: &str) -> Result<Url, TargetFault> {
     Ok(url)
 }
 
+/// Refuses what a new url has that is mended in reading it, or can never be called.
+fn check_text(text: &str, url: &Url) -> Result<(), TargetFault> {
+    if text.contains(|letter: char| letter.is_whitespace() || letter.is_control()) {
+        return Err(TargetFault::Space);
+    }
+    let behind = text.split_once(':').map_or("", |(_, behind)| behind);
+    let Some(authority) = behind.strip_prefix("//") else { return Err(TargetFault::Authority) };
+    if authority.starts_with(['/', '\\']) {
+        return Err(TargetFault::Host);
+    }
+    if url.port() == Some(0) {
+        return Err(TargetFault::Port);
+    }
+    match url.host() {
+        Some(Host::Domain(name)) => check_name(name),
+        _ => Ok(()),
+    }
+}
+
+/// Whether DNS can carry a name, which may end with the dot of the root.
+fn check_name(name: &str) -> Result<(), TargetFault> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.len() > NAME_BYTES_MAX {
+        return Err(TargetFault::LongName { bytes: name.len() });
+    }
+    for label in name.split('.') {
+        match label.len() {
+            0 => return Err(TargetFault::EmptyLabel),
+            1..=LABEL_BYTES_MAX => {}
+            bytes => return Err(TargetFault::LongLabel { bytes }),
+        }
+    }
+    Ok(())
+}
+
 fn is_https(url: &Url) -> Result<bool, TargetFault> {
     match url.scheme() {
         "https" => Ok(true),
@@ -287,106 +353,10 @@ fn refuse_extras(url: &Url) -> Result<(), TargetFault> {
     if url.fragment().is_some() { Err(TargetFault::Fragment) } else { Ok(()) }
 }
 
-/// What kind of address it is, if it is one that nobody but the operator opens.
-fn forbidden(address: IpAddr) -> Option<&'static str> {
-    match judged(address) {
-        IpAddr::V4(address) => {
-            FORBIDDEN_V4.iter().find_map(|(range, name)| range.contains(&address).then_some(*name))
-        }
-        IpAddr::V6(address) => {
-            FORBIDDEN_V6.iter().find_map(|(range, name)| range.contains(&address).then_some(*name))
-        }
-    }
-}
-
-/// The IPv4 address that an IPv6 address stands for, else the address itself.
-fn judged(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(outer) => embedded(outer).map_or(address, IpAddr::V4),
-    }
-}
-
-fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    let [a, b, c, d, e, f, ..] = address.segments();
-    let [.., w, x, y, z] = address.octets();
-    let last = Ipv4Addr::new(w, x, y, z);
-    match [a, b, c, d, e, f] {
-        // `::` and `::1` are of the same block and have a meaning of their own.
-        [0, 0, 0, 0, 0, 0] if address.is_unspecified() || address.is_loopback() => None,
-        [0, 0, 0, 0, 0, 0 | 0xffff] | [0x64, 0xff9b, 0, 0, 0, 0] => Some(last),
-        [0x2002, high, low, ..] => Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low))),
-        _ => None,
-    }
-}
-
-const fn v4(a: u8, b: u8, c: u8, d: u8, bits: u8) -> Ipv4Net {
-    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), bits)
-}
-
-const fn v6(start: [u16; 8], bits: u8) -> Ipv6Net {
-    let [a, b, c, d, e, f, g, h] = start;
-    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), bits)
-}
-
-/// From IANA's registry of special addresses (RFC 6890 and its successors) and the
-/// clouds' documents; the first match gives the name.
-const FORBIDDEN_V4: [(Ipv4Net, &str); 18] = [
-    (v4(0, 0, 0, 0, 8), "an address of this network (0.0.0.0/8)"),
-    (v4(10, 0, 0, 0, 8), PRIVATE),
-    (v4(172, 16, 0, 0, 12), PRIVATE),
-    (v4(192, 168, 0, 0, 16), PRIVATE),
-    (v4(100, 64, 0, 0, 10), "a provider's shared address (100.64.0.0/10)"),
-    (v4(127, 0, 0, 0, 8), LOOPBACK),
-    (v4(169, 254, 169, 254, 32), METADATA),
-    // Azure's platform services, in the midst of public addresses.
-    (v4(168, 63, 129, 16, 32), METADATA),
-    (v4(169, 254, 0, 0, 16), LINK_LOCAL),
-    (v4(192, 0, 0, 0, 24), "an address of a protocol's own (192.0.0.0/24)"),
-    (v4(192, 0, 2, 0, 24), DOCUMENTATION),
-    (v4(198, 51, 100, 0, 24), DOCUMENTATION),
-    (v4(203, 0, 113, 0, 24), DOCUMENTATION),
-    (v4(192, 88, 99, 0, 24), "a 6to4 relay's address (192.88.99.0/24)"),
-    (v4(198, 18, 0, 0, 15), "a benchmark's address (198.18.0.0/15)"),
-    (v4(224, 0, 0, 0, 4), MULTICAST),
-    (v4(255, 255, 255, 255, 32), "the broadcast address"),
-    (v4(240, 0, 0, 0, 4), "a reserved address (240.0.0.0/4)"),
-];
-
-/// Behind the named ones come the three that leave `2000::/3`, all that is public.
-const FORBIDDEN_V6: [(Ipv6Net, &str); 17] = [
-    (v6([0, 0, 0, 0, 0, 0, 0, 0], 128), "the unspecified address"),
-    (v6([0, 0, 0, 0, 0, 0, 0, 1], 128), LOOPBACK),
-    (v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48), "an address translated inside the network (64:ff9b:1::/48)"),
-    (v6([0x100, 0, 0, 0, 0, 0, 0, 0], 64), "an address whose packets are discarded (100::/64)"),
-    (v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 32), "a Teredo address (2001::/32)"),
-    (v6([0x2001, 0x10, 0, 0, 0, 0, 0, 0], 28), ORCHID),
-    (v6([0x2001, 0x20, 0, 0, 0, 0, 0, 0], 28), ORCHID),
-    (v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23), "an address of a protocol's own (2001::/23)"),
-    (v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32), DOCUMENTATION),
-    (v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20), DOCUMENTATION),
-    (v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128), METADATA),
-    (v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7), PRIVATE),
-    (v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10), LINK_LOCAL),
-    (v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8), MULTICAST),
-    (v6([0, 0, 0, 0, 0, 0, 0, 0], 3), NOT_PUBLIC),
-    (v6([0x4000, 0, 0, 0, 0, 0, 0, 0], 2), NOT_PUBLIC),
-    // Site-local addresses (fec0::/10) are among these.
-    (v6([0x8000, 0, 0, 0, 0, 0, 0, 0], 1), NOT_PUBLIC),
-];
-
-const DOCUMENTATION: &str = "an address for documents";
-const LINK_LOCAL: &str = "a link-local address";
-const LOOPBACK: &str = "a loopback address";
-const METADATA: &str = "a cloud's metadata service";
-const MULTICAST: &str = "a multicast address";
-const NOT_PUBLIC: &str = "an address that is not public (outside 2000::/3)";
-const ORCHID: &str = "an ORCHID, which is no address (2001:10::/28, 2001:20::/28)";
-const PRIVATE: &str = "a private address";
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::forbidden::*;
 
     fn nobody() -> Targets {
         Targets::default()
@@ -576,7 +546,7 @@ mod tests {
         let cases = [
             ("http://0x7f.1:8080/hook", "http://127.0.0.1:8080/hook"),
             ("https://2130706433", "https://127.0.0.1/"),
-            ("http://[::ffff:127.0.0.1]/a b", "http://[::ffff:7f00:1]/a%20b"),
+            ("http://[::ffff:127.0.0.1]/a%20b", "http://[::ffff:7f00:1]/a%20b"),
             ("http://localhost:1/", "http://localhost:1/"),
             ("http://a.localhost./", "http://a.localhost./"),
             ("HTTP://Receiver.Example:80/x", "http://receiver.example/x"),
@@ -614,6 +584,40 @@ mod tests {
             let fault = nobody().check_url(url).expect_err(url);
             assert!(fault.to_string().contains(expected), "{url}: {fault}");
             assert!(!format!("{fault} {fault:?}").contains("hunter2"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn what_can_never_be_called_is_refused_for_new_urls_and_still_read_of_old_ones() {
+        let label = "a".repeat(63);
+        let name = format!("{label}.{label}.{label}.{}", "a".repeat(61));
+        for fits in
+            [format!("https://{label}.example/"), format!("https://{name}./"), format!("https://{name}:1/")]
+        {
+            assert!(nobody().check_url(&fits).is_ok(), "{fits}");
+        }
+        let cases = [
+            (" https://example.com/".to_owned(), TargetFault::Space),
+            ("https://example.com/\n".to_owned(), TargetFault::Space),
+            ("https://exam\tple.com/".to_owned(), TargetFault::Space),
+            ("https://example.com/a b".to_owned(), TargetFault::Space),
+            ("https://example.com/?a=\u{a0}".to_owned(), TargetFault::Space),
+            ("https://example.com/\u{7f}".to_owned(), TargetFault::Space),
+            ("https:example.com".to_owned(), TargetFault::Authority),
+            ("https:/example.com".to_owned(), TargetFault::Authority),
+            ("https:\\\\example.com".to_owned(), TargetFault::Authority),
+            ("https:///x".to_owned(), TargetFault::Host),
+            ("https://\\x".to_owned(), TargetFault::Host),
+            ("https://example..com/".to_owned(), TargetFault::EmptyLabel),
+            ("https://.example.com/".to_owned(), TargetFault::EmptyLabel),
+            ("https://example.com../".to_owned(), TargetFault::EmptyLabel),
+            (format!("https://a{label}.com/"), TargetFault::LongLabel { bytes: 64 }),
+            (format!("https://a{name}/"), TargetFault::LongName { bytes: 254 }),
+            ("https://example.com:0/".to_owned(), TargetFault::Port),
+        ];
+        for (url, expected) in cases {
+            assert_eq!(nobody().check_url(&url), Err(expected), "{url:?}");
+            assert!(Target::unchecked(&url).is_ok(), "{url:?}");
         }
     }
 

@@ -14,11 +14,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 use crate::endpoint::{EndpointSettings, Timeseries};
 use crate::event::EventKind;
+use crate::trie::Trie;
 
 /// A topic's number; holds within one process only and never reaches the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -123,6 +123,14 @@ impl Topic {
         matches!(self, Topic::Published { only_if_named: true, .. })
     }
 
+    /// The name that it shares with the fewest: a metric's own, not its group's.
+    fn own_name(&self) -> &str {
+        match self {
+            Topic::Published { name, .. } => name,
+            Topic::Series { granular, .. } => &granular.created,
+        }
+    }
+
     /// Every name it has.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let names: Vec<&str> = match self {
@@ -141,20 +149,28 @@ fn wants(filter: Option<&BTreeSet<String>>, name: &str) -> bool {
 }
 
 /// Every topic there is: those known from the start, and those that came later, which
-/// stay. Reads take no lock.
+/// stay. Reads take no lock. What comes later is found by its name and shares the rest with
+/// the version before, so it costs the same however many there are: an organisation has
+/// metrics of its own, and there may be thousands of organisations.
 #[derive(Debug, Default)]
 pub struct Topics {
     known: Table,
     /// Their numbers go on where those of `known` end.
     added: ArcSwap<Table>,
-    /// Held while one is added.
+    /// Held while some are added.
     adding: Mutex<()>,
 }
 
+/// Topics of a chunk. One more copies the links of the chunk that is not full, and one link
+/// of each other chunk: with 20,000 topics at most 255 and 78.
+const CHUNK: usize = 256;
+
+/// A version of a table: a change makes a new one and shares what it does not copy.
 #[derive(Clone, Debug, Default)]
 struct Table {
-    topics: Vec<Arc<Topic>>,
-    by_name: HashMap<String, Vec<TopicId>>,
+    /// All of them full but the last.
+    chunks: Vec<Arc<Vec<Arc<Topic>>>>,
+    by_name: Trie<Arc<str>, Arc<[TopicId]>>,
 }
 
 impl Topics {
@@ -178,14 +194,28 @@ impl Topics {
     pub fn add(&self, topic: Topic) -> TopicId {
         let _adding = self.adding.lock();
         let added = self.added.load();
-        let first = self.known.topics.len();
-        if let Some(place) = added.topics.iter().position(|known| **known == topic) {
-            return number(first + place);
+        if let Some(id) = added.find(self.known.len(), &topic) {
+            return id;
         }
         let mut more = Table::clone(&added);
-        let id = more.push(first, topic);
+        let id = more.push(self.known.len(), topic);
         self.added.store(Arc::new(more));
         id
+    }
+
+    /// Adds topics, or finds those that are there, each as [`Topics::add`] does, in one
+    /// version; returns their numbers in the same order.
+    ///
+    /// # Panics
+    /// If there are 4 billion of them.
+    pub fn add_all(&self, topics: impl IntoIterator<Item = Topic>) -> Vec<TopicId> {
+        let _adding = self.adding.lock();
+        let first = self.known.len();
+        let mut more = Table::clone(&self.added.load());
+        let add = |topic| more.find(first, &topic).unwrap_or_else(|| more.push(first, topic));
+        let ids = topics.into_iter().map(add).collect();
+        self.added.store(Arc::new(more));
+        ids
     }
 
     /// A topic.
@@ -195,16 +225,16 @@ impl Topics {
     #[must_use]
     pub fn get(&self, id: TopicId) -> Arc<Topic> {
         let place = id.0 as usize;
-        match self.known.topics.get(place) {
-            Some(topic) => topic.clone(),
-            None => self.added.load().topics[place - self.known.topics.len()].clone(),
+        match place.checked_sub(self.known.len()) {
+            None => self.known.get(place).clone(),
+            Some(place) => self.added.load().get(place).clone(),
         }
     }
 
     /// Whether a topic was there from the start.
     #[must_use]
     pub fn is_known_from_the_start(&self, id: TopicId) -> bool {
-        (id.0 as usize) < self.known.topics.len()
+        (id.0 as usize) < self.known.len()
     }
 
     /// The topics that have this name: several for a group's.
@@ -212,23 +242,48 @@ impl Topics {
     pub fn named(&self, name: &str) -> Vec<TopicId> {
         let added = self.added.load();
         let tables = [&self.known, &**added];
-        tables.iter().filter_map(|table| table.by_name.get(name)).flatten().copied().collect()
+        tables.iter().flat_map(|table| table.named(name)).copied().collect()
     }
 
     /// Every name that was there from the start, in no order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.known.by_name.keys().map(String::as_str)
+        let mut names = Vec::with_capacity(self.known.by_name.len());
+        self.known.by_name.for_each(|name, _| names.push(&**name));
+        names.into_iter()
     }
 }
 
 impl Table {
-    /// Adds a topic behind the others; the first one has the number `first`.
+    fn len(&self) -> usize {
+        self.chunks.last().map_or(0, |last| (self.chunks.len() - 1) * CHUNK + last.len())
+    }
+
+    fn get(&self, place: usize) -> &Arc<Topic> {
+        &self.chunks[place / CHUNK][place % CHUNK]
+    }
+
+    fn named(&self, name: &str) -> &[TopicId] {
+        self.by_name.get(name).map_or(&[], |ids| ids)
+    }
+
+    /// An equal topic; the first one has the number `first`. Few others have its own name.
+    fn find(&self, first: usize, topic: &Topic) -> Option<TopicId> {
+        let is_equal = |id: &&TopicId| **self.get(id.0 as usize - first) == *topic;
+        self.named(topic.own_name()).iter().find(is_equal).copied()
+    }
+
+    /// Adds a topic behind the others; the first one has the number `first`. Copies the
+    /// numbers of those that share a name with it, which are few: an own metric has no group.
     fn push(&mut self, first: usize, topic: Topic) -> TopicId {
-        let id = number(first + self.topics.len());
+        let id = number(first + self.len());
         for name in topic.names() {
-            self.by_name.entry_ref(name).or_default().push(id);
+            let named: Arc<[TopicId]> = self.named(name).iter().copied().chain([id]).collect();
+            self.by_name = self.by_name.with(name.into(), named);
         }
-        self.topics.push(Arc::new(topic));
+        match self.chunks.last_mut().filter(|last| last.len() < CHUNK) {
+            Some(last) => Arc::make_mut(last).push(Arc::new(topic)),
+            None => self.chunks.push(Arc::new(vec![Arc::new(topic)])),
+        }
         id
     }
 }
@@ -396,5 +451,61 @@ mod tests {
         assert_eq!(*topics.get(second), own("series.i"));
         assert!(topics.is_known_from_the_start(TopicId(0)) && !topics.is_known_from_the_start(first));
         assert_eq!(topics.names().count(), 4);
+    }
+
+    fn own(number: usize) -> Topic {
+        Topic::Series { group: None, granular: SeriesName::of(&format!("series.own_{number}")) }
+    }
+
+    #[test]
+    fn topics_that_come_together_have_the_numbers_they_would_have_had_one_by_one() {
+        let (one_by_one, together) = (Topics::new(vec![own(9_999)]), Topics::new(vec![own(9_999)]));
+        let group = |number: usize| match own(number) {
+            Topic::Series { granular, .. } => {
+                Topic::Series { group: Some(SeriesName::of("group")), granular }
+            }
+            published @ Topic::Published { .. } => published,
+        };
+        // Each of the first comes again, and the last have the names of the first, in a group.
+        let all = || (0..600).chain(0..300).map(own).chain((0..20).map(group)).chain([group(7)]);
+        assert_eq!(together.add_all([own(3)]), [one_by_one.add(own(3))]);
+        let ids: Vec<TopicId> = all().map(|topic| one_by_one.add(topic)).collect();
+        assert_eq!(together.add_all(all()), ids);
+        assert_eq!(ids.iter().max(), Some(&TopicId(620)));
+        for (id, topic) in ids.into_iter().zip(all()) {
+            assert_eq!((&*together.get(id), &*one_by_one.get(id)), (&topic, &topic));
+        }
+        for name in ["group.created", "series.own_7.updated", "series.own_9999.created", "series.own_600"] {
+            assert_eq!(together.named(name), one_by_one.named(name), "{name}");
+        }
+        assert_eq!(together.named("group.created").len(), 20);
+        assert_eq!(together.named("series.own_7.updated").len(), 2);
+    }
+
+    /// Entries and links of names that some work copies.
+    fn copied(work: impl FnOnce()) -> usize {
+        let before = crate::trie::copied();
+        work();
+        crate::trie::copied() - before
+    }
+
+    #[test]
+    fn one_topic_more_costs_the_same_however_many_there_are() {
+        const METRICS: usize = 20_000;
+        let topics = Topics::default();
+        // Two names each, a leaf and three branches a name, and now and then a leaf that is full.
+        const EACH_MAX: usize = 2 * 4 * 16 + 16;
+        let together = copied(|| drop(topics.add_all((0..METRICS).map(own))));
+        assert!(together < METRICS * EACH_MAX, "{together}");
+        let before = topics.added.load_full();
+        assert_eq!(before.chunks.len(), METRICS.div_ceil(CHUNK));
+        let again = copied(|| assert_eq!(topics.add(own(77)), TopicId(77)));
+        assert_eq!(again, 0);
+        assert!(Arc::ptr_eq(&before, &topics.added.load_full()));
+        let one_more = copied(|| assert_eq!(topics.add(own(METRICS)).0 as usize, METRICS));
+        assert!(one_more < 4 * EACH_MAX, "{one_more}");
+        let after = topics.added.load_full();
+        let shared = before.chunks.iter().zip(&after.chunks).filter(|(old, new)| Arc::ptr_eq(old, new));
+        assert_eq!(shared.count(), before.chunks.len() - 1);
     }
 }

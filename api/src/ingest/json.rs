@@ -8,6 +8,7 @@
 //! in any order, unknown ones are skipped, of several with one name the last
 //! counts, and `null` in an optional field is an absent field.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -16,7 +17,7 @@ use systole_engine::{Batch, BlockedUsers, FaultKind, Point, Registry};
 
 use super::alike;
 use super::pool::Scratch;
-use super::user::{UserFault, UserRule};
+use super::user::{USER_MISMATCH, UserFault, UserRule};
 use crate::error::{Entry, Place, Refusal};
 
 /// Bad points that are named; the others are only counted.
@@ -184,7 +185,7 @@ impl Points<'_> {
             Err(PointFault::Field { field, kind, message }) => {
                 self.decoded.rejected += 1;
                 if self.decoded.detail.len() < DETAIL_MAX {
-                    let place = Place { root: "body", index, field };
+                    let place = Place { root: "body", index, field: field.map(Cow::Borrowed) };
                     self.decoded.detail.push(Entry::new(place, kind, message));
                 }
             }
@@ -225,7 +226,7 @@ impl Points<'_> {
         let (kind, message) = match self.users.user(said) {
             Ok(user) => return Ok(user),
             Err(UserFault::Forbidden) => return Err(PointFault::Forbidden),
-            Err(UserFault::Mismatch) => ("user_mismatch", "is another user than ?user_id= names"),
+            Err(UserFault::Mismatch) => ("user_mismatch", USER_MISMATCH),
             Err(UserFault::Missing) => ("missing", "is needed: this key is not bound to a user"),
         };
         Err(PointFault::Field { field: Some("user_id"), kind, message: message.to_owned() })
@@ -251,7 +252,11 @@ fn list_of<'n, 'b>(nodes: &'n [Node<'b>]) -> Result<&'n [Node<'b>], Refusal> {
 
 /// A refusal of the body as a whole, or of one of its outer fields.
 fn whole(field: Option<&'static str>, kind: &'static str, message: String) -> Refusal {
-    Refusal::invalid(Entry::new(Place { root: "body", index: None, field }, kind, message))
+    Refusal::invalid(Entry::new(
+        Place { root: "body", index: None, field: field.map(Cow::Borrowed) },
+        kind,
+        message,
+    ))
 }
 
 fn must_be(wanted: &str, nodes: &[Node<'_>]) -> String {

@@ -14,6 +14,9 @@ pub(crate) enum UserRule<'a> {
     PerPoint,
 }
 
+/// What is said of one that is another than the query's.
+pub(super) const USER_MISMATCH: &str = "is another user than ?user_id= names";
+
 /// A point whose user cannot be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum UserFault {
@@ -50,6 +53,18 @@ impl<'a> UserRule<'a> {
             (UserRule::Named(named), Some(said)) if said != named => Err(UserFault::Mismatch),
             (UserRule::Bound(user) | UserRule::Named(user), _) | (UserRule::PerPoint, Some(user)) => Ok(user),
             (UserRule::PerPoint, None) => Err(UserFault::Missing),
+        }
+    }
+
+    /// Whom an event is about that says `said`; unlike a point it may be about nobody.
+    pub(crate) fn user_of_event(self, said: Option<&'a str>) -> Result<Option<&'a str>, Refusal> {
+        match self.user(said) {
+            Ok(user) => Ok(Some(user)),
+            Err(UserFault::Missing) => Ok(None),
+            Err(UserFault::Forbidden) => Err(Refusal::OtherUser),
+            Err(UserFault::Mismatch) => {
+                Err(Refusal::invalid(Entry::body("user_id", "user_mismatch", USER_MISMATCH)))
+            }
         }
     }
 

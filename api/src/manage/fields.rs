@@ -12,12 +12,66 @@ use systole_engine::{Catalog, CatalogError};
 
 use crate::app::App;
 use crate::auth::is_user_id;
-use crate::error::{Entry, Place, Refusal};
+use crate::error::{Entry, Place, Quoted, Refusal};
+use crate::nearest::{folded, hint, nearest};
 use crate::route::Call;
 use crate::server::BodyLimits;
 
 /// Longest body of a management call.
 const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Most entries of a refusal; what is behind them shows once these are put right.
+const FAULTS_MAX: usize = 100;
+/// What other systems call a field, where there is the second.
+const OTHER_WORDS: [(&str, &str); 2] = [("channels", "filter_types"), ("eventtypes", "filter_types")];
+
+/// What is wrong with a body, all of it.
+#[derive(Debug, Default)]
+pub(super) struct Faults(Vec<Entry>);
+
+impl Faults {
+    /// Those of fields that no `what` has.
+    pub(super) fn of_unknown(fields: &Map<String, Value>, known: &[&str], what: &str) -> Faults {
+        let unknown = fields.keys().filter(|name| !known.contains(&name.as_str())).take(FAULTS_MAX);
+        Faults(unknown.map(|name| unknown_entry(name, known, what)).collect())
+    }
+
+    pub(super) fn push(&mut self, entry: Entry) {
+        if self.0.len() < FAULTS_MAX {
+            self.0.push(entry);
+        }
+    }
+
+    /// What was read, unless it is one fault more; any other refusal is one of the whole body.
+    pub(super) fn note<T>(&mut self, read: Result<T, Refusal>) -> Result<Option<T>, Refusal> {
+        match read {
+            Ok(value) => Ok(Some(value)),
+            Err(Refusal::Invalid { detail, .. }) => {
+                detail.into_iter().for_each(|entry| self.push(entry));
+                Ok(None)
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// The refusal, if there is a fault.
+    pub(super) fn end(self) -> Result<(), Refusal> {
+        if self.0.is_empty() { Ok(()) } else { Err(Refusal::Invalid { detail: self.0, rejected: None }) }
+    }
+}
+
+/// Refuses fields that no `what` has.
+pub(super) fn refuse_unknown(fields: &Map<String, Value>, known: &[&str], what: &str) -> Result<(), Refusal> {
+    Faults::of_unknown(fields, known, what).end()
+}
+
+/// An entry about a field that no `what` has; names the one that was meant, if it is like one.
+pub(super) fn unknown_entry(name: &str, known: &[&str], what: &str) -> Entry {
+    let word = |(word, _): &&(&str, &str)| folded(name) == *word;
+    let meant = OTHER_WORDS.iter().find(word).map(|(_, meant)| *meant);
+    let meant = meant.filter(|meant| known.contains(meant)).or_else(|| nearest(name, known.iter().copied()));
+    let message = format!("is a field that no {what} has: {}{}", Quoted(name), hint(meant));
+    Entry::unknown_field(name, message)
+}
 
 /// Refuses a body that is compressed: only those of samples are worth it.
 pub(crate) fn refuse_compressed(headers: &HeaderMap) -> Result<(), Refusal> {
@@ -126,6 +180,31 @@ pub(super) async fn blocking<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_unknown_fields_are_named_with_those_that_were_meant() {
+        let known = ["url", "filter_types"];
+        let body = br#"{"ulr":1,"channels":[],"eventTypes":[],"url":"x","colour":"red"}"#;
+        let refused = refuse_unknown(&fields(body).unwrap(), &known, "endpoint").unwrap_err();
+        let Refusal::Invalid { detail, .. } = refused else { panic!("{refused:?}") };
+        let hints: Vec<_> = detail
+            .iter()
+            .map(|entry| (entry.place.field.as_deref().unwrap(), entry.message.split("; ").nth(1)))
+            .collect();
+        let filter = Some("did you mean filter_types?");
+        let expected = [
+            ("channels", filter),
+            ("colour", None),
+            ("eventTypes", filter),
+            ("ulr", Some("did you mean url?")),
+        ];
+        assert_eq!(hints, expected);
+        let many: Map<String, Value> = (0..200).map(|number| (format!("{number}"), Value::Null)).collect();
+        assert_eq!(Faults::of_unknown(&many, &known, "endpoint").0.len(), FAULTS_MAX);
+        assert!(unknown_entry("channels", &["url"], "test").message.ends_with('"'));
+        let long = unknown_entry(&"x".repeat(5000), &known, "test");
+        assert!(long.message.len() < 100 && long.place.field.unwrap().len() < 100);
+    }
 
     #[test]
     fn a_parsers_place_becomes_a_byte() {

@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 use systole_engine::registry::{Aggregate, DefinitionFault, MetricKind, OWN_METRICS_MAX, Scale, UnitAlias};
 use systole_engine::{AddMetricError, Added, Metric};
 
-use super::fields::{fields, read_body, text};
-use crate::error::{Entry, Place, Quoted, Refusal};
+use super::fields::{fields, read_body, refuse_unknown, text};
+use crate::error::{Entry, Quoted, Refusal};
 use crate::reply::{self, Reply};
 use crate::route::Call;
 
@@ -112,11 +112,7 @@ impl From<AddMetricError> for Refusal {
 }
 
 fn read(fields: &Map<String, Value>) -> Result<Metric, Refusal> {
-    if let Some(name) = fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
-        let message = format!("has a field that no own metric has: {}", Quoted(name));
-        let place = Place { root: "body", index: None, field: None };
-        return Err(Refusal::invalid(Entry::new(place, "unknown_field", message)));
-    }
+    refuse_unknown(fields, &FIELDS, "own metric")?;
     let (key, unit) = (needed(text(fields, "key")?, "key")?, needed(text(fields, "unit")?, "unit")?);
     let hard_min = needed(number(fields, "hard_min")?, "hard_min")?;
     let hard_max = needed(number(fields, "hard_max")?, "hard_max")?;

@@ -256,6 +256,11 @@ impl Settings {
         let mut settings = Settings::default();
         reader.address("listen", &mut settings.listen)?;
         reader.path("data_dir", &mut settings.data_dir)?;
+        // One that is not there yet is made.
+        if settings.data_dir.exists() && !settings.data_dir.is_dir() {
+            let reason = format!("{} is not a directory", settings.data_dir.display());
+            return Err(reader.wrong("data_dir", reason));
+        }
         settings.admin_key = reader.secret("admin_key")?;
         if let Some(key) = &settings.admin_key {
             check_admin_key(key).map_err(|reason| reader.wrong("admin_key", reason))?;

@@ -13,12 +13,13 @@ use super::env::{Environment, variable};
 use super::file::{self, Flat};
 use super::{Flags, value};
 use crate::auth::Secret;
+use crate::nearest::{hint, nearest};
 
 /// A setting that stops the start. The text is one line and names the setting.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingFault {
     /// The file cannot be read.
-    #[error("setting config: cannot read {}: {source}", path.display())]
+    #[error("setting config: cannot read {}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -36,12 +37,14 @@ pub enum SettingFault {
         reason: String,
     },
     /// The file has a name that is no setting.
-    #[error("unknown setting {name} in {}", path.display())]
+    #[error("unknown setting {name} in {}{}", path.display(), hint(*nearest))]
     Unknown {
         /// The dotted name.
         name: String,
         /// The file.
         path: PathBuf,
+        /// The setting that was meant, if the name is like one.
+        nearest: Option<&'static str>,
     },
     /// The value cannot be.
     #[error("setting {name}: {reason}")]
@@ -78,7 +81,10 @@ impl<'a> Reader<'a> {
     pub(super) fn finish(self) -> Result<(), SettingFault> {
         match self.file.into_keys().next() {
             None => Ok(()),
-            Some(name) => Err(SettingFault::Unknown { name, path: self.path }),
+            Some(name) => {
+                let nearest = nearest(&name, self.asked.iter().map(|(asked, _)| *asked));
+                Err(SettingFault::Unknown { name, path: self.path, nearest })
+            }
         }
     }
 
@@ -94,7 +100,7 @@ impl<'a> Reader<'a> {
         self.asked.push((name, default));
         let from_file = self.file.remove(name);
         if let Some(text) = self.flags.get(name) {
-            return Some((Value::String(text.clone()), format!("--{}", name.replace('_', "-"))));
+            return Some((Value::String(text.clone()), flag(name)));
         }
         let variable = variable(name);
         if let Some(text) = self.environment.get(&variable).filter(|text| !text.is_empty()) {
@@ -118,6 +124,9 @@ impl<'a> Reader<'a> {
 
     /// A fault of `name` that shows after it was read, named as it was given.
     pub(super) fn wrong(&self, name: &str, reason: String) -> SettingFault {
+        if self.flags.contains_key(name) {
+            return SettingFault::Wrong { name: flag(name), reason };
+        }
         let variable = variable(name);
         let given = self.environment.get(&variable).is_some_and(|text| !text.is_empty());
         SettingFault::Wrong { name: if given { variable } else { name.to_owned() }, reason }
@@ -230,6 +239,11 @@ impl<'a> Reader<'a> {
         }
         .map_err(|_| self.wrong(name, format!("must be tables, each written as [[{name}]]")))
     }
+}
+
+/// What the flag of a setting is called.
+fn flag(name: &str) -> String {
+    format!("--{}", name.replace('_', "-"))
 }
 
 fn within(

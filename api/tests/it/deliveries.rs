@@ -18,6 +18,8 @@ const CHECK_IN: &str = "check_in.created";
 const PATIENT: &str = "patient.created";
 /// Where most endpoints have their deliveries sent.
 const HOOK: &str = "/hook";
+/// Long events that are more than a forgetful server keeps.
+const OUTGROWING: usize = 40;
 /// Attempts that fail in a row until an endpoint is paused.
 const FAILURES_MAX: usize = 20;
 
@@ -170,7 +172,7 @@ async fn paused<'a>(
 /// Publishes more than is kept, and waits until a message is dropped.
 async fn outgrow(server: &TestServer, id: &str) {
     let long = json!({"type": CHECK_IN, "data": {"note": "x".repeat(16_000)}});
-    for _ in 0..40 {
+    for _ in 0..OUTGROWING {
         server.publish(OPERATOR, &long).await;
     }
     server.post("/api/v1/admin/flush", OPERATOR, &json!({})).await.expect(200);
@@ -492,6 +494,38 @@ async fn a_delivery_whose_payload_is_gone_is_announced_to_who_asked_for_that_and
         let others = receiver.answered(path);
         assert!(others.keys().all(|id| failed.contains(id)), "{path}: {others:?}");
     }
+}
+
+#[tokio::test]
+async fn what_was_dropped_before_it_was_tried_is_announced_and_nothing_else_is_missing() {
+    let (server, receiver) = (forgetful().start().await, Receiver::start().await);
+    let wish = json!({"url": receiver.url("/watching"), "filter_types": ["message.failed"]});
+    Endpoint::make(&server, &wish).await;
+    let wish = json!({"url": receiver.url(HOOK), "filter_types": [CHECK_IN], "rate_limit_per_second": 1});
+    let slow = Endpoint::make(&server, &wish).await;
+    let first = server.publish(OPERATOR, &event(CHECK_IN, 0)).await;
+    outgrow(&server, &first).await;
+    // What was dropped still lies in memory, until an erasure is carried out.
+    server.request("DELETE", "/api/v1/users/u_9").key(OPERATOR).send().await.expect(202);
+    server.post("/api/v1/admin/compact", OPERATOR, &json!({})).await.expect(200);
+    slow.change(&json!({"rate_limit_per_second": null})).await;
+
+    let announced = eventually(async || {
+        let (came, announced) = (receiver.answered(HOOK).len(), receiver.came("/watching"));
+        let all = came + announced.len() == 1 + OUTGROWING;
+        if all { Ok(announced) } else { Err(format!("{came} came, announced {announced:?}")) }
+    })
+    .await;
+    assert!(!announced.is_empty());
+    for delivery in &announced {
+        let data = &delivery.json()["data"];
+        let expected = json!([slow.id, "payload_gone", 0, 1]);
+        let found = ["endpoint_id", "error", "attempt_count", "message_count"].map(|name| data[name].clone());
+        assert_eq!(json!(found), expected);
+        let id = data["message_id"].as_str().unwrap();
+        assert!(!receiver.answered(HOOK).contains_key(id), "{id} was delivered");
+    }
+    slow.await_stats(|stats| stats["given_up"] == announced.len()).await;
 }
 
 #[tokio::test]

@@ -124,6 +124,28 @@ async fn every_line_is_for_the_user_of_a_bound_key() {
 }
 
 #[tokio::test]
+async fn every_line_that_names_nobody_is_for_the_user_that_the_query_names() {
+    let server = server().start().await;
+    server.subscribe(OPERATOR).await;
+    let nobodys = r#"{"type":"check_in.created","data":{}}"#;
+    let send = async |user: &str, body: String| {
+        let path = format!("{EVENTS}?user_id={user}");
+        let request = server.request("POST", &path).key(OPERATOR);
+        request.header("Content-Type", "application/x-ndjson").body(body).send().await
+    };
+    let answer = send("u_1", format!("{nobodys}\n{}\n{}\n{nobodys}\n", line(1), line(2))).await;
+    let answer = answer.expect(422).json();
+    let entry = &answer["detail"][0];
+    assert_eq!((&entry["loc"], &entry["type"]), (&json!(["body", "user_id"]), &json!("user_mismatch")));
+    assert_eq!((&answer["accepted"], &answer["line"]), (&json!(2), &json!(3)), "{answer}");
+    let rows = server.settled(2).await;
+    assert!(rows.iter().all(|row| row["user_id"] == "u_1"), "{rows:?}");
+    // What is wrong with the query is no matter of a line.
+    let answer = send("a%20b", nobodys.to_owned()).await.expect(422).json();
+    assert_eq!((&answer["detail"][0]["loc"], &answer["line"]), (&json!(["query", "user_id"]), &Value::Null));
+}
+
+#[tokio::test]
 async fn an_event_id_that_comes_twice_in_one_body_is_one_event() {
     let server = server().start().await;
     server.subscribe(OPERATOR).await;

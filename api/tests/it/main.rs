@@ -24,3 +24,4 @@ mod sql;
 mod targets;
 mod tls;
 mod webhooks;
+mod wishes;

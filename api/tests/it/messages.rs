@@ -130,6 +130,15 @@ async fn events_since_the_first_endpoint_are_listed_newest_first_and_shown_with_
         let answer = server.get(&format!("{MESSAGES}/{id}"), OPERATOR).await.expect(404);
         assert_eq!(answer.code(), "unknown_message", "{id}");
     }
+    // Ids are lower case.
+    for id in [last.to_uppercase(), last.replace("evt_", "EVT_")] {
+        for path in [format!("{MESSAGES}/{id}"), format!("{MESSAGES}/{id}/attempts")] {
+            assert_eq!(server.get(&path, OPERATOR).await.expect(404).code(), "unknown_message", "{path}");
+        }
+        let resend = format!("{MESSAGES}/{id}/endpoints/ep_1/resend");
+        let answer = server.post(&resend, OPERATOR, &json!({})).await.expect(404);
+        assert_eq!(answer.code(), "unknown_message", "{resend}");
+    }
     let acme = server.make_key("acme", &json!({"scopes": ["webhooks", "ingest"]})).await.key;
     server.subscribe(&acme).await;
     server.get(&format!("{MESSAGES}/{last}"), &acme).await.expect(404);

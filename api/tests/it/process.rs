@@ -106,7 +106,37 @@ fn a_wrong_setting_ends_the_start_with_one_line_and_64() {
         assert!(output.stdout.is_empty());
     }
     assert_eq!(run(&["serve", "--nonsense"], &[]).status.code(), Some(64));
-    assert_eq!(run(&["--help"], &[]).status.code(), Some(0));
+    let help = run(&["--help"], &[]);
+    assert_eq!(help.status.code(), Some(0));
+    assert!(text(&help.stdout).starts_with("Systole, a server for wearable data"), "{}", text(&help.stdout));
+}
+
+#[test]
+fn a_wrong_setting_says_once_what_is_wrong_and_what_was_meant() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, missing) = (dir.path().join("systole.toml"), dir.path().join("nofile.toml"));
+    std::fs::write(&config, "[ingest]\npoint_max = 3\n").unwrap();
+    let [config, missing] = [&config, &missing].map(|path| path.to_str().unwrap());
+    let cases = [
+        (
+            ["serve", "--config", missing],
+            format!("cannot read {missing}: No such file or directory (os error 2)"),
+        ),
+        (
+            ["serve", "--config", config],
+            format!("ingest.point_max in {config}; did you mean ingest.points_max?"),
+        ),
+        (["serve", "--data-dir", config], format!("setting --data-dir: {config} is not a directory")),
+        (["check", "--data-dir", config], format!("setting --data-dir: {config} is not a directory")),
+    ];
+    for (arguments, expected) in cases {
+        let output = run(&arguments, &[]);
+        let err = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {err}");
+        assert!(err.trim_end().ends_with(&expected) && err.lines().count() == 1, "{arguments:?}: {err}");
+    }
+    let output = run(&["key", "create"], &[("SYSTOLE_DATA_DIR", config)]);
+    assert!(text(&output.stderr).contains("SYSTOLE_DATA_DIR"), "{}", text(&output.stderr));
 }
 
 #[test]

@@ -43,6 +43,8 @@ struct Shared {
 pub(crate) struct Delivery {
     pub(crate) path: String,
     pub(crate) id: String,
+    /// Request line and headers.
+    pub(crate) head: String,
     pub(crate) body: Vec<u8>,
     pub(crate) status: u16,
 }
@@ -110,16 +112,16 @@ impl Receiver {
 }
 
 async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
-    let Some((path, id, body)) = request(&mut stream).await else { return };
+    let Some((path, id, head, body)) = request(&mut stream).await else { return };
     let status = shared.statuses.lock().get(&path).copied().unwrap_or(200);
-    shared.came.lock().push(Delivery { path, id, body, status });
+    shared.came.lock().push(Delivery { path, id, head, body, status });
     let answer = format!("HTTP/1.1 {status} So\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     // Who went away wants no answer.
     let _ = stream.write_all(answer.as_bytes()).await;
 }
 
-/// Path, `webhook-id` and body of a request; `None` if it does not come whole.
-async fn request(stream: &mut TcpStream) -> Option<(String, String, Vec<u8>)> {
+/// Path, `webhook-id`, head and body of a request; `None` if it does not come whole.
+async fn request(stream: &mut TcpStream) -> Option<(String, String, String, Vec<u8>)> {
     let mut bytes: Vec<u8> = Vec::new();
     let head_bytes = loop {
         if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -138,5 +140,5 @@ async fn request(stream: &mut TcpStream) -> Option<(String, String, Vec<u8>)> {
             return None;
         }
     }
-    Some((path, id, bytes.split_off(head_bytes)))
+    Some((path, id, head, bytes.split_off(head_bytes)))
 }

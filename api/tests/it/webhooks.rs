@@ -97,11 +97,11 @@ async fn a_wrong_wish_names_its_field_and_makes_nothing() {
         (json!({"url": URL, "headers": {"proxy-connection": "x"}}), "headers", "forbidden_header"),
         (json!({"url": URL, "coalesce_ms": 99}), "coalesce_ms", "out_of_range"),
         (json!({"url": URL, "coalesce_ms": 60_001}), "coalesce_ms", "out_of_range"),
-        (json!({"url": URL, "batch_events": ""}), "batch_events", "out_of_range"),
+        (json!({"url": URL, "batch_events": ""}), "batch_events", "wrong_type"),
         (json!({"url": URL, "batch_events": 101}), "batch_events", "out_of_range"),
         (json!({"url": URL, "dialect": "avon", "batch_events": 2}), "batch_events", "standard_only"),
         (json!({"url": URL, "rate_limit_per_second": 0}), "rate_limit_per_second", "out_of_range"),
-        (json!({"url": URL, "rate_limit_per_second": 1.5}), "rate_limit_per_second", "out_of_range"),
+        (json!({"url": URL, "rate_limit_per_second": 1.5}), "rate_limit_per_second", "wrong_type"),
     ];
     for (wish, field, kind) in cases {
         let answer = server.post(ENDPOINTS, OPERATOR, &wish).await.expect(422).json();
@@ -120,7 +120,7 @@ async fn a_wrong_wish_names_its_field_and_makes_nothing() {
     let entries = answer["detail"].as_array().unwrap();
     let kinds: Vec<_> = entries.iter().map(|entry| (&entry["loc"], &entry["type"])).collect();
     let (unknown, missing) = (json!("unknown_field"), json!("missing"));
-    assert_eq!(kinds, [(&json!(["body"]), &unknown), (&json!(["body", "url"]), &missing)], "{answer}");
+    assert_eq!(kinds, [(&json!(["body", "ulr"]), &unknown), (&json!(["body", "url"]), &missing)], "{answer}");
     assert!(answer.to_string().contains("did you mean url?"), "{answer}");
     server.request("POST", ENDPOINTS).key(OPERATOR).body("{").send().await.expect(400);
 }
@@ -185,6 +185,47 @@ async fn endpoints_are_listed_by_pages_and_only_to_their_organisation() {
     }
     let listed = server.get(ENDPOINTS, &acme).await.expect(200).json();
     assert_eq!(listed["data"].as_array().unwrap().iter().map(id).collect::<Vec<_>>(), [theirs]);
+}
+
+#[tokio::test]
+async fn pages_of_endpoints_lead_forth_and_back_also_for_a_bound_key_and_over_deleted_ones() {
+    let server = server().start().await;
+    let bound = json!({"scopes": ["webhooks", "ingest"], "user_id": "u_1"});
+    let bound = server.make_key("default", &bound).await.key;
+    for number in 0..9 {
+        let key = if number % 3 == 0 { OPERATOR } else { &bound };
+        create(&server, key, &json!({"url": format!("{URL}/{number}")})).await;
+    }
+    // One of the bound key's is gone when the other looks.
+    for (key, mut count) in [(bound.as_str(), 6), (OPERATOR, 8)] {
+        let listed = async |query: &str| -> (Vec<String>, Value) {
+            let page = server.get(&format!("{ENDPOINTS}?{query}"), key).await.expect(200).json();
+            (page["data"].as_array().unwrap().iter().map(id).collect(), page)
+        };
+        let (mut all, whole) = listed("limit=250").await;
+        assert_eq!((all.len(), &whole["done"], &whole["prev_iterator"]), (count, &json!(true), &Value::Null));
+        let (first, mut page) = listed("limit=2").await;
+        assert_eq!((&first[..], &page["prev_iterator"]), (&all[..2], &Value::Null));
+        // The next page goes on behind one that is gone by then.
+        server.request("DELETE", &format!("{ENDPOINTS}/{}", all.remove(1))).key(key).send().await.expect(204);
+        count -= 1;
+        let (mut seen, mut pages) = (all[..1].to_vec(), vec![all[..1].to_vec()]);
+        while page["done"] == json!(false) {
+            let next;
+            (next, page) = listed(&format!("limit=2&iterator={}", page["iterator"].as_str().unwrap())).await;
+            seen.extend(next.clone());
+            pages.push(next);
+        }
+        assert_eq!((&seen, seen.len()), (&all, count));
+        while let Some(back) = page["prev_iterator"].as_str() {
+            let before;
+            (before, page) = listed(&format!("limit=2&iterator={back}")).await;
+            pages.pop();
+            assert_eq!(Some(&before), pages.last());
+            assert_eq!(page["done"], json!(false));
+        }
+        assert_eq!(pages.len(), 1);
+    }
 }
 
 #[tokio::test]
@@ -292,6 +333,10 @@ async fn azodhas_configuration_call_makes_an_endpoint_of_its_dialect_for_one_eve
     server.post("/external-events/", &reader, &json!({})).await.expect(403);
 }
 
+fn good_of(user: &str) -> Value {
+    json!({"type": "check_in.created", "user_id": user, "data": {"mood": 4}})
+}
+
 #[tokio::test]
 async fn events_are_published_by_type_and_bad_ones_are_named() {
     let server = server().start().await;
@@ -321,7 +366,7 @@ async fn events_are_published_by_type_and_bad_ones_are_named() {
     let answer = server.post(events, OPERATOR, &misspelt).await.expect(422).json();
     assert_eq!(
         (&answer["detail"][0]["loc"], &answer["detail"][0]["type"]),
-        (&json!(["body"]), &json!("unknown_field"))
+        (&json!(["body", "eventId"]), &json!("unknown_field"))
     );
     assert!(answer.to_string().contains("did you mean event_id?"), "{answer}");
     let bound = server.make_key("default", &json!({"scopes": ["ingest"], "user_id": "u_1"})).await.key;
@@ -330,6 +375,22 @@ async fn events_are_published_by_type_and_bad_ones_are_named() {
         .post(events, &bound, &json!({"type": "check_in.created", "data": {}, "user_id": "u_2"}))
         .await
         .expect(403);
+    // Whom it is about may stand behind the `?`, once for all.
+    server.subscribe(OPERATOR).await;
+    let named = "/api/v1/events?user_id=u_1&other=1";
+    for event in [json!({"type": "check_in.created", "data": {}}), good_of("u_1"), good_of("u_1")] {
+        let made = server.post(named, OPERATOR, &event).await.expect(202).json();
+        let message = server.message(made["id"].as_str().unwrap(), OPERATOR).await;
+        assert_eq!(message["user_id"], "u_1", "{event}");
+    }
+    let refused = server.post(named, OPERATOR, &good_of("u_2")).await.expect(422).json();
+    let entry = &refused["detail"][0];
+    let place = (&entry["loc"], &entry["type"]);
+    assert_eq!(place, (&json!(["body", "user_id"]), &json!("user_mismatch")), "{refused}");
+    server.post(named, &bound, &json!({"type": "check_in.created", "data": {}})).await.expect(202);
+    server.post("/api/v1/events?user_id=u_2", &bound, &good_of("u_1")).await.expect(403);
+    let refused = server.post("/api/v1/events?user_id=a%20b", OPERATOR, &good_of("u_1")).await;
+    assert_eq!(refused.expect(422).json()["detail"][0]["loc"], json!(["query", "user_id"]));
     let types = server.get("/api/v1/webhooks/event-types", OPERATOR).await.expect(200).json();
     assert!(types["data"].as_array().unwrap().len() > 136);
     for known in types["data"].as_array().unwrap() {

@@ -46,7 +46,7 @@ impl Lane {
             user: failure.user,
             status_code: failure.status_code,
             error: failure.error,
-            attempts: job.attempts + u32::from(outcome != Outcome::Gone),
+            attempts: job.attempts + u32::from(!outcome.is_gone()),
             noted: members.iter().map(cursor_of).map(|from| (from, next(from))).collect(),
         }
     }

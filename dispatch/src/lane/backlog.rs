@@ -158,6 +158,13 @@ impl Backlogs {
         self.ranges.len()
     }
 
+    /// What came while the lane was paused, range by range.
+    #[cfg(test)]
+    pub(super) fn passed(&self) -> Vec<(Cursor, Cursor)> {
+        let passed = self.ranges.iter().filter(|range| range.kind == BacklogKind::Passed);
+        passed.map(|range| (range.from(), range.through)).collect()
+    }
+
     /// Events taken and not decided.
     pub(super) fn taken_len(&self) -> usize {
         self.ranges.iter().map(|range| range.taken.len()).sum()

@@ -39,8 +39,10 @@ pub(crate) enum Outcome {
     SwitchedOff,
     /// The endpoint no longer wants the event, or takes none.
     Unwanted,
-    /// The payload is no longer there.
+    /// There is no payload any more: it was erased.
     Gone,
+    /// The payload is no longer kept.
+    Dropped,
     /// The payload cannot be read now, which says nothing of the receiver.
     Unreadable,
     /// There was no connection to be had now, which says nothing of the receiver either.
@@ -55,15 +57,24 @@ impl Outcome {
         match self {
             Outcome::Delivered => Some(true),
             Outcome::Failed { .. } | Outcome::SwitchedOff => Some(false),
-            Outcome::Unwanted | Outcome::Gone | Outcome::Unreadable | Outcome::Unsent | Outcome::Parked => {
-                None
-            }
+            Outcome::Unwanted
+            | Outcome::Gone
+            | Outcome::Dropped
+            | Outcome::Unreadable
+            | Outcome::Unsent
+            | Outcome::Parked => None,
         }
+    }
+
+    /// Whether there was nothing to send any more.
+    pub(super) fn is_gone(self) -> bool {
+        matches!(self, Outcome::Gone | Outcome::Dropped)
     }
 
     fn of_fault(fault: PayloadFault) -> Outcome {
         match fault {
             PayloadFault::Gone => Outcome::Gone,
+            PayloadFault::Dropped => Outcome::Dropped,
             PayloadFault::Unreadable => Outcome::Unreadable,
         }
     }
@@ -97,9 +108,9 @@ impl Delivered {
         Delivered::of(Outcome::Unreadable)
     }
 
-    fn gone() -> Delivered {
+    fn gone(outcome: Outcome) -> Delivered {
         let failure = Failure { error: Some("payload_gone".to_owned()), ..Failure::default() };
-        Delivered { outcome: Outcome::Gone, failure: Some(Box::new(failure)) }
+        Delivered { outcome, failure: Some(Box::new(failure)) }
     }
 }
 
@@ -126,7 +137,7 @@ pub(super) async fn deliver(
         let erasures = shared.source.erasures();
         let events = match open_wanted(shared, &config, job).await {
             Ok(events) => events,
-            Err(Outcome::Gone) => return Delivered::gone(),
+            Err(outcome) if outcome.is_gone() => return Delivered::gone(outcome),
             Err(outcome) => return Delivered::of(outcome),
         };
         if let Err(fault) = connected {
@@ -232,10 +243,13 @@ async fn open_wanted(shared: &Shared, config: &LaneConfig, job: &mut Job) -> Res
             Ok(event) if event.name(&config.settings).is_some() => events.push(event),
             Ok(_) => out.extend(first..first + members.len()),
             Err(PayloadFault::Unreadable) => return Err(Outcome::Unreadable),
-            Err(PayloadFault::Gone) => {
-                nothing = Outcome::Gone;
+            Err(fault @ (PayloadFault::Gone | PayloadFault::Dropped)) => {
+                // Of which some was dropped, not only erased, that is said.
+                nothing = if nothing == Outcome::Dropped { nothing } else { Outcome::of_fault(fault) };
                 for (index, (place, decided_at)) in (first..).zip(&places) {
-                    if let Err(PayloadFault::Gone) = open(shared, &[(*place, *decided_at)]).await {
+                    if let Err(PayloadFault::Gone | PayloadFault::Dropped) =
+                        open(shared, &[(*place, *decided_at)]).await
+                    {
                         out.insert(index);
                     }
                 }

@@ -14,7 +14,7 @@
 //! each would take them all, and the others would wait for one behind them.
 
 use super::job::{Job, Origin};
-use super::state::{Mode, State, WINDOW_FIRST};
+use super::state::{State, WINDOW_FIRST};
 
 /// Failures in a row from which on it is doubtful that a receiver answers.
 const DOUBT_MIN: u32 = 2;
@@ -101,13 +101,7 @@ impl State {
         self.end_failing();
         self.has_answered = false;
         self.end_patience(now_ms);
-        if let Mode::Paused(pause) = &mut self.mode {
-            pause.begin_anew(now_ms);
-            if pause.from.is_none() {
-                // Nothing rests that could be tried, only what failed.
-                self.advance_first(now_ms);
-            }
-        }
+        self.probe_anew(now_ms);
     }
 
     /// Whether a job was begun when the receiver was somewhere else.
@@ -134,6 +128,7 @@ mod tests {
     use crate::lane::delivery::Outcome;
     use crate::lane::judge::After;
     use crate::lane::pause::Pause;
+    use crate::lane::state::Mode;
     use crate::lane::tests::event;
 
     /// Begins what may be in flight.

@@ -211,6 +211,7 @@ impl Lane {
                 self.with(|state, _| state.end_turn(turn, false, &shared.readers));
                 return true;
             }
+            let failures = self.state.lock().reading.failures();
             let goes_on = match chore {
                 Chore::Follow(cursor) => self.follow(shared, own, routed, cursor),
                 Chore::Probe(cursor) => self.find_probe(shared, own, cursor),
@@ -221,6 +222,13 @@ impl Lane {
                     goes_on
                 }
             };
+            if failures > 0 {
+                self.with(|state, _| {
+                    if state.reading.failures() == failures {
+                        state.reading.succeeded();
+                    }
+                });
+            }
             if !goes_on {
                 self.with(|state, _| state.end_turn(turn, true, &shared.readers));
                 break;
@@ -310,15 +318,20 @@ impl Lane {
 
     /// Looks for an event to probe with; true if it is to look on.
     fn find_probe(&self, shared: &Shared, kept: &mut Kept, cursor: Cursor) -> bool {
-        match self.alive_from(shared, cursor) {
-            Ok(alive) if alive > cursor => {
+        // From the first on that rests, not from where it is looked for: what has outlived its
+        // schedule holds no payloads.
+        let rests_from = self.rests_from().unwrap_or(cursor).min(cursor);
+        match self.alive_from(shared, rests_from) {
+            Ok(alive) if alive > rests_from => {
                 self.with(|state, _| {
                     if let Mode::Paused(pause) = &mut state.mode {
                         pause.alive = alive;
                         state.unsaved.needs = true;
                     }
                 });
-                return true;
+                if alive > cursor {
+                    return true;
+                }
             }
             Ok(_) => {}
             Err(fault) => return self.skip(shared, fault, cursor, |_, _| {}),
@@ -346,15 +359,12 @@ impl Lane {
                 }
                 Ok(Step::Pause) => {
                     let reached = reader.cursor();
-                    self.with(|state, now_ms| {
-                        if self.is_for_user_of(&config) {
-                            state.probe_without(reached, now_ms);
-                        }
-                    });
-                    return false;
+                    return self.found_none(shared, &config, (cursor, reached), through);
                 }
                 Err(fault) => {
-                    return self.skip(shared, fault, at, |state, to| {
+                    // Those before it that were tried, or outlived, are gone with it.
+                    let from = self.first_at_rest().unwrap_or(at).min(at);
+                    return self.skip(shared, fault, from, |state, to| {
                         if let Mode::Paused(pause) = &mut state.mode {
                             pause.dropped(to);
                         }
@@ -368,6 +378,65 @@ impl Lane {
             }
         });
         true
+    }
+
+    /// Nothing to probe with was found from `from` to `reached`, by a reader that looked as
+    /// far as `through`; true if it is to look on.
+    fn found_none(
+        &self,
+        shared: &Shared,
+        config: &LaneConfig,
+        (from, reached): (Cursor, Cursor),
+        through: Cursor,
+    ) -> bool {
+        let is_quiet = self.takes_only_notices();
+        let given_up = {
+            // Nobody routes meanwhile, so nothing can come between.
+            let routed = shared.routed.lock();
+            self.with(|state, now_ms| {
+                if !self.is_for_user_of(config) {
+                    return Err(false);
+                }
+                if reached < *routed {
+                    state.looked(from, reached);
+                    return Err(reached != from || through != *routed);
+                }
+                let Some(GivenUp { from, through, .. }) = state.probe_without(reached, is_quiet, now_ms)
+                else {
+                    return Ok(None);
+                };
+                if !is_quiet {
+                    state.unsaved.notices.push(self.failed_range(from, through, SCHEDULE_OVER));
+                }
+                Ok(Some((from, through)))
+            })
+        };
+        match given_up {
+            Err(looks_on) => looks_on,
+            Ok(given_up) => {
+                if let Some((from, through)) = given_up {
+                    shared.counters.given_up();
+                    self.warn_of_range(from, through, SCHEDULE_OVER);
+                }
+                false
+            }
+        }
+    }
+
+    /// The first event that rests since a pause.
+    fn first_at_rest(&self) -> Option<Cursor> {
+        match &self.state.lock().mode {
+            Mode::Paused(pause) => pause.from,
+            _ => None,
+        }
+    }
+
+    /// The same of those that had not outlived their schedule when that was asked last.
+    fn rests_from(&self) -> Option<Cursor> {
+        match &self.state.lock().mode {
+            Mode::Paused(pause) => pause.alive_from(),
+            _ => None,
+        }
     }
 
     /// Joins the router; what rests is sent behind live events.
@@ -422,7 +491,9 @@ impl Lane {
             Ok(through) => through,
             Err(error) => {
                 let error = chain(error.as_ref());
-                tracing::error!(endpoint = &*self.id, error, "cannot tell what is to be sent again");
+                if self.with(|state, now_ms| state.reading.failed(now_ms)) {
+                    tracing::error!(endpoint = &*self.id, error, "cannot tell what is to be sent again");
+                }
                 return false;
             }
         };
@@ -505,7 +576,10 @@ impl Lane {
         go_on: impl FnOnce(&mut State, Cursor),
     ) -> bool {
         let ReadFault::Dropped { through } = fault else {
-            tracing::error!(endpoint = &*self.id, error = chain(&fault), "cannot read events for a lane");
+            // Said once, and tried again later and later: a place that stays damaged fills no log.
+            if self.with(|state, now_ms| state.reading.failed(now_ms)) {
+                tracing::error!(endpoint = &*self.id, error = chain(&fault), "cannot read events for a lane");
+            }
             return false;
         };
         shared.counters.payload_gone();

@@ -160,6 +160,9 @@ impl Job {
     }
 }
 
+/// Room for so many jobs, or taken events, is kept by a lane that is at rest.
+pub(super) const ROOM_KEPT: usize = 64;
+
 /// What is ready to be sent, and the keys in flight. Bounded by what a lane takes.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
@@ -336,6 +339,21 @@ impl Queues {
         out
     }
 
+    /// Gives back room that a burst took, once little is in it.
+    pub(super) fn trim(&mut self) {
+        for queue in [&mut self.first, &mut self.behind] {
+            if queue.capacity() > ROOM_KEPT && queue.len() <= ROOM_KEPT / 4 {
+                queue.shrink_to(ROOM_KEPT / 2);
+            }
+        }
+        if self.busy.capacity() > ROOM_KEPT * 2 && self.busy.len() <= ROOM_KEPT / 4 {
+            self.busy.shrink_to(ROOM_KEPT / 2);
+        }
+        if self.held.capacity() > ROOM_KEPT * 2 && self.held.len() <= ROOM_KEPT / 4 {
+            self.held.shrink_to(ROOM_KEPT / 2);
+        }
+    }
+
     /// Jobs that are not in flight.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Job> {
         self.first.iter().chain(&self.behind).chain(self.busy.values().flatten())
@@ -363,6 +381,19 @@ mod tests {
             keys_held: 0,
             carried: None,
         }
+    }
+
+    #[test]
+    fn room_that_a_burst_took_is_given_back() {
+        let mut queues = Queues::default();
+        for number in 0..512 {
+            queues.push(job(number, number, Origin::Live(0), number % 2 == 0));
+        }
+        queues.trim();
+        assert_eq!(drain(&mut queues).len(), 512);
+        queues.trim();
+        let room = [queues.first.capacity(), queues.behind.capacity(), queues.busy.capacity()];
+        assert!(room.iter().all(|room| *room <= 2 * ROOM_KEPT), "{room:?}");
     }
 
     fn drain(queues: &mut Queues) -> Vec<u64> {

@@ -4,7 +4,8 @@
 //! 2xx, or unwanted --> decided
 //! failed           --> an exception, due by the schedule; behind its last: given up
 //! not sent         --> an exception as well, and no attempt
-//! payload gone     --> given up
+//! payload dropped  --> given up, whether it was tried or not
+//! payload erased   --> given up if it was tried, else decided
 //! ```
 
 use std::collections::BTreeSet;
@@ -82,11 +83,13 @@ impl State {
                 self.settle(job);
                 After::Nothing
             }
-            Outcome::Gone => {
+            // Erased before it was tried: nobody is to hear of it.
+            Outcome::Gone if job.origin != Origin::Retry => {
                 self.settle(job);
-                if job.origin != Origin::Retry {
-                    return After::Nothing;
-                }
+                After::Nothing
+            }
+            Outcome::Gone | Outcome::Dropped => {
+                self.settle(job);
                 self.note_given_up(job, now_ms);
                 After::GaveUp
             }

@@ -175,8 +175,13 @@ impl Lane {
                     shared.switch_off(self, generation, DisabledReason::Gone, health.failing_since_ms);
                 }
             }
-            Outcome::Failed { .. } | Outcome::Unreadable | Outcome::Unsent => shared.counters.failed(),
-            Outcome::Gone => shared.counters.payload_gone(),
+            Outcome::Failed { .. } | Outcome::Unreadable | Outcome::Unsent => {
+                shared.counters.failed();
+                if outcome.succeeded() == Some(false) {
+                    self.with(|state, now_ms| state.failed_by_hand(moves, now_ms));
+                }
+            }
+            Outcome::Gone | Outcome::Dropped => shared.counters.payload_gone(),
             Outcome::Unwanted | Outcome::Parked => {}
         }
     }

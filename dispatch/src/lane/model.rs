@@ -276,6 +276,15 @@ impl Model {
                 }
             },
             Chore::Probe(from) => {
+                let alive = self.alive();
+                if let Mode::Paused(pause) = &mut self.state.mode
+                    && pause.alive_from().is_some_and(|rests| rests < alive)
+                {
+                    pause.alive = alive;
+                    if alive > from {
+                        return true;
+                    }
+                }
                 let mut at = from;
                 while let Some(event) = self.next(at, self.routed) {
                     let known =
@@ -286,17 +295,13 @@ impl Model {
                     }
                     at = Cursor::behind(event.place.sequence);
                 }
-                self.state.probe_without(self.routed, self.now_ms);
+                let given_up = self.state.probe_without(self.routed, false, self.now_ms);
+                self.note_given_up(given_up);
             }
             Chore::Resume(_) => {
-                let schedule: Duration = Dialect::Standard.retries().iter().sum();
-                let oldest_ms = self.now_ms - i64::try_from(schedule.as_millis()).unwrap();
-                let alive = self.times.partition_point(|time| *time < oldest_ms) as u64 + 1;
-                let alive = Cursor { sequence: alive, ordinal: 0 };
-                if let Some(range) = self.state.resume(self.routed, alive, false, self.now_ms) {
-                    let covered = self.events.iter().filter(|event| range.covers(event.cursor()));
-                    self.decided.extend(covered.map(|event| event.place));
-                }
+                let alive = self.alive();
+                let given_up = self.state.resume(self.routed, alive, false, self.now_ms);
+                self.note_given_up(given_up);
             }
             Chore::Backlog(span) => {
                 let mut at = span.at;
@@ -313,6 +318,20 @@ impl Model {
             }
         }
         true
+    }
+
+    /// The first event that has not outlived its schedule.
+    fn alive(&self) -> Cursor {
+        let schedule: Duration = Dialect::Standard.retries().iter().sum();
+        let oldest_ms = self.now_ms - i64::try_from(schedule.as_millis()).unwrap();
+        let alive = self.times.partition_point(|time| *time < oldest_ms) as u64 + 1;
+        Cursor { sequence: alive, ordinal: 0 }
+    }
+
+    fn note_given_up(&mut self, range: Option<GivenUp>) {
+        let covered =
+            self.events.iter().filter(|event| range.is_some_and(|range| range.covers(event.cursor())));
+        self.decided.extend(covered.map(|event| event.place));
     }
 
     fn collect(&mut self) -> (Collected, Changes) {
@@ -365,6 +384,8 @@ impl Model {
         let waiting = state.exceptions.len();
         assert!(waiting <= EXCEPTIONS_MAX + WINDOW_MAX, "{waiting}");
         assert!(state.backlogs.taken_len() <= 128 && state.backlogs.len() <= 64);
+        // What was passed comes in one range.
+        assert!(state.backlogs.passed().is_sorted_by(|(_, through), (from, _)| through <= from));
         assert!(state.queues.iter().count() <= TAKEN_MAX + EXCEPTIONS_MAX + WINDOW_MAX + 128);
         assert!(state.ahead.len() <= TAKEN_MAX + EXCEPTIONS_MAX + WINDOW_MAX);
     }
@@ -655,6 +676,7 @@ fn what_has_outlived_its_schedule_is_given_up_as_one_range() {
         model.fill();
         model.begin(64);
         (0..64).for_each(|_| model.finish());
+        model.save();
     };
     for _ in 0..60 {
         model.append(1);

@@ -33,6 +33,8 @@ pub(super) struct Pause {
     pub(super) alive: Cursor,
     /// What is probed with.
     pub(super) probe: Option<Job>,
+    /// Something was found to probe with since the search began at `from`.
+    found: bool,
     /// Probes of it.
     probes: u32,
     wait: Duration,
@@ -53,6 +55,7 @@ impl Pause {
             at: from.unwrap_or_default(),
             alive: Cursor::default(),
             probe: None,
+            found: false,
             probes: 0,
             wait: PROBE_FIRST,
             next_ms: first_probe_ms,
@@ -76,16 +79,43 @@ impl Pause {
         !self.is_out && !self.resumes && !self.is_idle && self.next_ms <= now_ms
     }
 
+    /// Whether it is time to look for what to probe with.
+    pub(super) fn looks(&self, now_ms: i64) -> bool {
+        self.is_due(now_ms) && self.from.is_some() && self.probe.is_none()
+    }
+
+    /// What comes before this was outlived by its schedule; from here on it is asked again.
+    pub(super) fn alive_from(&self) -> Option<Cursor> {
+        self.from.map(|from| from.max(self.alive))
+    }
+
     /// A probe begins.
     pub(super) fn began(&mut self, now_ms: i64) {
         self.wait = (self.wait * 2).min(PROBE_MAX);
         self.next_ms = now_ms.saturating_add(ms(self.wait));
     }
 
-    /// The receiver is somewhere else: the next probe, and those after it, come as if it had
-    /// just paused.
-    pub(super) fn begin_anew(&mut self, now_ms: i64) {
-        (self.probes, self.wait, self.next_ms, self.is_idle) = (0, PROBE_FIRST, now_ms, false);
+    /// The next probe, and those after it, come as if it had just paused.
+    fn begin_anew(&mut self, now_ms: i64) {
+        (self.probes, self.wait, self.next_ms) = (0, PROBE_FIRST, now_ms);
+        self.search_anew();
+    }
+
+    /// Looks for what to probe with from the first on that rests.
+    fn search_anew(&mut self) {
+        self.is_idle = false;
+        self.found = self.probe.is_some();
+        if let (None, Some(from)) = (&self.probe, self.from) {
+            self.at = from;
+        }
+    }
+
+    /// Nothing was found to probe with before `reached`, though it was looked for from the
+    /// first on that rests: what comes before `alive` is owed no attempt any more.
+    fn give_up(&mut self, reached: Cursor) -> Option<(Cursor, Cursor)> {
+        let from = self.from.replace(reached)?;
+        let through = self.alive.min(reached);
+        (from < through).then_some((from, through))
     }
 
     /// The probe was not sent: it is when the next one is due.
@@ -205,6 +235,7 @@ impl State {
         let Mode::Paused(pause) = &mut self.mode else { return };
         if pause.is_due(now_ms) && pause.at.max(pause.alive) == at && pause.probe.is_none() {
             pause.at = event.cursor();
+            pause.found = true;
             pause.probe = Some(Job::of(event, Origin::Probe, generation));
         }
         self.send_probe(now_ms);
@@ -220,13 +251,47 @@ impl State {
         }
     }
 
-    /// There is no event to probe with before `reached`: an exception that is due
-    /// serves as well.
-    pub(super) fn probe_without(&mut self, reached: Cursor, now_ms: i64) {
+    /// There is no event to probe with before `reached`, where the router is: an exception
+    /// that is due serves as well. If there is none, those that were probed with are once
+    /// more; and if nothing rests that could be, what has outlived its schedule meanwhile is
+    /// given up, which is returned.
+    pub(super) fn probe_without(&mut self, reached: Cursor, is_quiet: bool, now_ms: i64) -> Option<GivenUp> {
+        let Mode::Paused(pause) = &mut self.mode else { return None };
+        if pause.probe.is_some() {
+            return None;
+        }
+        pause.at = pause.at.max(reached);
+        if self.send_exception_as_probe(now_ms) {
+            return None;
+        }
+        let Mode::Paused(pause) = &mut self.mode else { return None };
+        if pause.from.is_none_or(|from| from >= reached) {
+            return None;
+        }
+        if pause.found {
+            pause.search_anew();
+            return None;
+        }
+        if !self.taken.is_empty() {
+            // What comes back from before the pause may rest too.
+            pause.is_idle = false;
+            return None;
+        }
+        let (from, through) = pause.give_up(reached)?;
+        let given_up = GivenUp { from, through, at_ms: now_ms, quiet: is_quiet };
+        self.counts.passed = 0;
+        self.unsaved.needs = true;
+        self.give_up_range(given_up);
+        Some(given_up)
+    }
+
+    /// The next probe is due now, whatever rests.
+    pub(super) fn probe_anew(&mut self, now_ms: i64) {
         let Mode::Paused(pause) = &mut self.mode else { return };
-        if pause.probe.is_none() {
-            pause.at = pause.at.max(reached);
-            self.send_exception_as_probe(now_ms);
+        pause.begin_anew(now_ms);
+        if pause.from.is_none() {
+            // Nothing rests that could be tried, only what failed.
+            self.advance_first(now_ms);
         }
     }
 
@@ -243,7 +308,7 @@ impl State {
     }
 
     /// What is due first is due now.
-    pub(super) fn advance_first(&mut self, now_ms: i64) {
+    fn advance_first(&mut self, now_ms: i64) {
         let Some((due_at_ms, place)) = self.due.pop_first() else { return };
         let due_at_ms = due_at_ms.min(now_ms);
         if let Some(exception) = self.exceptions.get_mut(&place) {
@@ -268,7 +333,8 @@ impl State {
         true
     }
 
-    /// Joins the router where it is. What rests becomes a range that is sent behind
+    /// Joins the router where it is, once what was in flight when it paused has come to its
+    /// end: of what rests, nothing else is left to come back. What rests becomes a range that is sent behind
     /// live events, but for what comes before `alive`: that has outlived its schedule
     /// and is given up, which is returned, and not to be announced if it `is_quiet`.
     pub(super) fn resume(
@@ -279,7 +345,7 @@ impl State {
         now_ms: i64,
     ) -> Option<GivenUp> {
         let Mode::Paused(pause) = &self.mode else { return None };
-        if !pause.resumes || pause.is_out {
+        if !pause.resumes || pause.is_out || !self.taken.is_empty() {
             return None;
         }
         let from = pause.from.unwrap_or(routed).min(routed);
@@ -311,6 +377,13 @@ impl State {
         }
     }
 
+    /// The receiver did not take something that was sent by hand, which is not held against it.
+    pub(super) fn failed_by_hand(&mut self, moves: u32, now_ms: i64) {
+        if moves == self.moves {
+            self.counts.last_failure_ms = Some(now_ms);
+        }
+    }
+
     /// The receiver took something that was sent by hand: it does not only fail, and need
     /// not wait for the next probe.
     pub(super) fn answered(&mut self, generation: u64, moves: u32, now_ms: i64) {
@@ -320,9 +393,7 @@ impl State {
         self.end_failing();
         self.counts.last_success_ms = Some(now_ms);
         self.end_patience(now_ms);
-        if let Mode::Paused(pause) = &mut self.mode {
-            pause.next_ms = pause.next_ms.min(now_ms);
-        }
+        self.probe_anew(now_ms);
     }
 }
 
@@ -343,7 +414,9 @@ mod tests {
     use super::super::save::Positions;
     use super::super::state::Chore;
     use super::*;
+    use crate::dialect::Dialect;
     use crate::event::{EventKind, Place};
+    use crate::lane::tests::event;
     use crate::ledger::{Changes, Health, LaneRecord};
 
     fn job() -> Job {
@@ -449,6 +522,83 @@ mod tests {
         (pause.from, pause.at) = (Some(at(3)), at(3));
         state.looked(at(4101), at(9000));
         assert_eq!(state.chore(0), Some(Chore::Probe(at(3))));
+    }
+
+    /// Tries what there is to try until nothing is ready, and fails.
+    fn fail_probe(state: &mut State, at: Cursor, now_ms: i64) {
+        state.probe_with(at, &event(1), now_ms);
+        let probe = state.next_job(now_ms).unwrap();
+        assert_eq!((probe.place, probe.origin), (event(1).place, Origin::Probe));
+        state.finish(&probe, Outcome::Failed { retry_after: None }, Dialect::Standard.retries(), now_ms);
+    }
+
+    #[test]
+    fn what_rests_is_tried_again_and_again_until_it_has_outlived_its_schedule_and_is_given_up() {
+        let (first, end) = (event(1).cursor(), Cursor::behind(9));
+        let mut state = State { window: WINDOW_FIRST, ..State::default() };
+        state.mode = Mode::Paused(Pause::new(Some(first), 0));
+        let mut now_ms = 0;
+        for _ in 0..3 {
+            for probe in 0..PROBES_OF_ONE {
+                if probe == 0 {
+                    assert_eq!(state.chore(now_ms), Some(Chore::Probe(first)));
+                    fail_probe(&mut state, first, now_ms);
+                } else {
+                    assert!(state.wake(now_ms));
+                    let probe = state.next_job(now_ms).unwrap();
+                    state.finish(&probe, Outcome::Failed { retry_after: None }, &[], now_ms);
+                }
+                now_ms = state.next_wake(now_ms).unwrap().max(now_ms + ms(PROBE_MAX));
+            }
+            // Nothing else is there to be tried.
+            assert_eq!(state.chore(now_ms), Some(Chore::Probe(job_behind(&event(1)))));
+            assert_eq!(state.probe_without(end, false, now_ms), None);
+        }
+        let Mode::Paused(pause) = &mut state.mode else { panic!("it does not pause") };
+        pause.alive = Cursor::behind(1);
+        assert_eq!(state.chore(now_ms), Some(Chore::Probe(Cursor::behind(1))));
+        let given_up = state.probe_without(end, false, now_ms).unwrap();
+        assert_eq!((given_up.from, given_up.through), (first, Cursor::behind(1)));
+        assert_eq!(
+            (state.unsaved.given_up.len(), state.chore(i64::MAX), state.next_wake(now_ms)),
+            (1, None, None)
+        );
+        assert_eq!(state.lowest(end), Some(end));
+        // The next one that comes is tried.
+        assert!(state.offer(&event(10), now_ms));
+        assert_eq!(state.chore(now_ms), Some(Chore::Probe(end)));
+    }
+
+    fn job_behind(event: &Event) -> Cursor {
+        Job::of(event, Origin::Probe, 0).next_cursor()
+    }
+
+    #[test]
+    fn a_lane_resumes_once_what_was_in_flight_when_it_paused_has_come_to_its_end() {
+        let mut state = State { window: WINDOW_FIRST, has_answered: true, ..State::default() };
+        for sequence in 1000..1000 + EXCEPTIONS_MAX as u64 {
+            let waits = Job { place: event(sequence).place, ..job() };
+            state.insert_exception(waits.exception(1, i64::MAX));
+        }
+        (1..=3).for_each(|key| assert!(state.offer(&Event { key, ..event(key) }, 0)));
+        let jobs: Vec<Job> = (0..3).map(|_| state.next_job(0).unwrap()).collect();
+        let end = |state: &mut State, job: &Job, outcome| {
+            state.finish(job, outcome, Dialect::Standard.retries(), 10);
+        };
+        // There is no room for one that failed.
+        end(&mut state, &jobs[0], Outcome::Failed { retry_after: None });
+        assert!(state.is_paused());
+        end(&mut state, &jobs[2], Outcome::Delivered);
+        let routed = Cursor::behind(3);
+        assert_eq!((state.chore(10), state.next_wake(10)), (None, None));
+        state.resume(routed, Cursor::default(), false, 10);
+        assert!(state.is_paused());
+        end(&mut state, &jobs[1], Outcome::Failed { retry_after: None });
+        assert_eq!(state.chore(10), Some(Chore::Resume(Some(event(1).cursor()))));
+        state.resume(routed, Cursor::default(), false, 10);
+        assert_eq!((&state.mode, state.backlogs.passed()), (&Mode::Live, vec![(event(1).cursor(), routed)]));
+        // It sends those that failed, and not the one that was delivered.
+        assert_eq!([1, 2, 3].map(|at| state.backlogs.passes_over(&event(at))), [false, false, true]);
     }
 
     #[test]

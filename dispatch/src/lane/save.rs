@@ -239,7 +239,7 @@ impl State {
         }
         // What comes from the router holds nothing: it is before the position anyway.
         let own = match &self.mode {
-            Mode::Paused(pause) => pause.from.map(|from| from.max(pause.alive)),
+            Mode::Paused(pause) => pause.alive_from(),
             _ => None,
         };
         match self.needs(own) {

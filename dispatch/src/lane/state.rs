@@ -31,8 +31,11 @@ pub(super) const EXCEPTIONS_MAX: usize = 1000;
 pub(super) const CARRIED_MAX: usize = 65_536;
 /// Live events taken although so many wait: else a lane that resumes would take none.
 pub(super) const TAKEN_MIN: usize = WINDOW_FIRST;
-/// How soon a lane that could not read on tries again.
+/// How soon a lane that did not read on looks again.
 const READ_AGAIN_MS: i64 = 100;
+/// How soon one that could not read tries again; then twice as late up to a minute.
+const READ_FAILED_MS: i64 = 1000;
+const READ_FAILED_MAX_MS: i64 = 60_000;
 
 /// Where a lane's events come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,6 +92,7 @@ pub(super) struct State {
     pub(super) health_saved: Health,
     /// Somebody reads the journal for this lane now, or waits to.
     pub(super) turns: Turns,
+    pub(super) reading: Reading,
     pub(super) counts: Counts,
     /// How requests are made.
     pub(super) shape: Shape,
@@ -102,6 +106,39 @@ pub(super) struct State {
     pub(super) bucket: Bucket,
     /// The receiver asked to be left alone.
     pub(super) patience: Patience,
+}
+
+/// Whether the journal can be read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Reading {
+    /// Reads that failed in a row.
+    failures: u32,
+    /// Nothing is read before; milliseconds since 1970.
+    after_ms: i64,
+}
+
+impl Reading {
+    /// A read failed; true if the one before it did not.
+    pub(super) fn failed(&mut self, now_ms: i64) -> bool {
+        let pause_ms = READ_FAILED_MS << self.failures.min(6);
+        self.after_ms = now_ms.saturating_add(pause_ms.min(READ_FAILED_MAX_MS));
+        self.failures = self.failures.saturating_add(1);
+        self.failures == 1
+    }
+
+    pub(super) fn failures(self) -> u32 {
+        self.failures
+    }
+
+    /// Something was read, or there was nothing to read.
+    pub(super) fn succeeded(&mut self) {
+        *self = Reading::default();
+    }
+
+    fn may_begin(self, now_ms: i64) -> bool {
+        // A clock that is set back does not make it wait for longer.
+        self.after_ms <= now_ms || self.after_ms > now_ms.saturating_add(READ_FAILED_MAX_MS)
+    }
 }
 
 /// What is counted since the start.
@@ -267,19 +304,16 @@ impl State {
 
     /// What is to be read next.
     pub(super) fn chore(&self, now_ms: i64) -> Option<Chore> {
-        if self.is_ending {
+        if self.is_ending || !self.reading.may_begin(now_ms) {
             return None;
         }
         match &self.mode {
             Mode::Off => None,
             Mode::Paused(pause) if pause.resumes => {
-                // The probe may come to an end that changes what rests.
-                (!pause.is_out).then_some(Chore::Resume(pause.from))
+                // What is in flight may come to an end that changes what rests.
+                (!pause.is_out && self.taken.is_empty()).then_some(Chore::Resume(pause.from))
             }
-            Mode::Paused(pause) => {
-                let looks = pause.is_due(now_ms) && pause.from.is_some() && pause.probe.is_none();
-                looks.then_some(Chore::Probe(pause.at.max(pause.alive)))
-            }
+            Mode::Paused(pause) => pause.looks(now_ms).then_some(Chore::Probe(pause.at.max(pause.alive))),
             Mode::Behind(from) if self.has_room() => Some(Chore::Follow(*from)),
             Mode::Behind(_) | Mode::Live => {
                 let may_wait = self.exceptions.len() + self.held() + self.backlogs.taken_len();
@@ -299,19 +333,27 @@ impl State {
         let due = self.due.first().map(|(due, _)| *due);
         let ready = self.next_ready(now_ms);
         let earlier = |own: Option<i64>| own.into_iter().chain(ready).min();
-        let own = match &self.mode {
-            Mode::Off => return None,
-            // The probe may wait for the rate.
-            Mode::Paused(pause) if pause.is_out => return earlier(self.next_gather(now_ms)),
-            Mode::Paused(pause) if pause.resumes => Some(now_ms + READ_AGAIN_MS),
-            Mode::Paused(pause) if pause.is_idle => return earlier(due.map(|due| due.max(pause.next_ms))),
-            // Due already: it waits for its turn to find an event.
-            Mode::Paused(pause) if pause.next_ms < now_ms => return earlier(Some(now_ms + READ_AGAIN_MS)),
-            Mode::Paused(pause) => return earlier(Some(pause.next_ms)),
-            Mode::Live | Mode::Behind(_) => None,
+        let reads = if self.reading.may_begin(now_ms) {
+            self.wants_fill(now_ms).then_some(now_ms + READ_AGAIN_MS)
+        } else {
+            Some(self.reading.after_ms)
         };
-        let reads = self.wants_fill(now_ms).then_some(now_ms + READ_AGAIN_MS);
-        [due, ready, own, reads, self.next_gather(now_ms)].into_iter().flatten().min()
+        match &self.mode {
+            Mode::Off => None,
+            // The probe may wait for the rate.
+            Mode::Paused(pause) if pause.is_out => earlier(self.next_gather(now_ms)),
+            // At once: what it waited for may be over by a save, behind which nobody reads.
+            Mode::Paused(pause) if pause.resumes => {
+                earlier(reads.map(|at| at.min(now_ms.max(self.reading.after_ms))))
+            }
+            Mode::Paused(pause) if pause.is_idle => earlier(due.map(|due| due.max(pause.next_ms))),
+            // Due already: it reads, or waits for its turn to.
+            Mode::Paused(pause) if pause.next_ms < now_ms && pause.looks(now_ms) => earlier(reads),
+            Mode::Paused(pause) => earlier(Some(pause.next_ms)),
+            Mode::Live | Mode::Behind(_) => {
+                [due, ready, reads, self.next_gather(now_ms)].into_iter().flatten().min()
+            }
+        }
     }
 
     /// Takes what was read of a range, as far as there is room; `reached` is where its
@@ -390,6 +432,14 @@ impl State {
         woken
     }
 
+    /// A worker leaves: room that a burst took is given back once the last one does.
+    pub(super) fn trim(&mut self) {
+        if self.workers == 0 {
+            self.queues.trim();
+            self.taken.trim();
+        }
+    }
+
     /// A delivery that waits was made by hand.
     pub(super) fn end_exception(&mut self, place: Place) {
         if self.settle_exception(place) {
@@ -456,6 +506,7 @@ impl State {
             flight: self.flight,
             window: WINDOW_FIRST,
             turns: self.turns,
+            reading: self.reading,
             unsaved: Unsaved { wiped: true, given_up, notices, ..Unsaved::default() },
             counts: Counts { passed: 0, ..self.counts },
             shape: self.shape,
@@ -463,5 +514,26 @@ impl State {
             has_answered: self.has_answered,
             ..State::default()
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_tried_later_and_later_and_said_once() {
+        let mut reading = Reading::default();
+        let mut pauses = Vec::new();
+        for failure in 0..9 {
+            assert_eq!(reading.failed(0), failure == 0);
+            assert!(!reading.may_begin(reading.after_ms - 1) && reading.may_begin(reading.after_ms));
+            pauses.push(reading.after_ms / 1000);
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        let state = State { mode: Mode::Behind(Cursor::default()), reading, ..State::default() };
+        assert_eq!((state.chore(0), state.next_wake(0)), (None, Some(60_000)));
+        reading.succeeded();
+        assert!(reading.may_begin(0) && reading.failed(0));
     }
 }

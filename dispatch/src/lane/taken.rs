@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use super::job::ROOM_KEPT;
 use crate::event::{Cursor, Place};
 
 /// The number of a taken event; rises.
@@ -150,6 +151,13 @@ impl Taken {
         }
         self.forget_decided();
         shed
+    }
+
+    /// Gives back room that a burst took, once little is in it.
+    pub(super) fn trim(&mut self) {
+        if self.entries.capacity() > ROOM_KEPT && self.entries.len() <= ROOM_KEPT / 4 {
+            self.entries.shrink_to(ROOM_KEPT / 2);
+        }
     }
 
     /// Forgets all; tickets given before decide nothing any more.

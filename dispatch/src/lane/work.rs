@@ -122,7 +122,7 @@ impl Lane {
         match after {
             After::Nothing => {}
             After::SwitchOff(reason) => shared.switch_off(self, job.generation, reason, failing_since_ms),
-            After::GaveUp if outcome == Outcome::Gone => {}
+            After::GaveUp if outcome.is_gone() => {}
             After::GaveUp => {
                 shared.counters.given_up();
                 tracing::warn!(endpoint = &*self.id, attempts = job.attempts + 1, "delivery given up");
@@ -133,6 +133,7 @@ impl Lane {
             let next = if state.workers > state.window(now_ms) { None } else { state.next_job(now_ms) };
             if next.is_none() {
                 state.workers -= 1;
+                state.trim();
             }
             let has_room = next.is_some() && state.wants_worker(now_ms);
             End { next: next.map(|next| (next, is_doubtful)), has_room, reads: state.wants_fill(now_ms) }
@@ -144,9 +145,15 @@ impl Lane {
         match outcome {
             Outcome::Delivered => counters.delivered(),
             Outcome::Failed { .. } | Outcome::SwitchedOff | Outcome::Unreadable => counters.failed(),
-            Outcome::Gone => {
+            // One line for each would fill the log: what was dropped is counted, announced and
+            // stands in the delivery log.
+            Outcome::Gone | Outcome::Dropped => {
                 counters.payload_gone();
-                tracing::warn!(endpoint = &*self.id, sequence = job.place.sequence, "payload gone, given up");
+                tracing::debug!(
+                    endpoint = &*self.id,
+                    sequence = job.place.sequence,
+                    "payload gone, given up"
+                );
             }
             Outcome::Unwanted | Outcome::Unsent | Outcome::Parked => {}
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use systole_dispatch::endpoint::EndpointSettings;
-use systole_dispatch::event::{Cursor, Event};
+use systole_dispatch::event::{Cursor, Event, PayloadFault};
 use systole_dispatch::ledger::{Exception, GivenUp};
 use systole_dispatch::notice::{MessageFailed, Notice};
 
@@ -65,6 +65,27 @@ fn what_was_given_up_is_announced_once_that_is_durable() {
     // The ledger finds by it what it has noted.
     let [(_, noted)] = &world.book.stored().given_up[..] else { panic!("not noted") };
     assert_eq!((noted.from, noted.through, noted.quiet), (event.cursor(), through, false));
+}
+
+#[test]
+fn what_was_dropped_before_it_was_tried_is_announced_and_what_was_erased_is_not() {
+    let (world, hook) = (World::new(), Hook::willing());
+    // Of each kind one that lies in memory and one that does not.
+    let events = world.log.append_many(6, 1);
+    let [dropped, erased, plain] = [&events[0..2], &events[2..4], &events[4..6]];
+    dropped.iter().for_each(|event| world.source.tell(event.place, Some(PayloadFault::Dropped)));
+    erased.iter().for_each(|event| world.source.tell(event.place, Some(PayloadFault::Gone)));
+    let run = world.endpoint("ep_1", &hook.url()).start();
+    assert!(comes_within(SOON, || world.book.stored().routed == 6 && failed(&world).len() == 2));
+    run.stop();
+    let told = failed(&world);
+    let ids: Vec<&str> = told.iter().filter_map(|failed| Some(&*failed.message.as_ref()?.id)).collect();
+    assert_eq!(ids, [id_of(dropped[0].place), id_of(dropped[1].place)]);
+    assert!(
+        told.iter().all(|failed| failed.attempts == 0 && failed.error.as_deref() == Some("payload_gone"))
+    );
+    assert_eq!((world.book.stored().given_up.len(), hook.count()), (2, plain.len()));
+    assert!(world.diary.attempts().iter().all(|attempt| attempt.success));
 }
 
 #[test]

@@ -78,6 +78,8 @@ fn a_resend_waits_for_no_pause_and_its_failure_leaves_the_schedule_alone() {
     let last = world.diary.attempts().pop().unwrap();
     assert_eq!((last.number, last.trigger, last.success), (2, Trigger::Manual, false));
     assert_eq!(*last.message, *id_of(first));
+    let shown = || run.dispatcher.endpoint_stats("ep_1").unwrap().last_failure_ms;
+    assert!(comes_within(SOON, || shown() >= Some(last.started_at_ms)), "{last:?}");
     // A success ends what waited, and shows that the receiver is back.
     told.store(200, Ordering::Relaxed);
     run.dispatcher.resend("ep_1", first, 1).unwrap();

@@ -61,7 +61,7 @@ impl Parts {
         let queries = Arc::new(queries);
         let subscribed = Arc::new(Subscribed::new(log.clone()));
         let topics = Arc::new(EventTopics::new());
-        registries.for_each_own(|metric| topics.add_own(metric));
+        topics.add_all_own(registries);
         let attempts = AttemptQueue::default();
         let (notices, publisher) = notice_queue(store.catalog().clone());
         let publisher = publisher.told(ErasedNow::of(store.clone()), attempts.clone());

@@ -9,6 +9,7 @@ use systole_storage::frame::{Columns, GroupSpec, SamplesFrame, Stamp, encode_sam
 
 use super::erased::ErasedNow;
 use super::fields::Fields;
+use super::notices;
 use super::payload::{Samples, Timestamp};
 use super::topics::EventCatalogue;
 use crate::registry::Metric;
@@ -17,7 +18,7 @@ use crate::registry::Metric;
 const EXAMPLE_USER: &str = "user_example";
 
 /// An example of the type `name`: of samples, two of them from a minute ago; of a
-/// published type, every documented field.
+/// published type, every documented field; of a notice, what one would say.
 pub(super) fn example(catalogue: &EventCatalogue, name: &str, now_ms: i64) -> Box<dyn Payload> {
     if let Some(metric) = catalogue.metric_of(name)
         && let Some(samples) = samples(catalogue, metric, now_ms)
@@ -26,10 +27,9 @@ pub(super) fn example(catalogue: &EventCatalogue, name: &str, now_ms: i64) -> Bo
     }
     let published = catalogue.event_type(name);
     let topic = published.map_or(TopicId(0), |(topic, _)| topic);
-    let data = published.map_or_else(
-        || Value::Object(Map::new()),
-        |(_, known)| Fields::of(&known.system, &known.fields).example(),
-    );
+    let documented = || published.map(|(_, known)| Fields::of(&known.system, &known.fields).example());
+    let data = notices::example_data(name, now_ms).or_else(documented);
+    let data = data.unwrap_or_else(|| Value::Object(Map::new()));
     Box::new(Made { topic, data: data.to_string(), timestamp: Timestamp::of(now_ms * 1000) })
 }
 

@@ -1,10 +1,10 @@
 //! The dispatcher's ledger: positions, cursors and exceptions in the catalog.
 
-use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use systole_dispatch::endpoint::EndpointSettings;
 use systole_dispatch::event::{Cursor, Member};
 use systole_dispatch::ledger::{
@@ -14,12 +14,12 @@ use systole_dispatch::notice::{DisabledReason, EndpointDisabled};
 use systole_dispatch::{EventKind, Place, offer_core};
 use systole_storage::journal::Log;
 use systole_storage::{
-    BacklogRecord, Catalog, CatalogError, CursorRecord, DisabledRecord, EndpointRecord, ExceptionRecord,
-    GivenUpRecord, HealthRecord, LaneChanges, LaneRanges, Sequence,
+    BacklogRecord, Catalog, CatalogError, CursorRecord, DisabledRecord, ExceptionRecord, GivenUpRecord,
+    HealthRecord, LaneChanges, LaneRanges, Sequence,
 };
 
 use super::Subscribed;
-use super::webhooks::Endpoints;
+use super::webhooks::{Endpoints, KnownEndpoints};
 
 /// How long a save offers its core: others wait for the catalog meanwhile.
 const OFFERED_FOR: Duration = Duration::from_millis(20);
@@ -34,6 +34,9 @@ pub(super) struct CatalogLedger {
     /// Locked while an endpoint is being made or changed: meanwhile the floor does
     /// not rise. Who has it may wait for a save to end, so a save does not wait for it.
     pub(super) endpoints: Endpoints,
+    /// Of frames up to this what was given up is forgotten; `None` until the first save that
+    /// forgets. Held for a look or a change, by the saver.
+    pub(super) forgotten: Mutex<Option<Sequence>>,
 }
 
 impl Ledger for CatalogLedger {
@@ -68,6 +71,9 @@ impl Ledger for CatalogLedger {
             }
         };
         self.catalog.save_lanes_row_by_row(&records, &mut between_rows).map_err(catalog_fault)?;
+        if let Some(removed) = records.ranges.removed {
+            *self.forgotten.lock() = Some(removed);
+        }
         let Some(_idle) = self.endpoints.try_lock() else { return Ok(false) };
         self.subscribed.set_floor(changes.floor.min(changes.routed).min(classified.0));
         Ok(true)
@@ -98,10 +104,10 @@ impl CatalogLedger {
     /// Stores that an endpoint is off; false if there is no such endpoint.
     fn store_off(
         &self,
-        endpoints: &mut BTreeMap<String, EndpointRecord>,
+        endpoints: &mut KnownEndpoints,
         disabled: &EndpointDisabled,
     ) -> Result<bool, LedgerFault> {
-        let Some(record) = endpoints.get_mut(&*disabled.endpoint) else { return Ok(false) };
+        let Some(record) = endpoints.get_mut(&disabled.endpoint) else { return Ok(false) };
         let settings: Result<EndpointSettings, _> = serde_json::from_str(&record.settings);
         let mut settings = settings.map_err(|error| LedgerFault::Failed(Box::new(error)))?;
         settings.active = false;
@@ -126,10 +132,22 @@ impl CatalogLedger {
             backlogs: changes.backlogs.iter().map(|(id, range)| backlog_record(id, range)).collect(),
             finished: changes.finished.clone(),
             given_up: changes.given_up.iter().map(given_up).collect(),
-            // Seldom enough, and often enough for what was given up not to pile up.
-            removed: (!changes.given_up.is_empty()).then(|| self.log.removed()),
+            removed: newly_removed(&changes.given_up, self.log.removed(), *self.forgotten.lock()),
         }
     }
+}
+
+/// Up to where frames are gone, if a save is to forget what was given up of them: it gives
+/// something up itself, which is seldom enough, and often enough for that not to pile up, and
+/// since the one before there are more such frames, or it gives up some of them.
+fn newly_removed(
+    given_up: &[(String, GivenUp)],
+    removed: Sequence,
+    forgotten: Option<Sequence>,
+) -> Option<Sequence> {
+    let is_gone = |(_, range): &(String, GivenUp)| range.through.sequence <= removed.0;
+    let moved = forgotten.is_none_or(|forgotten| forgotten < removed);
+    (!given_up.is_empty() && (moved || given_up.iter().any(is_gone))).then_some(removed)
 }
 
 /// A full disk is told as it is.
@@ -320,6 +338,28 @@ mod tests {
             let record = disabled_record(&disabled);
             assert_eq!(disabled_of(&record, "acme"), Some(disabled));
             assert_eq!(disabled_of(&DisabledRecord { reason: "bored".to_owned(), ..record }, "acme"), None);
+        }
+    }
+
+    #[test]
+    fn what_was_given_up_is_forgotten_only_when_more_is_gone() {
+        let given_up = |through: u64| {
+            let cursor = |sequence| Cursor { sequence, ordinal: 0 };
+            let range = GivenUp { from: cursor(1), through: cursor(through), at_ms: 1, quiet: false };
+            ("ep_1".to_owned(), range)
+        };
+        let (gone, there) = (given_up(10), given_up(11));
+        let cases: [(&[_], _, _); 6] = [
+            (&[], None, None),
+            (&[], Some(9), None),
+            (std::slice::from_ref(&there), None, Some(10)),
+            (std::slice::from_ref(&there), Some(9), Some(10)),
+            (std::slice::from_ref(&there), Some(10), None),
+            (&[there.clone(), gone], Some(10), Some(10)),
+        ];
+        for (given_up, forgotten, expected) in cases {
+            let found = newly_removed(given_up, Sequence(10), forgotten.map(Sequence));
+            assert_eq!(found, expected.map(Sequence), "{given_up:?} {forgotten:?}");
         }
     }
 

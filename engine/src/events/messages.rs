@@ -256,6 +256,7 @@ impl Webhooks {
         let payload =
             self.events.open(found.event.place, found.event.decided_at).map_err(|fault| match fault {
                 PayloadFault::Gone => MessageError::Unknown,
+                PayloadFault::Dropped => MessageError::Dropped,
                 PayloadFault::Unreadable => MessageError::Payload,
             })?;
         let envelope = Envelope {

@@ -21,7 +21,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use systole_dispatch::event::Cursor;
 use systole_dispatch::notice::{
-    ENDPOINT_DISABLED, EndpointDisabled, MESSAGE_FAILED, MessageFailed, Notice, Notices,
+    DisabledReason, ENDPOINT_DISABLED, EndpointDisabled, FailedMessage, MESSAGE_FAILED, MessageFailed,
+    Notice, Notices,
 };
 use systole_storage::frame::{Published, encode_published};
 use systole_storage::{Catalog, CursorRecord, Draft, Sequence};
@@ -42,6 +43,11 @@ const PAGE: u32 = 4096;
 const RETRY: Duration = Duration::from_millis(500);
 /// How often the thread looks whether the queue is stopped.
 const LOOK_EACH: Duration = Duration::from_millis(200);
+/// What examples are about.
+const EXAMPLE_ENDPOINT: &str = "ep_4rgsgba1akf6dqfvgtj13h1cc5";
+const EXAMPLE_MESSAGE: &str = "evt_7d6zzbwj1babq07mnwsk8nt9w1";
+/// Five days: an endpoint that only failed for as long is switched off.
+const EXAMPLE_FAILING_MS: i64 = 5 * 24 * 3_600_000;
 
 /// Takes notices.
 #[derive(Clone, Debug)]
@@ -291,8 +297,40 @@ fn endpoint_of(notice: &Notice) -> &str {
     }
 }
 
+/// What an example of a notice says, if one is called so.
+pub(super) fn example_data(name: &str, now_ms: i64) -> Option<Value> {
+    let (endpoint, org) = (EXAMPLE_ENDPOINT.into(), "example".into());
+    let notice = match name {
+        MESSAGE_FAILED => Notice::MessageFailed(MessageFailed {
+            endpoint,
+            org,
+            from: Cursor::behind(0),
+            through: Cursor::behind(0),
+            message: Some(FailedMessage {
+                id: EXAMPLE_MESSAGE.to_owned(),
+                event_type: Some("heart_rate.created".to_owned()),
+            }),
+            count: Some(1),
+            user: None,
+            status_code: Some(503),
+            error: None,
+            attempts: 8,
+            noted: Vec::new(),
+        }),
+        ENDPOINT_DISABLED => Notice::EndpointDisabled(EndpointDisabled {
+            endpoint,
+            org,
+            reason: DisabledReason::Failing,
+            failing_since_ms: Some(now_ms - EXAMPLE_FAILING_MS),
+            at_ms: now_ms,
+        }),
+        _ => return None,
+    };
+    Some(event_of(&notice).3)
+}
+
 /// Whose event it is, about whom, what it is called and what it says.
-fn event_of(notice: &Notice) -> (&str, Option<&str>, &'static str, Value) {
+pub(super) fn event_of(notice: &Notice) -> (&str, Option<&str>, &'static str, Value) {
     match notice {
         Notice::MessageFailed(failed) => {
             (&*failed.org, failed.user.as_deref(), MESSAGE_FAILED, failed_data(failed))
@@ -329,7 +367,6 @@ fn rfc3339(ms: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use systole_dispatch::notice::{DisabledReason, FailedMessage};
     use systole_storage::{DisabledRecord, EndpointRecord, Sequence};
 
     use super::*;

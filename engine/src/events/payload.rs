@@ -77,6 +77,7 @@ impl PayloadSource for JournalEvents {
 impl JournalEvents {
     fn frame(&self, sequence: u64) -> Result<Frame, PayloadFault> {
         self.log.frame(Sequence(sequence)).map_err(|error| match error {
+            LogError::Gone { .. } if Sequence(sequence) <= self.log.removed() => PayloadFault::Dropped,
             LogError::Gone { .. } => PayloadFault::Gone,
             other => {
                 let error = crate::flusher::chain(&other);

@@ -7,6 +7,7 @@
 
 use serde_json::{Value, json};
 use systole_dispatch::dialect::{Dialect, Envelope};
+use systole_dispatch::notice::{DisabledReason, ENDPOINT_DISABLED, MESSAGE_FAILED};
 
 use super::example::example;
 use super::fields::Fields;
@@ -25,7 +26,7 @@ impl EventCatalogue {
     pub fn schema(&self, known: &EventType) -> Value {
         let metrics = self.metrics_of(&known.name);
         let data = match metrics.as_slice() {
-            [] => Fields::of(&known.system, &known.fields).schema(),
+            [] => notice(&known.name).unwrap_or_else(|| Fields::of(&known.system, &known.fields).schema()),
             metrics => samples(metrics),
         };
         envelope(known, &data)
@@ -142,6 +143,78 @@ fn samples(metrics: &[&Metric]) -> Value {
     })
 }
 
+/// Data of what the server publishes itself, as [`super::notices`] writes it.
+fn notice(name: &str) -> Option<Value> {
+    match name {
+        MESSAGE_FAILED => Some(message_failed()),
+        ENDPOINT_DISABLED => Some(endpoint_disabled()),
+        _ => None,
+    }
+}
+
+fn message_failed() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "endpoint_id": {"type": "string", "description": "The endpoint that did not take them."},
+            "message_id": {
+                "type": ["string", "null"],
+                "description": "Null where several were given up as a range, and where it is not known or not to be named.",
+            },
+            "event_type": {
+                "type": ["string", "null"],
+                "description": "Null as `message_id` is, and where the payload is gone.",
+            },
+            "message_count": {
+                "type": ["integer", "null"],
+                "minimum": 1,
+                "description": "How many events were given up; null where they were not counted.",
+            },
+            "status_code": {
+                "type": ["integer", "null"],
+                "minimum": 100,
+                "maximum": 999,
+                "description": "Of the last answer; null if there was none.",
+            },
+            "error": {"type": ["string", "null"], "description": "Why there was no answer, or no further attempt."},
+            "attempt_count": {
+                "type": "integer",
+                "minimum": 0,
+                "description": "Attempts made; 0 of a range, and where they are not known.",
+            },
+        },
+        "required": [
+            "endpoint_id",
+            "message_id",
+            "event_type",
+            "message_count",
+            "status_code",
+            "error",
+            "attempt_count",
+        ],
+    })
+}
+
+fn endpoint_disabled() -> Value {
+    let reasons = [DisabledReason::Failing, DisabledReason::Gone].map(DisabledReason::as_str);
+    json!({
+        "type": "object",
+        "properties": {
+            "endpoint_id": {"type": "string", "description": "The endpoint that takes nothing any more."},
+            "reason": {
+                "enum": reasons,
+                "description": "`failing`: it only failed for 5 days. `gone`: it answered 410.",
+            },
+            "failing_since": {
+                "type": ["string", "null"],
+                "format": "date-time",
+                "description": "Null if the attempt before was answered 2xx.",
+            },
+        },
+        "required": ["endpoint_id", "reason", "failing_since"],
+    })
+}
+
 fn one_of<'a>(words: impl Iterator<Item = &'a str>) -> Value {
     let words: std::collections::BTreeSet<&str> = words.collect();
     json!({ "enum": words })
@@ -155,6 +228,10 @@ fn time() -> Value {
 mod tests {
     use std::sync::Arc;
 
+    use systole_dispatch::event::Cursor;
+    use systole_dispatch::notice::{EndpointDisabled, FailedMessage, MessageFailed, Notice};
+
+    use super::super::notices::event_of;
     use super::super::topics::EventTopics;
     use super::*;
     use crate::registry::Registry;
@@ -269,6 +346,83 @@ mod tests {
         let mut cut = example.clone();
         cut["data"].as_object_mut().unwrap().remove("ordering");
         assert_eq!(violations(&schema, &cut).len(), 1);
+    }
+
+    /// The body of a notice, but for its time.
+    fn body_of(catalogue: &EventCatalogue, notice: &Notice) -> (Value, Value) {
+        let (_, _, name, data) = event_of(notice);
+        let known = catalogue.types().into_iter().find(|known| known.name == name).unwrap();
+        let body = json!({"type": name, "timestamp": "2026-06-30T07:45:01.123Z", "data": data});
+        (catalogue.schema(&known), body)
+    }
+
+    fn failed(message: Option<FailedMessage>, count: Option<u64>) -> MessageFailed {
+        let (from, through) = (Cursor::behind(6), Cursor::behind(7));
+        let (endpoint, org, noted) = ("ep_1".into(), "acme".into(), Vec::new());
+        let (user, status_code, error, attempts) = (None, None, None, 0);
+        MessageFailed {
+            endpoint,
+            org,
+            from,
+            through,
+            message,
+            count,
+            user,
+            status_code,
+            error,
+            attempts,
+            noted,
+        }
+    }
+
+    #[test]
+    fn what_the_server_publishes_itself_fits_its_schema_and_what_differs_does_not() {
+        let catalogue = catalogue();
+        let message = |event_type: Option<&str>| {
+            Some(FailedMessage { id: "evt_1".to_owned(), event_type: event_type.map(str::to_owned) })
+        };
+        let answered = MessageFailed {
+            status_code: Some(503),
+            attempts: 8,
+            ..failed(message(Some("steps.created")), Some(1))
+        };
+        let unanswered = MessageFailed {
+            error: Some("timed out".to_owned()),
+            attempts: 1,
+            ..failed(message(None), Some(3))
+        };
+        let disabled = |reason, failing_since_ms| {
+            let (endpoint, org) = ("ep_1".into(), "acme".into());
+            Notice::EndpointDisabled(EndpointDisabled { endpoint, org, reason, failing_since_ms, at_ms: 9 })
+        };
+        let notices = [
+            Notice::MessageFailed(answered.clone()),
+            Notice::MessageFailed(unanswered),
+            Notice::MessageFailed(failed(None, None)),
+            disabled(DisabledReason::Failing, Some(1_782_805_501_123)),
+            disabled(DisabledReason::Gone, None),
+        ];
+        for notice in &notices {
+            let (schema, body) = body_of(&catalogue, notice);
+            assert_eq!(violations(&schema, &body), Vec::<String>::new(), "{body}");
+            // No field but those that are described.
+            let described = schema["properties"]["data"]["properties"].as_object().unwrap();
+            assert!(described.keys().eq(body["data"].as_object().unwrap().keys()), "{body}");
+        }
+        let changes = [
+            (Notice::MessageFailed(answered.clone()), "/data/attempt_count", json!("8")),
+            (Notice::MessageFailed(answered.clone()), "/data/attempt_count", Value::Null),
+            (Notice::MessageFailed(answered.clone()), "/data/message_count", json!(0)),
+            (Notice::MessageFailed(answered.clone()), "/data/status_code", json!(20)),
+            (Notice::MessageFailed(answered), "/data/endpoint_id", Value::Null),
+            (disabled(DisabledReason::Gone, None), "/data/reason", json!("tired")),
+            (disabled(DisabledReason::Gone, None), "/data/failing_since", json!("yesterday")),
+        ];
+        for (notice, pointer, value) in changes {
+            let (schema, mut body) = body_of(&catalogue, &notice);
+            *body.pointer_mut(pointer).unwrap() = value;
+            assert_eq!(violations(&schema, &body).len(), 1, "{body}");
+        }
     }
 
     #[test]

@@ -7,8 +7,9 @@ use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use systole_dispatch::notice::{ENDPOINT_DISABLED, MESSAGE_FAILED};
 use systole_dispatch::topic::{SeriesName, Topic, TopicId, Topics};
+use systole_dispatch::trie::Trie;
 
-use crate::registry::{Metric, MetricId, Registry};
+use crate::registry::{Metric, MetricId, Registries, Registry};
 
 const TYPES: &str = include_str!("../../data/event-types.tsv");
 
@@ -39,7 +40,7 @@ pub(crate) struct EventTopics {
     /// What the server publishes itself about endpoints; nobody hands it in.
     notices: HashMap<String, TopicId>,
     /// By key. Organisations that define the same key share the topic: it is a name.
-    own: ArcSwap<HashMap<String, TopicId>>,
+    own: ArcSwap<Trie<Arc<str>, TopicId>>,
 }
 
 impl EventTopics {
@@ -75,10 +76,21 @@ impl EventTopics {
     /// Makes the topic of an organisation's own metric. Before samples of it can come.
     pub(crate) fn add_own(&self, metric: &Metric) {
         let id = self.topics.add(series_topic(metric));
+        self.own.rcu(|own| own.with(metric.key.as_str().into(), id));
+    }
+
+    /// Makes the topics of all metrics that organisations have of their own. Before samples
+    /// of them can come.
+    pub(crate) fn add_all_own(&self, registries: &Registries) {
+        let (mut keys, mut topics) = (Vec::<Arc<str>>::new(), Vec::new());
+        registries.for_each_own(|metric| {
+            keys.push(metric.key.as_str().into());
+            topics.push(series_topic(metric));
+        });
+        let ids = self.topics.add_all(topics);
         self.own.rcu(|own| {
-            let mut own = HashMap::clone(own);
-            own.insert(metric.key.clone(), id);
-            own
+            let all = keys.iter().cloned().zip(ids.iter().copied());
+            all.fold(Trie::clone(own), |own, (key, id)| own.with(key, id))
         });
     }
 
@@ -90,7 +102,7 @@ impl EventTopics {
     /// The topic of a metric's samples.
     pub(crate) fn of_metric(&self, registry: &Registry, metric: MetricId) -> Option<TopicId> {
         if registry.is_own(metric) {
-            return self.own.load().get(&registry.metric(metric).key).copied();
+            return self.own.load().get(registry.metric(metric).key.as_str()).copied();
         }
         Some(TopicId(metric.number()))
     }
@@ -278,7 +290,10 @@ fn parse(table: &str) -> Vec<EventType> {
 
 #[cfg(test)]
 mod tests {
+    use systole_storage::Catalog;
+
     use super::*;
+    use crate::registry::Aggregate;
 
     #[test]
     fn every_documented_type_is_known_and_every_metric_has_its_names() {
@@ -301,5 +316,32 @@ mod tests {
             assert!(catalogue.has(notice) && catalogue.is_notice(notice) && !catalogue.is_published(notice));
         }
         assert!(catalogue.is_published("activity.created"));
+    }
+
+    #[test]
+    fn own_metrics_of_a_start_have_the_topics_they_would_have_had_one_by_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(dir.path()).unwrap();
+        let registries = Registries::load(&catalog).unwrap();
+        let one_by_one = EventTopics::new();
+        for (org, key) in [("acme", "mood_swing"), ("acme", "grip"), ("other", "mood_swing")] {
+            let metric = Metric::own(key, "1", (0.0, 9.0), Aggregate::Mean);
+            registries.add(&catalog, org, metric, |metric| one_by_one.add_own(metric)).unwrap();
+        }
+        let together = EventTopics::new();
+        together.add_all_own(&registries);
+        for topics in [&one_by_one, &together] {
+            let of = |org: &str, key: &str| {
+                let registry = registries.of(org);
+                let (id, _) = registry.resolve(key).unwrap();
+                topics.of_metric(&registry, id).unwrap()
+            };
+            // It is a name, and both have it.
+            assert_eq!(of("acme", "mood_swing"), of("other", "mood_swing"));
+            let topic = topics.topics().get(of("acme", "grip"));
+            assert!(topic.names().any(|name| name == "series.grip.updated"));
+            assert_eq!(topics.topics().named("series.mood_swing.created"), [of("other", "mood_swing")]);
+            assert!(!topics.topics().is_known_from_the_start(of("acme", "grip")));
+        }
     }
 }

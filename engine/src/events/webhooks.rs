@@ -4,7 +4,8 @@
 //! nothing of one organisation is shown to, changed by or sent to another. Calls that
 //! change something write the catalog and block.
 
-use std::collections::BTreeMap;
+mod known;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -25,6 +26,7 @@ use systole_storage::{
     Catalog, CatalogError, DisabledRecord, EndpointChange, EndpointRecord, GivenUpRecord, Sequence,
 };
 
+pub(super) use self::known::KnownEndpoints;
 use super::example::example;
 use super::keyring::{Keyring, PrepareFault};
 use super::ledger::{CatalogLedger, disabled_of, given_up_of};
@@ -44,6 +46,7 @@ pub use systole_dispatch::signer::{Secret, SecretFault, Signer};
 pub use systole_dispatch::target::{TargetFault, Targets};
 pub use systole_dispatch::vault::{MasterKey, MasterKeyFault};
 
+pub use self::known::{ListFrom, ListPlace};
 pub use super::keyring::KeyringFault;
 pub use super::rotation::{GRACE_SECONDS_DEFAULT, GRACE_SECONDS_MAX};
 
@@ -137,8 +140,8 @@ impl Default for WebhookSettings {
     }
 }
 
-/// All endpoints by id, as the catalog has them. Held while one is made or changed.
-pub(super) type Endpoints = Arc<Mutex<BTreeMap<String, EndpointRecord>>>;
+/// All endpoints. Held while one is made or changed.
+pub(super) type Endpoints = Arc<Mutex<KnownEndpoints>>;
 
 /// Endpoints and their deliveries.
 #[derive(Debug)]
@@ -221,13 +224,13 @@ impl Webhooks {
         // Without a saved position no lane ever went without a row. What was dropped behind
         // one the router meets, and says.
         let routed = catalog.routed()?.unwrap_or_else(|| events.log.head());
-        let endpoints: Endpoints =
-            Arc::new(Mutex::new(records.into_iter().map(|record| (record.id.clone(), record)).collect()));
+        let endpoints: Endpoints = Arc::new(Mutex::new(records.into_iter().collect()));
         let ledger = CatalogLedger {
             catalog: catalog.clone(),
             subscribed: subscribed.clone(),
             log: events.log.clone(),
             endpoints: endpoints.clone(),
+            forgotten: Mutex::default(),
         };
         let mut fresh = [0; 16];
         getrandom::fill(&mut fresh).map_err(WebhookStartError::Random)?;
@@ -269,7 +272,7 @@ impl Webhooks {
     /// Up to where verdicts are known to be durable.
     pub(crate) fn classified(&self) -> Result<Sequence, CatalogError> {
         let endpoints = self.endpoints.lock();
-        let earliest = endpoints.values().map(|record| record.start).min();
+        let earliest = endpoints.records().map(|record| record.start).min();
         let Some(earliest) = earliest else { return Ok(self.log.head()) };
         // Before it was saved for the first time nothing before the first endpoint
         // can matter.
@@ -375,7 +378,7 @@ impl Webhooks {
         config.number = number;
         let endpoint = self.shown(&record, settings)?;
         let lane = Lane::new(record.id.clone(), org.into(), config, Cursor::behind(start.0));
-        endpoints.insert(record.id.clone(), EndpointRecord { number, ..record });
+        endpoints.put(EndpointRecord { number, ..record });
         // What was committed between the two looks at the head is nobody's.
         self.subscribed.add(org, start.0);
         self.subscribed.remove(org, head.0);
@@ -386,37 +389,35 @@ impl Webhooks {
     /// Whether an organisation may have one more, and a user who makes it.
     fn check_room(
         &self,
-        endpoints: &BTreeMap<String, EndpointRecord>,
+        endpoints: &KnownEndpoints,
         org: &str,
         maker: Option<&str>,
     ) -> Result<(), WebhookError> {
-        let of_org: Vec<&EndpointRecord> = endpoints.values().filter(|record| record.org == org).collect();
-        if of_org.len() >= self.endpoints_max {
+        if endpoints.count(org, None) >= self.endpoints_max {
             return Err(WebhookError::TooMany { limit: self.endpoints_max });
         }
-        let Some(user) = maker else { return Ok(()) };
-        // Names of users have nothing that JSON escapes. What holds the text is read.
-        let text = format!("\"user_id\":\"{user}\"");
-        let is_of_user = |record: &&EndpointRecord| {
-            record.settings.contains(&text)
-                && record.settings().is_ok_and(|settings| settings.user_id.as_deref() == Some(user))
-        };
-        match of_org.into_iter().filter(is_of_user).take(ENDPOINTS_PER_USER_MAX).count() {
-            ENDPOINTS_PER_USER_MAX => Err(WebhookError::TooManyOfUser),
-            _ => Ok(()),
+        if maker.is_some_and(|user| endpoints.count(org, Some(user)) >= ENDPOINTS_PER_USER_MAX) {
+            return Err(WebhookError::TooManyOfUser);
         }
+        Ok(())
     }
 
-    /// An organisation's endpoints, oldest first.
+    /// Part of an organisation's endpoints, or of those for one of its users, by when they
+    /// were made, then by id: the `limit` that `from` leads to, and one more on either side if
+    /// there is one.
     ///
     /// # Errors
-    /// [`WebhookError::Malformed`].
-    pub fn list(&self, org: &str) -> Result<Vec<Endpoint>, WebhookError> {
-        let endpoints = self.endpoints.lock();
-        let mut records: Vec<&EndpointRecord> =
-            endpoints.values().filter(|record| record.org == org).collect();
-        records.sort_by_key(|record| record.number);
-        records.into_iter().map(|record| self.shown(record, record.settings()?)).collect()
+    /// [`WebhookError::Malformed`], [`WebhookError::Keyring`].
+    pub fn list(
+        &self,
+        org: &str,
+        user: Option<&str>,
+        from: &ListFrom,
+        limit: usize,
+    ) -> Result<Vec<Endpoint>, WebhookError> {
+        // They are read behind the lock.
+        let page = self.endpoints.lock().page(org, user, from, limit);
+        page.iter().map(|record| self.shown(record, record.settings()?)).collect()
     }
 
     /// One endpoint of an organisation.
@@ -450,16 +451,18 @@ impl Webhooks {
         change: impl FnOnce(&mut EndpointSettings) -> Result<Option<Secret>, E>,
     ) -> Result<Endpoint, E> {
         let mut endpoints = self.endpoints.lock();
-        let record = endpoints.get_mut(id).filter(|record| record.org == org).ok_or(WebhookError::Unknown)?;
+        let record = endpoints.get(id).filter(|record| record.org == org).ok_or(WebhookError::Unknown)?;
+        let record = record.clone();
         let before = record.settings().map_err(WebhookError::from)?;
         let mut settings = before.clone();
         let secret = change(&mut settings)?;
-        Ok(self.store(record, &before, settings, secret)?)
+        Ok(self.store(&mut endpoints, &record, &before, settings, secret)?)
     }
 
     fn store(
         &self,
-        record: &mut EndpointRecord,
+        endpoints: &mut KnownEndpoints,
+        record: &EndpointRecord,
         before: &EndpointSettings,
         settings: EndpointSettings,
         secret: Option<Secret>,
@@ -501,12 +504,12 @@ impl Webhooks {
                 restart: toggled.then_some(head),
             },
         )?;
-        *record = changed;
+        let record = endpoints.put(changed);
         let from = Cursor::behind(head.0);
         let Some(lane) = lane else {
             let lane = Lane::new(record.id.clone(), record.org.as_str().into(), config, from);
             self.dispatcher.add(Arc::new(lane));
-            return self.shown(record, settings);
+            return self.shown(&record, settings);
         };
         lane.reconfigure(config);
         // Before it takes events: it may join the router at once.
@@ -518,7 +521,7 @@ impl Webhooks {
             _ if before.url != settings.url => self.dispatcher.tend(&lane),
             _ => {}
         }
-        self.shown(record, settings)
+        self.shown(&record, settings)
     }
 
     /// The secret that a change gives an endpoint, if it gives one. Another kind of
@@ -635,7 +638,7 @@ impl Webhooks {
         Ok(self.record(org, id)?.start)
     }
 
-    fn record(&self, org: &str, id: &str) -> Result<EndpointRecord, WebhookError> {
+    fn record(&self, org: &str, id: &str) -> Result<Arc<EndpointRecord>, WebhookError> {
         let endpoints = self.endpoints.lock();
         endpoints.get(id).filter(|record| record.org == org).cloned().ok_or(WebhookError::Unknown)
     }

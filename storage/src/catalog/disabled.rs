@@ -21,6 +21,11 @@ pub struct DisabledRecord {
     pub at: i64,
 }
 
+/// By an index, in its order: whoever asks holds what endpoints are made and changed under.
+pub(super) const UNANNOUNCED: &str = "
+    SELECT endpoint, reason, failing_since, disabled_at FROM disabled_unannounced
+    ORDER BY disabled_at, endpoint LIMIT ?1";
+
 impl Catalog {
     /// Switches an endpoint off by its new settings, ends what waits for it, and notes that
     /// this is not announced yet; false if there is none. `start` is where it begins.
@@ -53,10 +58,7 @@ impl Catalog {
     /// [`CatalogError::Sql`].
     pub fn unannounced_disabled(&self, most: u32) -> Result<Vec<DisabledRecord>, CatalogError> {
         let connection = self.connection.lock();
-        let mut statement = connection.prepare_cached(
-            "SELECT endpoint, reason, failing_since, disabled_at FROM disabled_unannounced
-             ORDER BY disabled_at, endpoint LIMIT ?1",
-        )?;
+        let mut statement = connection.prepare_cached(UNANNOUNCED)?;
         let rows = statement.query_map([most], |row| {
             Ok(DisabledRecord {
                 endpoint: row.get(0)?,

@@ -67,6 +67,20 @@ pub struct LaneRanges {
     pub removed: Option<Sequence>,
 }
 
+const OF_FRAMES: &str = "
+    SELECT endpoint, from_sequence, from_ordinal, through_sequence, through_ordinal, given_up_at, announced
+    FROM given_up WHERE endpoint = ?1 AND from_sequence <= ?3 AND through_sequence >= ?2
+    ORDER BY from_sequence, from_ordinal";
+
+/// By an index, in its order: there may be as many as lanes give up in a day.
+const UNANNOUNCED: &str = "
+    SELECT endpoint, from_sequence, from_ordinal, through_sequence, through_ordinal, given_up_at, announced
+    FROM given_up WHERE announced = 0
+    ORDER BY given_up_at, endpoint, from_sequence, from_ordinal LIMIT ?1";
+
+/// By an index: everything else that is saved waits for it.
+const FORGET_REMOVED: &str = "DELETE FROM given_up WHERE through_sequence <= ?1";
+
 impl LaneRanges {
     pub(super) fn len(&self) -> usize {
         self.health.len()
@@ -133,12 +147,7 @@ impl Catalog {
         last: Sequence,
     ) -> Result<Vec<GivenUpRecord>, CatalogError> {
         let connection = self.connection.lock();
-        let mut statement = connection.prepare_cached(
-            "SELECT endpoint, from_sequence, from_ordinal, through_sequence, through_ordinal, given_up_at,
-                 announced
-             FROM given_up WHERE endpoint = ?1 AND from_sequence <= ?3 AND through_sequence >= ?2
-             ORDER BY from_sequence, from_ordinal",
-        )?;
+        let mut statement = connection.prepare_cached(OF_FRAMES)?;
         let parameters = (endpoint, first.0.cast_signed(), last.0.cast_signed());
         let rows = statement.query_map(parameters, given_up)?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -150,12 +159,7 @@ impl Catalog {
     /// [`CatalogError::Sql`].
     pub fn unannounced(&self, most: u32) -> Result<Vec<GivenUpRecord>, CatalogError> {
         let connection = self.connection.lock();
-        let mut statement = connection.prepare_cached(
-            "SELECT endpoint, from_sequence, from_ordinal, through_sequence, through_ordinal, given_up_at,
-                 announced
-             FROM given_up WHERE announced = 0
-             ORDER BY given_up_at, endpoint, from_sequence, from_ordinal LIMIT ?1",
-        )?;
+        let mut statement = connection.prepare_cached(UNANNOUNCED)?;
         let rows = statement.query_map([most], given_up)?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -250,8 +254,7 @@ pub(super) fn save(
         put_given_up(transaction, given_up)?;
     }
     if let Some(removed) = ranges.removed {
-        let mut statement =
-            transaction.prepare_cached("DELETE FROM given_up WHERE through_sequence <= ?1")?;
+        let mut statement = transaction.prepare_cached(FORGET_REMOVED)?;
         statement.execute([removed.0.cast_signed()])?;
     }
     Ok(())
@@ -315,4 +318,40 @@ fn put_given_up(transaction: &Transaction<'_>, given_up: &GivenUpRecord) -> Resu
         given_up.announced,
     ))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How SQLite finds the rows of a statement.
+    fn plan(catalog: &Catalog, sql: &str) -> Vec<String> {
+        let connection = catalog.connection.lock();
+        let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        // What the parameters are does not matter to a plan.
+        let mut rows = statement.raw_query();
+        let mut steps = Vec::new();
+        while let Some(row) = rows.next().unwrap() {
+            steps.push(row.get("detail").unwrap());
+        }
+        steps
+    }
+
+    #[test]
+    fn what_was_given_up_is_found_by_an_index_and_never_sorted() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(dir.path()).unwrap();
+        let cases = [
+            (UNANNOUNCED, "SCAN given_up USING INDEX given_up_unannounced"),
+            (FORGET_REMOVED, "SEARCH given_up USING INDEX given_up_by_end (through_sequence<?)"),
+            (
+                OF_FRAMES,
+                "SEARCH given_up USING INDEX sqlite_autoindex_given_up_1 (endpoint=? AND from_sequence<?)",
+            ),
+            (disabled::UNANNOUNCED, "SCAN disabled_unannounced USING INDEX disabled_unannounced_by_time"),
+        ];
+        for (sql, expected) in cases {
+            assert_eq!(plan(&catalog, sql), [expected], "{sql}");
+        }
+    }
 }

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::{CatalogError, now_ms};
 
 /// Raised with every change of the tables; each step is a transaction below.
-pub(super) const VERSION: i64 = 12;
+pub(super) const VERSION: i64 = 13;
 
 const TABLES: &str = "
 CREATE TABLE organisations (
@@ -275,6 +275,16 @@ CREATE TABLE disabled_unannounced (
 ALTER TABLE lane_health ADD COLUMN failed_at BIGINT;
 ";
 
+/// Version 13: what was given up is found by its end, when its frames are gone, and what is
+/// not announced in the order it is announced in.
+const GIVEN_UP: &str = "
+CREATE INDEX given_up_by_end ON given_up (through_sequence);
+DROP INDEX given_up_unannounced;
+CREATE INDEX given_up_unannounced ON given_up (given_up_at, endpoint, from_sequence, from_ordinal)
+    WHERE announced = 0;
+CREATE INDEX disabled_unannounced_by_time ON disabled_unannounced (disabled_at, endpoint);
+";
+
 pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(), CatalogError> {
     connection.busy_timeout(busy)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -326,6 +336,9 @@ pub(super) fn prepare(connection: &mut Connection, busy: Duration) -> Result<(),
     }
     if found < 12 {
         transaction.execute_batch(DISABLED)?;
+    }
+    if found < 13 {
+        transaction.execute_batch(GIVEN_UP)?;
     }
     if found < VERSION {
         transaction.pragma_update(None, "user_version", VERSION)?;

@@ -370,7 +370,7 @@ PRAGMA user_version = 1;
 ";
 
 /// Of this program's catalog.
-const VERSION: i64 = 12;
+const VERSION: i64 = 13;
 
 #[test]
 fn a_catalog_of_version_1_opens_as_the_present_version() {
@@ -392,6 +392,7 @@ fn a_catalog_of_version_1_opens_as_the_present_version() {
     let fresh = tempfile::tempdir().unwrap();
     drop(Catalog::open(fresh.path()).unwrap());
     assert_eq!(tables(dir.path()), tables(fresh.path()));
+    assert_eq!(indexes(dir.path()), indexes(fresh.path()));
 }
 
 #[test]
@@ -400,7 +401,8 @@ fn a_lane_that_failed_under_version_11_fails_on_and_nobody_knows_when_it_did_las
     Catalog::open(dir.path()).unwrap().insert_endpoint(&endpoint("ep_a", 9)).unwrap();
     sql(
         dir.path(),
-        "DROP TABLE disabled_unannounced;
+        "DROP INDEX given_up_by_end;
+         DROP TABLE disabled_unannounced;
          ALTER TABLE lane_health DROP COLUMN failed_at;
          INSERT INTO lane_health (endpoint, failing_since, paused_at) VALUES ('ep_a', 7, 9);
          PRAGMA user_version = 11;",
@@ -418,6 +420,35 @@ fn a_lane_that_failed_under_version_11_fails_on_and_nobody_knows_when_it_did_las
     catalog.save_lanes(&LaneChanges { ranges, ..LaneChanges::default() }).unwrap();
     assert_eq!(catalog.lane_health().unwrap(), [health]);
     with_version(dir.path(), VERSION);
+}
+
+#[test]
+fn what_was_given_up_under_version_12_is_announced_in_its_order_and_forgotten_with_its_frames() {
+    let dir = tempfile::tempdir().unwrap();
+    Catalog::open(dir.path()).unwrap().insert_endpoint(&endpoint("ep_a", 9)).unwrap();
+    let new = indexes(dir.path());
+    sql(
+        dir.path(),
+        "DROP INDEX given_up_by_end;
+         DROP INDEX disabled_unannounced_by_time;
+         DROP INDEX given_up_unannounced;
+         CREATE INDEX given_up_unannounced ON given_up (endpoint) WHERE announced = 0;
+         INSERT INTO given_up (endpoint, from_sequence, from_ordinal, through_sequence, through_ordinal,
+             given_up_at, announced)
+             VALUES ('ep_a', 10, 0, 12, 0, 7, 0), ('ep_a', 12, 0, 14, 0, 6, 0), ('ep_a', 14, 0, 16, 0, 5, 1);
+         PRAGMA user_version = 12;",
+    );
+    let catalog = Catalog::open(dir.path()).unwrap();
+    let starts = |catalog: &Catalog| -> Vec<u64> {
+        catalog.unannounced(9).unwrap().iter().map(|range| range.from.sequence).collect()
+    };
+    assert_eq!(starts(&catalog), [12, 10]);
+    let ranges = LaneRanges { removed: Some(Sequence(13)), ..LaneRanges::default() };
+    catalog.save_lanes(&LaneChanges { ranges, ..LaneChanges::default() }).unwrap();
+    assert_eq!(starts(&catalog), [12]);
+    assert_eq!(catalog.given_up("ep_a", Sequence(0), Sequence(99)).unwrap().len(), 2);
+    with_version(dir.path(), VERSION);
+    assert_eq!(indexes(dir.path()), new);
 }
 
 #[test]
@@ -447,4 +478,12 @@ fn tables(data_dir: &Path) -> Vec<(String, String, String)> {
     let mut statement = connection.prepare(columns).unwrap();
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
     rows.collect::<Result<_, _>>().unwrap()
+}
+
+/// How indexes are made.
+fn indexes(data_dir: &Path) -> Vec<String> {
+    let connection = Connection::open(data_dir.join(CATALOG_FILE)).unwrap();
+    let made = "SELECT sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL ORDER BY 1";
+    let mut statement = connection.prepare(made).unwrap();
+    statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
 }

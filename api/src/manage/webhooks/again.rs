@@ -8,9 +8,9 @@ use systole_engine::events::again::{Again, AgainError};
 use systole_engine::timestamp::parse_rfc3339;
 
 use super::endpoints::{found, on_endpoint, visible};
-use super::wish::refuse_unknown;
+use super::messages::refuse_other_case;
 use crate::error::{Entry, Refusal, chain};
-use crate::manage::fields::{fields, now_ms, read_body, text, timestamp};
+use crate::manage::fields::{fields, now_ms, read_body, refuse_unknown, text, timestamp};
 use crate::reply::{self, Reply};
 use crate::route::Call;
 
@@ -34,6 +34,7 @@ struct Shown {
 
 pub(crate) async fn resend(call: Call<'_>) -> Result<Reply, Refusal> {
     let (message, endpoint) = call.parameter.split_once('/').ok_or(Refusal::UnknownMessage)?;
+    refuse_other_case(message)?;
     let (id, message) = (message.to_owned(), message.to_owned());
     let endpoint = visible(&call, endpoint).await?.id;
     let (org, user) = (call.org.clone(), call.caller.user.clone());

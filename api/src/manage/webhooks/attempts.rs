@@ -7,7 +7,7 @@ use serde_json::Value;
 use systole_engine::{AttemptPage, AttemptQuery, AttemptRow};
 
 use super::endpoints::found;
-use super::messages::event_type;
+use super::messages::{event_type, refuse_other_case};
 use crate::error::{Entry, Quoted, Refusal};
 use crate::manage::fields::timestamp;
 use crate::manage::page::{LIMIT_DEFAULT, LIMIT_MAX};
@@ -53,6 +53,7 @@ pub(crate) async fn of_endpoint(call: Call<'_>) -> Result<Reply, Refusal> {
 }
 
 pub(crate) async fn of_message(call: Call<'_>) -> Result<Reply, Refusal> {
+    refuse_other_case(&call.parameter)?;
     let wanted = call.app.engine.webhooks().attempts_under(&call.parameter);
     list(&call, wanted).await
 }

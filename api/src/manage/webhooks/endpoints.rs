@@ -7,15 +7,20 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use systole_engine::events::again::AgainError;
 use systole_engine::events::webhooks::{
-    Endpoint, EndpointSettings, PayloadSize, Secret, SettingsFault, Timeseries, WebhookError, Webhooks,
+    Endpoint, EndpointSettings, ListFrom, PayloadSize, Secret, SettingsFault, TargetFault, Timeseries,
+    WebhookError, Webhooks,
 };
 
-use super::wish::{apply, new_settings, refuse_unknown};
+use super::wish::{REDACTED, apply, new_settings};
 use crate::error::{Entry, Quoted, Refusal};
-use crate::manage::fields::{fields, read_body, text, timestamp};
+use crate::manage::fields::{fields, read_body, refuse_unknown, text, timestamp};
 use crate::manage::page::{LIMIT_DEFAULT, LIMIT_MAX, Page, Place, Step};
 use crate::reply::{self, Reply};
 use crate::route::Call;
+
+/// What is said where a change of the dialect would keep a secret that only another one takes.
+const KEPT_SECRET: &str = "the endpoint's secret does not fit this dialect; send `secret` with it, \
+     whsec_ and base64 of 24 to 64 bytes";
 
 /// An endpoint as it is shown: all it was made with, never its secret. Values of its
 /// own headers may be credentials, so only their names are shown.
@@ -71,10 +76,10 @@ pub(super) async fn make(
 pub(crate) async fn list(call: Call<'_>) -> Result<Reply, Refusal> {
     let limit = call.query.limit(LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);
     let step = call.query.get("iterator").map(Step::decode).transpose()?;
-    let org = call.org.clone();
-    let mut endpoints = blocking(&call, move |webhooks| webhooks.list(&org)).await?;
-    endpoints.retain(|endpoint| sees(&call, endpoint));
-    endpoints.sort_by(|a, b| place(a).cmp(&place(b)));
+    let (org, user, from) = (call.org.clone(), call.caller.user.clone(), list_from(step.as_ref()));
+    // With one more on either side, by which the page knows whether the list goes on there.
+    let endpoints =
+        blocking(&call, move |webhooks| webhooks.list(&org, user.as_deref(), &from, limit)).await?;
     let places: Vec<Place<'_>> = endpoints.iter().map(place).collect();
     let page = Page::of(&places, step.as_ref(), limit);
     let data: Vec<_> = endpoints[page.rows.clone()].iter().map(show).collect();
@@ -189,7 +194,15 @@ impl From<WebhookError> for Refusal {
         let invalid = |field, kind, message: String| Refusal::invalid(Entry::body(field, kind, message));
         match fault {
             WebhookError::Unknown => Refusal::UnknownEndpoint { id: String::new() },
-            WebhookError::Target(fault) => invalid("url", "forbidden_target", fault.to_string()),
+            WebhookError::Target(fault) => {
+                // Only what the operator could open is a matter of where it leads.
+                let kind = match fault {
+                    TargetFault::Forbidden { .. } | TargetFault::PlainHttp { .. } => "forbidden_target",
+                    TargetFault::TooLong { .. } => "too_long",
+                    _ => "malformed",
+                };
+                invalid("url", kind, fault.to_string())
+            }
             WebhookError::Settings(fault) => {
                 let kind = match fault {
                     SettingsFault::Range { .. } => "out_of_range",
@@ -197,8 +210,12 @@ impl From<WebhookError> for Refusal {
                 };
                 invalid(fault.field(), kind, fault.to_string())
             }
-            WebhookError::Secret(fault) => invalid("secret", "malformed", fault.to_string()),
-            WebhookError::Header(fault) => invalid("headers", "forbidden_header", fault.to_string()),
+            // One that is brought was read before: this is the one that the endpoint has.
+            WebhookError::Secret(_) => invalid("secret", "malformed", KEPT_SECRET.to_owned()),
+            WebhookError::Header(fault) => {
+                let kind = if fault.is_too_many() { "too_many" } else { "forbidden_header" };
+                invalid("headers", kind, fault.to_string())
+            }
             WebhookError::Manual(fault) => AgainError::from(fault).into(),
             WebhookError::TooMany { .. } | WebhookError::TooManyOfUser => {
                 Refusal::TooManyEndpoints { text: fault.to_string() }
@@ -206,6 +223,14 @@ impl From<WebhookError> for Refusal {
             WebhookError::Catalog(fault) => Refusal::catalog(fault),
             other => Refusal::Internal { inside: crate::error::chain(&other) },
         }
+    }
+}
+
+fn list_from(step: Option<&Step>) -> ListFrom {
+    match step {
+        None => ListFrom::Start,
+        Some(Step::Behind(place)) => ListFrom::Behind(place.clone()),
+        Some(Step::Before(place)) => ListFrom::Before(place.clone()),
     }
 }
 
@@ -225,7 +250,7 @@ pub(super) fn show(endpoint: &Endpoint) -> Shown<'_> {
         dialect: settings.dialect.as_str(),
         signature: settings.signature.as_str(),
         public_key: endpoint.public_key.as_deref(),
-        headers: settings.headers.keys().map(|name| (name.as_str(), "[redacted]")).collect(),
+        headers: settings.headers.keys().map(|name| (name.as_str(), REDACTED)).collect(),
         active: settings.active,
         attributes: settings.attributes.as_ref(),
         send_organization_code: settings.send_organization_code,

@@ -11,9 +11,8 @@ use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::wish::unknown_field;
 use crate::error::{Entry, Refusal};
-use crate::manage::fields::{malformed, not_an_object};
+use crate::manage::fields::{malformed, not_an_object, unknown_entry};
 
 /// Every field an event has. Another is refused: a misspelt `event_id` would be an event
 /// that comes twice.
@@ -40,7 +39,7 @@ impl<'a> EventBody<'a> {
             serde_json::from_str::<Sound>(data).map_err(|fault| malformed(body, data.as_bytes(), &fault))?;
         }
         if let Some(name) = &members.unknown {
-            return Err(unknown_field(name, &KNOWN, "event"));
+            return Err(Refusal::invalid(unknown_entry(name, &KNOWN, "event")));
         }
         Ok(EventBody { fields: members.fields, data })
     }
@@ -177,7 +176,9 @@ mod tests {
                 panic!("{body}");
             };
             let Entry { place, message, kind } = &detail[0];
-            assert_eq!((place.root, place.field, *kind), ("body", None, "unknown_field"), "{body}");
+            assert_eq!((place.root, *kind), ("body", "unknown_field"), "{body}");
+            let field = place.field.as_deref().unwrap();
+            assert!(body.contains(&format!("\"{field}\":")), "{body}: {field}");
             assert!(message.contains("no event has"), "{message}");
             let hint = meant.map(|meant| format!("did you mean {meant}?"));
             assert_eq!(message.contains("did you mean"), hint.is_some(), "{message}");

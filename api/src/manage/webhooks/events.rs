@@ -14,6 +14,7 @@ use super::event_body::EventBody;
 use super::event_lines;
 use super::messages::nearest;
 use crate::error::{Entry, Quoted, Refusal};
+use crate::ingest::UserRule;
 use crate::manage::fields::{refuse_compressed, text, user};
 use crate::reply::{self, Reply};
 use crate::route::Call;
@@ -92,11 +93,7 @@ impl<'a> Event<'a> {
         let submitted = EventBody::read(body)?;
         let fields = &submitted.fields;
         let name = event_type(call, fields)?;
-        let user = match (&call.caller.user, user(fields)?) {
-            (Some(bound), Some(user)) if **bound != *user => return Err(Refusal::OtherUser),
-            (Some(bound), _) => Some(bound.to_string()),
-            (None, user) => user,
-        };
+        let user = user_rule(call)?.user_of_event(user(fields)?.as_deref())?.map(str::to_owned);
         let blocked = call.app.engine.blocked_users(&call.org);
         if user.as_deref().is_some_and(|user| blocked.is_some_and(|blocked| blocked.contains(user))) {
             return Err(Refusal::UserErased);
@@ -119,6 +116,7 @@ impl<'a> Event<'a> {
 
 /// One event as JSON under any Content-Type, but for that of many.
 pub(crate) async fn publish(call: Call<'_>) -> Result<Reply, Refusal> {
+    user_rule(&call)?;
     refuse_compressed(&call.head.headers)?;
     match event_lines::are_sent(&call.head.headers) {
         true => event_lines::publish(call).await,
@@ -141,6 +139,11 @@ async fn publish_one(call: Call<'_>) -> Result<Reply, Refusal> {
             PublishError::Commit(fault) => Refusal::from(fault),
         })?;
     Ok(reply::json_of(StatusCode::ACCEPTED, &json!({ "id": made })))
+}
+
+/// Whom events may be about that the caller hands in.
+fn user_rule<'c>(call: &'c Call<'_>) -> Result<UserRule<'c>, Refusal> {
+    UserRule::of(call.caller.user.as_deref(), call.query.get("user_id"))
 }
 
 fn event_type(call: &Call<'_>, fields: &Map<String, Value>) -> Result<String, Refusal> {

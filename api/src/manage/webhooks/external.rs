@@ -6,9 +6,9 @@ use serde_json::{Map, Value, json};
 use systole_engine::events::topics::EventCatalogue;
 
 use super::endpoints::{grant, make, show};
-use super::wish::{new_settings, refuse_unknown};
+use super::wish::new_settings;
 use crate::error::{Entry, Quoted, Refusal};
-use crate::manage::fields::{fields, flag, read_body, text};
+use crate::manage::fields::{fields, flag, read_body, refuse_unknown, text};
 use crate::reply::{self, Reply};
 use crate::route::Call;
 

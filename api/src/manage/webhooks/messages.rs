@@ -55,6 +55,7 @@ pub(crate) async fn messages(call: Call<'_>) -> Result<Reply, Refusal> {
 }
 
 pub(crate) async fn message(call: Call<'_>) -> Result<Reply, Refusal> {
+    refuse_other_case(&call.parameter)?;
     let (org, id, user) = (call.org.clone(), call.parameter.clone(), call.caller.user.clone());
     let (found, payload) = blocking(&call, move |webhooks| {
         let found = webhooks.message(&org, user.as_deref(), &id)?;
@@ -69,6 +70,13 @@ pub(crate) async fn message(call: Call<'_>) -> Result<Reply, Refusal> {
     body.extend_from_slice(&payload);
     body.push(b'}');
     Ok(reply::json(StatusCode::OK, body))
+}
+
+/// Refuses an id with upper case letters: ids are lower case, and are told apart by that
+/// wherever they are kept.
+pub(super) fn refuse_other_case(id: &str) -> Result<(), Refusal> {
+    let is_other = id.bytes().any(|byte| byte.is_ascii_uppercase());
+    if is_other { Err(Refusal::UnknownMessage) } else { Ok(()) }
 }
 
 /// Whose messages are asked for: the user the caller is bound to, or the one it names.

@@ -6,9 +6,9 @@ use serde_json::{Map, json};
 use systole_engine::events::webhooks::{GRACE_SECONDS_DEFAULT, GRACE_SECONDS_MAX, WebhookError};
 
 use super::endpoints::{found, on_endpoint};
-use super::wish::{number, refuse_unknown};
+use super::wish::number;
 use crate::error::{Entry, Refusal};
-use crate::manage::fields::{fields, read_body, text};
+use crate::manage::fields::{fields, read_body, refuse_unknown, text};
 use crate::reply::{self, Reply};
 use crate::route::Call;
 

@@ -10,17 +10,16 @@ use systole_engine::events::webhooks::{
     Timeseries, WebhookError,
 };
 
-use crate::error::{Entry, Place, Quoted, Refusal};
-use crate::manage::fields::{flag, text, user};
+use crate::error::{Entry, Quoted, Refusal, Sent};
+use crate::manage::fields::{Faults, flag, text, user};
+
+/// What stands for the value of a header where an endpoint is shown.
+pub(super) const REDACTED: &str = "[redacted]";
 
 /// Longest description or name.
 const TEXT_CHARS_MAX: usize = 1024;
 /// Most names of a filter.
 const FILTER_NAMES_MAX: usize = 1024;
-/// Longer names of fields are like none: the longest has 22 bytes.
-const NAME_BYTES_MAX: usize = 64;
-/// From 0 to 1; below it another word was meant.
-const LIKENESS_MIN: f64 = 0.6;
 /// How long an exchange may be asked to take.
 const TIMEOUT_SECONDS: RangeInclusive<u32> = 1..=60;
 
@@ -51,16 +50,16 @@ pub(super) fn new_settings(
     fields: &Map<String, Value>,
     catalogue: &EventCatalogue,
 ) -> Result<EndpointSettings, Refusal> {
-    let Some(url) = text(fields, "url")? else {
-        // What is no field at all may be its name, misspelt.
-        let unknown = first_unknown(fields, &KNOWN).map(|name| unknown_entry(name, &KNOWN, "endpoint"));
-        let missing = Entry::body("url", "missing", "is missing");
-        let detail = unknown.into_iter().chain([missing]).collect();
-        return Err(Refusal::Invalid { detail, rejected: None });
-    };
-    let dialect = dialect(fields)?.unwrap_or_default();
-    let mut settings = EndpointSettings::new(url, dialect);
-    apply(fields, &mut settings, catalogue)?;
+    // What is wrong with it is told with the rest.
+    let dialect = dialect(fields).ok().flatten().unwrap_or_default();
+    let mut settings = EndpointSettings::new(String::new(), dialect);
+    let mut faults = read(fields, &mut settings, catalogue)?;
+    // Behind the field that may be its name, misspelt.
+    if fields.get("url").is_none_or(Value::is_null) {
+        faults.push(Entry::body("url", "missing", "is missing"));
+    }
+    faults.end()?;
+    settings.check().map_err(WebhookError::from)?;
     Ok(settings)
 }
 
@@ -70,37 +69,70 @@ pub(super) fn apply(
     settings: &mut EndpointSettings,
     catalogue: &EventCatalogue,
 ) -> Result<(), Refusal> {
-    refuse_unknown(fields, &KNOWN, "endpoint")?;
-    if let Some(url) = text(fields, "url")? {
+    read(fields, settings, catalogue)?.end()?;
+    settings.check().map_err(WebhookError::from)?;
+    Ok(())
+}
+
+/// Reads every field, each by itself, and says what is wrong with them.
+fn read(
+    fields: &Map<String, Value>,
+    settings: &mut EndpointSettings,
+    catalogue: &EventCatalogue,
+) -> Result<Faults, Refusal> {
+    let mut faults = Faults::of_unknown(fields, &KNOWN, "endpoint");
+    if let Some(Some(url)) = faults.note(text(fields, "url"))? {
         settings.url = url;
     }
-    if let Some(dialect) = dialect(fields)? {
+    if let Some(Some(dialect)) = faults.note(dialect(fields))? {
         settings.dialect = dialect;
     }
     for (field, value) in [("description", &mut settings.description), ("name", &mut settings.name)] {
         if fields.contains_key(field) {
-            *value = short_text(fields, field)?;
+            *value = faults.note(short_text(fields, field))?.flatten();
         }
     }
     if fields.contains_key("filter_types") {
-        settings.filter_types = filter_types(fields, catalogue)?;
+        settings.filter_types = faults.note(filter_types(fields, catalogue))?.flatten();
     }
     if fields.contains_key("user_id") {
-        settings.user_id = user(fields)?;
+        settings.user_id = faults.note(user(fields))?.flatten();
     }
     if fields.contains_key("headers") {
-        settings.headers = headers(fields)?;
+        settings.headers = faults.note(headers(fields, &settings.headers))?.unwrap_or_default();
     }
     if fields.contains_key("attributes") {
-        settings.attributes = attributes(fields)?;
+        settings.attributes = faults.note(attributes(fields))?.flatten();
     }
-    if let Some(active) = flag(fields, "active")? {
-        settings.active = active;
+    // Whether it fits is for whoever takes it.
+    faults.note(text(fields, "secret"))?;
+    read_flags(fields, settings, &mut faults)?;
+    read_numbers(fields, settings, &mut faults)?;
+    read_choices(fields, settings, &mut faults)?;
+    Ok(faults)
+}
+
+fn read_flags(
+    fields: &Map<String, Value>,
+    settings: &mut EndpointSettings,
+    faults: &mut Faults,
+) -> Result<(), Refusal> {
+    for (field, value) in
+        [("active", &mut settings.active), ("send_organization_code", &mut settings.send_organization_code)]
+    {
+        if let Some(Some(flag)) = faults.note(flag(fields, field))? {
+            *value = flag;
+        }
     }
-    if let Some(send) = flag(fields, "send_organization_code")? {
-        settings.send_organization_code = send;
-    }
-    if let Some(seconds) = number(fields, "timeout_seconds", &TIMEOUT_SECONDS)? {
+    Ok(())
+}
+
+fn read_numbers(
+    fields: &Map<String, Value>,
+    settings: &mut EndpointSettings,
+    faults: &mut Faults,
+) -> Result<(), Refusal> {
+    if let Some(Some(seconds)) = faults.note(number(fields, "timeout_seconds", &TIMEOUT_SECONDS))? {
         settings.timeout_seconds = seconds;
     }
     for (field, range, value) in [
@@ -109,66 +141,31 @@ pub(super) fn apply(
         ("rate_limit_per_second", &RATE_LIMIT_PER_SECOND, &mut settings.rate_limit_per_second),
     ] {
         if fields.contains_key(field) {
-            *value = number(fields, field, range)?;
+            *value = faults.note(number(fields, field, range))?.flatten();
         }
     }
-    if let Some(choice) =
-        choice(fields, "timeseries", [("group", Timeseries::Group), ("granular", Timeseries::Granular)])?
-    {
-        settings.timeseries = choice;
-    }
-    if let Some(choice) =
-        choice(fields, "payload", [("full", PayloadSize::Full), ("thin", PayloadSize::Thin)])?
-    {
-        settings.payload = choice;
-    }
-    if let Some(choice) =
-        choice(fields, "signature", [("v1", SignatureKind::V1), ("v1a", SignatureKind::V1a)])?
-    {
-        settings.signature = choice;
-    }
-    settings.check().map_err(WebhookError::from)?;
     Ok(())
 }
 
-/// `what` is what has these fields.
-pub(super) fn refuse_unknown(fields: &Map<String, Value>, known: &[&str], what: &str) -> Result<(), Refusal> {
-    match first_unknown(fields, known) {
-        None => Ok(()),
-        Some(name) => Err(unknown_field(name, known, what)),
+fn read_choices(
+    fields: &Map<String, Value>,
+    settings: &mut EndpointSettings,
+    faults: &mut Faults,
+) -> Result<(), Refusal> {
+    let timeseries =
+        choice(fields, "timeseries", [("group", Timeseries::Group), ("granular", Timeseries::Granular)]);
+    if let Some(Some(choice)) = faults.note(timeseries)? {
+        settings.timeseries = choice;
     }
-}
-
-/// The first field that is not known, if there is one.
-fn first_unknown<'a>(fields: &'a Map<String, Value>, known: &[&str]) -> Option<&'a str> {
-    fields.keys().map(String::as_str).find(|name| !known.contains(name))
-}
-
-/// The refusal of a body with a field that no `what` has; names the one that was meant, if
-/// it is like one.
-pub(super) fn unknown_field(name: &str, known: &[&str], what: &str) -> Refusal {
-    Refusal::invalid(unknown_entry(name, known, what))
-}
-
-fn unknown_entry(name: &str, known: &[&str], what: &str) -> Entry {
-    let hint = nearest_field(name, known).map_or_else(String::new, |near| format!("; did you mean {near}?"));
-    let message = format!("has a field that no {what} has: {}{hint}", Quoted(name));
-    let place = Place { root: "body", index: None, field: None };
-    Entry::new(place, "unknown_field", message)
-}
-
-/// The known name that is most like another; letter case and separators do not count.
-fn nearest_field<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    // The cost grows with the length of what was sent.
-    if name.len() > NAME_BYTES_MAX {
-        return None;
+    let payload = choice(fields, "payload", [("full", PayloadSize::Full), ("thin", PayloadSize::Thin)]);
+    if let Some(Some(choice)) = faults.note(payload)? {
+        settings.payload = choice;
     }
-    let folded = |name: &str| name.replace(['_', '-'], "").to_ascii_lowercase();
-    let name = folded(name);
-    let likeness = |known: &str| strsim::normalized_damerau_levenshtein(&name, &folded(known));
-    let rated = known.iter().map(|known| (likeness(known), *known));
-    let best = rated.max_by(|a, b| a.0.total_cmp(&b.0))?;
-    (best.0 > LIKENESS_MIN).then_some(best.1)
+    let signature = choice(fields, "signature", [("v1", SignatureKind::V1), ("v1a", SignatureKind::V1a)]);
+    if let Some(Some(choice)) = faults.note(signature)? {
+        settings.signature = choice;
+    }
+    Ok(())
 }
 
 fn short_text(fields: &Map<String, Value>, field: &'static str) -> Result<Option<String>, Refusal> {
@@ -200,12 +197,11 @@ fn filter_types(
     let list = match fields.get("filter_types") {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::Array(list)) if list.len() <= FILTER_NAMES_MAX => list,
-        Some(_) => {
-            return refuse(
-                "wrong_type",
-                format!("must be an array of at most {FILTER_NAMES_MAX} event types"),
-            );
+        Some(Value::Array(list)) => {
+            let message = format!("are {}, at most {FILTER_NAMES_MAX} event types are taken", list.len());
+            return refuse("too_many", message);
         }
+        Some(_) => return refuse("wrong_type", "must be an array of event types".to_owned()),
     };
     let mut names = BTreeSet::new();
     for value in list {
@@ -225,18 +221,47 @@ fn filter_types(
     Ok((!names.is_empty()).then_some(names))
 }
 
-fn headers(fields: &Map<String, Value>) -> Result<BTreeMap<String, String>, Refusal> {
-    let refuse = || Err(Refusal::invalid(Entry::body("headers", "wrong_type", "must be an object of texts")));
+/// The endpoint's own headers. `kept` are those it has: one that is sent as it is shown keeps
+/// its value.
+fn headers(
+    fields: &Map<String, Value>,
+    kept: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, Refusal> {
+    let refuse = |kind, message: String| Err(Refusal::invalid(Entry::body("headers", kind, message)));
+    let wrong_type = || refuse("wrong_type", "must be an object of texts".to_owned());
     let Some(value) = fields.get("headers").filter(|value| !value.is_null()) else {
         return Ok(BTreeMap::new());
     };
-    let Some(object) = value.as_object() else { return refuse() };
-    let mut headers = BTreeMap::new();
+    let Some(object) = value.as_object() else { return wrong_type() };
+    let mut headers: BTreeMap<String, String> = BTreeMap::new();
     for (name, value) in object {
-        let Some(value) = value.as_str() else { return refuse() };
+        let Some(value) = value.as_str() else { return wrong_type() };
+        if let Some(other) = headers.keys().find(|other| other.eq_ignore_ascii_case(name)) {
+            let message = format!("name {} and {}, which are one header", Quoted(other), Quoted(name));
+            return refuse("forbidden_header", message);
+        }
+        if value == REDACTED {
+            // As it is written there: by name and value it is known to be the same.
+            match kept.iter().find(|(kept, _)| kept.eq_ignore_ascii_case(name)) {
+                Some((name, value)) => headers.insert(name.clone(), value.clone()),
+                None => return refuse("forbidden_header", nothing_kept(name)),
+            };
+            continue;
+        }
+        if let Err(fault) = EndpointSettings::check_header_value(value) {
+            return refuse("forbidden_header", format!("have a value of {} that {fault}", Quoted(name)));
+        }
         headers.insert(name.clone(), value.to_owned());
     }
     Ok(headers)
+}
+
+fn nothing_kept(name: &str) -> String {
+    format!(
+        "have the value {REDACTED} of {}, which stands for a value that is kept and not shown; \
+         the endpoint has no header of this name, send its value",
+        Quoted(name)
+    )
 }
 
 fn attributes(fields: &Map<String, Value>) -> Result<Option<Map<String, Value>>, Refusal> {
@@ -257,19 +282,18 @@ pub(super) fn number(
         None | Some(Value::Null) => return Ok(None),
         Some(value) => value,
     };
+    let refuse = |kind| {
+        let (least, most) = (range.start(), range.end());
+        let message = format!("must be a whole number from {least} to {most}, not {}", Sent(value));
+        Err(Refusal::invalid(Entry::body(field, kind, message)))
+    };
+    if !value.is_i64() && !value.is_u64() {
+        return refuse("wrong_type");
+    }
     let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
     match number.filter(|number| range.contains(number)) {
         Some(number) => Ok(Some(number)),
-        None => {
-            let shown = value.to_string();
-            let message = format!(
-                "must be a whole number from {} to {}, not {}",
-                range.start(),
-                range.end(),
-                Quoted(&shown)
-            );
-            Err(Refusal::invalid(Entry::body(field, "out_of_range", message)))
-        }
+        None => refuse("out_of_range"),
     }
 }
 
@@ -285,27 +309,5 @@ fn choice<T: Copy>(
             let message = format!("must be {} or {}, not {}", known[0].0, known[1].0, Quoted(&name));
             Err(Refusal::invalid(Entry::body(field, "unknown_value", message)))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_field_that_is_like_a_known_one_is_told_which() {
-        let cases = [
-            ("timeoutSeconds", Some("timeout_seconds")),
-            ("URL", Some("url")),
-            ("ulr", Some("url")),
-            ("filter_type", Some("filter_types")),
-            ("rate-limit", None),
-            ("colour", None),
-            ("", None),
-        ];
-        for (name, expected) in cases {
-            assert_eq!(nearest_field(name, &KNOWN), expected, "{name}");
-        }
-        assert_eq!(nearest_field(&"x".repeat(65), &["x"]), None);
     }
 }
