@@ -124,7 +124,7 @@ async fn a_wrong_definition_names_its_field_and_adds_nothing() {
         ),
         (json!({"unit_aliases": [{"unit": "nM", "scale": 0}]}), json!(["body", "unit_aliases"]), "malformed"),
         (json!({"unit_aliases": ["nmol/L"]}), json!(["body", "unit_aliases"]), "malformed"),
-        (json!({"aliases": ["x"]}), json!(["body"]), "unknown_field"),
+        (json!({"aliases": ["x"]}), json!(["body", "aliases"]), "unknown_field"),
     ];
     for (change, place, kind) in cases {
         let wish = cortisol_with(&change);

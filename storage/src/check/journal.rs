@@ -1,6 +1,7 @@
 //! The journal, frame by frame: what recovery would refuse, what a reader that lags
 //! would meet, and whether what it says is in files has files.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -49,7 +50,7 @@ pub(super) struct JournalState {
 
 pub(super) fn segments(context: &Context<'_>) -> Segments {
     let dir = context.data_dir.join(JOURNAL_DIR);
-    let mut found = Segments::default();
+    let (mut found, mut beside) = (Segments::default(), Vec::new());
     let paths = context.disk.list(&dir).unwrap_or_else(|error| {
         context.fault(Fault::Unreadable { path: JOURNAL_DIR.to_owned(), what: error.to_string() });
         Vec::new()
@@ -61,11 +62,22 @@ pub(super) fn segments(context: &Context<'_>) -> Segments {
                 found.segments.push((id, path, bytes));
             }
             // Made from segments, and made anew if they cannot be read.
-            None if SegmentId::is_beside(&path) => {}
+            None if SegmentId::is_beside(&path) => beside.push(path),
             None => context.note(Note::Foreign { path: name(&path) }),
         }
     }
     found.segments.sort();
+    // But for ids of events whose segment is gone: nothing else knows them.
+    for path in beside {
+        let has_segment = |id| found.segments.binary_search_by_key(&id, |(id, ..)| *id).is_ok();
+        let lost = SegmentId::of_keys_path(&path).filter(|id| !has_segment(*id));
+        if lost.is_some_and(|id| !id.has_whole_keys(context.disk.as_ref(), &dir)) {
+            let what = "the ids of events in it are damaged: events that are sent with them again may be \
+                        taken twice"
+                .to_owned();
+            context.fault(Fault::Unreadable { path: name(&path), what });
+        }
+    }
     for pair in found.segments.windows(2) {
         found.missing.extend((pair[0].0.0 + 1..pair[1].0.0).map(SegmentId));
     }
@@ -85,8 +97,14 @@ pub(super) fn check(context: &Context<'_>, segments: &Segments) -> JournalState 
         let what = format!("samples up to {flushed} were flushed, so there was a journal");
         context.fault(Fault::SegmentMissing { path: JOURNAL_DIR.to_owned(), what });
     }
-    let mut scan =
-        Scan { context, state: JournalState::default(), synced: None, reached: None, looks: BTreeMap::new() };
+    let mut scan = Scan {
+        context,
+        state: JournalState::default(),
+        synced: None,
+        reached: None,
+        looks: BTreeMap::new(),
+        faults: 0,
+    };
     for (place, (id, path, _)) in segments.segments.iter().enumerate() {
         let gap = place > 0 && segments.segments[place - 1].0.0 + 1 != id.0;
         if gap {
@@ -158,11 +176,14 @@ struct Scan<'a> {
     reached: Option<Sequence>,
     /// Rows of the groups that wait for a verdict, by frame.
     looks: BTreeMap<Sequence, Vec<u32>>,
+    /// Faults of the segment that is read.
+    faults: usize,
 }
 
 impl Scan<'_> {
     fn segment(&mut self, id: SegmentId, path: &std::path::Path, bytes: &Bytes, later: impl Fn() -> bool) {
         let path = name(path);
+        self.faults = 0;
         match read_header(bytes, id) {
             HeaderState::Valid => {}
             HeaderState::Version(version) => {
@@ -359,6 +380,12 @@ impl Scan<'_> {
         self.state.damaged += 1;
         // What comes is not compared with what was before.
         self.reached = None;
+        self.faults += 1;
+        let what = match self.faults.cmp(&(FAULTS_MAX + 1)) {
+            Ordering::Less => what,
+            Ordering::Equal => format!("{what}; and there may be more, which are not named"),
+            Ordering::Greater => return,
+        };
         self.context.fault(Fault::Journal { path: path.to_owned(), offset, what });
     }
 }

@@ -169,8 +169,13 @@ impl SegmentId {
     }
 
     /// The segment of a file of ids, by its name.
-    pub(super) fn of_keys_path(path: &Path) -> Option<SegmentId> {
+    pub(crate) fn of_keys_path(path: &Path) -> Option<SegmentId> {
         id_of(path, SUFFIX)
+    }
+
+    /// Whether its file of ids can be read, and is what was written.
+    pub(crate) fn has_whole_keys(self, disk: &dyn Disk, dir: &Path) -> bool {
+        SegmentKeys::read(disk, dir, self).is_ok_and(|keys| keys.is_some())
     }
 }
 

@@ -448,6 +448,34 @@ fn what_lies_in_the_folders_is_listed_a_leftover_or_a_fault() {
 }
 
 #[test]
+fn ids_of_events_that_nothing_else_knows_are_read_too() {
+    let dir = filled();
+    let of = |number: u64| dir.path().join(format!("journal/{number:010}.keys"));
+    // Those of a segment that is there are made anew.
+    let mut segments = fs::read_dir(dir.path().join("journal")).unwrap().map(|entry| entry.unwrap().path());
+    let segment = segments.find(|path| path.extension().is_some_and(|it| it == "segment")).unwrap();
+    fs::write(segment.with_extension("keys"), b"something").unwrap();
+    assert_eq!(faults(dir.path()).len(), 0);
+    fs::write(of(1_000), b"something").unwrap();
+    let found = faults(dir.path());
+    let [Fault::Unreadable { path, .. }] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(path, "journal/0000001000.keys");
+}
+
+#[test]
+fn of_a_journal_that_fits_nothing_a_part_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = TestStore::open(dir.path());
+    for batch in 0..100 {
+        store.commit(&Samples { metric: "unknown", ..heart_rate("u_1", JUNE_2026 + batch, 1) });
+    }
+    drop(store);
+    let (_, findings) = try_check(dir.path()).unwrap();
+    let of_frames = findings.iter().filter(|it| matches!(it, Finding::Fault(Fault::Journal { .. }))).count();
+    assert_eq!(of_frames, 17, "{findings:?}");
+}
+
+#[test]
 fn missing_and_cut_files_and_segments_are_named() {
     let dir = filled();
     for path in data_files(&dir) {
