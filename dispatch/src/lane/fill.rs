@@ -47,7 +47,7 @@ pub(super) enum Turn {
 }
 
 impl Turn {
-    const ALL: [Turn; 4] = [Turn::Events, Turn::Probe, Turn::Resume, Turn::Asked];
+    pub(super) const ALL: [Turn; 4] = [Turn::Events, Turn::Probe, Turn::Resume, Turn::Asked];
 
     /// Lanes that have it at once.
     fn readers_max(self) -> usize {
@@ -211,7 +211,7 @@ impl Lane {
                 self.with(|state, _| state.end_turn(turn, false, &shared.readers));
                 return true;
             }
-            let failures = self.state.lock().reading.failures();
+            let failures = self.state.lock().reading[turn as usize].failures();
             let goes_on = match chore {
                 Chore::Follow(cursor) => self.follow(shared, own, routed, cursor),
                 Chore::Probe(cursor) => self.find_probe(shared, own, cursor),
@@ -224,8 +224,9 @@ impl Lane {
             };
             if failures > 0 {
                 self.with(|state, _| {
-                    if state.reading.failures() == failures {
-                        state.reading.succeeded();
+                    let reading = &mut state.reading[turn as usize];
+                    if reading.failures() == failures {
+                        reading.succeeded();
                     }
                 });
             }
@@ -308,7 +309,7 @@ impl Lane {
                     reached != cursor || through != *routed
                 })
             }
-            Err(fault) => self.skip(shared, fault, cursor, |state, to| {
+            Err(fault) => self.skip(shared, Turn::Events, fault, cursor, |state, to| {
                 if state.mode == Mode::Behind(cursor) {
                     state.mode = Mode::Behind(to);
                 }
@@ -334,7 +335,7 @@ impl Lane {
                 }
             }
             Ok(_) => {}
-            Err(fault) => return self.skip(shared, fault, cursor, |_, _| {}),
+            Err(fault) => return self.skip(shared, Turn::Probe, fault, cursor, |_, _| {}),
         }
         let (through, config) = (*shared.routed.lock(), self.config());
         let mut at = cursor;
@@ -359,12 +360,13 @@ impl Lane {
                 }
                 Ok(Step::Pause) => {
                     let reached = reader.cursor();
-                    return self.found_none(shared, &config, (cursor, reached), through);
+                    self.found_none(shared, &config, cursor, reached);
+                    return false;
                 }
                 Err(fault) => {
                     // Those before it that were tried, or outlived, are gone with it.
                     let from = self.first_at_rest().unwrap_or(at).min(at);
-                    return self.skip(shared, fault, from, |state, to| {
+                    return self.skip(shared, Turn::Probe, fault, from, |state, to| {
                         if let Mode::Paused(pause) = &mut state.mode {
                             pause.dropped(to);
                         }
@@ -380,46 +382,30 @@ impl Lane {
         true
     }
 
-    /// Nothing to probe with was found from `from` to `reached`, by a reader that looked as
-    /// far as `through`; true if it is to look on.
-    fn found_none(
-        &self,
-        shared: &Shared,
-        config: &LaneConfig,
-        (from, reached): (Cursor, Cursor),
-        through: Cursor,
-    ) -> bool {
+    /// Nothing to probe with was found from `from` to `reached`.
+    fn found_none(&self, shared: &Shared, config: &LaneConfig, from: Cursor, reached: Cursor) {
         let is_quiet = self.takes_only_notices();
         let given_up = {
             // Nobody routes meanwhile, so nothing can come between.
             let routed = shared.routed.lock();
             self.with(|state, now_ms| {
                 if !self.is_for_user_of(config) {
-                    return Err(false);
+                    return None;
                 }
+                let given_up = state.probe_without(from, reached, is_quiet, now_ms);
                 if reached < *routed {
-                    state.looked(from, reached);
-                    return Err(reached != from || through != *routed);
+                    state.look_on();
                 }
-                let Some(GivenUp { from, through, .. }) = state.probe_without(reached, is_quiet, now_ms)
-                else {
-                    return Ok(None);
-                };
+                let GivenUp { from, through, .. } = given_up?;
                 if !is_quiet {
                     state.unsaved.notices.push(self.failed_range(from, through, SCHEDULE_OVER));
                 }
-                Ok(Some((from, through)))
+                Some((from, through))
             })
         };
-        match given_up {
-            Err(looks_on) => looks_on,
-            Ok(given_up) => {
-                if let Some((from, through)) = given_up {
-                    shared.counters.given_up();
-                    self.warn_of_range(from, through, SCHEDULE_OVER);
-                }
-                false
-            }
+        if let Some((from, through)) = given_up {
+            shared.counters.given_up();
+            self.warn_of_range(from, through, SCHEDULE_OVER);
         }
     }
 
@@ -443,7 +429,7 @@ impl Lane {
     fn resume(&self, shared: &Shared, from: Option<Cursor>) -> bool {
         let alive = match from.map(|from| self.alive_from(shared, from)).transpose() {
             Ok(alive) => alive.unwrap_or_default(),
-            Err(fault) => return self.skip(shared, fault, from.unwrap_or_default(), |_, _| {}),
+            Err(fault) => return self.skip(shared, Turn::Resume, fault, from.unwrap_or_default(), |_, _| {}),
         };
         let is_quiet = self.takes_only_notices();
         let given_up = {
@@ -491,7 +477,7 @@ impl Lane {
             Ok(through) => through,
             Err(error) => {
                 let error = chain(error.as_ref());
-                if self.with(|state, now_ms| state.reading.failed(now_ms)) {
+                if self.read_failed(Chore::Backlog(span).turn()) {
                     tracing::error!(endpoint = &*self.id, error, "cannot tell what is to be sent again");
                 }
                 return false;
@@ -525,7 +511,7 @@ impl Lane {
                             self.with(|state, _| go_on(state, Cursor::behind(through)));
                             true
                         }
-                        fault => self.skip(shared, fault, span.at, go_on),
+                        fault => self.skip(shared, Chore::Backlog(span).turn(), fault, span.at, go_on),
                     };
                 }
             }
@@ -567,17 +553,23 @@ impl Lane {
         Ok(Cursor::behind(last).min(span.through))
     }
 
+    /// A read for such a turn failed; true if the one before it did not.
+    fn read_failed(&self, turn: Turn) -> bool {
+        self.with(|state, now_ms| state.reading[turn as usize].failed(now_ms))
+    }
+
     /// Goes on behind what was dropped; false if the journal cannot be read now.
     fn skip(
         &self,
         shared: &Shared,
+        turn: Turn,
         fault: ReadFault,
         from: Cursor,
         go_on: impl FnOnce(&mut State, Cursor),
     ) -> bool {
         let ReadFault::Dropped { through } = fault else {
             // Said once, and tried again later and later: a place that stays damaged fills no log.
-            if self.with(|state, now_ms| state.reading.failed(now_ms)) {
+            if self.read_failed(turn) {
                 tracing::error!(endpoint = &*self.id, error = chain(&fault), "cannot read events for a lane");
             }
             return false;

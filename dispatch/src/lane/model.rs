@@ -295,7 +295,7 @@ impl Model {
                     }
                     at = Cursor::behind(event.place.sequence);
                 }
-                let given_up = self.state.probe_without(self.routed, false, self.now_ms);
+                let given_up = self.state.probe_without(from, self.routed, false, self.now_ms);
                 self.note_given_up(given_up);
             }
             Chore::Resume(_) => {

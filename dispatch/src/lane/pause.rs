@@ -225,6 +225,9 @@ impl State {
             if pause.from.is_none_or(|known| from < known) {
                 pause.from = Some(from);
                 pause.at = from;
+            } else if pause.probe.is_none() {
+                // It was looked for behind it already.
+                pause.at = pause.at.min(from);
             }
         }
     }
@@ -251,19 +254,27 @@ impl State {
         }
     }
 
-    /// There is no event to probe with before `reached`, where the router is: an exception
+    /// A reader that stood at `start` found no event to probe with before `reached`: an exception
     /// that is due serves as well. If there is none, those that were probed with are once
     /// more; and if nothing rests that could be, what has outlived its schedule meanwhile is
     /// given up, which is returned.
-    pub(super) fn probe_without(&mut self, reached: Cursor, is_quiet: bool, now_ms: i64) -> Option<GivenUp> {
+    pub(super) fn probe_without(
+        &mut self,
+        start: Cursor,
+        reached: Cursor,
+        is_quiet: bool,
+        now_ms: i64,
+    ) -> Option<GivenUp> {
         let Mode::Paused(pause) = &mut self.mode else { return None };
-        if pause.probe.is_some() {
+        // It may have paused anew, or begun its search anew, while that was read.
+        if pause.probe.is_some() || pause.at.max(pause.alive) != start {
             return None;
         }
         pause.at = pause.at.max(reached);
         if self.send_exception_as_probe(now_ms) {
             return None;
         }
+        let has_landed = self.has_landed();
         let Mode::Paused(pause) = &mut self.mode else { return None };
         if pause.from.is_none_or(|from| from >= reached) {
             return None;
@@ -272,7 +283,7 @@ impl State {
             pause.search_anew();
             return None;
         }
-        if !self.taken.is_empty() {
+        if !has_landed {
             // What comes back from before the pause may rest too.
             pause.is_idle = false;
             return None;
@@ -283,6 +294,13 @@ impl State {
         self.unsaved.needs = true;
         self.give_up_range(given_up);
         Some(given_up)
+    }
+
+    /// The router went on while it was looked for what to probe with: that is looked at too.
+    pub(super) fn look_on(&mut self) {
+        if let Mode::Paused(pause) = &mut self.mode {
+            pause.is_idle = false;
+        }
     }
 
     /// The next probe is due now, whatever rests.
@@ -345,7 +363,7 @@ impl State {
         now_ms: i64,
     ) -> Option<GivenUp> {
         let Mode::Paused(pause) = &self.mode else { return None };
-        if !pause.resumes || pause.is_out || !self.taken.is_empty() {
+        if !pause.resumes || pause.is_out || !self.has_landed() {
             return None;
         }
         let from = pause.from.unwrap_or(routed).min(routed);
@@ -380,7 +398,7 @@ impl State {
     /// The receiver did not take something that was sent by hand, which is not held against it.
     pub(super) fn failed_by_hand(&mut self, moves: u32, now_ms: i64) {
         if moves == self.moves {
-            self.counts.last_failure_ms = Some(now_ms);
+            self.counts.last_failure_by_hand_ms = Some(now_ms);
         }
     }
 
@@ -521,7 +539,28 @@ mod tests {
         let Mode::Paused(pause) = &mut state.mode else { panic!("it goes on") };
         (pause.from, pause.at) = (Some(at(3)), at(3));
         state.looked(at(4101), at(9000));
+        assert_eq!(state.probe_without(at(4101), at(9000), false, 0), None);
         assert_eq!(state.chore(0), Some(Chore::Probe(at(3))));
+        let Mode::Paused(pause) = &state.mode else { panic!("it goes on") };
+        assert_eq!(pause.from, Some(at(3)), "nothing of it is given up");
+    }
+
+    #[test]
+    fn a_lane_that_waits_for_a_save_to_resume_sends_what_is_due() {
+        let mut state =
+            State { window: WINDOW_FIRST, has_answered: true, failures_in_a_row: 19, ..State::default() };
+        (1..=2).for_each(|key| assert!(state.offer(&Event { key, ..event(key) }, 0)));
+        let jobs: Vec<Job> = (0..2).map(|_| state.next_job(0).unwrap()).collect();
+        let retries = Dialect::Standard.retries();
+        state.finish(&jobs[0], Outcome::Failed { retry_after: None }, retries, 10);
+        state.finish(&jobs[1], Outcome::Delivered, retries, 10);
+        let due_ms = 10 + ms(retries[0]);
+        assert!(state.is_paused() && !state.taken.is_empty());
+        assert_eq!((state.chore(10), state.next_wake(10)), (None, Some(due_ms)));
+        assert!(state.wake(due_ms));
+        assert_eq!(state.next_job(due_ms).map(|job| job.place), Some(jobs[0].place));
+        state.taken.clear();
+        assert_eq!((state.chore(10), state.next_wake(10)), (Some(Chore::Resume(None)), Some(10)));
     }
 
     /// Tries what there is to try until nothing is ready, and fails.
@@ -552,12 +591,12 @@ mod tests {
             }
             // Nothing else is there to be tried.
             assert_eq!(state.chore(now_ms), Some(Chore::Probe(job_behind(&event(1)))));
-            assert_eq!(state.probe_without(end, false, now_ms), None);
+            assert_eq!(state.probe_without(job_behind(&event(1)), end, false, now_ms), None);
         }
         let Mode::Paused(pause) = &mut state.mode else { panic!("it does not pause") };
         pause.alive = Cursor::behind(1);
         assert_eq!(state.chore(now_ms), Some(Chore::Probe(Cursor::behind(1))));
-        let given_up = state.probe_without(end, false, now_ms).unwrap();
+        let given_up = state.probe_without(Cursor::behind(1), end, false, now_ms).unwrap();
         assert_eq!((given_up.from, given_up.through), (first, Cursor::behind(1)));
         assert_eq!(
             (state.unsaved.given_up.len(), state.chore(i64::MAX), state.next_wake(now_ms)),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::backlog::{Backlogs, SLICE_EVENTS, Span};
 use super::doubt::Flight;
-use super::fill::Turns;
+use super::fill::{Turn, Turns};
 use super::gather::Shape;
 use super::job::{Job, Origin, Queues};
 use super::known::Known;
@@ -92,7 +92,8 @@ pub(super) struct State {
     pub(super) health_saved: Health,
     /// Somebody reads the journal for this lane now, or waits to.
     pub(super) turns: Turns,
-    pub(super) reading: Reading,
+    /// Whether the journal can be read, by the kind of turn.
+    pub(super) reading: [Reading; Turn::ALL.len()],
     pub(super) counts: Counts,
     /// How requests are made.
     pub(super) shape: Shape,
@@ -151,6 +152,8 @@ pub(super) struct Counts {
     pub(super) passed: u64,
     pub(super) last_success_ms: Option<i64>,
     pub(super) last_failure_ms: Option<i64>,
+    /// Of what was sent by hand, which is not held against the receiver.
+    pub(super) last_failure_by_hand_ms: Option<i64>,
 }
 
 #[derive(Debug, Default)]
@@ -302,16 +305,20 @@ impl State {
         }
     }
 
-    /// What is to be read next.
+    /// What is to be read next, unless such a read failed a moment ago.
     pub(super) fn chore(&self, now_ms: i64) -> Option<Chore> {
-        if self.is_ending || !self.reading.may_begin(now_ms) {
+        self.wanted(now_ms).filter(|chore| self.reading[chore.turn() as usize].may_begin(now_ms))
+    }
+
+    fn wanted(&self, now_ms: i64) -> Option<Chore> {
+        if self.is_ending {
             return None;
         }
         match &self.mode {
             Mode::Off => None,
             Mode::Paused(pause) if pause.resumes => {
                 // What is in flight may come to an end that changes what rests.
-                (!pause.is_out && self.taken.is_empty()).then_some(Chore::Resume(pause.from))
+                (!pause.is_out && self.has_landed()).then_some(Chore::Resume(pause.from))
             }
             Mode::Paused(pause) => pause.looks(now_ms).then_some(Chore::Probe(pause.at.max(pause.alive))),
             Mode::Behind(from) if self.has_room() => Some(Chore::Follow(*from)),
@@ -325,6 +332,12 @@ impl State {
         }
     }
 
+    /// Whether of what was taken nothing is left: it is decided, or stored as an exception. While
+    /// something is, a restart reads it again, and would read a range behind it twice.
+    pub(super) fn has_landed(&self) -> bool {
+        self.taken.is_empty()
+    }
+
     /// When the keeper is to look at it again.
     pub(super) fn next_wake(&self, now_ms: i64) -> Option<i64> {
         if self.is_ending {
@@ -333,10 +346,11 @@ impl State {
         let due = self.due.first().map(|(due, _)| *due);
         let ready = self.next_ready(now_ms);
         let earlier = |own: Option<i64>| own.into_iter().chain(ready).min();
-        let reads = if self.reading.may_begin(now_ms) {
-            self.wants_fill(now_ms).then_some(now_ms + READ_AGAIN_MS)
-        } else {
-            Some(self.reading.after_ms)
+        let backs_off = self.wanted(now_ms).map(|chore| self.reading[chore.turn() as usize]);
+        let backs_off = backs_off.filter(|reading| !reading.may_begin(now_ms));
+        let reads = match backs_off {
+            Some(reading) => Some(reading.after_ms),
+            None => self.wants_fill(now_ms).then_some(now_ms + READ_AGAIN_MS),
         };
         match &self.mode {
             Mode::Off => None,
@@ -344,7 +358,8 @@ impl State {
             Mode::Paused(pause) if pause.is_out => earlier(self.next_gather(now_ms)),
             // At once: what it waited for may be over by a save, behind which nobody reads.
             Mode::Paused(pause) if pause.resumes => {
-                earlier(reads.map(|at| at.min(now_ms.max(self.reading.after_ms))))
+                let reads = reads.map(|at| if backs_off.is_some() { at } else { now_ms });
+                earlier(reads.into_iter().chain(due).min())
             }
             Mode::Paused(pause) if pause.is_idle => earlier(due.map(|due| due.max(pause.next_ms))),
             // Due already: it reads, or waits for its turn to.
@@ -408,6 +423,8 @@ impl State {
         match &mut self.mode {
             Mode::Off => false,
             Mode::Live | Mode::Behind(_) => self.wake_due(now_ms),
+            // It waits for what was in flight, and for a save.
+            Mode::Paused(pause) if pause.resumes => self.wake_due(now_ms),
             Mode::Paused(pause) => {
                 if pause.is_idle && self.due.first().is_some_and(|(due, _)| *due <= now_ms) {
                     pause.is_idle = false;
@@ -531,8 +548,12 @@ mod tests {
             pauses.push(reading.after_ms / 1000);
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
-        let state = State { mode: Mode::Behind(Cursor::default()), reading, ..State::default() };
+        let mut state = State { mode: Mode::Behind(Cursor::default()), ..State::default() };
+        state.reading[Turn::Events as usize] = reading;
         assert_eq!((state.chore(0), state.next_wake(0)), (None, Some(60_000)));
+        // What else it reads does not wait for that.
+        state.mode = Mode::Paused(Pause::new(Some(Cursor::default()), 0));
+        assert_eq!(state.chore(0), Some(Chore::Probe(Cursor::default())));
         reading.succeeded();
         assert!(reading.may_begin(0) && reading.failed(0));
     }

@@ -75,7 +75,7 @@ impl Lane {
             oldest_undecided: oldest.filter(|oldest| *oldest < routed).map(|oldest| oldest.sequence),
             oldest_undecided_ms: None,
             last_success_ms: state.counts.last_success_ms,
-            last_failure_ms: state.counts.last_failure_ms,
+            last_failure_ms: state.counts.last_failure_ms.max(state.counts.last_failure_by_hand_ms),
             failing_since_ms: state.health.failing_since_ms,
         }
     }

@@ -78,8 +78,9 @@ const UNANNOUNCED: &str = "
     FROM given_up WHERE announced = 0
     ORDER BY given_up_at, endpoint, from_sequence, from_ordinal LIMIT ?1";
 
-/// By an index: everything else that is saved waits for it.
-const FORGET_REMOVED: &str = "DELETE FROM given_up WHERE through_sequence <= ?1";
+/// By an index: everything else that is saved waits for it. What is not announced yet stays until
+/// it is, also of frames that are gone.
+const FORGET_REMOVED: &str = "DELETE FROM given_up WHERE through_sequence <= ?1 AND announced = 1";
 
 impl LaneRanges {
     pub(super) fn len(&self) -> usize {

@@ -96,7 +96,7 @@ fn what_lanes_save_comes_back_and_moves() {
 }
 
 #[test]
-fn what_was_given_up_is_found_by_its_frames_until_they_are_gone() {
+fn what_was_given_up_is_found_by_its_frames_until_they_are_gone_and_that_is_announced() {
     let dir = tempfile::tempdir().unwrap();
     let catalog = Catalog::open(dir.path()).unwrap();
     with_ranges(&catalog);
@@ -111,7 +111,11 @@ fn what_was_given_up_is_found_by_its_frames_until_they_are_gone() {
     assert_eq!(ends(0, 5), [8, 30]);
     assert_eq!(ends(9, 19), [30]);
     assert_eq!(ends(30, 99), [30, 40]);
-    save(&catalog, LaneRanges { removed: Some(Sequence(30)), ..LaneRanges::default() });
+    let removed = || LaneRanges { removed: Some(Sequence(30)), ..LaneRanges::default() };
+    save(&catalog, removed());
+    assert_eq!(ends(0, 99), [8, 30, 40], "that is not announced yet");
+    let told = |through| GivenUpRecord { announced: true, ..given_up("ep_a", 5, through) };
+    save(&catalog, LaneRanges { given_up: vec![told(8), told(30)], ..removed() });
     assert_eq!(ends(0, 99), [40]);
 }
 
