@@ -206,12 +206,11 @@ impl Lane {
         let begun = Instant::now();
         let Readers { own, behind, routed } = readers;
         for chores in 0.. {
-            let Some(chore) = self.next_chore(shared, turn) else { break };
+            let Some((chore, failures)) = self.next_chore(shared, turn) else { break };
             if chores == turn.chores_max() || begun.elapsed() >= TURN_MAX {
                 self.with(|state, _| state.end_turn(turn, false, &shared.readers));
                 return true;
             }
-            let failures = self.state.lock().reading[turn as usize].failures();
             let goes_on = match chore {
                 Chore::Follow(cursor) => self.follow(shared, own, routed, cursor),
                 Chore::Probe(cursor) => self.find_probe(shared, own, cursor),
@@ -242,14 +241,15 @@ impl Lane {
         false
     }
 
-    /// What is to be read next in such a turn; if there is nothing, the turn is given up.
-    fn next_chore(&self, shared: &Shared, turn: Turn) -> Option<Chore> {
+    /// What is to be read next in such a turn, and how many reads for one failed in a row; if
+    /// there is nothing, the turn is given up.
+    fn next_chore(&self, shared: &Shared, turn: Turn) -> Option<(Chore, u32)> {
         self.with(|state, now_ms| {
             let chore = state.chore(now_ms).filter(|chore| chore.turn() == turn && !shared.is_stopping());
             if chore.is_none() {
                 state.end_turn(turn, true, &shared.readers);
             }
-            chore
+            chore.map(|chore| (chore, state.reading[turn as usize].failures()))
         })
     }
 

@@ -352,9 +352,9 @@ impl State {
     }
 
     /// Joins the router where it is, once what was in flight when it paused has come to its
-    /// end: of what rests, nothing else is left to come back. What rests becomes a range that is sent behind
-    /// live events, but for what comes before `alive`: that has outlived its schedule
-    /// and is given up, which is returned, and not to be announced if it `is_quiet`.
+    /// end: of what rests, nothing else is left to come back. What rests becomes a range that
+    /// is sent behind live events, but for what comes before `alive`: that has outlived its
+    /// schedule and is given up, which is returned, and not to be announced if it `is_quiet`.
     pub(super) fn resume(
         &mut self,
         routed: Cursor,

@@ -359,7 +359,7 @@ impl State {
             // At once: what it waited for may be over by a save, behind which nobody reads.
             Mode::Paused(pause) if pause.resumes => {
                 let reads = reads.map(|at| if backs_off.is_some() { at } else { now_ms });
-                earlier(reads.into_iter().chain(due).min())
+                earlier([reads, due, self.next_gather(now_ms)].into_iter().flatten().min())
             }
             Mode::Paused(pause) if pause.is_idle => earlier(due.map(|due| due.max(pause.next_ms))),
             // Due already: it reads, or waits for its turn to.
